@@ -1,4 +1,4 @@
-"""Every failure of the relay, each knowing whether mail is held (4xx) or refused (5xx).
+"""All errors of the relay; the class decides whether mail is held (4xx) or refused (5xx).
 Standard: enhanced status codes of RFC 3463 and the IANA registry that RFC 5248 opened.
 
 The tree::
@@ -36,8 +36,8 @@ RECIPIENT = "(the recipient)"
 class RelayError(Exception):
     """The root. `str(error)` is the cause, for the log; `public` is the text for an SMTP client.
 
-    `own_words` is the cause without the parts of addresses, and without what others have said, who may name anybody; ""
-    where that is all of it.
+    `own_words` is the cause without addresses and without text of other servers, which may name anybody; "" if nothing
+    else is left.
     """
 
     own_words = ""
@@ -63,7 +63,7 @@ class ConfigError(RelayError):
 
 
 class AnothersFile(ConfigError):
-    """A file that only the relay may read belongs to another user than runs this; it says as whom that is to be run."""
+    """A file of the relay belongs to another user; the text names the user to run this as."""
 
     def __init__(self, path: Path, owner: int) -> None:
         name, me = _user(owner), _user(os.geteuid())
@@ -85,14 +85,14 @@ class TryLater(RelayError):
 
 
 class DeliveryUnderWay(TryLater):
-    """The same mail is being delivered at this moment, and its outcome is not known yet."""
+    """The same mail is being delivered now; its outcome is not known yet."""
 
     status = "4.3.2"
     public = "This mail is being delivered already, try again later"
 
 
 class Refuse(RelayError):
-    """Refuse: the sender is notified that this mail will not go."""
+    """Refuse: the sender is notified that this mail is not delivered."""
 
     code = 550
     status = "5.7.1"
@@ -107,19 +107,19 @@ class KeyUnavailable(TryLater):
 
 
 class KMEUnreachable(KeyUnavailable):
-    """No connection to the KME, no answer in time, or an answer that broke off."""
+    """No connection to the KME, or no complete reply in time."""
 
 
 class KMEExhausted(KeyUnavailable):
-    """The KME has fewer keys than were asked for."""
+    """The KME has fewer keys than requested."""
 
 
 class KMEMisconfigured(KeyUnavailable):
-    """The KME does not accept us, or we do not accept it: a person has to act, so it is not retried at once."""
+    """The KME rejects us, or we reject it: an administrator has to act, so it is not retried at once."""
 
 
 class KMEBadReply(KeyUnavailable):
-    """The KME's answer is invalid."""
+    """The KME's reply is invalid."""
 
 
 class KeyNotFound(KeyUnavailable):
@@ -129,7 +129,7 @@ class KeyNotFound(KeyUnavailable):
 
 
 class HeldForKeys(KeyUnavailable):
-    """A quantum key is missing for a level that policy lists, no other is available, and policy says hold."""
+    """No quantum key for a level that policy lists, no other level is available, and policy says hold."""
 
     public = "The message waits: no encryption key for this recipient is available now"
 
@@ -141,72 +141,72 @@ class NextHopUnavailable(TryLater):
     public = "Next hop not available, try again later"
 
     def __init__(self, cause: str, status: str | None = None) -> None:
-        """`status` is what the next hop gave as its enhanced status code; it counts where its class is 4."""
+        """`status` is the next hop's enhanced status code; it is used if its class is 4."""
         super().__init__(cause)
         if status and status.startswith("4."):
             self.status = status
 
 
 class OutcomeUnknown(NextHopUnavailable):
-    """The next hop had all of the content and gave no verdict on it: it may have taken the mail."""
+    """The next hop got the whole content and did not reply: it may have accepted the mail."""
 
 
 class PolicyHolds(TryLater):
-    """Policy says hold and no level is available, whatever keys there are."""
+    """Policy says hold, and no level is available, regardless of keys."""
 
     status = "4.7.1"
     public = "Message held by policy: no protection that it lists can be given to this recipient"
 
 
 class NoPolicy(PolicyHolds):
-    """No policy file covers the recipient, or only one that may not let their mail out in clear."""
+    """No policy file covers the recipient, or only one that may not permit clear text."""
 
     public = "Message held by policy: no policy covers this recipient"
 
 
 class CannotSeal(TryLater):
-    """A certificate or key that sealing needs is missing or cannot be used: the mail waits until a person has acted."""
+    """A certificate or key needed for sealing is missing or unusable; mail is held until an administrator has acted."""
 
     status = "4.7.5"
     public = "Encryption not available, try again later"
 
 
 class KEMUnavailable(TryLater):
-    """A KEM beside ML-KEM cannot be done here: the mail waits until a person has installed its library."""
+    """The library of a further KEM is not installed; mail is held until it is."""
 
     status = "4.7.5"
     public = "Encryption not available, try again later"
 
 
 class CertificateExpired(TryLater):
-    """A certificate is not valid now: the mail waits until a person has renewed it."""
+    """A certificate is not valid now; mail is held until it is renewed."""
 
     status = "4.7.5"
     public = "Certificate not valid now, try again later"
 
 
 class MailboxUnavailable(TryLater):
-    """The IMAP server cannot be reached, broke off, answered what cannot be believed, or said no."""
+    """The IMAP server is unreachable, closed the connection, sent an invalid reply, or refused."""
 
 
 class TrippedWire(TryLater):
-    """The outgoing message is not sealed as policy wants: a fault of the relay, and the mail is held."""
+    """The outgoing message is not sealed as policy requires: a fault of the relay; the mail is held."""
 
 
 class StoreUnavailable(TryLater):
-    """The store cannot be written now, and what must survive a crash would be lost."""
+    """The store cannot be written now: what must survive a crash would be lost."""
 
     status = "4.3.1"
 
 
 class QuarantineFull(TryLater):
-    """There is no room left for a message that cannot be opened: its sender's queue keeps it."""
+    """Quarantine is full; the sender's queue keeps the mail."""
 
     status = "4.3.1"
 
 
 class SealedForUs(TryLater):
-    """Mail that arrives sealed came to the listener of mail that leaves, and cannot be opened from there."""
+    """Sealed incoming mail arrived at an outgoing listener and cannot be opened from there."""
 
     status = "4.7.5"
     public = "Sealed message cannot be opened here, try again later"
@@ -240,19 +240,19 @@ class MalformedMessage(Refuse):
 
     @property
     def reply(self) -> str:
-        """The cause is about the sender's own bytes, so the sender may hear it."""
+        """The reply with its cause, which only concerns the sender's own bytes."""
         return f"{self.code} {self.status} {self.public}: {self}"
 
 
 class MailLoop(MalformedMessage):
-    """The message has more Received fields than any real route: it is in a loop (RFC 5321, 6.3)."""
+    """The message has too many Received fields and must be in a loop (RFC 5321, 6.3)."""
 
     status = "5.4.6"
     public = "Too many hops"
 
 
 class PolicyRefuses(Refuse):
-    """None of the policy's levels are available, and it says refuse."""
+    """No level of the policy is available, and it says refuse."""
 
     public = "No permitted protection for this recipient"
 
@@ -271,17 +271,17 @@ class NextHopRefused(Refuse):
     public = "Refused by the next hop"
 
     def __init__(self, cause: str, status: str | None = None) -> None:
-        """`status` is what the next hop gave as its enhanced status code; it counts where its class is 5."""
+        """`status` is the next hop's enhanced status code; it is used if its class is 5."""
         super().__init__(cause)
         if status and status.startswith("5."):
             self.status = status
 
 
 class CannotOpen(Refuse):
-    """A sealed message cannot be opened, and waiting will not help.
+    """A sealed message cannot be opened, and a retry would not help.
 
-    `silent` is set once keys have been used: from then on all failures get the same answer, without a cause. `claimed`
-    is the one known peer that the sealed layers name as its sender, verified or not; "" where they name none.
+    `silent` is set once keys have been used: all later failures get the same reply, without a cause. `claimed` is the
+    configured peer that the sealed layers name, verified or not; "" if they name none.
     """
 
     silent = False
@@ -301,7 +301,7 @@ class BadTag(CannotOpen):
 
 
 class BadSignature(CannotOpen):
-    """The signature does not match the content, or is by another signer."""
+    """The signature does not match the content, or another key signed it."""
 
 
 class UnknownSigner(CannotOpen):
@@ -313,19 +313,19 @@ class UnknownPeer(CannotOpen):
 
 
 class KeyDestroyed(CannotOpen):
-    """Its quantum key was here, and was destroyed when its time was over."""
+    """Its quantum key was destroyed when it expired."""
 
 
 class KeyLost(CannotOpen):
-    """No KME knows its quantum key, and it is lost: missing for too long, or its reply was never read."""
+    """Its quantum key is lost: missing from all KMEs for too long, or the reply that had it was never read."""
 
 
 class NotAccepted(CannotOpen):
-    """Sealed at a level that this peer may not use, or under keys of a group that serves another one."""
+    """Sealed at a level that this peer may not use, or with keys of a group for another level."""
 
 
 class KeyUsed(CannotOpen):
-    """Its quantum key has opened another message: this one is forged, or the sender used a key twice."""
+    """Its quantum key has opened another message: forged, or the sender used the key twice."""
 
 
 class NotNamed(CannotOpen):
@@ -337,7 +337,7 @@ class OutsideWindow(CannotOpen):
 
 
 class Replayed(CannotOpen):
-    """The id in its sealed envelope was seen in another message."""
+    """Another message had the same ID in its sealed envelope."""
 
 
 class NotForUs(CannotOpen):

@@ -1,18 +1,18 @@
-"""The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
-A key is written down before it is used; nothing is handed on before it is verified and its keys are on the disk.
+"""The journey in: recognise a sealed mail, open it, verify it, mark it, and deliver the original or quarantine it.
+A key is stored before it is used. Nothing is delivered before it is verified and its keys are on disk.
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else has these bytes in hand at this moment (`_process`)
-2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
-   claimed. What policy requires is checked; the original is marked (`_carry`, by opening/original.py)
-3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`). What is for our canary
-   address ends here, opened or not (`_consume`, relay/canary)
-4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
-5. who has it is noted, and who has it not is free for the next attempt (`_settle`)
+1. It is checked that it can be carried, and that nobody else delivers these bytes now (`_process`).
+2. The outer signatures are verified. The mail is opened layer by layer, its keys are bound to it, and its recipients
+   claimed. Policy is checked, and the original is marked (`_carry`, by opening/original.py).
+3. Recipients who have the mail, or are not named by the sealed envelope, get nothing (`_share_out`). Mail to our canary
+   address ends here, opened or not (`_consume`, relay/canary).
+4. The original goes to the next hop, or to quarantine if policy requires more (`_hand_on`).
+5. Who has it is stored; the claims on all others are released (`_settle`).
 
-What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its bytes (deliveries.py). A mail
-server that keeps the mail (milter) gets the original in its place, and says later whether it has it (`in_place`).
+Unsealed mail is passed on unchanged if policy permits (`_pass_on`), and identified by its bytes (deliveries.py). A mail
+server that keeps the mail (milter) gets the original in its place, and reports later whether it took it (`in_place`).
 """
 
 from __future__ import annotations
@@ -56,28 +56,28 @@ class Incoming:
     tally: Tally = field(default_factory=partial(Tally, "incoming"), repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """Every recipient is taken: the mail server that hands us mail has already chosen them."""
+        """Accepts every recipient: the mail server that hands us mail has already checked them."""
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
         """Nothing to record: no recipient is refused at RCPT."""
 
     async def process(self, mail: Mail) -> Outcomes:
-        """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse.
+        """Opens the mail if it is sealed for us, and delivers it. Raises TryLater or Refuse.
 
-        What fails now is no news for recipients who got the mail with an earlier attempt.
+        A failure does not concern recipients who got the mail at an earlier attempt.
         """
         return (await self._process(mail, None)).answer
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was connected when it was answered."""
-        self.deliveries.heard(mail)
+        self.deliveries.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""
         await self.deliveries.client_gone(mail, outcomes)
 
     async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
-        """The finished delivery of the mail. Raises TryLater or Refuse where it could not begin."""
+        """The finished delivery of the mail. Raises TryLater or Refuse if it could not begin."""
         with self.tally.of(mail) as attempt:
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail, begin=False) as delivery:
@@ -115,14 +115,14 @@ class Incoming:
             if due.envelope.recipients:
                 await self._hand_on(delivery, due, original, kept)
         finally:
-            # After the next hop's 250: if it was noted before, a relay killed in between would lose the mail.
+            # After the next hop's 250: if recorded earlier, a kill in between would lose the mail.
             await self._settle(delivery, opened, kept)
         if delivery.consumed.intersection(opened.due):
             missed = original.missed
             self.canaries.take(opened, protected=missed is None or missed.otherwise == "mark")
 
     def _consume(self, delivery: Delivery, mail: Mail, reason: Reason | None = None) -> Mail:
-        """The mail without our canary address, for which it ends here; with a `reason` that counts for nothing."""
+        """The mail without our canary address, whose mail ends here; with a `reason` it is counted as dropped."""
         ours = [each for each in mail.envelope.recipients if self.canaries.takes(each.mailbox)]
         if not ours:
             return mail
@@ -132,7 +132,7 @@ class Incoming:
         return mail.to(each for each in mail.envelope.recipients if each.mailbox not in delivery.consumed)
 
     async def _without_canaries(self, delivery: Delivery, mail: Mail, unreadable: RelayError | None) -> Mail:
-        """The mail without our canary address where it is not sealed or cannot be opened; a late key is waited for."""
+        """Drops unsealed or unreadable mail to our canary address, unless its key may still arrive."""
         if not any(map(self.canaries.takes, mail.envelope.mailboxes)):
             return mail
         if isinstance(unreadable, KeyNotFound) and await self.triage.waits_for_key(mail):
@@ -141,7 +141,7 @@ class Incoming:
         return self._consume(delivery, mail, clear if unreadable is None else "unreadable")
 
     async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
-        """Settles the recipients who do not get the mail now. The answer must not reveal whom the envelope names."""
+        """Settles recipients who do not get the mail now; the reply must not reveal whom the envelope names."""
         by_mailbox = {each.mailbox: each for each in mail.envelope.recipients}
         if opened.served:
             log.warning("came_again", peer=opened.peer, recipients=len(opened.served))
@@ -159,10 +159,10 @@ class Incoming:
                 delivery.note_for_all(redirected.envelope.recipients, failure)
 
     async def _hand_on(self, delivery: Delivery, due: Mail, original: Original, kept: _KeptMail | None) -> None:
-        """Hands the original to the next hop for those who are due, or puts it in quarantine."""
+        """Delivers the original to those who are due, or quarantines it."""
         opened, missed = original.opened, original.missed
         leaving = due.changed(message=original.message)
-        if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
+        if missed and missed.otherwise != "mark":  # also "refuse": a refusal would reveal that it could be opened
             stored = due.trace + original.message
             keeping = self.triage.unprotected(due, stored, opened.protection, opened.peer, missed.cause)
             await self._put_aside(delivery, due, keeping)
@@ -170,7 +170,7 @@ class Incoming:
         await self._deliver(delivery, leaving, kept, opened)
 
     async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
-        """Hands on ordinary mail, without any claim that we protected it."""
+        """Delivers unsealed mail, without any mark of protection."""
         delivery.unsealed = True
         message = await self.originals.unopened(mail.message)
         missed = await self.originals.missed(mail.envelope.sender, MessageFacts(message), "", "")
@@ -185,7 +185,7 @@ class Incoming:
         await self._deliver(delivery, mail.changed(message=message), kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
-        """The sender need not retry once the mail is in quarantine on the disk."""
+        """Quarantines the mail, after which the sender need not retry."""
         delivery.step("quarantine")
         await keeping
         delivery.put_aside(mail.envelope.recipients)
@@ -193,7 +193,7 @@ class Incoming:
     async def _deliver(
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
     ) -> None:
-        """Hands it to the next hop, which answers for each recipient, unless the mail server keeps it."""
+        """Delivers to the next hop, or in place if the mail server keeps the mail."""
         check = partial(self.deliveries.check, delivery, leaving)
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
@@ -268,9 +268,9 @@ class Incoming:
         taken = partial(self._taken, kept.claimed) if kept.claimed is not None else None
         return InPlace(delivery.answer, kept.mail.message, kept.mail.envelope.addresses, opened=opened, taken=taken)
 
-    def _taken(self, opened: Opened, heard: bool) -> None:
+    def _taken(self, opened: Opened, answered: bool) -> None:
         """The mail server has the original, or may not have it."""
-        self.originals.opener.begin_to_settle(opened, opened.due if heard else ())
+        self.originals.opener.begin_to_settle(opened, opened.due if answered else ())
 
 
 @dataclass(slots=True)
@@ -292,9 +292,9 @@ class _KeptMail:
 
         Raises what `check` raises.
         """
-        told = {each.mailbox: each.notify for each in self.envelope.recipients}
-        asked = any(each.notify != told.get(each.mailbox) for each in leaving.envelope.recipients)
-        other = asked or folded_mailbox(leaving.envelope.sender) != folded_mailbox(self.envelope.sender)
+        original = {each.mailbox: each.notify for each in self.envelope.recipients}
+        changed = any(each.notify != original.get(each.mailbox) for each in leaving.envelope.recipients)
+        other = changed or folded_mailbox(leaving.envelope.sender) != folded_mailbox(self.envelope.sender)
         if other or not await off_loop(mime.work(leaving.message), self.fits, leaving.message):
             self.handed_on = True
             return None

@@ -1,8 +1,8 @@
 """One mail: the SMTP envelope and the message's bytes, immutable, as it travels through the relay, and its name.
 Standard: RFC 5321 (envelope), RFC 3461 (DSN parameters), RFC 6531 (SMTPUTF8).
 
-The name is the same at each attempt, at all relays of a site; the store knows a mail by it. A mail that was opened is
-called by what its sealed envelope says, any other by its sender and its bytes.
+The name identifies a mail in the store. It is the same at each attempt and at all relays of a site. An opened mail is
+named after its sealed envelope, any other after its sender and its bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from relay.errors import Refuse, RelayError
 from relay.formats.mailbox import folded_domain, folded_mailbox
 
 Outcomes = tuple[RelayError | None, ...]
-"""What became of a mail for each of its recipients, in their order: None where the next hop has accepted it."""
+"""Outcome for each recipient of a mail, in their order; None if the next hop has accepted it."""
 
 MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
-"""RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
+"""RFC 5321, 4.1.2, with further harmless characters in the local part; exactly one "@" is outside quotes."""
 
 
 def for_all(outcomes: Iterable[RelayError | None]) -> RelayError | None:
-    """The one outcome for all recipients where only one can be given (SMTP): hold before refuse before accepted."""
+    """The one outcome for all recipients (SMTP allows only one): held before refused before accepted."""
     return min(outcomes, key=lambda each: (each is None, isinstance(each, Refuse)), default=None)
 
 
@@ -41,7 +41,7 @@ class Recipient:
     notify: str | None = None
     orcpt: str | None = None
     mailbox: str = field(init=False, repr=False, compare=False)
-    """The one spelling of the address: recipients who have the same one are the same."""
+    """The canonical spelling of the address; two recipients are the same if it is equal."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mailbox", folded_mailbox(self.address))
@@ -67,18 +67,18 @@ class Envelope:
 
     @property
     def mailboxes(self) -> tuple[str, ...]:
-        """The same as mailboxes; one that was given twice is here twice."""
+        """The recipients' mailboxes in the same order, with duplicates."""
         return tuple([recipient.mailbox for recipient in self.recipients])
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a mail came from, in the terms of XFORWARD (decoded; "" where it is not known), for log and next hop.
+    """Where a mail came from, in the terms of XFORWARD (decoded; "" if unknown), for log and next hop.
 
-    `name` and `addr` are the client's host name and IP address, `port` its port. `proto` is SMTP or ESMTP, `helo` what
-    it said. `ident` is the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is the
-    name under which a user has authenticated; it is never sent on. `asks_user` says that the listener learns of every
-    client whether it has authenticated: then no `user` means that it has not.
+    `name`, `addr` and `port` are the client's host name, IP address and port. `proto` is SMTP or ESMTP, `helo` its HELO
+    name. `ident` is the queue ID at the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is the
+    authenticated user; it is never sent on. With `asks_user` an empty `user` means that the client has not
+    authenticated.
     """
 
     name: str = ""
@@ -93,17 +93,17 @@ class Origin:
 
     @property
     def login(self) -> str | None:
-        """The user's name, "" for a client that has not authenticated; None where that is not known."""
+        """The user's name, "" for a client that has not authenticated; None if unknown."""
         return self.user if self.user or self.asks_user else None
 
 
 UNKNOWN = Origin()
 OURS = "relay"
-"""The listener name of mail without retries: nothing of it waits in a queue."""
+"""Listener name of the relay's own mail, which is in no queue and is not retried."""
 
 
 def never_absent() -> float:
-    """No client waits for the answer, or it is unknown whether one does."""
+    """For mail without a waiting client, or if that is unknown."""
     return 0.0
 
 
@@ -111,13 +111,12 @@ def never_absent() -> float:
 class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
 
-    `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
-    other site too. `trace` goes on top of the message when it is sent on: the Received field of this relay (RFC 5321,
-    4.4) and the like. It is no part of what is sealed. `origin` is the client it came from, and `each_answered` says
-    whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is where it came in, in
-    the words of metrics (smtp, lmtp, submission, ...), `OURS` where we have written it, "" for none of them. `absent`
-    says for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears
-    nothing. Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
+    `id` names the mail in log lines; so does `message_id` (mime.message_id_hash of the message), which is the same at
+    both sites. `trace` has the fields put on top when it is sent on, such as our Received (RFC 5321, 4.4); it is not
+    sealed. `origin` is the client. With `each_answered` the client gets a reply for each recipient (LMTP), else one for
+    all. `listener` is a metric label (smtp, lmtp, submission, ...), `OURS` for our own mail, or "". `absent` returns
+    for how many seconds the client may have been gone: 0.0 if it is connected, infinite if it cannot be answered. For a
+    `confirmed` mail the listener reports whether the client got the outcomes.
     """
 
     envelope: Envelope
@@ -133,19 +132,19 @@ class Mail:
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
-        these = tuple(recipients)
-        if these == self.envelope.recipients:
+        selected = tuple(recipients)
+        if selected == self.envelope.recipients:
             return self
-        return self.changed(envelope=replace(self.envelope, recipients=these))
+        return self.changed(envelope=replace(self.envelope, recipients=selected))
 
     def with_header_in_bounces(self) -> Mail:
-        """The same mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content."""
+        """The same mail with RET=HDRS (RFC 3461, 4.3), so that a bounce does not quote content readable here."""
         return self.changed(envelope=replace(self.envelope, ret="HDRS"))
 
     def changed(
         self, *, envelope: Envelope | None = None, message: bytes | None = None, trace: bytes | None = None
     ) -> Mail:
-        """The same mail but for what is given: a third of the time of dataclasses.replace, for it happens often."""
+        """A copy with these fields replaced; takes a third of the time of dataclasses.replace."""
         return Mail(
             self.envelope if envelope is None else envelope, self.message if message is None else message, self.id,
             self.trace if trace is None else trace, self.origin, self.each_answered, self.listener, self.message_id,
@@ -154,7 +153,7 @@ class Mail:
 
     @property
     def size(self) -> int:
-        """The bytes that are sent on."""
+        """Number of bytes sent on."""
         return len(self.trace) + len(self.message)
 
     @property
@@ -174,10 +173,10 @@ class WayOut(Protocol):
 class InPlace:
     """The result for a mail that its mail server keeps (milter).
 
-    `message` takes the place of what the mail server has, for `recipients` alone: the others have theirs, or theirs
-    goes another way. None means that the mail server drops the mail. `opened` says that the message was inside the
-    one before, whose trace fields stay on top. `outcomes` are as usual; where one is not None, nothing is replaced.
-    `taken` is to be called once with whether the mail server has heard of it; else a retry would be taken for a copy.
+    `message` replaces the mail server's, for `recipients` only: the others have theirs, or get it another way. None
+    means that the mail server drops the mail. With `opened`, the message was inside the previous one, whose trace
+    fields stay on top. If any of the `outcomes` is not None, nothing is replaced. `taken` must be called once with
+    whether the mail server got the reply; otherwise a retry would be taken for a duplicate.
     """
 
     outcomes: Outcomes
@@ -188,12 +187,12 @@ class InPlace:
 
 
 def domain_of(address: str) -> str:
-    """The domain of an address as domains are compared, or "" where there is none (the null sender, `postmaster`)."""
+    """The folded domain of an address, "" if it has none (the null sender, `postmaster`)."""
     return folded_domain(address.rpartition("@")[2]) if "@" in address else ""
 
 
 POSTFIX_USER = "postfix"
-"""The mail_owner of every Postfix that was not set up otherwise."""
+"""Postfix's default mail_owner."""
 _QUEUED_AGAIN = re.compile(
     rb"Received: by [^ \r\n]{1,255} \([^\r\n]{1,255}, from userid ([0-9]{1,10})\)\r\n"
     rb"\tid [0-9A-Za-z]{1,64}; [^\r\n]{1,99}\r\n(?=[Rr]eceived:)"
@@ -201,7 +200,7 @@ _QUEUED_AGAIN = re.compile(
 
 
 def name_as_it_came(direction: str, mail: Mail) -> bytes:
-    """SHA-256 over direction, sender and message: 32 bytes that every transaction with the same mail has."""
+    """SHA-256 over direction, sender and message, 32 bytes: the same for each transaction with this mail."""
     digest = hashlib.sha256(direction.encode() + b"\0")
     digest.update(mail.envelope.sender.encode("utf-8", "surrogateescape") + b"\0\0")
     digest.update(memoryview(mail.message)[begin_before(mail.message, postfix_owner()) :])
@@ -209,12 +208,12 @@ def name_as_it_came(direction: str, mail: Mail) -> bytes:
 
 
 def recipient_name(mail: bytes, mailbox: str) -> bytes:
-    """What a recipient of the mail with this name is called: 32 bytes, so that the store names nobody (RFC 7693)."""
+    """The name of a recipient of the mail with this name: a hash of 32 bytes, which discloses nobody (RFC 7693)."""
     return hashlib.blake2b(mail + mailbox.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def sealed_name(envelope_id: bytes, master_sae: str) -> bytes:
-    """What a sealed copy is called, at both sites: 32 bytes, which nobody else can know."""
+    """The name of a sealed copy, at both sites: 32 bytes, unpredictable for others."""
     return hashlib.sha256(envelope_id + master_sae.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -235,13 +234,13 @@ class OpenedMail:
 
 
 def begin_before(message: bytes, owner: int | None) -> int:
-    """Returns the offset, in bytes, of the message as it was before it was queued again; 0 for one that was not.
+    """The offset, in bytes, of the message as it was before it was requeued; 0 if it was not.
 
-    `owner` is the number of Postfix's own user on the host of the relay, None where it has none. Postfix may read a
-    mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it. Such a mail keeps
-    its name (postsuper(1), pickup(8)): Postfix hands it in as its own user, whom no program runs as. Whatever else is
-    on top makes another mail of it. A program that hands in the same bytes twice means two mails, and one taken for
-    the other would be lost. So nothing is left out but these fields, and only above another Received field.
+    `owner` is the UID of Postfix's own user here, or None. `postsuper -r` requeues a mail, which adds a trace field on
+    top each time (postsuper(1), pickup(8)). Postfix does that as its own user, whom no other program runs as, so the
+    mail keeps its name. Anything else on top makes it another mail: a program that submits the same bytes twice means
+    two mails. If one were taken for the other, it would be lost. So only these fields are skipped, and only above
+    another Received field.
     """
     begin = 0
     while (trace := _QUEUED_AGAIN.match(message, begin)) and int(trace[1]) == owner:
@@ -251,7 +250,7 @@ def begin_before(message: bytes, owner: int | None) -> int:
 
 @cache
 def postfix_owner() -> int | None:
-    """The number of Postfix's own user here, or None; asked once."""
+    """The UID of Postfix's own user here, or None; cached."""
     try:
         return pwd.getpwnam(POSTFIX_USER).pw_uid
     except KeyError:

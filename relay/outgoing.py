@@ -1,18 +1,18 @@
-"""The journey out: policy, keys, seal, hand to the next hop; nothing leaves before everything is sealed.
+"""The journey out: policy, keys, sealing, next hop; nothing leaves before everything is sealed.
 Standard: DATA is answered with 250 only after `process` has returned (RFC 5321, 6.1).
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else delivers it at this moment (`process`)
-2. what was sealed for it at an earlier attempt is taken again, where policy still permits it. For all others policy is
-   asked, keys are taken and copies sealed (by sealing.py). Who gets less than the first level listed stands in the
-   ledger (`_add_copies`)
-3. each copy is signed, looked at by the tripwire, and handed to the next hop. A copy that fails does not stop the
-   others (`_hand_on`)
-4. who has the mail, and the copies that wait, are remembered for the retry (by deliveries.py, at the end of `process`)
+1. It is checked that it can be carried, and that nobody else delivers it now (`process`).
+2. Copies sealed at an earlier attempt are reused if policy still permits them. For all other recipients policy decides,
+   keys are taken and copies sealed (sealing.py). A level below the first one listed is entered in the ledger
+   (`_add_copies`).
+3. Each copy is signed, checked by the tripwire, and handed to the next hop. A copy that fails does not stop the others
+   (`_hand_on`).
+4. Who has the mail, and the copies that wait, are stored for the retry (deliveries.py, at the end of `process`).
 
-A mail server that keeps the mail (milter) gets one copy in its place (`in_place`). In shadow mode the mail leaves as it
-came, and the log says what would have become of it.
+A mail server that keeps the mail (milter) gets one copy in its place (`in_place`). In shadow mode the mail leaves
+unchanged, and the log shows what would have been done.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_ENTERED = 1000
-"""Number of waiting mails whose ledger lines are remembered; those of others may be written twice."""
+"""Maximum number of waiting mails whose ledger lines are remembered; lines of others may be written twice."""
 
 SHADOW = "shadow mode"
 """Placeholder for the policy file that let a mail out in clear."""
@@ -65,9 +65,8 @@ SHADOW = "shadow mode"
 class Outgoing:
     """The parts that this journey uses; one value for the relay's lifetime.
 
-    `signer` returns the current DKIM signer, where there is [dkim]; `is_own_canary` recognises the address from which
-    only the relay sends. `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally`
-    counts and records outcomes.
+    `signer` returns the current DKIM signer, if [dkim] is set. `is_own_canary` recognises the relay's own sender
+    address. `entered` has the ledger entries already written for mails of which nothing has left yet.
     """
 
     direction: OutgoingSettings
@@ -82,7 +81,7 @@ class Outgoing:
     entered: dict[tuple[bytes, str], frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """The reply to RCPT TO, where it is already known.
+        """Rejects a recipient at RCPT TO if the outcome is already certain.
 
         Raises ReservedSender, PolicyHolds, PolicyRefuses and MalformedMessage.
         """
@@ -92,21 +91,18 @@ class Outgoing:
                 self.sealer.check(sender, recipient)
 
     def _check_sender(self, sender: str) -> None:
-        """Only the relay sends canaries: a forged question would use up the receipt of a genuine one.
-
-        Raises ReservedSender.
-        """
+        """Raises ReservedSender for the canary address: a forged question would use up a genuine one's receipt."""
         if self.is_own_canary(sender):
             raise ReservedSender("this sender address is the relay's own, for canaries")
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Counts and records recipients held or refused at RCPT, once their transaction is over."""
+        """Counts and records recipients held or refused at RCPT, once their transaction has ended."""
         self.tally.not_taken(mail, errors)
 
     async def process(self, mail: Mail) -> Outcomes:
-        """Seals the mail as policy wants for each recipient and hands it on. Raises TryLater or Refuse.
+        """Seals the mail as policy requires for each recipient and delivers it. Raises TryLater or Refuse.
 
-        A group of recipients for whom something fails does not stop the others.
+        A failure for one group of recipients does not stop the others.
         """
         with self.tally.of(mail) as attempt:
             if mail.listener != OURS:
@@ -119,7 +115,7 @@ class Outgoing:
         return delivery.answer
 
     async def _add_copies(self, delivery: Delivery) -> None:
-        """Adds the copies of those recipients who have none from an earlier attempt, or none that policy wants now."""
+        """Seals for those recipients who have no copy from an earlier attempt that policy still permits."""
         kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
             delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
@@ -136,12 +132,12 @@ class Outgoing:
                 entries, inside = await self.shadow.foresee(rest)
                 sealed = self._in_clear(rest, inside)
             else:
-                # Before keys are drawn: what the tripwire holds for its own fields, it would hold at every retry.
+                # Before keys are drawn: header fields that trip the wire would do so at every retry.
                 await off_loop(mime.header_work(rest.message), check_shown, rest.message)
                 delivery.step("seal")
                 sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
-            # Before anything leaves, since these get less than the first level listed for them.
+            # Before anything leaves: the ledger must have every downgrade.
             await self._enter(delivery, [*kept, *entries])
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
@@ -157,9 +153,9 @@ class Outgoing:
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
 
     async def _leave_out_outlived(self, delivery: Delivery) -> None:
-        """Leaves out the copies that no peer may be able to open any more, so that they are sealed under other keys.
+        """Drops copies too old for the peer to open, so that they are sealed again under other keys.
 
-        Where no next hop answers, they wait as they are: each attempt would spend keys for nothing.
+        If no next hop answers, they are kept: each attempt would spend keys for nothing.
         """
         if not (outlived := self.sealer.outlived(delivery.copies)):
             return
@@ -173,49 +169,47 @@ class Outgoing:
             delivery.copies.remove(copy)
 
     async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
-        """Writes the ledger, but only once for mail in clear that is retried and of which nothing has left."""
+        """Writes the ledger; for a retry of a mail of which nothing has left, only the new entries."""
         if not (entries or self.entered):
             return
         name = self._entered_as(delivery)
-        known = self.entered.pop(name, frozenset())
+        written = self.entered.pop(name, frozenset())
         if not entries:
             return
         delivery.step("ledger")
-        await self.audit.record(*(entry for entry in entries if entry not in known))
-        self.entered[name] = known.union(entries)
+        await self.audit.record(*(entry for entry in entries if entry not in written))
+        self.entered[name] = written.union(entries)
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
 
     def _entered_as(self, delivery: Delivery) -> tuple[bytes, str]:
-        """What a retry is known by.
+        """The key that a mail and its retries have in common.
 
-        Where other processes deliver as well, one may have delivered it since, and the same bytes may be another mail.
-        Then the queue ID tells; without one each attempt has lines of its own.
+        Another process may have delivered it since, and the same bytes may then be another mail. The queue ID
+        distinguishes them; without one, each attempt has its own lines.
         """
         mail = delivery.mail
         return delivery.name, "" if self.deliveries.alone else mail.origin.ident or mail.id
 
     def _in_clear(self, mail: Mail, inside: tuple[Planned, ...]) -> SealedMail:
-        """Shadow mode: the mail leaves as it came, but for whom it stays `inside`."""
+        """Shadow mode: one unchanged copy for all; `inside` are the recipients for whom it does not leave the site."""
         version, recipients = self.sealer.policies().version, list(mail.envelope.recipients)
         copy = SealedCopy(PLAINTEXT, None, mail.message, SHADOW, version, recipients=recipients, planned=inside)
         return SealedMail([copy], {}, version)
 
     async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
-        """Hands the copies on one by one. After each but the last (there are `more`) it is recorded who has the
-        mail.
-        """
+        """Delivers the copies one by one; who has the mail is recorded after each that is followed by `more`."""
         for number, copy in enumerate(copies, 1):
             try:
                 await self._hand_on(delivery, copy, more=more or number < len(copies))
             except StoreUnavailable as error:
-                # In memory the relay still knows who has the mail; do not risk that by going on.
+                # Who has the mail is now in memory only: another delivery would risk a duplicate.
                 for rest in copies[number:]:
                     delivery.note_for_all(rest.recipients, error)
                 return
 
     async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
-        """Raises StoreUnavailable where it could not be recorded who has the mail."""
+        """Delivers one copy. Raises StoreUnavailable if it could not be recorded who has the mail."""
         mail, may_have = delivery.mail.to(copy.recipients), copy.may_have
         try:
             delivery.step("check")
@@ -238,15 +232,15 @@ class Outgoing:
         if self.entered and None in result.outcomes:
             self.entered.pop(self._entered_as(delivery), None)
         try:
-            if more:  # before anything else: a relay killed in between would have the mail sent twice
-                await self.deliveries.so_far(delivery)
+            if more:  # before anything else: after a kill in between the mail would be sent twice
+                await self.deliveries.checkpoint(delivery)
         finally:
             _report(copy, result, leaving.size)
 
     async def _top(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
-        """What a copy leaves under: `trace`, and the DKIM signatures of its author's domain; it is sealed beyond doubt.
+        """The fields on top of a copy: `trace`, and DKIM signatures of the author's domain. Raises TrippedWire.
 
-        What leaves in clear is left to the mail server's signatures. Raises TrippedWire.
+        Mail in clear is signed by the mail server.
         """
         if copy.in_clear:
             return trace
@@ -255,22 +249,22 @@ class Outgoing:
         await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was connected when it was answered."""
-        self.deliveries.heard(mail)
+        self.deliveries.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""
         await self.deliveries.client_gone(mail, outcomes)
 
-    # Milter: the mail server keeps the mail
+    # Milter: the mail server keeps the mail..
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
-        There can be one copy in its place. Others are handed to the next hop before, and when one of these has to
-        wait, so has the whole mail. Without `milter_split` a mail that needs several copies waits untouched. A message
-        that does not fit there is handed to the next hop too.
+        One copy replaces it. The others go to the next hop first; if one of these is held, so is the whole mail.
+        Without `milter_split` a mail that needs several copies is held. A message that does not fit goes to the next
+        hop too.
         """
         message: bytes | None = None
         with self.tally.of(mail) as attempt:
@@ -289,7 +283,7 @@ class Outgoing:
                     await self._hand_on_all(delivery, [stays], more=False)
         here = stays.recipients if stays is not None and message is not None else []
         stay = {each.mailbox for each in here}
-        # Those who already had it are reported again: a mail server may have to retry more than once.
+        # Recipients who already had it are included: a mail server may have to retry more than once.
         elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
         # Whether the client gets the answer is never known. Only a Message-ID distinguishes its retry from a second
         # mail.
@@ -326,7 +320,7 @@ def _has_message_id(message: bytes) -> bool:
 
 
 def _report(copy: SealedCopy, result: NextHopResult, size: int) -> None:
-    """Logs what left, for whom not, and how it was protected. Mail that stays inside is not logged as clear."""
+    """Logs a copy's delivery: accepted and refused recipients, protection. Mail that stays inside is not in clear."""
     inside = copy.inside
     stays: list[RelayError | None] = []
     leaves: list[RelayError | None] = []
@@ -376,7 +370,7 @@ def _warn_of_downgrades(entries: Sequence[LedgerEntry]) -> None:
 
 
 async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
-    """The ledger's entries: one for all recipients whom one policy treats alike, for one reason."""
+    """The ledger entries: one for all recipients with the same policy and the same reason."""
     alike: dict[tuple[int, str, str], list[Planned]] = {}
     for number, copy in enumerate(copies):
         for each in copy.planned:

@@ -1,11 +1,10 @@
 """The files of the audit record: lines are added at the end of the newest one, under a lock, by any process.
 JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
 
-A line is never changed or taken back once its writer has been answered. What a crash broke off was confirmed to
-nobody. It stays as it is, and the next record is bound to it and to all that is before it. A finished file cannot be
-written by anybody (mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a
-file that was moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is
-back.
+A confirmed line is never changed or removed. A line cut short by a crash was not confirmed; it stays, and the next
+record is bound to it and everything before. A finished file is read-only (mode 0400): a process that still has it open
+notices, and opens the next one. So it does for a file that was moved away. The chain continues after its last line, so
+that the gap is detected, and closed when the file is back.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ GENESIS = "0" * 64
 MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
 """Maximum length of a line, and of its number and hash, in bytes."""
 FILE_OCTETS = 128 * 2**20
-"""Size, in bytes, from which a file is finished. A file of an earlier day (UTC) is finished too."""
+"""Size from which a file is finished, in bytes. A file of an earlier day (UTC) is finished too."""
 WRITE_S = 0.05
 """Time a reader waits for the rest of a line whose beginning it has read, in seconds."""
 LOCK_S, LOOK_S = 5.0, 0.002
-"""Maximum wait for the lock, which others hold for a moment, and the interval of attempts, in seconds."""
+"""Maximum wait for the lock, and poll interval, in seconds."""
 
 _NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
 _WRITABLE, _READ_ONLY = 0o600, 0o400
 
 
 class ChainFile(NamedTuple):
-    """One file: the number of its first line, the day it was begun (UTC), and where it lies."""
+    """One file: the number of its first line, the day of its creation (UTC), and its path."""
 
     first: int
     day: str
@@ -64,7 +63,7 @@ class ChainFile(NamedTuple):
 
 
 class ChainPlace(NamedTuple):
-    """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
+    """A place in the chain: the number of a file's first line, and an offset in bytes."""
 
     first: int
     offset: int
@@ -90,11 +89,11 @@ def files_of(directory: Path) -> list[ChainFile]:
 
     Two of one number, begun on different days, are both there: which of them is right, nobody here can know.
     """
-    found: dict[tuple[int, str], ChainFile] = {}
+    files: dict[tuple[int, str], ChainFile] = {}
     for path in sorted(directory.iterdir()):
         if match := _NAME.fullmatch(path.name):
-            found.setdefault((int(match[1]), match[2]), ChainFile(int(match[1]), match[2], path))
-    return [found[each] for each in sorted(found)]
+            files.setdefault((int(match[1]), match[2]), ChainFile(int(match[1]), match[2], path))
+    return [files[each] for each in sorted(files)]
 
 
 def ended(file: ChainFile, after: ChainFile) -> str:
@@ -109,7 +108,7 @@ class Chain:
         """Opens and creates nothing before the first line."""
         self.directory = directory
         self.place = START
-        """No line that is added from now on stands before it; as it was when this process added the last one."""
+        """A place before all lines added from now on, as of this process's last append."""
         self._file_octets = file_octets
         self._file = self._lock = -1
         self._newest = ChainFile(0, "", directory)
@@ -118,15 +117,15 @@ class Chain:
         self._one_at_a_time = threading.Lock()
 
     def look(self) -> None:
-        """Has `place` known before the first line, as far as it can be."""
+        """Sets `place` before the first append, if possible."""
         with suppress(OSError):
             for newest in files_of(self.directory)[-1:]:
                 self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
-        """Adds a line for each of these JSON members; with `flush` they are on the disk. All of them or none.
+        """Appends a line for each of these JSON members, all or none; with `flush` they are on disk.
 
-        Gives number and hash of the last one. Raises OSError.
+        Returns number and hash of the last one. Raises OSError.
         """
         with self._one_at_a_time:
             with self._alone():
@@ -146,13 +145,13 @@ class Chain:
             return end
 
     def flush(self) -> None:
-        """What was added is on the disk. Raises OSError."""
+        """Flushes appended lines to disk. Raises OSError."""
         with self._one_at_a_time:
             if self._file >= 0:
                 os.fsync(self._file)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._close_file()
         if self._lock >= 0:
             os.close(self._lock)
@@ -160,7 +159,7 @@ class Chain:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process adds to the chain, or finishes a file. Raises OSError where one does for too long."""
+        """Locks the chain against other processes. Raises OSError after LOCK_S."""
         until = monotonic() + LOCK_S
         while not self._locked():
             if monotonic() > until:
@@ -181,12 +180,12 @@ class Chain:
             return False
         if leads_to(self.directory, self._lock):
             return True
-        os.close(self._lock)  # somebody has moved or deleted it
+        os.close(self._lock)  # moved or deleted
         self._lock = -1
         return False
 
     def _open(self) -> None:
-        """The file that is to be added to, and where the chain is. Finishes one that is full or of another day."""
+        """Opens the file to append to, and finds the end of the chain. Finishes a full or old file."""
         gone = self._look()
         if self._file < 0:
             self._open_newest()
@@ -202,14 +201,14 @@ class Chain:
             self._begin(today)
 
     def _look(self) -> End:
-        """Whether the open file is still the one, and what others have added; gives the end of one that is gone."""
+        """Checks that the open file is still current, and reads what others have added; returns the end."""
         if self._file < 0:
             return BEGINNING
-        found = os.fstat(self._file)
-        if found.st_size != self._size:
+        info = os.fstat(self._file)
+        if info.st_size != self._size:
             end = end_of(self._file)
-            self._size, self._end = found.st_size, end if end.number else end_of_files(files_of(self.directory))
-        if not found.st_mode & stat.S_IWUSR:
+            self._size, self._end = info.st_size, end if end.number else end_of_files(files_of(self.directory))
+        if not info.st_mode & stat.S_IWUSR:
             self._close_file()
         elif not leads_to(self._newest.path, self._file):
             log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
@@ -241,7 +240,7 @@ class Chain:
         sync_directory(self.directory)
 
     def _write(self, lines: bytes) -> None:
-        """All of it or nothing: what found no room would be in the way of what comes when there is some."""
+        """Writes all lines or none: a partial write on a full disk is truncated."""
         written = 0
         try:
             while written < len(lines):
@@ -259,7 +258,7 @@ class Chain:
 
 
 def leads_to(path: Path, descriptor: int) -> bool:
-    """Whether what is open is still what has this name."""
+    """Whether the descriptor still refers to the file with this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except (FileNotFoundError, NotADirectoryError):
@@ -322,8 +321,8 @@ def _behind(lines: Iterable[bytes], end: End) -> End:
 def head_behind(head: str, digest: str, *, whole: bool) -> str:
     """The `previous` of a record behind a line with this hash, where it was `head` before it; `whole`: it is a record.
 
-    A record has the hash of what is before it in it. What was broken off has none, so it is hashed together with that:
-    else nobody could tell what stood before it.
+    A record includes the hash of the previous line. A line cut short has none, so it is hashed together with that one:
+    otherwise what preceded it could be changed.
     """
     return digest if whole else hashlib.sha256(f"{head}{digest}".encode()).hexdigest()
 
@@ -363,7 +362,7 @@ def _opened(file: ChainFile) -> Iterator[BufferedIOBase]:
     except FileNotFoundError:
         if file.is_compressed:
             raise
-        path = path.with_name(f"{path.name}.gz")  # it was compressed meanwhile
+        path = path.with_name(f"{path.name}.gz")  # compressed meanwhile
         descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as plain:
         if path.suffix != ".gz":
@@ -383,12 +382,12 @@ def make_directory(directory: Path) -> None:
 
 
 def why_not_writable(directory: Path) -> str:
-    """What stands in the way of a line, "" where nothing does; looking leaves nothing behind. Blocks."""
-    there = directory.resolve()
+    """Why no line can be written there, or ""; creates nothing. Blocks."""
+    place = directory.resolve()
     try:
-        if not there.exists():
-            there = there.parent
-        with TemporaryFile(dir=there):
+        if not place.exists():
+            place = place.parent
+        with TemporaryFile(dir=place):
             pass
         if directory.is_dir() and (files := files_of(directory)):
             newest = files[-1].path
@@ -396,7 +395,7 @@ def why_not_writable(directory: Path) -> str:
                 return f"{newest.name} is not a regular file"
             if newest.stat().st_mode & stat.S_IWUSR:
                 os.close(open_regular(newest, os.O_RDWR | os.O_APPEND))
-        disk = os.statvfs(there)
+        disk = os.statvfs(place)
         return "" if disk.f_bavail * disk.f_frsize >= MAX_LINE_OCTETS else os.strerror(errno.ENOSPC)
     except OSError as error:
         return error.strerror or type(error).__name__

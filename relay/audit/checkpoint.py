@@ -1,8 +1,8 @@
-"""A checkpoint of the audit record: the site's signed word for how many records there are, and which the last one is.
+"""A checkpoint of the audit record: the site's signed statement of the number of records and the last one.
 Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
 
-Its holder can detect later whether any of those records was changed, left out or inserted, by anyone. That includes
-somebody who can write to the files, and make a new chain of them.
+Its holder can later detect whether any of those records was changed, removed or inserted, even by an attacker who can
+rewrite the whole chain.
 """
 
 from __future__ import annotations
@@ -103,25 +103,29 @@ def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
 
 
 def _checkpoint(inner: dict[str, Any]) -> Checkpoint:
-    found = Checkpoint(**inner)
-    texts = (found.site, found.sae_id, found.host, found.time, found.head)
+    checkpoint = Checkpoint(**inner)
+    texts = (checkpoint.site, checkpoint.sae_id, checkpoint.host, checkpoint.time, checkpoint.head)
     if not all(isinstance(each, str) and each.isprintable() for each in texts):
         raise ValueError("a member that should be text is none")
-    if type(found.number) is not int or type(found.first) is not int or not 0 <= found.first <= found.number + 1:
+    if (
+        type(checkpoint.number) is not int
+        or type(checkpoint.first) is not int
+        or not 0 <= checkpoint.first <= checkpoint.number + 1
+    ):
         raise ValueError("its numbers are none")
-    if found.keep_days is not None and (type(found.keep_days) is not int or found.keep_days < 1):
+    if checkpoint.keep_days is not None and (type(checkpoint.keep_days) is not int or checkpoint.keep_days < 1):
         raise ValueError("its number of days is none")
-    if len(found.head) != 64 or set(found.head) - set("0123456789abcdef"):
+    if len(checkpoint.head) != 64 or set(checkpoint.head) - set("0123456789abcdef"):
         raise ValueError("its hash is none")
-    datetime.fromisoformat(found.time)
-    return found
+    datetime.fromisoformat(checkpoint.time)
+    return checkpoint
 
 
 def _object(content: bytes) -> dict[str, Any]:
-    found = json.loads(content)
-    if not isinstance(found, dict):
+    value = json.loads(content)
+    if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - all is one fault of the file
-    return found
+    return value
 
 
 def _octets(whole: dict[str, Any], name: str) -> bytes:

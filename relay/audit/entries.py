@@ -63,7 +63,7 @@ class LedgerEntry:
     message_id: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **what: Any) -> LedgerEntry:
+    def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **members: Any) -> LedgerEntry:
         """About this mail, to these of its recipients."""
         return cls(
             event=event,
@@ -73,7 +73,7 @@ class LedgerEntry:
             mail=mail.id,
             queue_id=mail.origin.ident,
             message_id=mail.message_id,
-            **what,
+            **members,
         )
 
     def members(self, addresses: AddressHash) -> Iterator[bytes]:
@@ -164,7 +164,7 @@ class AddressHash:
         return self.hide_in((own or str(error))[:MAX_REASON])
 
     def _hide_in(self, text: str) -> str:
-        return _ADDRESS.sub(lambda found: self.write(found[0]), text) if self._keys and "@" in text else text
+        return _ADDRESS.sub(lambda match: self.write(match[0]), text) if self._keys and "@" in text else text
 
     def spellings(self, address: str) -> set[str]:
         """Everything that records may have for the address, also under older secrets."""

@@ -116,8 +116,8 @@ class PolicyRecords:
             if (places := PolicyRecordPlaces.read(directory)) is not None:
                 self._places = places.checked(directory)
             if steps and self._places is not None:
-                found = records_behind(directory, self._places.behind)
-                return {(str(each.get("time")), str(each.get("version"))) for each in found}
+                records = records_behind(directory, self._places.behind)
+                return {(str(each.get("time")), str(each.get("version"))) for each in records}
         except ConfigError as error:  # twice is better than not at all
             log.warning("policy_records_not_read", cause=str(error))
         return set()

@@ -43,18 +43,18 @@ def of_step(step: SetStep, addresses: AddressHash) -> dict[str, Any]:
     """Which set, in place of which, by whom, and its files."""
     fields: dict[str, Any] = {"version": step.version, "before": step.before, "files": step.files, "way": step.way}
     fields |= _who(step.who)
-    for what in ("added", "changed", "removed"):
-        names = getattr(step, what)
-        fields[what] = [file_name(name, addresses) for name in names.first]
+    for kind in ("added", "changed", "removed"):
+        names = getattr(step, kind)
+        fields[kind] = [file_name(name, addresses) for name in names.first]
         if names.more:
-            fields[f"{what}_more"] = names.more
+            fields[f"{kind}_more"] = names.more
     return fields
 
 
-def _who(who: Installer) -> dict[str, Any]:
-    by = ", ".join(map(_user, who.uids))
-    sudo = {"sudo_user": who.sudo_user} if who.sudo_user else {}
-    return {"by": by, "uid": list(who.uids), **sudo, "known_by": who.known_by}
+def _who(installer: Installer) -> dict[str, Any]:
+    by = ", ".join(map(_user, installer.uids))
+    sudo = {"sudo_user": installer.sudo_user} if installer.sudo_user else {}
+    return {"by": by, "uid": list(installer.uids), **sudo, "known_by": installer.known_by}
 
 
 def _user(uid: int) -> str:
@@ -68,16 +68,16 @@ def of_comparison(compared: ComparedSets | None, missing: str, addresses: Addres
     """What is weaker, stronger, and otherwise; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}
-    found: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
+    differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
     for each in compared.differences:
-        found[_MEANING[each.direction]].append(_said(each, addresses))
+        differences[_MEANING[each.direction]].append(_said(each, addresses))
     fields: dict[str, Any] = {"compared": "all" if compared.whole else f"{compared.done} of {compared.files} files"}
     fields["weaker"] = compared.weaker
-    found["unproven"] = [_unproven(each, compared.directory, addresses) for each in compared.unproven]
-    for what, texts in found.items():
-        fields[what] = texts[:MAX_DIFFERENCES]
+    differences["unproven"] = [_unproven(each, compared.directory, addresses) for each in compared.unproven]
+    for kind, texts in differences.items():
+        fields[kind] = texts[:MAX_DIFFERENCES]
         if len(texts) > MAX_DIFFERENCES:
-            fields[f"{what}_more"] = len(texts) - MAX_DIFFERENCES
+            fields[f"{kind}_more"] = len(texts) - MAX_DIFFERENCES
     return fields
 
 
@@ -96,5 +96,5 @@ def _unproven(each: Unproven, directory: Path, addresses: AddressHash) -> str:
 def _hidden(said: str, addresses: AddressHash) -> str:
     """The text with addresses as they stand in records, those in the names of people's files too."""
     if addresses.hides:
-        said = _PERSONS_FILE.sub(lambda found: file_name(found[0], addresses), addresses.hide_in(said))
+        said = _PERSONS_FILE.sub(lambda match: file_name(match[0], addresses), addresses.hide_in(said))
     return said[:MAX_SAID]

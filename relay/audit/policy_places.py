@@ -87,29 +87,29 @@ def records_behind(directory: Path, place: ChainPlace) -> Iterator[dict[str, Any
 def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
     """All records of policies. Raises ConfigError."""
     places = PolicyRecordPlaces.read(directory)
-    found = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
-    if found is None:
+    place = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
+    if place is None:
         yield from _backwards(directory)
-    while found is not None:
-        yield found
+    while place is not None:
+        yield place
         try:
-            earlier = _place(found["earlier"])
+            earlier = _place(place["earlier"])
         except (KeyError, ValueError, TypeError):
-            yield from _backwards(directory, found["number"])
+            yield from _backwards(directory, place["number"])
             return
         before = _first_behind(directory, (earlier,))
         if before is None:  # removed as too old; or it stands at the beginning of the file after that
-            yield from _backwards(directory, found["number"], _files(directory)[:1])
+            yield from _backwards(directory, place["number"], _files(directory)[:1])
             return
-        if before["number"] >= found["number"]:
-            yield from _backwards(directory, found["number"])
+        if before["number"] >= place["number"]:
+            yield from _backwards(directory, place["number"])
             return
-        found = before
+        place = before
 
 
 def _first_behind(directory: Path, places: Iterable[ChainPlace | None]) -> dict[str, Any] | None:
-    found = (next(records_behind(directory, place), None) for place in places if place is not None)
-    return next(filter(None, found), None)
+    firsts = (next(records_behind(directory, place), None) for place in places if place is not None)
+    return next(filter(None, firsts), None)
 
 
 def _is_gone(files: Sequence[ChainFile], place: ChainPlace) -> bool:
@@ -123,8 +123,8 @@ def _backwards(
     """Those with a number `below` that, in these files or all, file by file."""
     for file in reversed(_files(directory) if files is None else files):
         if below is None or file.first < below:
-            found = [each for each in map(_record, lines_in(file)) if each is not None]
-            yield from (each for each in reversed(found) if below is None or each["number"] < below)
+            records = [each for each in map(_record, lines_in(file)) if each is not None]
+            yield from (each for each in reversed(records) if below is None or each["number"] < below)
 
 
 def _files(directory: Path) -> list[ChainFile]:

@@ -1,5 +1,5 @@
-"""The records that a killed process had no time to write, of mail that was leaving.
-Standard: deploy/AUDIT.md; what was announced before it left (writing.py) and stands in no record gets one now.
+"""Writes the missing records of mail that was leaving when a process was killed.
+Standard: deploy/AUDIT.md; mail that was announced before it left (writing.py) and has no record gets one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ async def take_over_announced(
     async def put(notes: Sequence[bytes]) -> int:
         nonlocal last
         announced = [_read(each) for each in notes]
-        # Before the first file goes: a later one may report an earlier attempt.
+        # Before the first file is deleted: a later one may report an earlier attempt.
         if last is None:
             last = await asyncio.to_thread(_last_attempts, directory)
         taken = frozenset(await sent({name for each in announced for name in each["names"]}))
         missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
         # Not noted for later: where they cannot be written now, the next attempt would note them once more.
         await asyncio.gather(*(audit.write_now(_members(each)) for each in missing))
-        # Before the file goes: until then it is the only place where they stand.
+        # Before the file is deleted: until then nothing else has them.
         await audit.flush()
         return len(missing)
 
@@ -58,9 +58,9 @@ def _read(announced: bytes) -> dict[str, Any]:
     said = json.loads(announced)
     try:
         first, octets = said["behind"]
-        whom, names = said["recipients"], said["names"]
-        texts = all(isinstance(each, str) for each in (said["mail"], *whom, *names))
-        if texts and len(whom) == len(names) and all(isinstance(each, int) for each in (first, octets, said["when"])):
+        hashes, names = said["recipients"], said["names"]
+        texts = all(isinstance(each, str) for each in (said["mail"], *hashes, *names))
+        if texts and len(hashes) == len(names) and all(isinstance(each, int) for each in (first, octets, said["when"])):
             return {"time": as_time(said["when"]), **said}
     except (TypeError, KeyError, OverflowError, OSError):
         pass
@@ -87,7 +87,7 @@ _Recipients = dict[str, str]
 
 
 def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], _Recipients]]:
-    """What stands in no record, and for whom of its recipients."""
+    """Announcements without a record, with the recipients that lack one."""
     recorded: dict[str, set[str]] = {each["mail"]: set() for each in announced}
     if not recorded:
         return
@@ -97,8 +97,8 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
             if (mail := line.value_of("mail")) in recorded and line.value_of("event") == "mail":
                 recorded[mail].update((line.record() or {}).get("recipients", ()))
     for each in announced:
-        whom = dict(zip(each.pop("recipients"), each.pop("names"), strict=True))
-        if rest := {who: name for who, name in whom.items() if who not in recorded[each["mail"]]}:
+        names = dict(zip(each.pop("recipients"), each.pop("names"), strict=True))
+        if rest := {who: name for who, name in names.items() if who not in recorded[each["mail"]]}:
             recorded[each["mail"]].update(rest)
             yield each, rest
 
@@ -107,10 +107,10 @@ def _missing_records(
     announced: Sequence[dict[str, Any]], directory: Path, sent: frozenset[str], last: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     records = []
-    for said, whom in _missing(announced, directory):
+    for said, names in _missing(announced, directory):
         when = said.pop("when")
-        taken = {name for name in whom.values() if name in sent and when >= last.get(name, 0)}
+        taken = {name for name in names.values() if name in sent and when >= last.get(name, 0)}
         for outcome, has_it in (("delivered", True), ("unknown", False)):
-            groups = in_lines([who for who, name in whom.items() if (name in taken) == has_it])
+            groups = in_lines([address for address, name in names.items() if (name in taken) == has_it])
             records += [said | {"outcome": outcome, "reason": "Killed", "recipients": each} for each in groups]
     return records

@@ -1,7 +1,7 @@
-"""One relay adds to an audit record: the second one that is given the same directory does not start.
-Standard: flock(2) on a file in the directory, for as long as the relay serves; a killed relay's ends with it.
+"""Locks an audit record for one relay: a second one with the same directory does not start.
+Standard: flock(2) on a file in the directory while the relay serves; released if it is killed.
 
-Two would delete each other's files, and tell each other's mail as their own.
+Two relays would delete each other's files, and record each other's mail as their own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NAME = ".relay"
 
 @asynccontextmanager
 async def sole_recorder(directory: Path) -> AsyncIterator[None]:
-    """To the end of the block no other relay records there. Raises ConfigError where one does.
+    """Holds the lock until the end of the block. Raises ConfigError if another relay has it.
 
-    Where nothing can be written, mail is to go on as [audit] says.
+    If nothing can be written, [audit] decides whether mail goes on.
     """
     path = directory / _NAME
     try:

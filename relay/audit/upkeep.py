@@ -1,5 +1,5 @@
-"""Finished files of the audit record: they are compressed, and deleted when they are as old as they may get.
-Standard: deploy/AUDIT.md; that lines are deleted is recorded before they are, so that the chain can be verified.
+"""Compresses finished files of the audit record, and deletes those that are too old.
+Standard: deploy/AUDIT.md; a deletion is recorded before it happens, so that the chain can be verified.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COPY_OCTETS = 1024 * 1024
 
 
 async def compress_finished(directory: Path) -> None:
-    """What was written on earlier days, one file after the other. Raises OSError."""
+    """Compresses the files of earlier days, one by one. Raises OSError."""
     for file in await asyncio.to_thread(_finished, directory):
         if not file.is_compressed:
             await asyncio.to_thread(_compress, file.path)
@@ -60,22 +60,22 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 
 def _finished(directory: Path) -> list[ChainFile]:
-    """To which nothing is added any more."""
-    found = ((file, there.st_mode) for file, there in _found(directory)[:-NEWEST])
-    return [file for file, mode in found if stat.S_ISREG(mode) and not mode & stat.S_IWUSR]
+    """Files to which no line will be added."""
+    files = ((file, info.st_mode) for file, info in _found(directory)[:-NEWEST])
+    return [file for file, mode in files if stat.S_ISREG(mode) and not mode & stat.S_IWUSR]
 
 
 def _octets(directory: Path) -> int:
-    return sum(found.st_size for _, found in _found(directory))
+    return sum(info.st_size for _, info in _found(directory))
 
 
 def _found(directory: Path) -> list[tuple[ChainFile, os.stat_result]]:
     """All files, but for those that another process has compressed or deleted meanwhile. Raises OSError."""
-    there = []
+    files = []
     for file in files_of(directory) if directory.is_dir() else []:
         with suppress(FileNotFoundError):
-            there.append((file, file.path.stat()))
-    return there
+            files.append((file, file.path.stat()))
+    return files
 
 
 def _compress(path: Path) -> None:
@@ -100,14 +100,14 @@ def _compress(path: Path) -> None:
 
 
 def _write_compressed(plain: BufferedReader, file: BufferedWriter) -> None:
-    found = os.fstat(plain.fileno())
+    info = os.fstat(plain.fileno())
     file.truncate(0)
     with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
         shutil.copyfileobj(plain, compressed, COPY_OCTETS)
     file.flush()
     os.fchmod(file.fileno(), stat.S_IRUSR)
     if os.geteuid() == 0:
-        os.fchown(file.fileno(), found.st_uid, found.st_gid)
+        os.fchown(file.fileno(), info.st_uid, info.st_gid)
     os.fsync(file.fileno())
 
 

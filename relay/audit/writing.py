@@ -282,7 +282,7 @@ class Audit:
             self._trouble = ""
             self._board.set(metrics.AUDIT_WRITABLE, to=1)
         if must:
-            self._tell(len(must), end)
+            self._report(len(must), end)
 
     def _append(self, noted: Sequence[_Noted], others: Sequence[bytes], *, flush: bool) -> End:
         """Made all together: one by one, while mail passes, they take several times as long. Raises OSError."""
@@ -294,7 +294,7 @@ class Audit:
         for announced, number in Counter(each for _, each in noted if each is not None).items():
             self._pending.recorded(announced, number)
 
-    def _tell(self, entries: int, end: End) -> None:
+    def _report(self, entries: int, end: End) -> None:
         """In the log, the head is out of reach of somebody who can write to the files."""
         log.info("ledger_written", entries=entries, number=end.number, head=end.head)
 

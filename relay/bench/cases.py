@@ -26,8 +26,8 @@ is the largest of all processes of the server that the way is about, also by a m
 class BenchWay:
     """Mail in at a `listener` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
 
-    `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
-    whose processor time and memory are reported. `needs` is what has to be there for it.
+    Policy requires `level` for its recipient. `sealed` mail comes in sealed by another relay. Processor
+    time and memory are reported for `server`. `needs` are programs that must be installed.
     """
 
     part: str
@@ -38,38 +38,40 @@ class BenchWay:
     level: str = AES.name
     lmtp: bool = False
     sealed: bool = False
-    told: str = ""
+    server: str = ""
     needs: tuple[str, ...] = ()
 
 
 _POSTFIX = ("Postfix",)
+_WATCHED = (4 * KB, 1 * MB)
+_BEHIND = "alice-behind-postfix"
 LIMIT, PASS, POSTFIX = "source to sink", "pass-through", "Postfix"
 
 WAYS = (
     BenchWay("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
-    BenchWay("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
+    BenchWay("sealing", PASS, "pass-through", "same", ALL, server="pass-through"),
     BenchWay("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
-    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in SEALING),
-    BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
-    BenchWay("watched", "aes, not watched", "alice-not-watched", "sealed", (4 * KB, 1 * MB), told="alice-not-watched"),
-    BenchWay("watched", "aes, watched", "alice-watched", "sealed", (4 * KB, 1 * MB), told="alice-watched"),
-    BenchWay("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
-    BenchWay("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
+    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, server="alice") for level in SEALING),
+    BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, server="alice-2-workers"),
+    BenchWay("watched", "aes, not watched", "alice-not-watched", "sealed", _WATCHED, server="alice-not-watched"),
+    BenchWay("watched", "aes, watched", "alice-watched", "sealed", _WATCHED, server="alice-watched"),
+    BenchWay("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, server="pass-through-lmtp"),
+    BenchWay("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, server="alice"),
     *(
         way
         for level in SEALING
         for way in (
             BenchWay("opening", f"pass-through, sealed {level}", "pass-through", "sealed", SOME, level, sealed=True),
-            BenchWay("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),
+            BenchWay("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, server="bob"),
         )
     ),
-    BenchWay("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, told="bob-2-workers"),
-    BenchWay("both", "two pass-throughs", "two-pass-throughs", "same", told="two-pass-throughs"),
-    BenchWay("both", "sealed and opened", "alice-then-bob", "same", told="alice-then-bob"),
+    BenchWay("workers", "opening aes, 2 workers", "bob-2-workers", "same", sealed=True, server="bob-2-workers"),
+    BenchWay("both", "two pass-throughs", "two-pass-throughs", "same", server="two-pass-throughs"),
+    BenchWay("both", "sealed and opened", "alice-then-bob", "same", server="alice-then-bob"),
     BenchWay("postfix", "Postfix, null filter", "postfix:null", "same", needs=_POSTFIX),
-    BenchWay("postfix", "Postfix, LMTP filter", "postfix:lmtp", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
-    BenchWay("postfix", "Postfix, bare milter", "postfix:bare", "changed", told="bare-milter", needs=_POSTFIX),
-    BenchWay("postfix", "Postfix, milter", "postfix:milter", "sealed", told="alice-behind-postfix", needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, LMTP filter", "postfix:lmtp", "sealed", server=_BEHIND, needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, bare milter", "postfix:bare", "changed", server="bare-milter", needs=_POSTFIX),
+    BenchWay("postfix", "Postfix, milter", "postfix:milter", "sealed", server=_BEHIND, needs=_POSTFIX),
 )  # fmt: skip
 
 OTHERS = {

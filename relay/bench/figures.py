@@ -63,15 +63,15 @@ class BenchFigures:
 
     def compared(self, one: BenchComparison) -> Compared | None:
         """None where a side of it was not measured."""
-        these, others = self.of(one.this, one.kind), self.of(one.beside, one.kind)
-        if not these or (one.beside and not others):
+        own, others = self.of(one.this, one.kind), self.of(one.beside, one.kind)
+        if not own or (one.beside and not others):
             return None
 
         def by(this: float, other: float) -> float:
             return this if not one.beside else this - other if one.added else this / other if other else 0.0
 
-        each = [by(this, other) for this, other in zip(these, others if one.beside else these, strict=False)]
-        value = by(statistics.median(these), statistics.median(others) if others else 0.0)
+        each = [by(this, other) for this, other in zip(own, others if one.beside else own, strict=False)]
+        value = by(statistics.median(own), statistics.median(others) if others else 0.0)
         return Compared(value, min(*each, value), max(*each, value))
 
     def data(self, machine: BenchMachine, **about: object) -> dict[str, Any]:

@@ -123,9 +123,9 @@ def _copied(port: int, ca: Path, user: str) -> float:
         client.login(f"{user}@bob.example", PASSWORD)
         _, [number] = client.select("INBOX")
         for uid in range(1, int(number or 0) + 1):
-            _, [found, *_] = client.uid("FETCH", str(uid), "(FLAGS INTERNALDATE BODY.PEEK[])")
-            assert isinstance(found, tuple)  # noqa: S101 - it is there
-            client.append("INBOX", "", "", found[1])
+            _, [fetched, *_] = client.uid("FETCH", str(uid), "(FLAGS INTERNALDATE BODY.PEEK[])")
+            assert isinstance(fetched, tuple)  # noqa: S101 - it is there
+            client.append("INBOX", "", "", fetched[1])
     return time.perf_counter() - began
 
 

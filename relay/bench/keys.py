@@ -165,14 +165,14 @@ async def gathered_calls(kmes: DevelopmentKMEs, rate: float = 500.0) -> Figure:
         answers = await asyncio.gather(*fetches)
         took = time.monotonic() - began
         calls = len(kmes.km2.got("dec_keys"))
-    found = sum(len(answer) for answer in answers)
+    total = sum(len(answer) for answer in answers)
     return Figure(
         "messages in a dec_keys call",
-        round(found / calls, 1),
+        round(total / calls, 1),
         "messages a call",
         "at least 20",
-        found == len(keys) and found / calls >= 20,
-        {"messages": found, "calls": calls, "messages_per_s": round(found / took, 1)},
+        total == len(keys) and total / calls >= 20,
+        {"messages": total, "calls": calls, "messages_per_s": round(total / took, 1)},
     )
 
 

@@ -117,8 +117,8 @@ class Run:
 def list_cases() -> str:
     """What --only can choose, and why some of it cannot be measured here."""
     lines = []
-    for part, what in PARTS.items():
-        lines.append(f"{part}: {what}")
+    for part, text in PARTS.items():
+        lines.append(f"{part}: {text}")
         for way in WAYS:
             if way.part == part:
                 why = next(filter(None, map(why_not, way.needs)), "")

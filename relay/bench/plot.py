@@ -52,7 +52,7 @@ def _bars(axes: Any, figures: BenchFigures, size: int, title: str) -> None:
     ways = [(way, case_name(way.name, size)) for way in WAYS if figures.median(case_name(way.name, size), "mails/s")]
     by = size / MB if size >= MB else 1
     values = [(figures.median(case, "mails/s") or 0.0) * by for _, case in ways]
-    colours = [_OURS if way.told.startswith(("alice", "bob")) else _OTHERS for way, _ in ways]
+    colours = [_OURS if way.server.startswith(("alice", "bob")) else _OTHERS for way, _ in ways]
     bars = axes.barh([way.name for way, _ in ways], values, color=colours)
     axes.bar_label(bars, [number(value) for value in values], padding=3)
     _tidy(axes, title if size < MB else f"{title}, mails of {case_name('', size).strip()}")
@@ -60,15 +60,15 @@ def _bars(axes: Any, figures: BenchFigures, size: int, title: str) -> None:
 
 def _aims(axes: Any, figures: BenchFigures) -> None:
     """How much of each aim is reached, up to MAX_SHARE: 1 is the aim, more is better also where less is wanted."""
-    found = [(one, compared) for one in COMPARISONS if (compared := figures.compared(one)) and compared.value > 0]
-    shares = [one.aim / compared.value if one.at_most else compared.value / one.aim for one, compared in found]
+    aims = [(one, compared) for one in COMPARISONS if (compared := figures.compared(one)) and compared.value > 0]
+    shares = [one.aim / compared.value if one.at_most else compared.value / one.aim for one, compared in aims]
     names = [
         f"{one.this}{'' if one.kind == 'mails/s' else f', {one.kind}'}"
         f"{f' {chr(8722) if one.added else chr(247)} {one.beside}' if one.beside else ''}"
-        for one, _ in found
+        for one, _ in aims
     ]
     bars = axes.barh(names, [min(each, MAX_SHARE) for each in shares], color=_OURS)
-    labels = [f"{number(compared.value)} (aim {one.aim:g})" for one, compared in found]
+    labels = [f"{number(compared.value)} (aim {one.aim:g})" for one, compared in aims]
     axes.axvline(1.0, color=_AIM, linestyle="--", zorder=2)
     axes.bar_label(bars, labels, padding=3, fontsize=9, backgroundcolor="white", zorder=3)
     _tidy(axes, "share of each aim that is reached")

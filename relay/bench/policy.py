@@ -64,7 +64,7 @@ def measure_policy(*, files: int, progress: Progress = lambda *_: None) -> Bench
     where = machine()
     return BenchResult(
         columns=("what", "measured", "aim"),
-        rows=[(what, f"{took:.2f} {unit}", f"{most:.0f} {unit}" if most else "") for what, took, most, unit in aims],
+        rows=[(title, f"{took:.2f} {unit}", f"{most:.0f} {unit}" if most else "") for title, took, most, unit in aims],
         names=3,
         missed=[number for number, (_, took, most, _) in enumerate(aims) if most and took > most],
         notes=f"{files:,} policy files\n{where}",

@@ -88,7 +88,7 @@ async def command(*arguments: str, ready_file: Path, log_file: Path) -> AsyncIte
             yield text, started.pid
 
 
-async def listens(port: int, who: str) -> None:
+async def listens(port: int, name: str) -> None:
     """Until somebody listens at a local port. Raises BenchmarkFailed."""
     until = time.monotonic() + START_S
     while time.monotonic() < until:
@@ -99,7 +99,7 @@ async def listens(port: int, who: str) -> None:
         else:
             writer.close()
             return
-    raise BenchmarkFailed(f"{who} did not start")
+    raise BenchmarkFailed(f"{name} did not start")
 
 
 def _text(path: Path) -> str:

@@ -54,7 +54,7 @@ def expected_seconds(case: BenchCase, rounds: int) -> float:
 
 def _round_s(case: BenchCase) -> float:
     """Mail that is opened is sealed first."""
-    return ROUND_S * (2 if case.way.sealed else 1) + (SETTLE_S if case.way.told else 0.0)
+    return ROUND_S * (2 if case.way.sealed else 1) + (SETTLE_S if case.way.server else 0.0)
 
 
 class Rounds:
@@ -111,7 +111,7 @@ class Rounds:
     async def _round(self, case: BenchCase, arrived: Callable[[], int], *, counts: bool) -> None:
         number = self._numbers.get(case, CONNECTIONS[case.size])
         mails = await self._mails(case, number)
-        usage = Usage((await self._servers.server(case.way.told)).pid if case.way.told else 0)
+        usage = Usage((await self._servers.server(case.way.server)).pid if case.way.server else 0)
         usage.forget_peak()
         spent, before, started = usage.cpu_seconds(), arrived(), time.perf_counter()
         seconds = (await self._send(case, mails or number)).seconds

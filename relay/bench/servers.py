@@ -102,8 +102,8 @@ class Servers:
 
     async def port(self, listener: str) -> int:
         """Where a listener is: `server` or `server:listener`. Raises BenchmarkFailed."""
-        name, _, which = listener.partition(":")
-        return (await self.server(name)).ports[which]
+        name, _, listening = listener.partition(":")
+        return (await self.server(name)).ports[listening]
 
     async def server(self, name: str) -> BenchServer:
         """The server of this name, which runs. Raises BenchmarkFailed."""
@@ -120,7 +120,7 @@ class Servers:
         self.accepted(sent, f"sealing {size} bytes for {recipient} beforehand")
         return sealed
 
-    def accepted(self, sent: Handover, what: str) -> Handover:
+    def accepted(self, sent: Handover, title: str) -> Handover:
         """What is given. Raises KeysRunOut or BenchmarkFailed where a mail was not accepted."""
         if not sent.fault:
             return sent
@@ -128,7 +128,7 @@ class Servers:
         too_low = any(_TOO_LOW in said[-_TOLD_OF_LATE:] for said in logs.values())
         kind = KeysRunOut if _NO_KEY.search(sent.fault) and too_low else BenchmarkFailed
         ends = "\n".join(f"{name}: {said[-600:]}" for name, said in logs.items())
-        raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{ends}")
+        raise kind(f"{title}: a mail was not accepted: {sent.fault}\n{ends}")
 
     async def _started(self, name: str) -> BenchServer:
         enter = self._stack.enter_async_context

@@ -87,6 +87,6 @@ class _Counter:
         assert sink.stdout is not None  # noqa: S101 - opened with a pipe
         rest = b""
         while said := await sink.stdout.read(65_536):
-            if found := _MESSAGES.findall(said := rest + said):
-                self.mails = int(found[-1])
+            if matches := _MESSAGES.findall(said := rest + said):
+                self.mails = int(matches[-1])
             rest = said[said.rfind(b"\r") + 1 :]

@@ -43,12 +43,12 @@ class Usage:
 
     def tree(self) -> list[int]:
         """The process and its descendants that live now; none where the system does not say."""
-        found = [self.pid] if Path(f"/proc/{self.pid}/stat").exists() else []
-        for pid in found:
+        pids = [self.pid] if Path(f"/proc/{self.pid}/stat").exists() else []
+        for pid in pids:
             with suppress(OSError):
                 for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += map(int, (task / "children").read_text().split())
-        return found
+                    pids += map(int, (task / "children").read_text().split())
+        return pids
 
     def cpu_seconds(self) -> float:
         """Spent so far, in user space and in the kernel, children included that have ended."""

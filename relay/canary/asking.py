@@ -1,5 +1,5 @@
-"""Asks each peer for a heartbeat, as often as [canary] says, and shows how long none has come back.
-Standard: once for all relays of a site (relay/store/canaries.py); nothing that fails here concerns any other mail.
+"""Sends a canary to each peer, at the interval of [canary], and reports its age.
+Standard: once for all relays of a site (relay/store/canaries.py); failures here do not affect other mail.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ AT_ONCE = 4
 
 
 class Asking:
-    """For one process of a relay: two would only look twice."""
+    """Runs in one process of a relay."""
 
     def __init__(
-        self, known: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float, limit: float
+        self, config: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float, limit: float
     ) -> None:
-        """`known` gives the configuration with the peers as they are now; `every` and `limit` (from which age on a
-        canary is late) are in seconds.
+        """`config` returns the configuration with the current peers.
+
+        `every` and `limit` (the age from which a canary is late) are in seconds.
         """
-        self._known = known
+        self._config = config
         self._table = table
         self._post = post
         self._board = board
@@ -45,7 +46,7 @@ class Asking:
         self._obstacles: dict[str, str] = {}
 
     async def keep_up(self) -> None:
-        """Looks every LOOK_S seconds, for ever."""
+        """Polls every LOOK_S seconds, until cancelled."""
         self._board.set(metrics.CANARY_INTERVAL, to=self._every)
         self._board.set(metrics.CANARY_LIMIT, to=self._limit)
         trouble = ""
@@ -64,9 +65,9 @@ class Asking:
                 await asyncio.sleep(LOOK_S)
 
     async def _due(self) -> list[tuple[str, str]]:
-        """The peers whose turn it is, with their addresses; what is known of all goes onto the board."""
-        rows, now, found = await self._table.read(), self._table.clock(), []
-        peers = self._known().peers
+        """The peers that are due, with their addresses; updates the board for all."""
+        rows, now, due = await self._table.read(), self._table.clock(), []
+        peers = self._config().peers
         for peer, settings in peers.items():
             address = canary_address(settings.domains)
             row = rows.get(peer)
@@ -75,11 +76,11 @@ class Asking:
                 continue
             self._show(peer, row, now)
             if peer not in self._under_way and (row is None or row.is_due(now, self._every)):
-                found.append((peer, address))
+                due.append((peer, address))
         for gone in self._obstacles.keys() - peers.keys():
             self._show(gone, None, now)
             del self._obstacles[gone]
-        return found
+        return due
 
     def _may_be_asked(self, peer: str, address: str) -> bool:
         obstacle = self._post.obstacle(address)
@@ -96,7 +97,7 @@ class Asking:
                     return
                 await self._post.send(CanaryNote("question", nonce), peer, address)
                 self._board.add(metrics.CANARY_SENT, peer)
-        except Exception as error:  # noqa: BLE001 - the next one may get through
+        except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("canary_not_sent", peer=peer, cause=f"{type(error).__name__}: {error}")
         finally:
             self._under_way.discard(peer)

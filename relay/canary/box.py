@@ -1,8 +1,7 @@
-"""What becomes of mail for our canary address: it ends here, in no mailbox, no queue and no quarantine.
-Standard: a peer's question gets one receipt, at most one in ANSWER_S; a receipt counts once; all else for nothing.
+"""Handles mail to our canary address: it ends here, without a mailbox, queue or quarantine.
+Standard: a question gets one receipt, at most one in ANSWER_S; a receipt counts once; everything else is dropped.
 
-Nothing waits for any of it. What is to be done is done after the mail was answered, and left undone when there is too
-much of it.
+Nothing waits for this. It is done after the reply to the mail, and skipped if the backlog is too long.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ log = structlog.get_logger(__name__)
 ANSWER_S = 50.0
 """Minimum interval between receipts to one peer, in seconds; below a minute, the shortest `every`."""
 MOST = 100
-"""Maximum number that wait to be answered or counted."""
+"""Maximum backlog of questions and receipts."""
 AT_ONCE = 4
 _QUOTING = re.compile(r'["\\]')
-"""A local part means the same without it, where that needs none (RFC 5321, 4.1.2)."""
-TOLD_S = 60.0
+"""Quoting, which does not change the meaning of a local part (RFC 5321, 4.1.2)."""
+LOG_S = 60.0
 """Minimum interval between log lines for one drop reason, in seconds."""
 
 Reason = Literal[
     "clear text", "bounce", "unreadable", "not named", "repeated", "unprotected", "other sender", "malformed",
     "unexpected", "too often", "not answered", "busy",
 ]  # fmt: skip
-"""`unexpected` is a receipt for nothing that is out: forged, replayed or late."""
+"""`unexpected` is a receipt without an outstanding question: forged, replayed or late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +57,19 @@ class _CanaryArrival:
 class CanaryBox:
     """The canary address of one site, as one process sees it."""
 
-    def __init__(self, known: Callable[[], Config], table: Canaries, board: Board) -> None:
-        """`known` gives the configuration with the peers as they are now."""
-        self.takes: Callable[[str], bool] = partial(is_canary, domains=known().site.domains)
+    def __init__(self, config: Callable[[], Config], table: Canaries, board: Board) -> None:
+        """`config` returns the configuration with the current peers."""
+        self.takes: Callable[[str], bool] = partial(is_canary, domains=config().site.domains)
         """Whether mail to this mailbox ends here."""
-        self._known = known
+        self._config = config
         self._table = table
         self._board = board
         self._waiting: asyncio.Queue[_CanaryArrival] = asyncio.Queue(MOST)
-        self._told: dict[Reason, float] = {}
+        self._logged: dict[Reason, float] = {}
         self._untold: Counter[Reason] = Counter()
 
     def take(self, opened: Opened, *, protected: bool) -> None:
-        """A mail that was opened for our address; `protected` says whether as policy requires. To be called last."""
+        """Queues an opened mail to our address; `protected` as policy requires. Call it last."""
         peer, sender = opened.peer, opened.envelope.sender
         if not protected:
             self.drop("unprotected", peer)
@@ -87,16 +86,16 @@ class CanaryBox:
                 self.drop("busy", peer)
 
     def drop(self, reason: Reason, peer: str = "") -> None:
-        """Something counts for nothing; it is counted as such, and the log says so now and then."""
+        """Counts a dropped mail, and logs it at most every LOG_S."""
         self._board.add(metrics.CANARY_DROPPED, reason)
         self._untold[reason] += 1
         now = asyncio.get_running_loop().time()
-        if now >= self._told.get(reason, float("-inf")):
-            self._told[reason] = now + TOLD_S
+        if now >= self._logged.get(reason, float("-inf")):
+            self._logged[reason] = now + LOG_S
             log.warning("canary_dropped", reason=reason, number=self._untold.pop(reason), peer=peer)
 
     async def keep_up(self, post: Post | None) -> None:
-        """Answers and counts what has come, for ever; without `post` nothing is answered."""
+        """Answers questions and counts receipts until cancelled; without `post` nothing is answered."""
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(self._work(post))
@@ -124,7 +123,7 @@ class CanaryBox:
         log.info("canary_returned", peer=arrival.peer, seconds=round(seconds, 3))
 
     async def _answer(self, arrival: _CanaryArrival, post: Post | None) -> None:
-        if post is None or not self._known().canary.answer or post.obstacle(arrival.sender):
+        if post is None or not self._config().canary.answer or post.obstacle(arrival.sender):
             self.drop("not answered", arrival.peer)
         elif not await self._table.may_answer(arrival.peer, ANSWER_S):
             self.drop("too often", arrival.peer)
@@ -134,9 +133,9 @@ class CanaryBox:
 
 
 def is_canary(mailbox: str, domains: Collection[str]) -> bool:
-    """Whether this is the canary address of a site with these mail domains, at any of them, however it is spelt."""
+    """Whether this is the canary address at one of these mail domains, in any spelling."""
     local, _, domain = mailbox.rpartition("@")
     if len(mailbox) > MAX_ADDRESS or _QUOTING.sub("", local).lower() != LOCAL_PART:
-        return False  # marks of which there are many take seconds to be put in order
+        return False  # normalising many combining marks takes seconds
     plain = nfkc(domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
     return folded_domain(plain.lower()) in map(folded_domain, domains)

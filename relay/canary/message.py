@@ -1,5 +1,5 @@
-"""A question and a receipt as they are sealed: an address, a few header fields, and a small JSON object.
-Standard: relay/FORMAT.md, section 11; RFC 8259, RFC 3834 5 (Auto-Submitted). What is not written as here is refused.
+"""The format of questions and receipts: an address, a few header fields, and a small JSON object.
+Standard: relay/FORMAT.md, section 11; RFC 8259, RFC 3834 5 (Auto-Submitted). Any other form is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CONTENT_TYPE = "application/vnd.qumail.canary+json"
 VERSION = 1
 NONCE_OCTETS = 32
 MAX_OCTETS = 4096
-"""The whole message; of a larger one nothing is read."""
+"""Maximum message size, in bytes."""
 _NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_OCTETS}}}")
 _EXPECTED = {b"auto-submitted": b"auto-generated", b"content-type": CONTENT_TYPE.encode(), b"mime-version": b"1.0"}
-"""Fields that stand in it once, with these values."""
+"""Required fields, each exactly once, with these values."""
 
 Kind = Literal["question", "receipt"]
 _KINDS: tuple[Kind, ...] = ("question", "receipt")
@@ -32,19 +32,19 @@ _KINDS: tuple[Kind, ...] = ("question", "receipt")
 
 @dataclass(frozen=True, slots=True)
 class CanaryNote:
-    """What is asked, or answered: a receipt has the nonce of its question, and there is no secret in either."""
+    """A question or a receipt, which has the nonce of its question; neither has a secret."""
 
     kind: Kind
     nonce: bytes
 
 
 def canary_address(domains: Sequence[str]) -> str:
-    """Returns the canary's address of the site with these mail domains: at the first of them."""
+    """The canary address of a site: at the first of its mail domains."""
     return f"{LOCAL_PART}@{folded_domain(domains[0])}"
 
 
 def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:
-    """The message, as it is handed to the journey out."""
+    """The message for the journey out."""
     body = json.dumps({"canary": VERSION, "kind": note.kind, "nonce": note.nonce.hex()})
     lines = (
         f"From: <{from_}>",
@@ -63,7 +63,7 @@ def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:
 
 
 def read(message: bytes) -> CanaryNote:
-    """What an opened message says. Raises BadStructure where it is none of these."""
+    """Parses an opened message. Raises BadStructure if it is neither question nor receipt."""
     if len(message) > MAX_OCTETS:
         raise BadStructure(f"a canary has at most {MAX_OCTETS} octets")
     try:

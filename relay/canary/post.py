@@ -1,5 +1,5 @@
-"""Sends questions and receipts: each is ordinary mail of ours, which policy seals and the audit record knows.
-Standard: none leaves in clear, none is tried again by itself, and nobody is to bounce one (NOTIFY, RFC 3461 4.1).
+"""Sends questions and receipts as ordinary mail, with policy and audit record.
+Standard: none leaves in clear, is retried, or may be bounced (NOTIFY, RFC 3461 4.1).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from relay.policy.decide import PolicySet
 log = structlog.get_logger(__name__)
 
 PATIENCE_S = 60.0
-"""Maximum time until one is sealed and handed on, in seconds."""
+"""Timeout for sealing and delivery, in seconds."""
 
 
 def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content: MessageFacts | None = None) -> str:
-    """Why policy, or `shadow` mode, keeps canaries from going there; "" where nothing does."""
+    """Why policy, or `shadow` mode, prevents canaries to this address, or ""."""
     if shadow:
         return "in shadow mode all mail leaves unsealed, and a canary in clear reveals nothing"
     try:
@@ -39,9 +39,9 @@ def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What it works with; one value for the life of the relay. In `shadow` mode all mail leaves as it is.
+    """The parts used; one value for the relay's lifetime. In `shadow` mode mail leaves unsealed.
 
-    `policies` gives the policies in force.
+    `policies` returns the policies in force.
     """
 
     config: Config
@@ -55,11 +55,11 @@ class Post:
         return canary_address(self.config.site.domains)
 
     def obstacle(self, to: str) -> str:
-        """Why none may go there, whatever keys there are; "" where one may."""
+        """Why no canary can be sent there, regardless of keys, or ""."""
         return obstacle(self.policies(), self.address, to, shadow=self.shadow)
 
     async def send(self, note: CanaryNote, peer: str, to: str) -> None:
-        """Returns when the next hop has taken it, for this address of the peer. Raises RelayError and TimeoutError."""
+        """Sends it; returns when the next hop has accepted it. Raises RelayError and TimeoutError."""
         message = write(note, self.address, to, self.config.site.hostname)
         facts = MessageFacts(message)
         if cause := obstacle(self.policies(), self.address, to, shadow=self.shadow, content=facts):

@@ -72,8 +72,10 @@ def owner_of_settings(config_file: Path) -> UnixUser | None:
     Raises ConfigError where it is root's and others can write it.
     """
     owner = rights.owner_of(config_file)
-    if owner is None and (who := rights.others_can_write(config_file)):
-        raise ConfigError(f"{config_file}: root takes no settings from it: {who}, once you have looked at what it says")
+    if owner is None and (writer := rights.others_can_write(config_file)):
+        raise ConfigError(
+            f"{config_file}: root takes no settings from it: {writer}, once you have looked at what it says"
+        )
     return owner
 
 
@@ -84,14 +86,14 @@ def relays_user(config: Config) -> UnixUser | None:
     """
     if os.geteuid():
         return None
-    found: dict[int, tuple[UnixUser, Path]] = {}
+    users: dict[int, tuple[UnixUser, Path]] = {}
     for path in config.own_paths:
         if (owner := rights.owner_of(path)) is not None:
-            found.setdefault(owner.uid, (owner, path))
-    if len(found) > 1:
-        said = " and ".join(f"{path} is user {owner.name}'s" for owner, path in found.values())
+            users.setdefault(owner.uid, (owner, path))
+    if len(users) > 1:
+        said = " and ".join(f"{path} is user {owner.name}'s" for owner, path in users.values())
         raise ConfigError(f"{said}: the relay runs as one user, and all that it writes has to be that user's")
-    return next((owner for owner, _ in found.values()), None)
+    return next((owner for owner, _ in users.values()), None)
 
 
 def relay_rights(config: Config) -> AbstractContextManager[None]:

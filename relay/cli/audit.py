@@ -89,22 +89,24 @@ def verify(
         click.echo(f"{where}: not there yet; nothing was recorded")
         return
     keep_days = load(config_file).audit.keep_days if head is not None and directory is None else None
-    found = verified_chain(where, expected, head, keep_days=keep_days)
+    result = verified_chain(where, expected, head, keep_days=keep_days)
     if as_json:
-        print_json(_facts(where, found))
+        print_json(_facts(where, result))
     else:
-        for problem in found.problems:
+        for problem in result.problems:
             click.echo(problem, err=True)
-        for place in found.broken_off:
+        for place in result.broken_off:
             click.echo(f"{place}: broken off by a crash; it was confirmed to nobody")
-        for said in found.times_back:
+        for said in result.times_back:
             click.echo(said)
-        if found.removed:
-            click.echo(f"{where}: {found.removed}")
-        if not found.problems:
+        if result.removed:
+            click.echo(f"{where}: {result.removed}")
+        if not result.problems:
             fits = " and fits the checkpoint" if expected is not None else ""
-            click.echo(f"{where}: {found.entries} records, whole{fits}; the last is {found.number}, head {found.head}")
-    if found.problems:
+            click.echo(
+                f"{where}: {result.entries} records, whole{fits}; the last is {result.number}, head {result.head}"
+            )
+    if result.problems:
         sys.exit(1)
 
 
@@ -129,20 +131,20 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     if identity is None:
         raise ConfigError("there is no key to sign with: set [identity], and run `qumail-relay identity new`")
     with acting_as(reader_of(config_file, directory)):
-        found = verified_chain(where) if where.exists() else Verified(0, 0, GENESIS, ())
-    if found.problems:
-        raise ConfigError(list(found.problems))
+        result = verified_chain(where) if where.exists() else Verified(0, 0, GENESIS, ())
+    if result.problems:
+        raise ConfigError(list(result.problems))
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     site, keep_days = config.site, config.audit.keep_days
     said = Checkpoint(
-        site.name, site.sae_id, socket.gethostname(), time, found.first, found.number, found.head, keep_days
+        site.name, site.sae_id, socket.gethostname(), time, result.first, result.number, result.head, keep_days
     )
     write_named(output, sign(said, identity.signing.private_key).encode())
     signer = signer_of(identity.signing.private_key.public_key())
-    if found.removed:
-        click.echo(f"before the first: {found.removed}", err=True)
+    if result.removed:
+        click.echo(f"before the first: {result.removed}", err=True)
     kept = f"kept for {keep_days} days"
-    click.echo(f"signed: {found.entries} records, the last is {found.number}, {kept}; signer {signer}", err=True)
+    click.echo(f"signed: {result.entries} records, the last is {result.number}, {kept}; signer {signer}", err=True)
 
 
 @audit.command()
@@ -191,14 +193,14 @@ def _is_below(record: dict[str, Any], level: str) -> bool:
     return has_it and known and strength_of(str(record["level"])) < strength(level)  # type: ignore[arg-type]
 
 
-def _export(found: Iterator[dict[str, Any]], form: str, file: Any) -> None:
+def _export(records: Iterator[dict[str, Any]], form: str, file: Any) -> None:
     if form == "jsonl":
-        for record in found:
+        for record in records:
             file.write(json.dumps(record) + "\n")
         return
     writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for record in found:
+    for record in records:
         writer.writerow({name: _cell(value) for name, value in record.items()})
 
 
@@ -232,15 +234,15 @@ def _our_signers(config_file: Path) -> set[str]:
         return set(map(signer_of, signing_keys(config.identity.directory)))
 
 
-def _facts(where: Path, found: Verified) -> dict[str, Any]:
+def _facts(where: Path, result: Verified) -> dict[str, Any]:
     return {
         "directory": str(where),
-        "records": found.entries,
-        "first": found.first,
-        "last": found.number,
-        "head": found.head,
-        "problems": list(found.problems),
-        "broken_off": list(found.broken_off),
-        "times_back": list(found.times_back),
-        "removed": found.removed,
+        "records": result.entries,
+        "first": result.first,
+        "last": result.number,
+        "head": result.head,
+        "problems": list(result.problems),
+        "broken_off": list(result.broken_off),
+        "times_back": list(result.times_back),
+        "removed": result.removed,
     }

@@ -48,15 +48,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="More are surer; --quick has none.",
 )
-@click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow development KME.")
-@click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
-@click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
+@click.option("--keys", "kind", flag_value="keys", help="The KM client instead, over a slow development KME.")
+@click.option("--levels", "kind", flag_value="levels", help="What each level costs instead, without any network.")
+@click.option("--policy", "kind", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
 @click.option(
     "--soak", "soak_s", type=click.FloatRange(1, 86400), help="Duration, in seconds, of mail over failing KMEs."
 )
 def bench(
     quick: bool, only: tuple[str, ...], listed: bool, json_file: Path | None, compare: Path | None,
-    picture: Path | None, rounds: int, what: str | None, soak_s: float | None,
+    picture: Path | None, rounds: int, kind: str | None, soak_s: float | None,
 ) -> None:  # fmt: skip
     """Measure how much mail relays on this machine seal and open, beside programs that only pass it on.
 
@@ -81,11 +81,11 @@ def bench(
     if listed:
         click.echo(list_cases())
         return
-    if what is None and soak_s is None:
+    if kind is None and soak_s is None:
         _mail(only, quick, json_file, compare, picture, rounds)
         return
     with Console(stderr=True).status("") as status:
-        result = _other(what, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
+        result = _other(kind, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
     result.show(json_file)
     if result.faults:
         sys.exit(1)
@@ -150,11 +150,11 @@ def _check_writable(file: Path) -> None:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
 
 
-def _other(what: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
-    if soak_s is not None or what == "keys":
+def _other(kind: str | None, soak_s: float | None, quick: bool, progress: Progress) -> BenchResult:
+    if soak_s is not None or kind == "keys":
         configure_logging(LogSettings(level="error"))
         return asyncio.run(measure_keys(progress) if soak_s is None else soak(soak_s, progress=progress))
-    if what == "levels":
+    if kind == "levels":
         return measure_levels(quick=quick, progress=progress)
     return measure_policy(files=QUICK_FILES if quick else FULL_FILES, progress=progress)
 

@@ -127,11 +127,11 @@ def _changed_postfix(config_file: Path) -> str | None:
 def _print(console: Console, states: list[State]) -> None:
     colour = "bold red" if any(problems for *_, problems in states) else "green"
     console.print(Text(summary(states), colour), soft_wrap=True)
-    for what, detail, problems in states:
+    for title, detail, problems in states:
         if not problems:
-            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"), soft_wrap=True)
+            console.print(Text.assemble(("ok     ", "green"), (title, "bold"), f"  {detail}"), soft_wrap=True)
         for problem in problems:
-            console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
+            console.print(Text.assemble(("WRONG  ", "bold red"), (title, "bold"), f"  {problem}"), soft_wrap=True)
 
 
 Found = tuple[Config | None, list[State]]
@@ -149,8 +149,8 @@ def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: boo
 
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    found = [state async for state in postfix_states(config, config_file, directory)]
-    return config, [("configuration", str(config_file), ()), *found, *standing_states(config)]
+    states = [state async for state in postfix_states(config, config_file, directory)]
+    return config, [("configuration", str(config_file), ()), *states, *standing_states(config)]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
@@ -182,8 +182,8 @@ async def _states(
         yield state
     if config.incoming is not None:
         yield "quarantine", *await quarantine_state(config)
-    for what, problems in identity_findings(config, now):
-        yield what, _identity_place(config, what), problems
+    for title, problems in identity_findings(config, now):
+        yield title, _identity_place(config, title), problems
     for state in peer_states(config, certificates):
         yield state
     listeners = [folder.states(config) for folder in folders]
@@ -200,11 +200,11 @@ async def _states(
                 yield state
 
 
-def _identity_place(config: Config, what: str) -> str:
+def _identity_place(config: Config, title: str) -> str:
     """Where the certificates, or the peers' documents, are that a finding of this name is about."""
     if config.identity is None:
         return ""
-    return str(config.identity.directory if what == "identity" else config.identity.peers_directory)
+    return str(config.identity.directory if title == "identity" else config.identity.peers_directory)
 
 
 def standing_states(config: Config) -> Iterator[State]:
@@ -294,24 +294,24 @@ def file_states(config: Config) -> list[State]:
 
 def _state(config: Config) -> list[State]:
     """Whether there is room for what must be written at once, and whether it may be."""
-    directory = there = config.state_directory.absolute()
-    while not there.exists():
-        there = there.parent
+    directory = existing = config.state_directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with TemporaryFile(dir=there):
-            problem = no_room(there)
+        with TemporaryFile(dir=existing):
+            problem = no_room(existing)
     except OSError as error:
-        problem = f"{there}: no file can be made there: {error.strerror}: {HELD}"
-    will_be_made = "" if there == directory else ": will be made when the relay first starts"
+        problem = f"{existing}: no file can be made there: {error.strerror}: {HELD}"
+    will_be_made = "" if existing == directory else ": will be made when the relay first starts"
     return [("state directory", f"{directory}{will_be_made}", (problem,) if problem else ())]
 
 
 def _received(config: Config) -> list[State]:
     """The keys that wait for the store, and whether more could be written down; where nothing is there, nothing."""
-    directory, what = config.state_directory / SPOOL, "received keys"
+    directory, title = config.state_directory / SPOOL, "received keys"
     until = f"no KME is asked for keys of arriving mail, and such {HELD}"
     if not directory.is_dir():
-        return _no_directory(directory, what, until)
+        return _no_directory(directory, title, until)
     try:
         secret = SiteSecret.load(config.store.secret)
     except (RelayError, OSError):  # which is found elsewhere
@@ -329,7 +329,7 @@ def _received(config: Config) -> list[State]:
         writer.close()
     except StoreUnavailable as error:
         problems.append(f"{error}; until there is, {until}")
-    return [(what, detail, tuple(problems))]
+    return [(title, detail, tuple(problems))]
 
 
 def _sent(config: Config) -> list[State]:
@@ -343,22 +343,22 @@ def _announced(config: Config) -> list[State]:
     return _mapped(config.state_directory / upkeep.ANNOUNCED, ANNOUNCED_SUFFIX, "announcements", until)
 
 
-def _mapped(directory: Path, suffix: str, what: str, until: str) -> list[State]:
+def _mapped(directory: Path, suffix: str, title: str, until: str) -> list[State]:
     if not directory.is_dir():
-        return _no_directory(directory, what, until)
+        return _no_directory(directory, title, until)
     problems = [_not_read(each.path, each.error) for each in contents(directory, suffix) if each.error]
     try:
         MappedFile(directory, suffix, sent.FILE_OCTETS).discard()
     except StoreUnavailable as error:
         problems.append(f"{error}; until there is, {until}")
-    return [(what, str(directory), tuple(problems))]
+    return [(title, str(directory), tuple(problems))]
 
 
-def _no_directory(directory: Path, what: str, until: str) -> list[State]:
+def _no_directory(directory: Path, title: str, until: str) -> list[State]:
     """What stands where a directory is to be made, if anything does."""
     if not os.path.lexists(directory):
         return []
-    return [(what, str(directory), (f"{directory}: is no directory: move it away; until then {until}",))]
+    return [(title, str(directory), (f"{directory}: is no directory: move it away; until then {until}",))]
 
 
 def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:
@@ -393,14 +393,14 @@ def _audit(config: Config) -> list[State]:
 
 async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[State]:
     """Each is greeted as for a mail, in a tenth of the usual time: somebody is waiting."""
-    what = f"{name} next hop"
+    title = f"{name} next hop"
     try:
         next_hop = NextHop(direction.model_copy(update={"timeout": direction.timeout / 10}), hostname)
     except ConfigError as error:
-        yield what, "", tuple(error.problems)
+        yield title, "", tuple(error.problems)
         return
     for place, problem in await next_hop.states():
-        yield what, place, (problem,) if problem else ()
+        yield title, place, (problem,) if problem else ()
 
 
 def _release_states(config_file: Path, config: Config) -> Iterator[State]:

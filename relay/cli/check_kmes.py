@@ -33,37 +33,37 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
     ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
-        what = f"KME {name}"
+        title = f"KME {name}"
         try:
             client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
         except ConfigError as error:
-            yield what, kme.url, tuple(error.problems)
+            yield title, kme.url, tuple(error.problems)
             continue
         async with client:
             untried = trial_keys
             if not any(kme.group in peer.kme_groups for peer in config.peers.values()):
-                yield await _without_peer(what, config, kme, client)
+                yield await _without_peer(title, config, kme, client)
             for peer_name, peer in config.peers.items():
                 if kme.group not in peer.kme_groups:
                     continue
                 try:
                     status = await client.check_key_status(peer.sae_id)
                 except RelayError as error:
-                    yield what, kme.url, (f"{type(error).__name__}: {error}",)
+                    yield title, kme.url, (f"{type(error).__name__}: {error}",)
                     break
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
                     wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
-                yield what, detail, (wrong,) if wrong else ()
+                yield title, detail, (wrong,) if wrong else ()
                 if trial_keys:
-                    yield await _drawn(f"{what}: a key for peer {peer_name}", client, peer.sae_id)
+                    yield await _drawn(f"{title}: a key for peer {peer_name}", client, peer.sae_id)
                 if untried:
                     untried = False
-                    yield await _tried(what, config, kme, client, status, peer.sae_id)
+                    yield await _tried(title, config, kme, client, status, peer.sae_id)
             if ending := client.ending_certificates(datetime.now(UTC)):
-                yield f"{what}: certificates", "", tuple(ending)
+                yield f"{title}: certificates", "", tuple(ending)
 
 
 def not_quantum(config: Config) -> Iterator[str]:
@@ -73,43 +73,43 @@ def not_quantum(config: Config) -> Iterator[str]:
             yield f"KME {name} gives {NOT_QUANTUM}: whatever mail says of otp or aes, no quantum link is behind it"
 
 
-async def _without_peer(what: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
+async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether it is there and lets us in, where no peer has its group."""
-    found = await greet(client, (config.site.sae_id, kme.calls_us), None)
+    answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
     detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
-    return what, detail + _development(kme), (found.trouble,) if found.trouble else ()
+    return title, detail + _development(kme), (answer.trouble,) if answer.trouble else ()
 
 
 def _development(kme: KMESettings) -> str:
     return f"; {NOT_QUANTUM}" if from_development_kme(kme.ca) else ""
 
 
-async def _drawn(what: str, client: KMEClient, slave_sae: str) -> State:
+async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
     """Whether the KME gives a key; whether the peer finds it, `keys trial` tells."""
     try:
-        return what, await draw_a_key(client, slave_sae), ()
+        return title, await draw_a_key(client, slave_sae), ()
     except RelayError as error:
-        return what, "", (f"{type(error).__name__}: {error}",)
+        return title, "", (f"{type(error).__name__}: {error}",)
 
 
 async def _tried(
-    what: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
+    title: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
 ) -> State:
     """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
-    what += ": undelivered keys"
+    title += ": undelivered keys"
     own_sae = config.site.sae_id
     try:
         keeps = await client.keeps_undelivered(slave_sae, own_sae)
     except RelayError as error:
-        return what, "", (f"{type(error).__name__}: {error}",)
+        return title, "", (f"{type(error).__name__}: {error}",)
     with suppress(RelayError):  # of the store, which is looked at elsewhere
         async with existing_store(config) as store:
             if store is not None:
                 await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
     if keeps is False and not kme.one_batch_at_a_time:
-        return what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
-    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: _UNKNOWN}
-    return what, told[keeps], ()
+        return title, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
+    texts = {True: "kept", False: "dropped; one batch at a time is drawn", None: _UNKNOWN}
+    return title, texts[keeps], ()
 
 
 def _half_known(kme: KMESettings, status: KeyStatus) -> str:

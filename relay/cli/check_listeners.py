@@ -79,25 +79,25 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
 
 def _users(where: Where) -> set[int]:
     """Whose programs listen at this TCP port, as far as the system says."""
-    found: set[int] = set()
+    users: set[int] = set()
     if isinstance(where, Path):
-        return found
+        return users
     for table in _TCP:
         with suppress(OSError, ValueError):
             for line in table.read_text().splitlines()[1:]:
                 _, local, _, state, _, _, _, user, *_ = line.split()
                 if state == _LISTENS and int(local.rpartition(":")[2], 16) == where.port:
-                    found.add(int(user))
-    return found
+                    users.add(int(user))
+    return users
 
 
 def _relays_users(config: Config) -> set[int]:
     """Whose the files are that the relay writes, as far as they are there."""
-    found = set()
+    users = set()
     for path in config.own_paths:
         with suppress(OSError):
-            found.add(path.stat().st_uid)
-    return found
+            users.add(path.stat().st_uid)
+    return users
 
 
 def owner_name(user: int) -> str:
@@ -143,8 +143,8 @@ async def postfix_states(config: Config, config_file: Path, directory: Path) -> 
     handed_to: set[Where] = set()
     try:
         with as_owner_of(directory):
-            found = [*await postfix.faults(directory, config), *await postfix.by_former_settings(directory)]
-            problems = tuple(map(str, found))
+            faults = [*await postfix.faults(directory, config), *await postfix.by_former_settings(directory)]
+            problems = tuple(map(str, faults))
             neighbours = await postfix.neighbours(directory, config)
             handed_to = await postfix.handed_to(directory, config)
     except ConfigError as error:
@@ -159,12 +159,12 @@ async def postfix_states(config: Config, config_file: Path, directory: Path) -> 
     except ConfigError as error:
         yield "listeners", "", tuple(error.problems)
         return
-    async for what, detail, problems in listener_states(config, folders):
+    async for title, detail, problems in listener_states(config, folders):
         ours = next((where for where in handed_to if detail == f"{where}: {NOBODY}"), None)
         if problems:
-            yield what, detail, problems
+            yield title, detail, problems
         elif ours is not None:
-            yield what, detail, (_unheard(ours, config, config_file),)
+            yield title, detail, (_unheard(ours, config, config_file),)
 
 
 def _unheard(where: Where, config: Config, config_file: Path) -> str:

@@ -40,10 +40,10 @@ def owner_states(config_file: Path, config: Config) -> Iterator[State]:
     if unit is None or not config.state_directory.exists():
         return
     try:
-        known = pwd.getpwnam(unit.user).pw_uid
+        uid = pwd.getpwnam(unit.user).pw_uid
     except KeyError:
-        known = None
-    if known != owner:
+        uid = None
+    if uid != owner:
         whose = (
             f"{config.state_directory}: belongs to user {owner_name(owner)}, and unit {unit.name} runs as {unit.user}"
         )
@@ -68,26 +68,26 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
 
 def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterator[str]:
     with suppress(ConfigError):  # it cannot be read, which is found elsewhere
-        if who := others_can_write(path.absolute(), trusted, groups=groups):
-            yield f"{printable(str(path))}: {printable(who)}"
+        if writer := others_can_write(path.absolute(), trusted, groups=groups):
+            yield f"{printable(str(path))}: {printable(writer)}"
 
 
 def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
     """What the relay writes in its state directory, and cannot: another user has made it, root for instance."""
     only_read = {path.absolute() for path in (config_file, *(path for _, path in named_paths(config)))}
     only_read -= {path.absolute() for path in config.own_paths}
-    found = []
+    faults = []
     for where, directories, files in os.walk(config.state_directory.absolute()):
         for path in (Path(where, name) for name in (*directories, *files) if name != LOST_AND_FOUND):
             with suppress(OSError):
                 ours = path.lstat().st_uid == os.geteuid() or path.is_symlink() or os.access(path, os.W_OK)
                 if not ours and not any(each in only_read for each in (path, *path.parents)):
-                    found.append(path)
-    for path in sorted(found)[:MAX_NAMED]:
+                    faults.append(path)
+    for path in sorted(faults)[:MAX_NAMED]:
         whose = f"belongs to user {owner_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
         yield f"{printable(str(path))}: {whose}, cannot write it: {printable(permissions.give_to_us(path))}"
-    if len(found) > MAX_NAMED:
-        yield f"{config.state_directory}: {len(found) - MAX_NAMED} more of its files belong to other users"
+    if len(faults) > MAX_NAMED:
+        yield f"{config.state_directory}: {len(faults) - MAX_NAMED} more of its files belong to other users"
 
 
 def _relays_user(config: Config) -> int:
@@ -99,14 +99,14 @@ def _relays_user(config: Config) -> int:
 
 def _policies(directory: Path) -> Iterator[str]:
     """Those that everybody can change, below the directory."""
-    found = []
+    faults = []
     for where, _, files in os.walk(directory, followlinks=True):
         below = () if Path(where) == directory else (Path(where),)
         for path in (*below, *(Path(where, name) for name in files if name.endswith(SUFFIX))):
             with suppress(OSError):
                 if path.stat().st_mode & stat.S_IWOTH:
-                    found.append(path)
-    for path in sorted(found)[:MAX_NAMED]:
+                    faults.append(path)
+    for path in sorted(faults)[:MAX_NAMED]:
         yield f"{printable(str(path))}: everybody can write to it: chmod o-w {printable(str(path))}"
-    if len(found) > MAX_NAMED:
-        yield f"{directory}: everybody can write to {len(found) - MAX_NAMED} more of its files"
+    if len(faults) > MAX_NAMED:
+        yield f"{directory}: everybody can write to {len(faults) - MAX_NAMED} more of its files"

@@ -54,7 +54,7 @@ def _level(config: Config, planner: Planner, level: LevelName) -> State:
 
 def summary(states: Sequence[State]) -> str:
     """What stands at the top: how many things were looked at, and which are wrong."""
-    wrong = list(dict.fromkeys(what for what, _, problems in states if problems))
+    wrong = list(dict.fromkeys(title for title, _, problems in states if problems))
     if not wrong:
         return f"All {len(states)} things that were looked at are well."
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
@@ -82,10 +82,12 @@ def next_steps(
         yield f"invite the other site: qumail-relay identity invite {where}"
         yield f"take the other site in: qumail-relay identity accept {where} FILE"
     development = {f"KME {name}" for name, kme in config.kmes.items() if from_development_kme(kme.ca)}
-    away = {what for what, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)}
+    away = {
+        title for title, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)
+    }
     if development & away:
         yield "run the development key servers: qumail-relay kme"
-    listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
+    listeners = [(detail, problems) for title, detail, problems in states if title.startswith("listener ")]
     restart = any(problem.endswith(RESTART) for _, problems in listeners for problem in problems)
     faults = any(not problem.endswith(RESTART) for _, _, problems in states for problem in problems)
     if restart:

@@ -97,15 +97,15 @@ def show(config_file: Path, as_json: bool) -> None:
     config = load(config_file)
     if config.dkim is None or not config.dkim.keys:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
-    found = asyncio.run(_published(config.dkim, load_keys(config)))
+    records = asyncio.run(_published(config.dkim, load_keys(config)))
     if as_json:
-        print_json([_as_dict(key, problems) for key, problems in found])
+        print_json([_as_dict(key, problems) for key, problems in records])
     else:
-        for key, problems in found:
+        for key, problems in records:
             click.echo(zone_lines(key))
             for problem in problems:
                 click.echo(problem, err=True)
-    if any(problems for _, problems in found):
+    if any(problems for _, problems in records):
         sys.exit(1)
 
 
@@ -114,13 +114,13 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
     if config.dkim is None:
         return
     for table in config.dkim.keys:
-        what = f"DKIM key {table.selector} of {table.domain}"
+        title = f"DKIM key {table.selector} of {table.domain}"
         try:
             [(key, problems)] = await _published(config.dkim, [load_key(table)])
         except ConfigError as error:
-            yield what, str(table.key), tuple(error.problems)
+            yield title, str(table.key), tuple(error.problems)
         else:
-            yield what, f"{key.algorithm}, {key.bits} bits, in the DNS", tuple(problems)
+            yield title, f"{key.algorithm}, {key.bits} bits, in the DNS", tuple(problems)
     if config.dkim.arc_seal:
         try:
             arrivals(config, load_keys(config))

@@ -22,7 +22,7 @@ from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
 from relay.outcome.trail import record_opened
 from relay.process import assembly
-from relay.runtime.stopping import told_to_stop
+from relay.runtime.stopping import stop_on_signals
 
 _QUIET = LogSettings(level="warning")
 
@@ -60,7 +60,7 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False) as parts:
             sealed = await stop.or_end(parts.sealer.seal(mail))
     for failure in sealed.failures.values():
@@ -72,7 +72,7 @@ async def _seal(config: Config, mail: Mail) -> bytes:
 
 
 async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as parts:
             return await stop.or_end(_original(parts, message, sender))
 

@@ -260,24 +260,24 @@ def import_document(
         raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")
     config, _ = _configured(config_file)
     raw = file.read(MAX_DOCUMENT + 1)
-    found = examine(config, raw, name=name, replace=replace, now=datetime.now(UTC))
+    pinned = examine(config, raw, name=name, replace=replace, now=datetime.now(UTC))
     if not as_json:
-        print_import(plain_console(), config, found)
-    if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
-        raise ConfigError(f"{file.name}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
-    if found.change != "same":
-        if found.question and not (yes or expected):
-            click.confirm(found.question, abort=True)
-        confirmed = confirmed_domains(found, domains, Prompter(ask=not (yes or expected)))
+        print_import(plain_console(), config, pinned)
+    if expected is not None and not same_fingerprint(expected, pinned.peer.fingerprint):
+        raise ConfigError(f"{file.name}: not imported, its fingerprint is another one: {pinned.peer.fingerprint}")
+    if pinned.change != "same":
+        if pinned.question and not (yes or expected):
+            click.confirm(pinned.question, abort=True)
+        confirmed = confirmed_domains(pinned, domains, Prompter(ask=not (yes or expected)))
         pin(config, raw, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
-    _print_pinned(found, as_json=as_json)
+    _print_pinned(pinned, as_json=as_json)
 
 
-def _print_pinned(found: Import, *, as_json: bool) -> None:
+def _print_pinned(pinned: Import, *, as_json: bool) -> None:
     if as_json:
-        print_json({"change": found.change, **peer_as_dict(found.peer)})
-    elif found.change != "same":
-        click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
+        print_json({"change": pinned.change, **peer_as_dict(pinned.peer)})
+    elif pinned.change != "same":
+        click.echo(f"Pinned as {pinned.peer.name}. A relay that serves takes it over within seconds.")
 
 
 def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
@@ -304,9 +304,9 @@ def _progress() -> Iterator[Progress]:
     err = Console(stderr=True, highlight=False)
     with err.status("Making keys and certificates ...") as status:
 
-        def progress(what: str) -> None:
-            status.update(f"Making the key for {what} ...")
+        def progress(item: str) -> None:
+            status.update(f"Making the key for {item} ...")
             if not err.is_terminal:
-                click.echo(f"making the key for {what}", err=True)
+                click.echo(f"making the key for {item}", err=True)
 
         yield progress

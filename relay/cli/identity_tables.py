@@ -49,10 +49,10 @@ def print_peer(out: Console, peer: PeerCertificates) -> None:
     _print_fingerprint(out, peer.fingerprint)
 
 
-def print_import(out: Console, config: Config, found: Import) -> None:
+def print_import(out: Console, config: Config, pinned: Import) -> None:
     """A document that may be pinned, and what pinning it would change."""
-    peer, before = found.peer, found.before
-    called = "" if found.site == peer.name else f" (it calls itself {found.site})"
+    peer, before = pinned.peer, pinned.before
+    called = "" if pinned.site == peer.name else f" (it calls itself {pinned.site})"
     out.print(f"Peer {peer.name}{called}, document {peer.serial} of {peer.issued:%Y-%m-%d}", soft_wrap=True)
     out.print(f"  domains     {', '.join(peer.domains)}", soft_wrap=True)
     out.print(f"  levels      {', '.join(peer.levels)}")
@@ -66,7 +66,7 @@ def print_import(out: Console, config: Config, found: Import) -> None:
     _print_fingerprint(out, peer.fingerprint)
     if before is not None and before.pinned_keys != peer.pinned_keys:
         out.print(f"Pinned now:  {before.fingerprint}", style="bold red", soft_wrap=True)
-    out.print(_CHANGES[found.change], style="bold red" if found.change == "replaced" else "")
+    out.print(_CHANGES[pinned.change], style="bold red" if pinned.change == "replaced" else "")
 
 
 def print_requested(out: Console, requested: list[Path], directory: Path) -> None:

@@ -24,7 +24,7 @@ from relay.entry.budget import Budget
 from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
 from relay.process import assembly
-from relay.runtime.stopping import told_to_stop
+from relay.runtime.stopping import stop_on_signals
 
 _QUIET = LogSettings(level="warning")
 
@@ -61,7 +61,7 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
 
 async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket) -> list[Visited]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
             watched = mailboxes(config, built.originals, budget, assembly.tally(built, "incoming"), built.board)

@@ -100,25 +100,25 @@ def take_in_peer(
     """
     user = relays_user(config)
     with acting_as(user):
-        found = examined(config, document, name=name, replace=replace)
-    print_import(plain_console(), config, found)
-    refuse_other_words(words, found.peer)
-    if found.question and words is None:
-        why, question = "It follows the document that is pinned.", found.question
+        pinned = examined(config, document, name=name, replace=replace)
+    print_import(plain_console(), config, pinned)
+    refuse_other_words(words, pinned.peer)
+    if pinned.question and words is None:
+        why, question = "It follows the document that is pinned.", pinned.question
         if question == COMPARE:
             why, question = CALL, CONFIRM
         if not asker.confirm(why, question, unasked=True):
             raise NotConfirmed("not taken in: the words were not confirmed")
     confirmed: tuple[str, ...] = ()
-    if found.change != "same":
+    if pinned.change != "same":
         only_asked = Prompter(ask=asker.asks and words is None)
-        confirmed = confirmed_domains(found, domains, only_asked, option=domain_option)
-    found, policies = take_in(
+        confirmed = confirmed_domains(pinned, domains, only_asked, option=domain_option)
+    pinned, policies = take_in(
         config, document, name=name, replace=replace, levels=levels, confirmed=confirmed, user=user
     )
-    if found.change != "same":
-        click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
-    if found.change == "new" and config.incoming is not None:
+    if pinned.change != "same":
+        click.echo(f"Pinned as {pinned.peer.name}. A relay that serves takes it over within seconds.")
+    if pinned.change == "new" and config.incoming is not None:
         where = "is in quarantine: `qumail-relay quarantine list`, then `quarantine release`"
         click.echo(f"What it sealed for this site before {where}.")
     show_written(policies)

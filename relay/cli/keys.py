@@ -152,7 +152,7 @@ async def _report(config: Config) -> dict[str, Any]:
     for row in report["pools"]:
         row["trouble"] = row["trouble"] or gone.get(row["peer"], "")
     certificates = [
-        {"what": what, "problems": list(problems)} for what, problems in identity_findings(config, datetime.now(UTC))
+        {"what": title, "problems": list(problems)} for title, problems in identity_findings(config, datetime.now(UTC))
     ]
     without = [{"peer": name, "problem": problem} for name, problem in config.peers_without_keys.items()]
     return report | {"received": await _received(config), "certificates": certificates, "peers_without_keys": without}
@@ -255,8 +255,8 @@ def _level(row: dict[str, Any]) -> Sequence[Cell]:
     return row["peer"], row["level"], str(row["keys_used"]), use, f"{row['share']:.0%}", alone
 
 
-def _say(console: Console, what: str, problem: str) -> None:
-    console.print(Text.assemble((what, BAD), f": {problem}"), soft_wrap=True)
+def _say(console: Console, title: str, problem: str) -> None:
+    console.print(Text.assemble((title, BAD), f": {problem}"), soft_wrap=True)
 
 
 def _stored(row: dict[str, Any]) -> str:

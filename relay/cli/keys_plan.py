@@ -105,15 +105,15 @@ def plan(
         raise ConfigError(f"{name}: no such peer" if name else "there is no peer yet: nothing is sealed for anybody")
     layers = (level,) if level in QUANTUM or quantum == "off" else (level, ON_TOP)
     source = asyncio.run(_source(config, name, BY_NAME[level].use or SINGLE_KEYS)) if config_file.exists() else None
-    known = source or Source("", None, _example().kmes["kme"])
+    chosen = source or Source("", None, _example().kmes["kme"])
     if key_size is not None or stock is not None:
-        known = replace(known, status=_with(known.status, key_size, stock))
+        chosen = replace(chosen, status=_with(chosen.status, key_size, stock))
     copy = Copy(name, layers)
-    found = with_canaries(planned(config, copy, known, mails, size), config, copy, known)
+    demand = with_canaries(planned(config, copy, chosen, mails, size), config, copy, chosen)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(demand))
     else:
-        click.echo("\n".join(_told(found)))
+        click.echo("\n".join(_lines(demand)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +179,14 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
     )
 
 
-def with_canaries(found: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
+def with_canaries(demand: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
     """Adds the demand of the canaries that [canary] asks for. Raises KeyUnavailable."""
     if config.canary.every is None:
-        return found
+        return demand
     ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
     size = len(write(CanaryNote("question", bytes(NONCE_OCTETS)), ours, theirs, config.site.hostname))
     each = planned(config, copy, source, 1, size)
-    return replace(found, canary_keys=each.keys * round(2 * DAY_S / config.canary.every))
+    return replace(demand, canary_keys=each.keys * round(2 * DAY_S / config.canary.every))
 
 
 def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
@@ -219,10 +219,10 @@ async def _source(config: Config, peer_name: str, use: str) -> Source | None:
             for member in ring.groups[group].members if group in ring.groups and config.serves(group, use) else ():
                 name, settings = member.client.name, config.kmes[member.client.name]
                 status = await member.pool.store(peer.sae_id).limits()
-                found = Source(name, status, settings, member.client.any_size)
+                source = Source(name, status, settings, member.client.any_size)
                 if status is not None:
-                    return found
-                first = first or replace(found, name=f"{name}, which does not answer")
+                    return source
+                first = first or replace(source, name=f"{name}, which does not answer")
     return first
 
 
@@ -249,31 +249,31 @@ def _example() -> Config:
     )
 
 
-def _told(found: KeyDemand) -> list[str]:
-    if not found.keys:
-        return [f"level {found.protection} without a quantum key takes none"]
-    busy = found.bits_per_s * 24 / BUSY_HOURS
-    lines = [f"a mail      {octets(found.size)}, {found.protection}: {_number(found)}"]
-    if found.hidden:
-        lines.append(f"            a pad that hides {octets(found.hidden)}; {TAG_OCTETS} B of each key authenticate")
+def _lines(demand: KeyDemand) -> list[str]:
+    if not demand.keys:
+        return [f"level {demand.protection} without a quantum key takes none"]
+    busy = demand.bits_per_s * 24 / BUSY_HOURS
+    lines = [f"a mail      {octets(demand.size)}, {demand.protection}: {_number(demand)}"]
+    if demand.hidden:
+        lines.append(f"            a pad that hides {octets(demand.hidden)}; {TAG_OCTETS} B of each key authenticate")
     lines += [
-        f"a day       {found.mails:,} mails: {found.keys:,} keys, {_bits(found.bits)}",
-        f"the link    {_rate(found.bits_per_s)} all day long, {_rate(busy)} where all comes in {BUSY_HOURS} hours",
-        f"            each kbit/s carries {1000 * found.mails / found.bits_per_s:,.0f} mails a day",
-        f"kept ready  {found.idle_keys:,} keys a day at most, which expire where no mail comes",
+        f"a day       {demand.mails:,} mails: {demand.keys:,} keys, {_bits(demand.bits)}",
+        f"the link    {_rate(demand.bits_per_s)} all day long, {_rate(busy)} where all comes in {BUSY_HOURS} hours",
+        f"            each kbit/s carries {1000 * demand.mails / demand.bits_per_s:,.0f} mails a day",
+        f"kept ready  {demand.idle_keys:,} keys a day at most, which expire where no mail comes",
     ]
-    if found.canary_keys:
-        lines.append(f"canaries    {found.canary_keys:,} keys a day more, half of them where the peer asks as often")
-    if found.stock_keys is not None and found.stock_mails is not None:
-        days = found.stock_mails / found.mails
+    if demand.canary_keys:
+        lines.append(f"canaries    {demand.canary_keys:,} keys a day more, half of them where the peer asks as often")
+    if demand.stock_keys is not None and demand.stock_mails is not None:
+        days = demand.stock_mails / demand.mails
         lasts = f"{days:,.1f} days" if days >= 2 else f"{24 * days:,.1f} hours"
-        lines.append(f"the stock   {found.stock_keys:,} keys: {found.stock_mails:,} mails, or {lasts} of such days")
-    return [*lines, f"by          {f'KME {found.kme}' if found.kme else ASSUMED}"]
+        lines.append(f"the stock   {demand.stock_keys:,} keys: {demand.stock_mails:,} mails, or {lasts} of such days")
+    return [*lines, f"by          {f'KME {demand.kme}' if demand.kme else ASSUMED}"]
 
 
-def _number(found: KeyDemand) -> str:
-    keys = f"{found.keys_per_mail:,} key{'s' if found.keys_per_mail > 1 else ''} of {found.key_bits:,} bits"
-    return keys if found.mails_per_key == 1 else f"{keys} for {found.mails_per_key:,} mails"
+def _number(demand: KeyDemand) -> str:
+    keys = f"{demand.keys_per_mail:,} key{'s' if demand.keys_per_mail > 1 else ''} of {demand.key_bits:,} bits"
+    return keys if demand.mails_per_key == 1 else f"{keys} for {demand.mails_per_key:,} mails"
 
 
 def _rate(bits_per_s: float) -> str:

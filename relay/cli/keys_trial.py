@@ -35,7 +35,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.process import assembly
 from relay.process.assembly import Parts
-from relay.runtime.stopping import told_to_stop
+from relay.runtime.stopping import stop_on_signals
 
 LOOK_S = 0.1
 """Interval at which the store is looked at for the receipt, in seconds."""
@@ -82,30 +82,30 @@ def trial(config_file: Path, only_peer: str | None, only_kme: str | None, wait: 
         sys.exit(1)
 
 
-def _chosen(only: str | None, known: Iterable[str], what: str) -> list[str]:
+def _chosen(only: str | None, known: Iterable[str], kind: str) -> list[str]:
     """Returns the chosen name, or all. Raises ConfigError where there is none of that name."""
     names = list(known)
     if only is not None and only not in names:
-        raise ConfigError(f"{only}: no {what} of this name; there is {', '.join(names) or 'none'}")
+        raise ConfigError(f"{only}: no {kind} of this name; there is {', '.join(names) or 'none'}")
     return names if only is None else [only]
 
 
 async def _all_well(console: Console, config: Config, places: list[tuple[str, str]], wait: float) -> bool:
     """Tries one after the other and says what was found."""
     well = True
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         for kme, peer in places:
-            found = await stop.or_end(_tried(console, config, kme, peer, wait))
-            state = Text("WRONG  ", "bold red") if found.problem else Text("ok     ", "green")
-            said = "; ".join(each for each in (found.done, found.problem, found.untried) if each)
+            trial = await stop.or_end(_tried(console, config, kme, peer, wait))
+            state = Text("WRONG  ", "bold red") if trial.problem else Text("ok     ", "green")
+            said = "; ".join(each for each in (trial.done, trial.problem, trial.untried) if each)
             console.print(Text.assemble(state, (f"KME {kme}, peer {peer}", "bold"), f"  {said}"), soft_wrap=True)
-            well = well and not found.problem
+            well = well and not trial.problem
     return well
 
 
 async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> KeyTrial:
     """Runs the trial with parts that know this KME alone, so that every key is from there."""
-    found = KeyTrial()
+    trial = KeyTrial()
     try:
         async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
             [pool] = parts.keys.groups[config.kmes[kme].group].pools
@@ -113,20 +113,20 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
             # Before any key is drawn: with it such a KME drops those that the relay has ready, and mail under them.
             if serves(config) and (pool.undelivered.one_batch or await _drops(parts, client, slave_sae)):
                 return KeyTrial(problem=_DROPS)
-            found = KeyTrial(await draw_a_key(client, slave_sae))
+            trial = KeyTrial(await draw_a_key(client, slave_sae))
             canary = TrialCanary.to(parts, peer)
             if why := canary.obstacle or _nobody_hears(config):
-                return replace(found, untried=f"whether the peer finds it was not tried: {why}")
+                return replace(trial, untried=f"whether the peer finds it was not tried: {why}")
             sealed = await canary.sealed()
             if not sealed.keys:
                 why = f"its canary leaves by {sealed.protection}, which costs no quantum key"
-                return replace(found, untried=f"whether the peer finds it was not tried: {why}")
+                return replace(trial, untried=f"whether the peer finds it was not tried: {why}")
             seconds = await canary.answered(sealed, console, wait)
     except (RelayError, OSError) as error:
-        return replace(found, problem=f"{type(error).__name__}: {error}")
+        return replace(trial, problem=f"{type(error).__name__}: {error}")
     if seconds is None:
-        return replace(found, problem=_UNANSWERED.format(wait=wait, peer=peer))
-    return replace(found, done=f"{found.done}; the peer's relay fetched and used it: answer after {seconds:.1f} s")
+        return replace(trial, problem=_UNANSWERED.format(wait=wait, peer=peer))
+    return replace(trial, done=f"{trial.done}; the peer's relay fetched and used it: answer after {seconds:.1f} s")
 
 
 _UNANSWERED = (

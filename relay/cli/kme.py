@@ -17,7 +17,7 @@ from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.kme.certificates import write_private
 from relay.kme.faults import KINDS
-from relay.runtime.stopping import told_to_stop
+from relay.runtime.stopping import stop_on_signals
 
 _DEFAULT = LinkSettings()
 
@@ -111,7 +111,7 @@ def _noted(state: Path) -> Iterator[None]:
 
 
 async def _run(servers: DevelopmentKMEs) -> None:
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with servers:
             with _noted(servers.state_dir):
                 first, second = servers.urls

@@ -53,12 +53,12 @@ def show(
     config = None if directory is not None and address is None else load(config_file)
     directory = directory or (config.audit_directory if config is not None else Path())
     spellings = spellings_of(config, address) if address is not None and config is not None else None
-    wanted = {"event": event, "message": digest}
+    criteria = {"event": event, "message": digest}
     every = records(directory, since or "", LEDGER) if directory.exists() else iter(())
     entries = [
         entry
         for entry in chosen(every, since, until, peer, config.peers if config is not None else ())
-        if all(value is None or entry.get(name) == value for name, value in wanted.items())
+        if all(value is None or entry.get(name) == value for name, value in criteria.items())
         and (spellings is None or not spellings.isdisjoint(addresses_in(entry)))
     ]
     if as_json:

@@ -76,9 +76,9 @@ def _escaped(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.ty
     return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
-def _traceback(stream: TextIO, found: structlog.typing.ExcInfo) -> None:
+def _traceback(stream: TextIO, info: structlog.typing.ExcInfo) -> None:
     plain = io.StringIO()
-    structlog.dev.plain_traceback(plain, found)
+    structlog.dev.plain_traceback(plain, info)
     stream.write(_printable_lines(plain.getvalue()))
 
 
@@ -93,10 +93,10 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
 def _is_journal(stream: TextIO) -> bool:
     """Whether what is written there goes to the journal: systemd names device and inode (systemd.exec(5))."""
     try:
-        found = os.fstat(stream.fileno())
+        info = os.fstat(stream.fileno())
     except (OSError, ValueError):
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
 
 
 def _for_the_journal(_: Any, method: str, text: Any) -> str:

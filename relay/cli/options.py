@@ -109,14 +109,14 @@ def chosen(
     records: Iterable[dict[str, Any]], since: str | None, until: str | None, peer: str | None, peers: Collection[str]
 ) -> Iterator[dict[str, Any]]:
     """Those of this time and peer. Raises ConfigError for a peer who is not one of `peers`, and whom no record has."""
-    known = set(peers)
+    names = set(peers)
     for record in records:
-        known.add(str(record.get("peer") or ""))
+        names.add(str(record.get("peer") or ""))
         time = str(record.get("time", ""))
         if (since or "") <= time and (until is None or time < until) and peer in (None, record.get("peer")):
             yield record
-    if peer is not None and peer not in known:
-        raise ConfigError(f"no peer {peer!r}; known are {', '.join(sorted(filter(None, known))) or 'none'}")
+    if peer is not None and peer not in names:
+        raise ConfigError(f"no peer {peer!r}; known are {', '.join(sorted(filter(None, names))) or 'none'}")
 
 
 class InputFile(click.ParamType[BinaryIO]):

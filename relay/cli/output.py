@@ -29,9 +29,9 @@ def plain_console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def json_option(what: str = "one JSON object") -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """The option --json, as `as_json`; `what` it prints then."""
-    return click.option("--json", "as_json", is_flag=True, help=f"For programs: {what}.")
+def json_option(content: str = "one JSON object") -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """The option --json, as `as_json`; `content` it prints then."""
+    return click.option("--json", "as_json", is_flag=True, help=f"For programs: {content}.")
 
 
 def print_json(value: Any) -> None:

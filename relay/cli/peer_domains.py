@@ -34,25 +34,25 @@ class NotConfirmed(ConfigError):
 
 
 def confirmed_domains(
-    found: Import, expected: tuple[str, ...], asker: Prompter, *, option: str = "--domain"
+    pinned: Import, expected: tuple[str, ...], asker: Prompter, *, option: str = "--domain"
 ) -> tuple[str, ...]:
     """The domains of the document that are confirmed now: all that have to be.
 
     Raises NotConfirmed; ConfigError where nobody is asked and nothing is expected; UsageError for what is no domain.
     """
-    if domains := refuse_other_domains(found.peer, found.added, expected):
+    if domains := refuse_other_domains(pinned.peer, pinned.added, expected):
         return domains
-    if not found.added:
+    if not pinned.added:
         return ()
-    if not asker.asks or len(found.added) > MAX_ASKED:
-        named = ", ".join(found.added)
+    if not asker.asks or len(pinned.added) > MAX_ASKED:
+        named = ", ".join(pinned.added)
         raise ConfigError(f"not taken in: it names {named}; say which domains you expect, {option} for each")
     why = WHY
-    for domain in found.added:
-        if not asker.confirm(why, f"Is {domain} a mail domain of {found.peer.name}?", unasked=False):
+    for domain in pinned.added:
+        if not asker.confirm(why, f"Is {domain} a mail domain of {pinned.peer.name}?", unasked=False):
             raise NotConfirmed(f"not taken in: {domain} was not confirmed")
         why = ""
-    return found.added
+    return pinned.added
 
 
 def refuse_other_domains(peer: PeerCertificates, added: Collection[str], expected: tuple[str, ...]) -> tuple[str, ...]:

@@ -66,14 +66,14 @@ def say_if_not_in_force(config: Config, version: str) -> None:
         return
     in_force = LastGood(KeptSets(kept_file(config)), writes=False).newest(config.policies.directory)
     if in_force not in (None, version):
-        what = f"the relay goes by policies of version {in_force}, and these files are not in force"
-        click.echo(f"NOTE: {what}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
+        text = f"the relay goes by policies of version {in_force}, and these files are not in force"
+        click.echo(f"NOTE: {text}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
 
 
-def exit_with(error: ConfigError, told: Callable[[str], str] = str) -> NoReturn:
-    """Prints every fault, as `told` words it, and exits with 1."""
+def exit_with(error: ConfigError, formatted: Callable[[str], str] = str) -> NoReturn:
+    """Prints every fault, as `formatted` words it, and exits with 1."""
     for problem in error.problems:
-        click.echo(printable(told(problem)), err=True)
+        click.echo(printable(formatted(problem)), err=True)
     raise SystemExit(1) from error
 
 

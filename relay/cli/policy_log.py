@@ -88,11 +88,11 @@ def _spell_out(config: Config, records: list[dict[str, Any]]) -> set[str]:
         people = {hashed: each for each in every for hashed in addresses.spellings(each)}
     for record in records:
         record["kept"] = record.get("version") in kept
-        for what in _FILES:
-            record[what] = [_named(str(name), people) for name in record.get(what, ())]
-        for what in _DIFFERENCES:
-            record[what] = [
-                _HASH.sub(lambda found: people.get(found[0], found[0]), str(each)) for each in record.get(what, ())
+        for kind in _FILES:
+            record[kind] = [_named(str(name), people) for name in record.get(kind, ())]
+        for kind in _DIFFERENCES:
+            record[kind] = [
+                _HASH.sub(lambda match: people.get(match[0], match[0]), str(each)) for each in record.get(kind, ())
             ]
     return kept
 
@@ -118,37 +118,37 @@ def _pairs(record: dict[str, Any], kept: set[str]) -> Iterator[Pair]:
     yield "Time", str(record.get("time"))
     yield "By", _by(record)
     yield "Way", _way(record)
-    for what, title in _FILES.items():
-        if names := record[what][:MAX_SHOWN]:
-            more = _more(record, what)
+    for kind, title in _FILES.items():
+        if names := record[kind][:MAX_SHOWN]:
+            more = _more(record, kind)
             yield title, ", ".join(names) + (f" and {more} more" if more else "")
-    for what, title in _DIFFERENCES.items():
-        style = "bold red" if what == "weakened" else ""
-        lines: list[Cell] = [Text(printable(text), style) for text in record[what][:MAX_SHOWN]]
-        yield title, lines + ([f"and {more} more"] if (more := _more(record, what)) else [])
+    for kind, title in _DIFFERENCES.items():
+        style = "bold red" if kind == "weakened" else ""
+        lines: list[Cell] = [Text(printable(text), style) for text in record[kind][:MAX_SHOWN]]
+        yield title, lines + ([f"and {more} more"] if (more := _more(record, kind)) else [])
     if record.get("before") and record.get("compared") != "all":
         yield "Compared", str(record.get("compared"))
     if record["kept"] and record.get("before") in kept:
         yield "See", f"qumail-relay policy diff {record['before'][:12]} {record['version'][:12]}"
 
 
-def _more(record: dict[str, Any], what: str) -> int:
+def _more(record: dict[str, Any], kind: str) -> int:
     """How many are not shown."""
-    return max(0, len(record[what]) - MAX_SHOWN) + int(record.get(f"{what}_more", 0))
+    return max(0, len(record[kind]) - MAX_SHOWN) + int(record.get(f"{kind}_more", 0))
 
 
 def _by(record: dict[str, Any]) -> str:
-    how = _KNOWN_BY.get(str(record.get("known_by")), "not known")
+    cause = _KNOWN_BY.get(str(record.get("known_by")), "not known")
     sudo = f", by sudo of {record['sudo_user']}" if record.get("sudo_user") else ""
     by = str(record.get("by") or "")
-    return f"{by}{sudo} ({how})" if by and how else by + sudo or how
+    return f"{by}{sudo} ({cause})" if by and cause else by + sudo or cause
 
 
 def _way(record: dict[str, Any]) -> str:
-    way = str(record.get("way"))
-    found = "policy install" if record.get("known_by") == "command" else "edit"
-    if way != "start":
-        return found
+    method = str(record.get("way"))
+    usual = "policy install" if record.get("known_by") == "command" else "edit"
+    if method != "start":
+        return usual
     if not record.get("before"):
         return "found at a start, and the first that is recorded"
-    return f"found at a start: {found} while the relay did not run"
+    return f"found at a start: {usual} while the relay did not run"

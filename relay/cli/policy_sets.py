@@ -217,28 +217,28 @@ def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
     they differ the set is compared with both. What is given is the first comparison that shows something weaker.
     """
     config = after.config
-    in_force, known = _in_force(config)
+    in_force, present_known = _in_force(config)
     present = [each for each in (in_force, _of_files(config)) if each is not None]
     if len(present) > 1 and present[0].policies.version == present[1].policies.version:
         del present[1]
     with heap.collecting_nothing():
-        found = [compare(each.policies, after.policies, each.tests, after.tests) for each in present]
-    shown = next((place for place, each in enumerate(found) if not each.proven), 0)
+        comparisons = [compare(each.policies, after.policies, each.tests, after.tests) for each in present]
+    shown = next((place for place, each in enumerate(comparisons) if not each.proven), 0)
     if len(present) > 1:
         said = f"{present[0].called} is not {present[1].called}. Compared with both; here with {present[shown].called}:"
         click.echo(printable(said[0].upper() + said[1:]), err=True)
-    proven = known and bool(found) and all(each.proven for each in found)
-    return (found[shown] if found else None), proven
+    proven = present_known and bool(comparisons) and all(each.proven for each in comparisons)
+    return (comparisons[shown] if comparisons else None), proven
 
 
 def _in_force(config: Config) -> tuple[_UsableSet | None, bool]:
     """The set that the relay went by last, None where it was none; and whether that is known."""
     try:
-        found = in_force_last(config)
+        latest = in_force_last(config)
     except ConfigError as error:
         click.echo(f"Not compared with the set in force: {printable(error.problems[0])}", err=True)
         return None, False
-    return (_UsableSet(*found, f"the set in force, version {found[0].version},") if found else None), True
+    return (_UsableSet(*latest, f"the set in force, version {latest[0].version},") if latest else None), True
 
 
 def _of_files(config: Config) -> _UsableSet | None:
@@ -301,8 +301,8 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         print_table(console, ("", "Mail to", "From", "Message", "What changes"), rows)
     if len(comparison.differences) > MAX_CHANGES:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
-    for who in comparison.coarse[:MAX_CHANGES]:
-        console.print(printable(f"Not all was tried, because there is too much of it: {who}."))
+    for people in comparison.coarse[:MAX_CHANGES]:
+        console.print(printable(f"Not all was tried, because there is too much of it: {people}."))
     for left in comparison.unproven[:MAX_CHANGES]:
         console.print(*map(printable, _unproven(left)), sep="\n")
     if len(comparison.unproven) > MAX_CHANGES:

@@ -128,7 +128,7 @@ class PolicySite:
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
     """The bytes of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
-    found: list[int] = []
+    limits: list[int] = []
     for name in groups:
         size = 0
         for pool in keys.groups[name].pools if name in keys.groups else ():
@@ -139,8 +139,8 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
             if status is None or not status.max_key_count:
                 return None
             size += status.max_key_count * (status.key_size or 256) // 8
-        found.append(size)
-    return max(found, default=None)
+        limits.append(size)
+    return max(limits, default=None)
 
 
 def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
@@ -280,6 +280,6 @@ def _of_peer(peer: PeerCertificates) -> list[CertificateOutlook]:
     return [_certificate(f"{peer.name}, {role.label}", each) for role, each in peer.certificates.items()]
 
 
-def _certificate(what: str, certificate: x509.Certificate) -> CertificateOutlook:
+def _certificate(title: str, certificate: x509.Certificate) -> CertificateOutlook:
     ends = certificate.not_valid_after_utc
-    return CertificateOutlook(what, ends, (ends - datetime.now(UTC)).days)
+    return CertificateOutlook(title, ends, (ends - datetime.now(UTC)).days)

@@ -206,10 +206,10 @@ def compared_by_traffic(
     return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
 
 
-async def _compared(before: PolicySite, after: PolicySite, found: Iterator[TrafficSample]) -> TrafficDifferences:
+async def _compared(before: PolicySite, after: PolicySite, samples: Iterator[TrafficSample]) -> TrafficDifferences:
     old, new = _planner(before), _planner(after)
     differences = TrafficDifferences()
-    for sample in found:
+    for sample in samples:
         outside = _outside(before, sample)
         later = {each.recipient: each for each in await after.foresee(new, sample, outside)}
         for outcome in await before.foresee(old, sample, outside):
@@ -298,8 +298,8 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
     if tally.odd():
         console.print("Treated as few others are, the rarest first:")
     for name, outcome in tally.odd():
-        what = f"{outcome.result} {outcome.protection}".rstrip()
-        console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
+        result = f"{outcome.result} {outcome.protection}".rstrip()
+        console.print(printable(f"  {result}: {name}: to {outcome.recipient} ({outcome.policy})"))
         for cause in outcome.causes:
             console.print(printable(f"      {cause}"))
 
@@ -320,5 +320,5 @@ def print_traffic_differences(console: Console, differences: TrafficDifferences)
         print_table(console, ("", "Recipient", "Before", "After", "Mails"), rows)
     if len(changes) > MAX_CHANGES:
         console.print(f"... and {len(changes) - MAX_CHANGES} more")
-    sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"
+    sums = ", ".join(f"{number} {direction}" for direction, number in sorted(differences.directions.items())) or "none"
     console.print(f"Changed: {sums}; unchanged: {differences.same}.")

@@ -46,18 +46,18 @@ class DirectoryOrVersion(ThereIs):
         return Version(value.lower(), Path(value) if Path(value).is_dir() else None)
 
 
-def site_of(config_file: Path, which: Path | Version) -> PolicySite:
+def site_of(config_file: Path, version: Path | Version) -> PolicySite:
     """Configuration and that set of policies; prints every fault and exits with 1."""
-    if isinstance(which, Path):
-        return load_site(config_file, which)
+    if isinstance(version, Path):
+        return load_site(config_file, version)
     config, certificates = load_configuration(config_file)
     try:
-        found = _kept(config, which)
+        kept = _kept(config, version)
     except ConfigError as error:
         exit_with(error)
-    if found is None:
-        return load_site(config_file, which.directory)
-    return PolicySite(config, certificates, *found)
+    if kept is None:
+        return load_site(config_file, version.directory)
+    return PolicySite(config, certificates, *kept)
 
 
 def in_force_last(config: Config) -> tuple[PolicySet, tuple[Expected, ...]] | None:
@@ -84,25 +84,29 @@ def in_force_last(config: Config) -> tuple[PolicySet, tuple[Expected, ...]] | No
     return texts.read(folder), folder.tests
 
 
-def _kept(config: Config, which: Version) -> tuple[PolicySet, tuple[Expected, ...]] | None:
+def _kept(config: Config, version: Version) -> tuple[PolicySet, tuple[Expected, ...]] | None:
     """The set of this version, and its tests; None where the directory is meant. Raises ConfigError."""
     # Here, so that a command that is given directories does not load it.
     from relay.policy.kept import KeptSets, kept_file
 
-    sets, directory = KeptSets(kept_file(config)), which.directory
+    sets, directory = KeptSets(kept_file(config)), version.directory
     try:
         with relay_rights(config), sets.reading() as book:
-            found = book.beginning(which.digits)
-            if directory is not None and not found:
+            candidates = book.beginning(version.digits)
+            if directory is not None and not candidates:
                 return None
             if directory is not None:
-                what = f"a directory, and version {found[0].version} begins so"
-                raise ConfigError(f"{directory}: {what}: write ./{directory} for the directory")
-            if len(found) != 1:
-                what = "several versions begin so: " if found else "no directory, and no set of this version is kept; "
-                known = ", ".join(each.version for each in found) or "`policy log` says which are"
-                raise ConfigError(f"{which.digits}: {what}{known}")
-            texts = book.texts(found[0])
+                cause = f"a directory, and version {candidates[0].version} begins so"
+                raise ConfigError(f"{directory}: {cause}: write ./{directory} for the directory")
+            if len(candidates) != 1:
+                cause = (
+                    "several versions begin so: "
+                    if candidates
+                    else "no directory, and no set of this version is kept; "
+                )
+                hint = ", ".join(each.version for each in candidates) or "`policy log` says which are"
+                raise ConfigError(f"{version.digits}: {cause}{hint}")
+            texts = book.texts(candidates[0])
     except (OSError, sqlite3.Error) as error:
         if directory is not None:
             return None

@@ -28,7 +28,7 @@ from relay.formats import mime
 from relay.policy.names import printable
 from relay.quarantine import REASONS
 from relay.quarantine.triage import SHARES
-from relay.runtime.stopping import Stopped, told_to_stop
+from relay.runtime.stopping import Stopped, stop_on_signals
 from relay.store.database import is_begun
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
@@ -196,7 +196,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     from relay.process import assembly
     from relay.quarantine.release import Releaser
 
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with assembly.parts(_impatient(config), prefetch=False) as parts:
             decide = Releaser(
                 parts.store.quarantine,
@@ -207,7 +207,9 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
                 person(),
             )
             for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
-                if stop.told:  # one that is on its way is not broken off: it might be delivered, and be tried again
+                if (
+                    stop.requested
+                ):  # one that is on its way is not broken off: it might be delivered, and be tried again
                     raise Stopped(f"told to stop; {name} and what comes after it stay in quarantine")
                 fine &= await _decided(parts.store.quarantine, decide, name, decision)
     return fine

@@ -40,8 +40,8 @@ from relay.runtime.heap import use_one_heap
 @click.option(
     "--check", "only_check", is_flag=True, help="Read relay.toml, say what is wrong there, and serve nothing."
 )
-@click.option("--fork-server", "way", type=int, hidden=True, help="Of the process that starts the workers.")
-def serve(config_file: Path, ready_file: Path | None, only_check: bool, way: int | None) -> None:
+@click.option("--fork-server", "channel", type=int, hidden=True, help="Of the process that starts the workers.")
+def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel: int | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
@@ -54,8 +54,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, way: int
     """
     # Each is for some processes of a relay, and must kill no other one: `systemctl kill` signals all of a service.
     signals.end_nothing()
-    if way is not None:
-        _serve_as_worker(socket.socket(fileno=way), config_file)
+    if channel is not None:
+        _serve_as_worker(socket.socket(fileno=channel), config_file)
         return
     text = toml.read(config_file)
     config = load_to_serve(config_file, text)
@@ -86,8 +86,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, way: int
     uvloop.run(app.serve(settings, key_receiver.start(config), ready))
 
 
-def _serve_as_worker(way: socket.socket, config_file: Path) -> None:
-    """Forks the workers that are asked for on `way`; serves in each, with the relay.toml and sockets handed to it."""
+def _serve_as_worker(channel: socket.socket, config_file: Path) -> None:
+    """Forks workers as requested on `channel`. Each serves with the relay.toml and the sockets handed to it."""
 
     def read(text: str) -> Config:
         return load_to_serve(config_file, text)
@@ -96,14 +96,14 @@ def _serve_as_worker(way: socket.socket, config_file: Path) -> None:
         return worker.share_of(read(worker.texts.last))
 
     use_one_heap()
-    worker = fork_server.forked_worker(way, lambda worker: app.load(read(worker.texts.first)))
+    worker = fork_server.forked_worker(channel, lambda worker: app.load(read(worker.texts.first)))
     config = worker.share_of(read(worker.texts.first))
     configure_logging(config.log, for_good=True)
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
-    settings = Settings(config, read_again, tell=False)
+    settings = Settings(config, read_again, logs=False)
     settings.reload()
-    uvloop.run(app.serve(settings, receiver, partial(worker.say, "serves"), worker))
+    uvloop.run(app.serve(settings, receiver, partial(worker.send, "serves"), worker))
 
 
 def _try(path: Path) -> None:

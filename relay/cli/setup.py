@@ -222,7 +222,7 @@ def _rehearse(config: Config) -> None:
 
 
 def _make_keys(config: Config) -> None:
-    show_written(make_state(config, lambda what: click.echo(f"making the key for {what} ...")))
+    show_written(make_state(config, lambda name: click.echo(f"making the key for {name} ...")))
 
 
 def _as_relay(owner: Owner, *arguments: str) -> bool:
@@ -230,12 +230,12 @@ def _as_relay(owner: Owner, *arguments: str) -> bool:
 
     Nor would root be safe in directories of that user, who could have put links there.
     """
-    who: dict[str, Any] = {}
+    credentials: dict[str, Any] = {}
     if owner.is_another:
-        who = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
+        credentials = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
     sys.stdout.flush()
     try:
-        done = subprocess.run([sys.executable, "-P", "-m", "relay", *arguments], check=False, **who)  # noqa: S603 - ourselves
+        done = subprocess.run([sys.executable, "-P", "-m", "relay", *arguments], check=False, **credentials)  # noqa: S603 - ourselves
     except PermissionError as error:
         where = f"{owner.name} cannot run {sys.executable}"
         raise ConfigError(

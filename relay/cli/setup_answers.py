@@ -93,8 +93,8 @@ def look_at_kme(answers: Answers, document: bytes | None, former: Config | None)
     if refused and former is not None and former.kmes and former.site.sae_id != answers.sae_id:
         was = f"nothing was changed; before, this relay was SAE {former.site.sae_id!r}"
         raise ConfigError(f"{answers.kme.url}: {trouble}; {was}")
-    found = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
-    click.echo(f"\n{filled(found, ' ' * 7)}")
+    line = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
+    click.echo(f"\n{filled(line, ' ' * 7)}")
 
 
 def _known_peer(config: Config | None) -> str | None:

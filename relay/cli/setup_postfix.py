@@ -68,12 +68,12 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     if not unheard:
         return ""
     first = "" if well else "Fix what is wrong above. "
-    what: Literal["start", "restart"] = "restart" if serves(config) else "start"
-    how = how_to(what, places.config_file, owner.name if owner.is_another else "")
+    action: Literal["start", "restart"] = "restart" if serves(config) else "start"
+    how = how_to(action, places.config_file, owner.name if owner.is_another else "")
     waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
     until = f"Until then {waits}: nobody listens at {', '.join(unheard)}."
     before, _, command = how.replace(", then:", " first:").rpartition(": ")
-    now = f"{first}NOW {what.upper()} THE RELAY{f' ({before})' if before else ''}. {until}"
+    now = f"{first}NOW {action.upper()} THE RELAY{f' ({before})' if before else ''}. {until}"
     return f"{filled(now)}\n  {command}"  # in one line, to be copied
 
 
@@ -115,8 +115,8 @@ def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePo
     """Puts back what relay.toml `said`: with another integration than Postfix has, a restart would stop all mail."""
     path = places.config_file
     with as_owner_of(path.parent):
-        found = path.stat()
-        write_flushed(path, said, found.st_mode & 0o7777, (found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
+        info = path.stat()
+        write_flushed(path, said, info.st_mode & 0o7777, (info.st_uid, info.st_gid) if os.geteuid() == 0 else None)
     click.echo(f"{path}: as it was before, since {beside.directory} was not changed")
     return beside._replace(joined=True)
 

@@ -24,7 +24,7 @@ from relay.audit.reading import lines
 from relay.cli.as_relay import load, reader_of
 from relay.cli.options import config_option
 from relay.cli.output import json_option, print_json
-from relay.cli.trace_story import Story, told
+from relay.cli.trace_story import Story, story_lines
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, open_named
 from relay.formats.mime import hash_of_id
@@ -73,7 +73,7 @@ def trace(
     if as_json:
         print_json(story.steps)
     else:
-        for text in told(story):
+        for text in story_lines(story):
             click.echo(text)
     if not story.steps:
         click.echo(f"{printable(mail)}: nothing is known of it here since {since}", err=True)
@@ -87,13 +87,13 @@ def _read_records(story: Story, directory: Path, since: str) -> None:
             click.echo(f"{directory}: there are no records", err=True)
             return
         for _ in range(MAX_PASSES):
-            known, words = story.known, story.words
+            count, words = story.known, story.words
             story.steps.clear()
             for line in lines(directory, since):
                 if any(word in line.octets for word in words) and (record := line.record()) is not None:
                     story.take(record, "record", str(record.get("time", "")))
                     words = story.words
-            if story.known == known:
+            if story.known == count:
                 return
     except OSError as error:
         click.echo(f"{directory}: cannot be read as {_user()} ({error.strerror}): run it as root", err=True)
@@ -107,8 +107,8 @@ def _read_line(story: Story, line: str) -> None:
         said = None
     if isinstance(said, dict):
         story.take(said, "log", str(said.get("timestamp", "")))
-    elif found := _OF_MAIL.search(line):
-        words = dict(re.findall(r"\b(queue_id|message_id|sealed)=(\S+)", line)) | {"mail": found[1]}
+    elif match := _OF_MAIL.search(line):
+        words = dict(re.findall(r"\b(queue_id|message_id|sealed)=(\S+)", line)) | {"mail": match[1]}
         time = _TIME.search(line)
         story.take(words | {"event": line.strip()}, "log", time[0] if time else "")
 
@@ -126,8 +126,8 @@ def _log(log: str | None, since: str) -> Iterator[Iterable[str]]:
         with file:
             yield file
     elif journal := shutil.which("journalctl"):
-        with _journal(journal, since) as found:
-            yield found
+        with _journal(journal, since) as lines:
+            yield lines
     else:
         click.echo("no journal was read, for there is no journalctl: name the log as LOG", err=True)
         yield ()

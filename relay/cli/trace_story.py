@@ -47,11 +47,11 @@ class Story:
         """Adds what a record or a log line says, where that is about this mail."""
         if not self._is_about(said):
             return
-        for name, known in (
+        for name, values in (
             ("mail", self.mails), ("message_id", self.message_ids), *((each, self.queue_ids) for each in _LEAD_ON)
         ):  # fmt: skip
             if value := said.get(name):
-                known.add(str(value))
+                values.add(str(value))
         self.steps.append({"time": when, "source": source} | said)
 
     def _is_about(self, said: dict[str, Any]) -> bool:
@@ -62,16 +62,16 @@ class Story:
         return not said.get("message_id") or not self.message_ids or said["message_id"] in self.message_ids
 
 
-def told(story: Story) -> Iterator[str]:
+def story_lines(story: Story) -> Iterator[str]:
     """The story for people: each attempt with what was written of it, the first one first, and what became of the
     mail.
     """
     for mail in dict.fromkeys(step["mail"] for step in story.steps if step.get("mail")):
         steps = [step for step in story.steps if step.get("mail") == mail]
-        known = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}
-        yield printable(f"mail {mail}" + "".join(f", {name} {value}" for name, value in known.items()))
+        values = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}
+        yield printable(f"mail {mail}" + "".join(f", {name} {value}" for name, value in values.items()))
         for step in steps:
-            yield printable(f"  {step['time']}  {_told(step)}")
+            yield printable(f"  {step['time']}  {_step_text(step)}")
     yield from map(printable, _in_the_end(story))
 
 
@@ -91,7 +91,7 @@ def _in_the_end(story: Story) -> Iterator[str]:
         yield "; ".join([f"so far {outcome}, {len(recipients)} recipients", *why])
 
 
-def _told(step: Step) -> str:
+def _step_text(step: Step) -> str:
     """One line of text."""
     if step["source"] == "record" and step.get("event") == "mail":
         return _record_told(step)

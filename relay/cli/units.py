@@ -40,18 +40,18 @@ class Unit(NamedTuple):
 
 def unit_of(config_file: Path) -> Unit | None:
     """The unit whose relay reads this file; None where there is none, or systemd does not run."""
-    wanted = config_file.resolve()
+    file = config_file.resolve()
     if not BOOTED.is_dir():
         return None
-    return next((unit for unit in _units() if unit.config.resolve() == wanted), None)
+    return next((unit for unit in _units() if unit.config.resolve() == file), None)
 
 
-def how_to(what: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
+def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
     """What to type; `user` is as whom the relay runs, where this process is root's and the relay is not."""
     if unit := unit_of(config_file):
-        return f"systemctl {what} {unit.name}"
+        return f"systemctl {action} {unit.name}"
     user = user or _as_whom(config_file)
-    first = "end it, then: " if what == "restart" else ""
+    first = "end it, then: " if action == "restart" else ""
     if user and BOOTED.is_dir() and config_file.resolve() == DEFAULT_CONFIG.resolve():
         return first + INSTALL_UNIT
     return f"{first}{f'runuser -u {user} -- ' if user else ''}qumail-relay serve --config {config_file}"
@@ -73,11 +73,11 @@ def _as_whom(config_file: Path) -> str:
 
 def _units() -> Iterator[Unit]:
     """Each unit that starts a relay."""
-    found: dict[str, Path] = {}
+    units: dict[str, Path] = {}
     for directory in DIRECTORIES:
         for file in sorted(directory.glob("*.service")):
-            found.setdefault(file.stem, file)
-    for name, file in found.items():
+            units.setdefault(file.stem, file)
+    for name, file in units.items():
         try:
             text = file.read_text()
         except (OSError, ValueError):

@@ -59,11 +59,11 @@ def add(
     path, user = _path(config_file, path)
     password_hash = NO_PASSWORD if no_password else hashed(_password(from_stdin))
 
-    def put(known: dict[str, SubmissionUser]) -> None:
-        there = known.get(folded_name(name))
-        wanted = addresses or (there.addresses if there else (name,))
-        known[folded_name(name)] = parse_user(f"{name}:{password_hash}:{','.join(wanted)}")
-        click.echo(f"{path}: {name} may send from {', '.join(wanted)}")
+    def put(users: dict[str, SubmissionUser]) -> None:
+        existing = users.get(folded_name(name))
+        allowed = addresses or (existing.addresses if existing else (name,))
+        users[folded_name(name)] = parse_user(f"{name}:{password_hash}:{','.join(allowed)}")
+        click.echo(f"{path}: {name} may send from {', '.join(allowed)}")
 
     try:
         with rights.as_owner_of(path.parent):
@@ -80,8 +80,8 @@ def remove(config_file: Path, path: Path | None, name: str) -> None:
     """Remove user NAME; what they send from now on is not taken, also on a connection that is open."""
     path, user = _path(config_file, path)
 
-    def take_out(known: dict[str, SubmissionUser]) -> None:
-        if known.pop(folded_name(name), None) is None:
+    def take_out(users: dict[str, SubmissionUser]) -> None:
+        if users.pop(folded_name(name), None) is None:
             raise ConfigError(f"{path}: no user {printable(name)}")
 
     with rights.as_owner_of(path.parent):

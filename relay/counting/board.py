@@ -1,13 +1,12 @@
-"""The numbers of all processes of a relay, in memory that they share: each writes its own, and anybody adds them up.
-Standard: memfd_create(2); a process that is killed leaves its numbers there, and its successor goes on with them.
+"""The metrics of all processes of a relay, in shared memory: each writes its own, and readers add them up.
+Standard: memfd_create(2); the values of a killed process stay, and its successor continues with them.
 
-Each process has a place of its own, so that nobody waits for anybody and to count costs as much as to add. In it stand,
-one after the other, the names of what it counts with their labels, each followed by its numbers. Nothing there is ever
-moved. The process that starts workers gives the place of one that has ended to the next: what is counted only grows.
-Behind the places is what all write together: for whom mail was held (held.py).
+Each process has its own place, so that counting needs no lock. It is an append-only list of names with labels, each
+followed by its numbers. The supervisor gives the place of an ended process to the next one: counters only grow. Behind
+the places is the table that all write: the recipients whose mail was held (held.py).
 
-prometheus_client's own way for several processes keeps files that are mapped into memory: on a full disk, to count
-would kill the relay (SIGBUS). Its text format is what is read out (relay/status).
+prometheus_client's multiprocess mode uses mapped files: on a full disk, counting would kill the relay (SIGBUS). Its
+text format is used for output (relay/status).
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ from relay.runtime.aio import Turns
 log = structlog.get_logger(__name__)
 
 PLACE_OCTETS = 8 * 2**20
-"""Size of one process's place, in bytes: some 80,000 names with labels. Memory is used only as it fills."""
+"""Size of one process's place, in bytes: some 80,000 names with labels. Memory is only used as it fills."""
 _HEAD = 4096
-"""Bytes before the first place: for each place, whether its process lives; at the end, the board's name."""
+"""Bytes before the first place: for each place, whether its process is alive; at the end, the board's name."""
 _NAME_OCTETS = 16
 _ENTRY = struct.Struct("<II")
-"""The bytes of a name with its labels, padded to 8, and how many numbers follow it."""
+"""Length of a name with its labels, padded to 8, and the number of values that follow it."""
 _TURN = 500
-"""Number of numbers added up before others have their turn."""
+"""Number of values added up before yielding to other tasks."""
 
 
 class Cell:
-    """A counter or a gauge with its labels, as this process has it."""
+    """This process's value of a counter or gauge."""
 
     __slots__ = ("_at", "_numbers")
 
@@ -55,21 +54,21 @@ class Cell:
         self._at = at
 
     def add(self, amount: float = 1.0) -> None:
-        """Adds to it. One thread alone may count here."""
+        """Adds to it. Only one thread may count."""
         self._numbers[self._at] += amount
 
     def set(self, value: float) -> None:
-        """It is so much now; NaN where it is not known."""
+        """Sets the value; NaN if unknown."""
         self._numbers[self._at] = value
 
     @property
     def value(self) -> float:
-        """What it is."""
+        """The current value."""
         return self._numbers[self._at]
 
 
 class SpreadCell:
-    """A histogram with its labels, as this process has it."""
+    """This process's values of a histogram."""
 
     __slots__ = ("_at", "_bounds", "_numbers", "_sum_at")
 
@@ -80,13 +79,13 @@ class SpreadCell:
         self._sum_at = at + len(bounds) + 1
 
     def observe(self, value: float) -> None:
-        """One more such value."""
+        """Adds an observation."""
         self._numbers[self._at + bisect_left(self._bounds, value)] += 1.0
         self._numbers[self._sum_at] += value
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """`with`: how many seconds that took, however it ended."""
+        """Context manager that observes its duration, in seconds, in any case."""
         began = time.perf_counter()
         try:
             yield
@@ -103,17 +102,17 @@ class _Entry:
 
 @dataclass(slots=True)
 class _KnownPlace:
-    """What was read of one place so far: everything before `end`."""
+    """The parsed entries of one place, up to `end`."""
 
     end: int = 8
     entries: list[_Entry] = field(default_factory=list)
 
 
 class Board:
-    """The numbers as one process sees them."""
+    """The board, as used by one process."""
 
     def __init__(self, descriptor: int = -1, place: int = 0) -> None:
-        """`descriptor` is what `shared_board` gave, and `place` that of this process; without one, it is alone."""
+        """`descriptor` is from `shared_board`, and `place` that of this process; without them, the board is private."""
         alone = descriptor < 0
         size = _octets(1) if alone else os.fstat(descriptor).st_size
         places = _places_in(size)
@@ -122,9 +121,9 @@ class Board:
         self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
         self.held = _held(self._memory, places, place)
         self.missed: dict[str, str] = {}
-        """Why a key for a peer was missing last, as this process heard it."""
+        """Why a key was last missing, by peer, in this process."""
         self.unwatched: dict[str, str] = {}
-        """Why a mailbox is not watched, by account, as this process heard it."""
+        """Why a mailbox is not watched, by account, in this process."""
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | SpreadCell] = {}
         self._making = threading.Lock()
@@ -136,58 +135,58 @@ class Board:
         self._take_over(place)
 
     def _take_over(self, place: int) -> None:
-        """What the last process there has counted goes on; what it measured is no longer known."""
+        """Continues the counters of the previous process there, and resets its gauges."""
         for each in self._read(place):
             self._cells[each.metric, each.labels] = self._cell(each.metric, self._numbers, each.at)
             if each.metric.kind == "gauge":
                 self._numbers[each.at] = math.nan
         for metric in all_metrics().values():
             if metric.kind == "counter" and not metric.labels:
-                self.cell(metric)  # 0 is reported as well: what was never seen before cannot be seen to grow
+                self.cell(metric)  # 0 is exported too, so that growth can be computed
         self._memory[place] = 1
 
     def cell(self, metric: Metric, *labels: str) -> Cell:
         """A counter or gauge with these labels, 0 at first."""
-        found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, Cell)  # noqa: S101 - another kind means a mistaken name
-        return found
+        cell = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(cell, Cell)  # noqa: S101 - else the metric is of another kind
+        return cell
 
     def spread(self, metric: Metric, *labels: str) -> SpreadCell:
         """A histogram with these labels."""
-        found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, SpreadCell)  # noqa: S101 - as above
-        return found
+        cells = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(cells, SpreadCell)  # noqa: S101 - as above
+        return cells
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Adds `by` to a counter."""
         self.cell(metric, *labels).add(by)
 
     def set(self, metric: Metric, *labels: str, to: float) -> None:
-        """A gauge is so much now."""
+        """Sets a gauge."""
         self.cell(metric, *labels).set(to)
 
     @property
     def name(self) -> str:
-        """Name of this board's numbers, which begin at 0 with it; no other board ever has it."""
+        """The unique name of this board, whose counters began at 0."""
         return self._memory[_HEAD - _NAME_OCTETS : _HEAD].hex()
 
     @property
     def processes(self) -> int:
-        """How many live that count here."""
+        """The number of living processes on this board."""
         return sum(self._memory[: len(self._places)])
 
     def elsewhere(self, metric: Metric) -> dict[Labels, float]:
-        """The largest value of a gauge in the other processes that live, by its labels; for any thread."""
-        found: dict[Labels, float] = {}
+        """The maximum of a gauge over the other living processes, by labels; thread-safe."""
+        totals: dict[Labels, float] = {}
         for place in range(len(self._places)):
             if self._memory[place] and _HEAD + place * PLACE_OCTETS != self._begin:
                 for each in self._read(place, _KnownPlace()):
                     if each.metric == metric and not math.isnan(value := self._numbers[each.at]):
-                        found[each.labels] = max(value, found.get(each.labels, value))
-        return found
+                        totals[each.labels] = max(value, totals.get(each.labels, value))
+        return totals
 
     async def totals(self) -> Totals:
-        """All numbers, of all processes together; others have their turn meanwhile."""
+        """The totals over all processes; yields to other tasks."""
         totals: Totals = {}
         turns = Turns()
         for number, _ in enumerate(self._add_up(totals)):
@@ -196,14 +195,14 @@ class Board:
         return totals
 
     def totals_now(self) -> Totals:
-        """As `totals`, at once: for tests, and for small boards."""
+        """As `totals`, without yielding: for tests and small boards."""
         totals: Totals = {}
         for _ in self._add_up(totals):
             pass
         return totals
 
     def _add_up(self, totals: Totals) -> Iterator[None]:
-        """Step by step, each of the same size."""
+        """Adds up in steps of _TURN."""
         for place in range(len(self._places)):
             lives = self._memory[place]
             for entry in self._read(place):
@@ -211,36 +210,36 @@ class Board:
                 numbers = list(self._numbers[entry.at : entry.at + entry.metric.numbers])
                 if entry.metric.kind == "gauge" and (not lives or math.isnan(numbers[0])):
                     continue
-                known = totals.setdefault(entry.metric, {})
-                before = known.get(entry.labels)
+                series = totals.setdefault(entry.metric, {})
+                before = series.get(entry.labels)
                 add = max if entry.metric.together == "max" else min if entry.metric.together == "min" else operator.add
-                known[entry.labels] = numbers if before is None else list(map(add, before, numbers))
+                series[entry.labels] = numbers if before is None else list(map(add, before, numbers))
 
-    def _read(self, place: int, known: _KnownPlace | None = None) -> Iterator[_Entry]:
-        """The entries of one place; of what another version of the relay has written, those that are known here.
+    def _read(self, place: int, cached: _KnownPlace | None = None) -> Iterator[_Entry]:
+        """The entries of one place; of another version of the relay, those with known metrics.
 
-        What was read of it so far is in `known`, which is for one thread.
+        `cached` has what was parsed so far; it is for one thread.
         """
-        known, start = known or self._places[place], _HEAD + place * PLACE_OCTETS
-        yield from known.entries
-        while known.end < self._end(start):
-            size, numbers = _ENTRY.unpack_from(self._memory, start + known.end)
-            at = start + known.end + _ENTRY.size
-            known.end += _ENTRY.size + size + 8 * numbers
+        cached, start = cached or self._places[place], _HEAD + place * PLACE_OCTETS
+        yield from cached.entries
+        while cached.end < self._end(start):
+            size, numbers = _ENTRY.unpack_from(self._memory, start + cached.end)
+            at = start + cached.end + _ENTRY.size
+            cached.end += _ENTRY.size + size + 8 * numbers
             name, *labels = json.loads(self._memory[at : at + size])
             metric = all_metrics().get(name)
             if metric is not None and (metric.numbers, len(metric.labels)) == (numbers, len(labels)):
-                known.entries.append(_Entry(metric, tuple(labels), (at + size) // 8))
-                yield known.entries[-1]
+                cached.entries.append(_Entry(metric, tuple(labels), (at + size) // 8))
+                yield cached.entries[-1]
 
     def _end(self, start: int) -> int:
-        """Up to where a place is written; its first 8 bytes say so."""
+        """The end of the data in a place, from its first 8 bytes."""
         return int.from_bytes(self._memory[start : start + 8], "little") or 8
 
     def _made(self, metric: Metric, labels: Labels) -> Cell | SpreadCell:
         with self._making:
-            if found := self._cells.get((metric, labels)):
-                return found
+            if cells := self._cells.get((metric, labels)):
+                return cells
             made = self._cells[metric, labels] = self._new(metric, labels)
             return made
 
@@ -268,7 +267,7 @@ class Board:
 
 
 def shared_board(processes: int) -> int:
-    """Memory for a number of processes, as a descriptor that they inherit; nothing is counted there yet."""
+    """Empty shared memory for a number of processes, as a descriptor that they inherit."""
     descriptor = os.memfd_create("board")
     os.ftruncate(descriptor, _octets(processes))
     os.pwrite(descriptor, os.urandom(_NAME_OCTETS), _HEAD - _NAME_OCTETS)
@@ -277,7 +276,7 @@ def shared_board(processes: int) -> int:
 
 
 def held_on(descriptor: int) -> HeldMail:
-    """Returns the held mail on a shared board, for a process that has no place there."""
+    """The held mail on a shared board, for a process without a place."""
     memory = mmap.mmap(descriptor, 0)
     return _held(memory, _places_in(len(memory)))
 
@@ -295,19 +294,19 @@ def _held(memory: mmap.mmap, places: int, own: int = 0) -> HeldMail:
 
 
 class BoardPlaces:
-    """Which process has which place: for the one that starts them all."""
+    """Assigns places to processes, in the supervisor."""
 
     def __init__(self, descriptor: int, processes: int) -> None:
-        """`descriptor` is what `shared_board` gave for this number of `processes`; it is not closed here."""
+        """`descriptor` is from `shared_board`, for this number of `processes`; it is not closed here."""
         self._descriptor = descriptor
         self._free = list(range(processes))
 
     def take(self) -> int:
-        """The place of a process that is about to be started; -1 where there is none."""
+        """A place for a process about to be started; -1 if there is none."""
         return self._free.pop(0) if self._free else -1
 
     def has_ended(self, place: int) -> None:
-        """What it measured counts no more; the next process goes on with what it has counted."""
+        """Frees the place of an ended process: its gauges no longer count, its counters do."""
         if place >= 0:
             os.pwrite(self._descriptor, b"\0", place)
             self._free.insert(0, place)

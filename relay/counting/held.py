@@ -1,13 +1,13 @@
-"""For which recipients mail was held and has not gone since, as all processes of a relay know it: since when, and why.
-Standard: without locks; only the same mail for the same mailbox ends a row, and of each process SURE rows fit.
+"""Recipients whose mail was held and not delivered since, over all processes of a relay: since when, and why.
+Standard: lock-free; a row ends only by the same mail for the same mailbox; SURE rows of each process always fit.
 
-The relay has no queue, so it knows waiting mail only from the attempts it saw. One that is no longer tried, because
-its sender has given up or somebody has deleted it, is forgotten. What was tried once may never come again: who asks
-since when mail waits hears of what was tried again.
+The relay has no queue, so it only knows waiting mail from the attempts it saw. Mail that is no longer retried, because
+its sender has given up or it was deleted, expires. Mail tried only once may never return, so reports of waiting times
+are based on retried mail.
 
-Each process puts its rows into a section of its own, so that two never take one place, and ends those of all. A row
-lies in the bucket that a keyed hash chooses, at which nobody outside can aim. Its name is written last, and alone goes
-when it ends: a process that is killed meanwhile leaves a row or none.
+Each process adds rows to its own section, and ends those of all. A row is in the bucket chosen by a keyed hash, so
+outsiders cannot cause collisions. Its name is written last, and cleared to end it: a killed process leaves a whole row
+or none.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from relay.runtime.aio import Turns, boot_time, clock_offset
 
 SURE = 16_384
 _BUCKETS, _PLACES = 512, 64
-"""Twice as many places as SURE: of SURE rows none finds its bucket full, but for one chance in thousands."""
+"""Twice as many places as SURE, so that with SURE rows a full bucket is unlikely (one in thousands)."""
 _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
-"""Bytes: a bucket has the names of its rows, then their other columns."""
+"""Size of a bucket, in bytes: the names of its rows, then their other columns."""
 SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
-"""Size of one process's section, in bytes. It has the time until which a row can be in it, and the time until which a
-row without a place is reported. Then come a key, which in the first section is that of all, and the buckets."""
+"""Size of one process's section, in bytes. It begins with the time until which a row can be in it, and the time until
+which a row without a place is reported. Then come a key (that of all in the first section) and the buckets."""
 KEY_OCTETS = 16
 _ROW = struct.Struct("=8s4d")
 FORGET_S = 7200.0
-"""Time without a retry after which a mail is forgotten, in seconds: nearly twice Postfix's maximal_backoff_time."""
+"""Time without a retry after which a row expires, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
-"""Why. Policy says hold whatever keys there are. A key is missing or not known yet. The next hop cannot be reached or
-answers later. The store cannot be written.
+"""Causes. "policy": hold, regardless of keys. "keys": a key is missing or late. "next hop": unreachable, or it replied
+4xx. "store": it cannot be written.
 """
 _HOWS = range(1, 1 + len(DIRECTIONS) * len(CAUSES))
 
 
 @dataclass(slots=True)
 class Waiting:
-    """Recipients who wait in one direction for one cause; times in seconds.
+    """Waiting recipients of one direction and cause; times in seconds.
 
-    `longest` ago the first of all was held first, and `again` the first of those who were tried again.
+    `longest` is the age of the oldest, and `again` that of the oldest that was retried.
     """
 
     direction: str
@@ -59,9 +59,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class _HeldRow:
-    """`first` and `last` of boot_time, `pause` the longest between two attempts (0: there was one), `how` why it
-    waits.
-    """
+    """`first` and `last` attempt in boot_time, the longest `pause` between two (0: only one), `how` is a cause code."""
 
     name: bytes
     first: float
@@ -75,10 +73,10 @@ class _HeldRow:
 
 
 class HeldMail:
-    """All rows, in memory that others may have too."""
+    """All rows, in memory that may be shared."""
 
     def __init__(self, memory: mmap.mmap, begin: int, sections: int, own: int = 0) -> None:
-        """From `begin` on there are `sections`, all 0 at first; new rows go into our `own`."""
+        """`sections` start at `begin`, initially all 0; new rows go into our `own`."""
         self._memory = memory
         self._numbers: memoryview[float] = memoryview(memory).cast("d")
         self._sections = [begin + SECTION_OCTETS * each for each in range(sections)]
@@ -86,43 +84,41 @@ class HeldMail:
         self._key_at = slice(begin + 16, begin + 16 + KEY_OCTETS)
 
     def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> bool:
-        """An attempt ended without the mail of this `name` having gone to the mailbox; returns whether it is the first
-        that is known.
-        """
+        """Notes a held recipient of the mail with this `name`; returns whether it is new."""
         now, ours = boot_time(), self._name(name, mailbox)
-        how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
+        code = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
         for section, at in self._found(ours, self._live(now)):
             row = self._row(at)
             if row.until >= now:
-                self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), how))
+                self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), code))
                 return False
-        self._add(_HeldRow(ours, now, now, 0.0, how), now)
+        self._add(_HeldRow(ours, now, now, 0.0, code), now)
         return True
 
     def over(self, name: bytes, mailbox: str) -> None:
-        """It has gone, or will not."""
+        """Ends the row: delivered, or failed."""
         if live := self._live(boot_time()):
             for _, at in self._found(self._name(name, mailbox), live):
                 self._memory[at : at + _NUMBER] = bytes(_NUMBER)
 
     async def waiting(self) -> list[Waiting]:
-        """Returns who waits now; other tasks have their turn meanwhile."""
+        """The waiting recipients; yields to other tasks."""
         now, turns = boot_time(), Turns()
-        found: dict[float, Waiting] = {}
+        kept: dict[float, Waiting] = {}
         for bucket in self._buckets(now):
             for row in bucket:
-                which = int(row.how) - 1
-                each = found.setdefault(row.how, Waiting(DIRECTIONS[which // len(CAUSES)], CAUSES[which % len(CAUSES)]))
+                code = int(row.how) - 1
+                each = kept.setdefault(row.how, Waiting(DIRECTIONS[code // len(CAUSES)], CAUSES[code % len(CAUSES)]))
                 each.recipients += 1
                 each.longest = max(each.longest, now - row.first)
                 if row.pause:
                     each.again = max(each.again, now - row.first)
             await turns.give()
-        return [waiting for _, waiting in sorted(found.items())]
+        return [waiting for _, waiting in sorted(kept.items())]
 
     @property
     def more(self) -> bool:
-        """Whether others wait besides, for whom there was no place."""
+        """Whether more recipients wait, for whom there was no place."""
         return any(self._numbers[each // 8 + 1] > boot_time() for each in self._sections)
 
     def _live(self, now: float) -> list[int]:
@@ -135,7 +131,7 @@ class HeldMail:
         return digest.digest()
 
     def _found(self, name: bytes, sections: list[int]) -> Iterator[tuple[int, int]]:
-        """In which of these sections, and where, rows of this name are."""
+        """Section and offset of each row with this name."""
         bucket = _bucket_of(name)
         for section in sections:
             start = section + bucket
@@ -167,7 +163,7 @@ class HeldMail:
         return _HeldRow(self._memory[at : at + _NUMBER], *(self._numbers[each] for each in columns))
 
     def _buckets(self, now: float) -> Iterator[list[_HeldRow]]:
-        """All rows of now."""
+        """All current rows, by bucket."""
         for section in self._live(now):
             for start in range(section + _HEAD, section + SECTION_OCTETS, _BUCKET):
                 names = self._memory[start : start + _COLUMN]
@@ -177,7 +173,7 @@ class HeldMail:
                     yield [row for row in rows if row.until >= now]
 
     async def as_text(self) -> str:
-        """All of it, for a relay that starts later; nobody is named."""
+        """All rows as text, for the next start; it discloses no addresses."""
         turns, rows = Turns(), bytearray()
         for bucket in self._buckets(boot_time()):
             for row in bucket:
@@ -187,28 +183,28 @@ class HeldMail:
         return json.dumps({"key": key, "clock": round(clock_offset()), "rows": base64.b64encode(rows).decode()})
 
     def take(self, text: str) -> None:
-        """What `as_text` gave, before anything is held. Raises ValueError, KeyError and TypeError."""
-        found = json.loads(text)
-        key, rows = bytes.fromhex(found["key"]), base64.b64decode(found["rows"], validate=True)
-        later = float(found["clock"]) - round(clock_offset())
+        """Loads what `as_text` returned, before anything is held. Raises ValueError, KeyError and TypeError."""
+        content = json.loads(text)
+        key, rows = bytes.fromhex(content["key"]), base64.b64decode(content["rows"], validate=True)
+        later = float(content["clock"]) - round(clock_offset())
         if len(rows) % _ROW.size:
             raise ValueError("the last row is not whole")
         self.begin(key)
         now = boot_time()
-        for name, first, last, pause, how in _ROW.iter_unpack(rows):
-            row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, how)
-            if row.until >= now and how in _HOWS:
+        for name, first, last, pause, code in _ROW.iter_unpack(rows):
+            row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, code)
+            if row.until >= now and code in _HOWS:
                 self._add(row, now)
 
     def begin(self, key: bytes) -> None:
-        """Names rows by this key; raises ValueError where it has not KEY_OCTETS."""
+        """Sets the key of names. Raises ValueError unless it has KEY_OCTETS."""
         if len(key) != KEY_OCTETS:
             raise ValueError(f"a key has {KEY_OCTETS} octets")
         self._memory[self._key_at] = key
 
 
 def _until(last: float, pause: float) -> float:
-    """A mail server waits longer from try to try, but hardly more than twice as long."""
+    """When a row expires: a mail server's backoff hardly more than doubles."""
     return last + max(FORGET_S, 2 * pause)
 
 

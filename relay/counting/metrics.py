@@ -292,7 +292,7 @@ ALARM: Final = Metric(
     together="max",
 )
 ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: as above", ("alarm",))
-ALARMS_TOLD: Final = Metric(
+ALARM_NOTICES: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
     "Notices that [alarms] has tried to send. way: mail, command; outcome: sent, failed",
@@ -329,5 +329,5 @@ MESSAGE_MEMORY_LIMIT: Final = Metric(
 def all_metrics() -> dict[str, Metric]:
     """By name, those of keys first, in the order of the files."""
     defined = [*vars(key_metrics).values(), *globals().values()]
-    found = [each for each in defined if isinstance(each, Metric)]
-    return {each.name: each for each in found}
+    metrics = [each for each in defined if isinstance(each, Metric)]
+    return {each.name: each for each in metrics}

@@ -1,7 +1,7 @@
-"""Where mail comes in: a folder or a file for each listener. They do not know each other; the relay knows none.
+"""The listeners, one folder or file each; neither they nor the relay depend on any of them.
 Standard: 250 is said only for a recipient whose mail the next hop has accepted (RFC 5321 6.1, RFC 2033 4.2).
 
-config/listeners.py has their list. One that is taken away is missed only by a relay.toml that sets what it does.
+config/listeners.py lists them. A listener may be removed, unless relay.toml has settings for it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class RecipientChecks(Protocol):
     """outgoing.py or incoming.py, before there is a mail."""
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """Raises the TryLater or Refuse that this recipient is to be answered with."""
+        """Raises TryLater or Refuse, which becomes the reply for this recipient."""
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """A transaction is over in which `check_recipient` raised these, by mailbox, for the mail's recipients.
+        """Called at the end of a transaction in which `check_recipient` raised these `errors`, by mailbox.
 
-        The mail is what is known of it: of one whose content did not come, no bytes.
+        If no content was received, the mail's message is empty.
         """
 
 
@@ -45,24 +45,24 @@ class Recipe(RecipientChecks, Protocol):
     """outgoing.py or incoming.py, as SMTP sees them."""
 
     async def process(self, mail: Mail) -> Outcomes:
-        """Carries the mail to the next hop: one outcome for each recipient, None where it was accepted there.
+        """Delivers the mail; returns an outcome for each recipient, None if the next hop accepted it.
 
-        Raises TryLater or Refuse, which then holds for all recipients.
+        Raises TryLater or Refuse for all recipients.
         """
 
-    def heard(self, mail: Mail) -> None:
-        """The client was there when it was answered: it asks again for those alone whom the answer has held."""
+    def client_answered(self, mail: Mail) -> None:
+        """The client got the reply: it will retry only the recipients that the reply holds."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted.
+        """The client was gone before it could get `outcomes`: a retry must not repeat what was accepted.
 
-        Of a mail that is `confirmed` this or `heard` is called, once.
+        For a `confirmed` mail, either this or `client_answered` is called, once.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What a listener leads to, and what it may use there."""
+    """The parts of the relay that a listener may use."""
 
     config: Config
     outgoing: Homeward | None
@@ -73,13 +73,13 @@ class Inside:
     budget: Budget
     sockets: Sockets
     tally: Tally
-    """Of mail that arrives."""
+    """For incoming mail."""
     board: Board
     present: Present
 
     @property
     def directions(self) -> Iterator[tuple[str, DirectionSettings, Homeward | Incoming]]:
-        """Each way through the relay that is set: its name, its settings and its recipe."""
+        """The configured directions: name, settings and recipe."""
         if self.config.outgoing is not None and self.outgoing is not None:
             yield "outgoing", self.config.outgoing, self.outgoing
         if self.config.incoming is not None and self.incoming is not None:
@@ -87,42 +87,42 @@ class Inside:
 
 
 class Listener(Protocol):
-    """One that was made ready; it takes mail between `start` and `stop`."""
+    """A listener that is ready; it accepts mail between `start` and `stop`."""
 
     async def start(self) -> dict[str, TCPAddress]:
-        """Takes mail from now on; gives its real TCP addresses, by name. Raises ConfigError."""
+        """Starts to accept mail; returns the bound TCP addresses, by name. Raises ConfigError."""
 
     async def retire(self) -> None:
-        """Leaves new connections to other processes at the same sockets; returns when those there are have ended."""
+        """Stops accepting, for other processes at the same sockets; returns when all its connections have ended."""
 
     async def stop(self) -> None:
-        """Takes no new mail, lets mails in flight end in some seconds, closes what is left."""
+        """Accepts no new mail, gives mails in flight a grace period, and closes the rest."""
 
     @property
     def reloadable(self) -> Sequence[Reloadable]:
-        """What was read from files and is read again while it serves."""
+        """The parts that can be reloaded from files while it serves."""
 
 
 class Reloadable(Protocol):
-    """Something that was read from files; `read_at` are their stamps just before that."""
+    """Something read from files; `read_at` are their stamps just before reading."""
 
     read_at: Stamps
 
     def stamps(self) -> Stamps:
-        """Those of now."""
+        """The current stamps."""
 
     def reload(self) -> None:
-        """Takes the files as they are, or says in the log why they cannot be used, and leaves all as it was."""
+        """Reloads the files; if they cannot be used, logs why and changes nothing."""
 
 
 class ListenerModule(Protocol):
-    """What `listener.py` of each folder has, or the file of a listener that needs one file only."""
+    """The interface of a listener's module: `listener.py` in its folder, or its only file."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
-        """The addresses that its settings name, by setting (`outgoing.listen`)."""
+        """The configured addresses, by setting (`outgoing.listen`)."""
 
     def listener(self, inside: Inside) -> AbstractAsyncContextManager[Listener]:
-        """The listener, ready; whatever it needs ends with the context. Raises ConfigError and StoreUnavailable."""
+        """The listener, ready; its resources are closed with the context. Raises ConfigError and StoreUnavailable."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""

@@ -1,5 +1,5 @@
-"""How much memory the messages in flight may take: each holds its share, new ones wait for room and then are held.
-Standard: RFC 5321 4.5.3.1.10 and RFC 3463 4.3.1 (452 4.3.1): no message is taken that cannot be kept.
+"""Limits the memory of messages in flight: each holds its share; new ones wait for room, then get 452.
+Standard: RFC 5321 4.5.3.1.10 and RFC 3463 4.3.1 (452 4.3.1).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from relay.errors import TryLater
 STEP_OCTETS = 1024 * 1024
 """Step, in bytes, in which room for content of undeclared size is reserved."""
 COPIES = 4
-"""Memory for each byte of content at the measured peak, in bytes: 3.3 to seal it, 4 to open two layers."""
+"""Peak memory per byte of content, as measured: 3.3 to seal it, 4 to open two layers."""
 WAIT_FOR_ROOM_S = 30.0
-"""Maximum wait of a new message for room, in seconds: no mail server has given up on a reply by then."""
+"""Maximum wait of a new message for room, in seconds; shorter than any mail server's reply timeout."""
 
 
 class Overloaded(TryLater):
@@ -30,14 +30,14 @@ class Overloaded(TryLater):
 
 
 class Budget:
-    """The bytes of memory that all messages of this process share.
+    """The memory, in bytes, that all messages of this process share.
 
-    `used` is what is held now, `peak` the most that ever was. What is larger than the whole budget gets its room
-    when nothing else is in flight, so that no message is too large for ever.
+    `used` is the amount held now, `peak` its maximum. A message larger than the budget gets its room when nothing else
+    is in flight.
     """
 
     def __init__(self, size: int, patience: float | None = None) -> None:
-        """`size` is the whole budget; `patience` is how many seconds one waits for room (default WAIT_FOR_ROOM_S)."""
+        """`size` is the whole budget; `patience` the maximum wait for room, in seconds (default WAIT_FOR_ROOM_S)."""
         self.size = size
         self.patience = WAIT_FOR_ROOM_S if patience is None else patience
         self.used = 0
@@ -62,13 +62,13 @@ class Budget:
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """What one message holds of the budget, nothing at first; given back at the end of `with`, or by `reduce`."""
+    """The share of one message, at first 0; released at the end of `with`, or by `reduce`."""
 
     budget: Budget
     held: int = 0
 
     async def hold(self, size: int) -> None:
-        """Holds at least `size` bytes from now on. Raises Overloaded where there is no room for too long."""
+        """Grows the share to at least `size` bytes. Raises Overloaded after waiting too long."""
         budget, more = self.budget, size - self.held
         if more <= 0:
             return
@@ -76,10 +76,10 @@ class Share:
             budget._give(self, more)
             return
         if self.held and budget.used == self.held + sum(waiting.share.held for waiting in budget._waiting):
-            # All others wait, so that none could ever give back what this one needs.
+            # Deadlock: all others wait too, so none would release any memory.
             raise Overloaded("all messages in flight wait for room; this one gives way")
         waiting = _RoomWanted(self, more, asyncio.get_running_loop().create_future())
-        # A client with a part of its message comes before those that have nothing.
+        # A message received in part comes before those not begun.
         budget._waiting.appendleft(waiting) if self.held else budget._waiting.append(waiting)
         try:
             async with asyncio.timeout(budget.patience):
@@ -92,7 +92,7 @@ class Share:
             budget._serve_waiting()
 
     def reduce(self, size: int = 0) -> None:
-        """Gives back what is beyond `size` bytes, by default all of it."""
+        """Shrinks the share to `size` bytes, by default 0."""
         if size < self.held:
             self.budget.used -= self.held - size
             self.held = size

@@ -1,10 +1,10 @@
-"""The way out, but for what is sealed for this site: that goes the way in, at whichever listener it comes.
-Standard: relay/FORMAT.md, the receiver's order; postsuper(1): what Postfix queues anew comes by its own pickup(8).
+"""The outgoing recipe, except that mail sealed for this site is handled as incoming, at any listener.
+Standard: relay/FORMAT.md, the receiver's order; postsuper(1): requeued mail arrives by Postfix's own pickup(8).
 
-A mail server that queues mail anew hands what has arrived sealed to the filter of mail that leaves. Inside the site
-policy has nothing to seal: users would get it unopened, and nobody would notice. So the incoming recipe handles it,
-with all its rules, which hold for mail from anywhere. Sending sealed mail here gains nothing over the incoming
-listener. Each pass removes one layer, so that there is no loop. Where there is no way in the mail is held.
+A mail server that requeues mail hands sealed incoming mail to the filter for outgoing mail. Inside the site policy
+seals nothing, so users would get it unopened, unnoticed. Therefore the incoming recipe handles it, with all its rules.
+An attacker gains nothing over sending to the incoming listener. Each pass removes one layer, so there is no loop.
+Without [incoming] the mail is held.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Homeward:
-    """A recipe for the listeners of mail that leaves; `incoming` is None where the relay opens no mail.
+    """The recipe of outgoing listeners; `incoming` is None if the relay opens no mail.
 
-    `records` know what was let out of quarantine sealed as it was. `went_in` has, by the ids of mails that went the way
-    in and whose clients are being answered, the recipe that took them.
+    `records` have what was released from quarantine unopened. `went_in` has the incoming recipe by mail id, until the
+    client is answered.
     """
 
     outgoing: Outgoing
@@ -48,7 +48,7 @@ class Homeward:
         return self.outgoing.direction
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """As Outgoing.check_recipient: what the message is shows later."""
+        """As Outgoing.check_recipient: the message is not known yet."""
         self.outgoing.check_recipient(sender, recipient)
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
@@ -56,7 +56,7 @@ class Homeward:
         self.outgoing.not_taken(mail, errors)
 
     async def process(self, mail: Mail) -> Outcomes:
-        """The outcomes of one way or the other. Raises TryLater or Refuse."""
+        """Delivers by the recipe for this mail. Raises TryLater or Refuse."""
         way_in = await self._way_in(mail)
         if way_in is None:
             return await self.outgoing.process(mail)
@@ -65,20 +65,20 @@ class Homeward:
         return outcomes
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
-        """The same, for a mail server that keeps the mail (milter)."""
+        """As `process`, for a mail server that keeps the mail (milter)."""
         way_in = await self._way_in(mail)
         return await (self.outgoing if way_in is None else way_in).in_place(mail, fits)
 
-    def heard(self, mail: Mail) -> None:
-        """The client was there when it was answered."""
-        self.went_in.pop(mail.id, self.outgoing).heard(mail)
+    def client_answered(self, mail: Mail) -> None:
+        """As Recipe.client_answered."""
+        self.went_in.pop(mail.id, self.outgoing).client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`."""
+        """As Recipe.client_gone."""
         await self.went_in.pop(mail.id, self.outgoing).client_gone(mail, outcomes)
 
     async def _way_in(self, mail: Mail) -> Incoming | None:
-        """The incoming recipe where the mail is sealed for this site. Raises SealedForUs where it cannot go there."""
+        """The incoming recipe if the mail is sealed for this site. Raises SealedForUs if it cannot be opened here."""
         if not await off_loop(mime.header_work(mail.message), mime.is_sealed, mail.message):
             return None
         cause = await self._is_for_us(mail)
@@ -93,10 +93,10 @@ class Homeward:
         return self.incoming
 
     async def _is_for_us(self, mail: Mail) -> str:
-        """Why the mail is one that arrives, "" where it is not.
+        """Why the mail is an incoming one, "" if it is not.
 
-        One that cannot be opened, as it seems, is one for a user of ours: where it arrives it would be put aside. For
-        others it may be what we have sealed for a peer.
+        A sealed mail that cannot be opened is incoming if it is for a user of ours: it would be quarantined there. For
+        other recipients it may be one that we have sealed for a peer.
         """
         try:
             layer = await self.opener.layers().recognise(mail.message, mail.envelope.sender)
@@ -105,7 +105,7 @@ class Homeward:
         return "it is sealed for this site" if layer is not None else ""
 
     def _all_may_go_in(self, mail: Mail) -> bool:
-        """Mail to users of ours and to others at once is neither on its way in nor on its way out."""
+        """Whether all recipients are ours, or none is; a mixture is neither incoming nor outgoing."""
         ours = self._ours(mail)
         return all(ours) or not any(ours)
 
@@ -114,6 +114,6 @@ class Homeward:
         return [domain_of(mailbox) in domains for mailbox in mail.envelope.mailboxes]
 
     async def _was_let_out(self, mail: Mail) -> bool:
-        """Whether a person has released it as it is to all these recipients (`quarantine release --unopened`)."""
+        """Whether it was released unopened to all these recipients (`quarantine release --unopened`)."""
         name = let_out_name(await off_loop(mime.work(mail.message), identity, mail))
         return await self.records.all_have(name, mail.envelope.mailboxes)

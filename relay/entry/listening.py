@@ -1,7 +1,6 @@
-"""Listens for connections: binds addresses before anything else of the relay is there, counts connections, ends them.
-Standard: RFC 5321 3.8 (a server that shuts down says 421), 4.5.4.2 (limits are left to it), 6.1 (a mail that was
-received whole is brought to its end, whatever becomes of the connection), RFC 1047 (a client that heard no answer sends
-again); RFC 4291 2.5.4 (a /64 is one client).
+"""Listens for connections: binds addresses before the relay starts, counts connections, and closes them.
+Standard: RFC 5321 3.8 (421 at shutdown), 4.5.4.2 (limits), 6.1 (a mail received whole is processed to its end even if
+the connection is lost), RFC 1047 (a client that gets no reply sends again); RFC 4291 2.5.4 (a /64 is one client).
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from relay.runtime.aio import Lane, in_background
 log = structlog.get_logger(__name__)
 
 BACKLOG = 512
-"""Maximum number of connections that wait to be accepted."""
+"""Listen backlog: maximum number of connections not accepted yet."""
 LEAVE_S = 10.0
-"""Time clients have to leave a worker whose place was taken, in seconds."""
+"""Time clients have to leave a retiring worker, in seconds."""
 WAITS_S, WAITS_AGAIN_S = 60.0, 600.0
-"""Seconds until the log says what such a worker still waits for, and until it does so again."""
+"""Seconds until the log reports what a retiring worker waits for, and interval of further reports."""
 GRACE_S = 30.0
-"""Time mails in flight have to end when the relay stops, in seconds."""
+"""Grace period for mails in flight at shutdown, in seconds."""
 PROBE_S = 5.0
 ACCEPTED_S = 0.2
 SOCKET_MODE = 0o660
@@ -44,55 +43,55 @@ SOCKET_MODE = 0o660
 Where = TCPAddress | Path
 """A TCP address or a Unix socket."""
 Sockets = Mapping[str, Sequence[socket.socket]]
-"""The listening sockets of each setting that names an address."""
+"""The listening sockets by setting."""
 _T = TypeVar("_T")
 
 
 class ClientConnection(Protocol):
-    """What a SocketServer has to be able to do with a connection; `idle` is set while it has no mail in flight."""
+    """A connection as SocketServer needs it; `idle` is set while no mail is in flight."""
 
     idle: asyncio.Event
 
     def close_when_idle(self) -> None:
-        """Close now, or as soon as the mail in flight has been answered."""
+        """Closes now, or after the reply to the mail in flight."""
 
     def abort(self) -> None:
-        """Close at once, whatever is unsent."""
+        """Closes at once; unsent data is lost."""
 
 
 class ListeningServer(Protocol):
-    """An asyncio.Server, or what can be stopped like one."""
+    """An asyncio.Server, or anything that is stopped like one."""
 
     def close(self) -> None:
-        """Takes no new connection."""
+        """Accepts no further connection."""
 
     async def wait_closed(self) -> None:
-        """Returns when that is done."""
+        """Returns when it is closed."""
 
 
 class Present(Protocol):
-    """Counts what is there now, in this process or, where several serve as one relay, in all of them."""
+    """Counts by key, in this process or in all processes of a relay."""
 
-    def change(self, what: str, by: int) -> int:
-        """Counts `by` more of it, or fewer; how many there are then."""
+    def change(self, key: str, by: int) -> int:
+        """Adds `by`, which may be negative; returns the new count."""
 
 
 class PresentHere:
-    """In this process."""
+    """Counts in this process only."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def change(self, what: str, by: int) -> int:
+    def change(self, key: str, by: int) -> int:
         """As Present.change."""
-        self._counts[what] += by
-        return self._counts[what] or self._counts.pop(what)
+        self._counts[key] += by
+        return self._counts[key] or self._counts.pop(key)
 
 
 class SocketServer:
-    """One table of settings that listens: who is connected, and the deliveries that outlive their connections.
+    """The server for one table of settings: its connections, and the deliveries that outlive them.
 
-    Clients are IP addresses as text, "" where one is not known.
+    Clients are IP addresses as text, "" if unknown.
     """
 
     def __init__(
@@ -104,9 +103,9 @@ class SocketServer:
         present: Present | None = None,
         name: str = "",
     ) -> None:
-        """`listener` is what its mails call it; `turned_away` gets each error for which there is no mail.
+        """`listener` is the name in its mails; `turned_away` is called with each error before there is a mail.
 
-        `present` counts connections, also those to servers with this `name` of other processes.
+        `present` counts connections, including those of other processes to servers of this `name`.
         """
         self.settings = settings
         self.budget = budget
@@ -122,46 +121,46 @@ class SocketServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self.trusts = lru_cache(maxsize=1024)(partial(_is_in, settings.trusted))
-        """Whether a client is in a trusted network; one that is not known is in none."""
+        """Whether a client is in a trusted network; an unknown one is not."""
 
     async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
-        """Takes the connections that come to these sockets, each with a new `protocol`."""
+        """Accepts connections at these sockets, each with a new `protocol`."""
         loop = asyncio.get_running_loop()
         for each in sockets:
             create = loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server
             self.servers.append(await create(protocol, sock=each, backlog=BACKLOG))
 
     async def retire(self) -> None:
-        """Leaves new connections to others; returns when all that there are have ended, and all mails in flight.
+        """Stops accepting; returns when all connections and all mails in flight have ended.
 
-        Connections have LEAVE_S to end by themselves, and are closed then, or once the mail in flight is answered.
+        Connections have LEAVE_S to end. After that each is closed as soon as it has no mail in flight.
         """
         for server in self.servers:
             server.close()
-        # One that was accepted in this step is not among the connections yet.
+        # A connection accepted in this step is not registered yet.
         await asyncio.sleep(ACCEPTED_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._empty.wait()
         for each in list(self.connections):
             each.close_when_idle()
-        async with in_background("what is waited for", self._tell_what_is_waited_for()):
+        async with in_background("what is waited for", self._log_waiting()):
             await self._empty.wait()
             while self._deliveries:
                 await asyncio.wait(self._deliveries)
 
-    async def _tell_what_is_waited_for(self) -> None:
-        """Until it ends no other worker is exchanged, and a mail may take half an hour."""
+    async def _log_waiting(self) -> None:
+        """Logs what is waited for: no other worker is replaced meanwhile, and a mail may take half an hour."""
         pause = WAITS_S
         while True:
             await asyncio.sleep(pause)
             pause = WAITS_AGAIN_S
-            # A connection has one mail; one whose client is gone has none, and its delivery goes on.
+            # A connection has at most one mail; the delivery of a client that is gone goes on without one.
             mails = max(len(self.connections), len(self._deliveries))
             log.warning("worker_waits_for_mail", listener=self._name, mails=mails)
 
     async def stop(self, grace: float = GRACE_S) -> None:
-        """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""
+        """Stops accepting, gives mails in flight `grace` seconds, and closes the rest."""
         self._stopping = True
         for server in self.servers:
             server.close()
@@ -170,7 +169,7 @@ class SocketServer:
             each.close_when_idle()
         loop = asyncio.get_running_loop()
         end = loop.time() + grace
-        # Also for mails that are complete only now.
+        # Includes mails completed meanwhile.
         while (waited_for := {*(task for task in busy if not task.done()), *self._deliveries}) and (
             left := end - loop.time()
         ) > 0:
@@ -186,7 +185,7 @@ class SocketServer:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Counts a RelayError that passes: what is not taken before there is a mail."""
+        """Context manager that counts a RelayError raised before there is a mail."""
         try:
             yield
         except RelayError as error:
@@ -194,7 +193,7 @@ class SocketServer:
             raise
 
     def run(self, delivery: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Starts what has to come to its end also when its client goes away; `stop` waits for it."""
+        """Starts a task that finishes even if its client disconnects; `stop` waits for it."""
         task = asyncio.create_task(delivery)
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
@@ -203,18 +202,18 @@ class SocketServer:
     def deliver(
         self, recipe: Recipe, mail: Mail, share: Share, answer: Callable[[Outcomes], Awaitable[bool]]
     ) -> asyncio.Task[None]:
-        """Starts the whole journey of a mail that is `confirmed`, its answer included, and returns the task.
+        """Starts the delivery of a `confirmed` mail, reply included, and returns the task.
 
-        `answer` says the outcomes, one for each recipient, and returns whether the client was there to hear them. It
-        may raise ConnectionError where the client was not. `share` is what the mail holds; it is given back at the end.
-        The caller waits with `asyncio.shield`: nothing that the client does stops the mail.
+        `answer` sends the outcomes, one for each recipient, and returns whether the client got them; it may raise
+        ConnectionError. `share` is the memory that the mail holds; it is released at the end. The caller waits with
+        `asyncio.shield`, so that a client that disconnects does not cancel the delivery.
         """
         delivery = self.run(_delivered(recipe, mail, answer))
         delivery.add_done_callback(lambda _: share.reduce())
         return delivery
 
     def add(self, connection: ClientConnection, client: str) -> str:
-        """Counts one more connection; why it cannot stay, or ""."""
+        """Registers a connection; returns why it is refused, or ""."""
         network = network_of(client)
         self.connections[connection] = network
         self._empty.clear()
@@ -230,7 +229,7 @@ class SocketServer:
         return ""
 
     def discard(self, connection: ClientConnection) -> None:
-        """It has ended."""
+        """Unregisters a connection that has ended."""
         network = self.connections.pop(connection, None)
         if network is not None:
             self._present.change(self._name, -1)
@@ -240,10 +239,10 @@ class SocketServer:
 
 
 async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Awaitable[bool]]) -> None:
-    # For this task, which has no other mail: what is known of it since its content has come.
-    known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
-    structlog.contextvars.bind_contextvars(**known)
-    done = heard = False
+    # The task has one mail only; these are known since its content was received.
+    fields = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
+    structlog.contextvars.bind_contextvars(**fields)
+    done = answered = False
     outcomes: Outcomes = ()
     try:
         try:
@@ -253,18 +252,18 @@ async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Aw
             failure = error if isinstance(error, RelayError) else _unforeseen(error)
             outcomes = (failure,) * len(mail.envelope.recipients)
         with suppress(ConnectionError):
-            heard = await answer(outcomes)
+            answered = await answer(outcomes)
     finally:
-        # Who is cancelled before the answer is known to have been heard has not heard it.
-        if heard and done:
-            recipe.heard(mail)
-        elif outcomes:  # else cancelled before there were any: nothing is to be heard of it
-            await _client_gone(recipe, mail, outcomes, heard=heard)
+        # If cancelled before the reply was confirmed, the client counts as gone.
+        if answered and done:
+            recipe.client_answered(mail)
+        elif outcomes:  # else cancelled before there was an outcome
+            await _client_gone(recipe, mail, outcomes, answered=answered)
 
 
-async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard: bool) -> None:
-    """The client does not know what became of the mail, or has `heard` of what the recipe has not done."""
-    if not heard:
+async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, answered: bool) -> None:
+    """The client did not get the outcomes, or `answered`: it got an error although mail may have left."""
+    if not answered:
         log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
     try:
         await recipe.client_gone(mail, outcomes)
@@ -273,7 +272,7 @@ async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard:
 
 
 def _unforeseen(error: Exception) -> TryLater:
-    """What we did not foresee holds the mail."""
+    """Logs an unexpected error, which holds the mail."""
     log.error("delivery_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
     return TryLater("unforeseen")
 
@@ -288,7 +287,7 @@ def server_inside(inside: Inside, direction: str, listener: str, settings: Liste
 
 
 class SocketServers:
-    """What a listener made of such servers has for all of them: they end all at once."""
+    """A listener of several such servers, which end together."""
 
     def __init__(self) -> None:
         """A subclass adds its `servers`."""
@@ -299,13 +298,13 @@ class SocketServers:
         await asyncio.gather(*(server.retire() for server in self.servers))
 
     async def stop(self) -> None:
-        """As Listener.stop: they share the time that mails in flight are given."""
+        """As Listener.stop; the grace period is the same for all."""
         await asyncio.gather(*(server.stop() for server in self.servers))
 
 
 @lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
-    """What one client is counted by: the IPv4 address, the /64 of an IPv6 one, the text of anything else."""
+    """The network that counts as one client: an IPv4 address, the /64 of an IPv6 address, else the text."""
     try:
         parsed = _parsed(address)
     except ValueError:
@@ -321,36 +320,38 @@ def _is_in(networks: tuple[Network, ...], client: str) -> bool:
 
 
 def _parsed(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address without its zone; an IPv4 address that came over an IPv6 socket as such. Raises ValueError."""
+    """The address without its zone; an IPv4-mapped one as IPv4. Raises ValueError."""
     address = ipaddress.ip_address(client.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 
-# Sockets. A client that connects before the relay serves waits, five minutes for the greeting (RFC 5321, 4.5.3.2). If
-# the relay ends before that, the connection is reset, and the client's queue keeps the mail.
+# Sockets. A client that connects before the relay serves waits up to five minutes for the greeting (RFC 5321, 4.5.3.2).
+# If the relay ends before that, the connection is reset, and the client's queue keeps the mail.
 
 
 async def bound(setting: str, where: Where) -> list[socket.socket]:
-    """The listening sockets of one address: several where its host has several; port 0 becomes a free one.
+    """The listening sockets for an address, one for each IP address of its host; port 0 takes a free port.
 
-    `setting` is where relay.toml names the address, for messages. Raises ConfigError.
+    `setting` is the name in relay.toml, for messages. Raises ConfigError.
     """
     try:
         if isinstance(where, Path):
             return [await asyncio.to_thread(_unix_socket, where)]
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return _tcp_sockets(dict.fromkeys((family, (str(place[0]), int(place[1]))) for family, _, _, _, place in found))
+        addresses = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return _tcp_sockets(
+            dict.fromkeys((family, (str(place[0]), int(place[1]))) for family, _, _, _, place in addresses)
+        )
     except OSError as error:
         cause = error.strerror.partition(" (")[0] if error.strerror else str(error)
         raise ConfigError(f"{setting}: cannot listen on {where}: {cause}") from error
 
 
-async def all_bound(wanted: Mapping[str, Where]) -> Sockets:
-    """The sockets for all addresses, by the settings that name them, or none. Raises ConfigError."""
+async def all_bound(addresses: Mapping[str, Where]) -> Sockets:
+    """The sockets for all addresses, by setting; none stays open on failure. Raises ConfigError."""
     sockets: dict[str, list[socket.socket]] = {}
     try:
-        for setting, where in wanted.items():
+        for setting, where in addresses.items():
             sockets[setting] = await bound(setting, where)
     except BaseException:
         close_all(sockets)
@@ -359,7 +360,7 @@ async def all_bound(wanted: Mapping[str, Where]) -> Sockets:
 
 
 def close_all(sockets: Sockets) -> None:
-    """Closes those that nobody has closed."""
+    """Closes all sockets; those already closed stay so."""
     for some in sockets.values():
         for each in some:
             each.close()
@@ -384,7 +385,7 @@ def _tcp_sockets(places: Iterable[tuple[int, tuple[str, int]]]) -> list[socket.s
 
 
 def _unix_socket(path: Path) -> socket.socket:
-    """In the place of one that a killed relay has left behind; one at which somebody listens stays. Raises OSError."""
+    """Binds a Unix socket, replacing one left by a killed relay but not one in use. Raises OSError."""
     _remove_dead_socket(path)
     listening = socket.socket(socket.AF_UNIX)
     try:

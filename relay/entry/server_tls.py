@@ -36,7 +36,7 @@ class ServerTLS:
         return stamps_of((self._certificate, self._key))
 
     def reload(self) -> None:
-        """Takes the files as they are now; keeps the certificate in use where they cannot be used."""
+        """Reloads the files; keeps the certificate in use if they cannot be used."""
         self.read_at = self.stamps()
         try:
             self.context = server_context(self._certificate, self._key)
@@ -47,7 +47,7 @@ class ServerTLS:
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or later with this certificate. Raises ConfigError where the two files cannot be used."""
+    """A context for TLS 1.2 or later. Raises ConfigError if one of the two files cannot be used."""
     for path in (certificate, key):
         if not is_there(path):
             raise ConfigError(f"{path}: no such file; a certificate and its key are needed, in PEM")
@@ -57,20 +57,20 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        what = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
-        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {what}") from error
+        cause = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
+        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {cause}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key}: cannot be read: {error}") from error
     return context
 
 
 def _no_passphrase() -> str:
-    """OpenSSL would ask for one on the terminal, and the relay would wait for it."""
+    """Raises ValueError; without a callback OpenSSL would prompt on the terminal."""
     raise ValueError("the private key is encrypted; the relay needs one without a passphrase")
 
 
 def certificate_state(certificate: Path, key: Path, now: datetime) -> tuple[str, list[str]]:
-    """Whom the certificate is for and until when, and what is or will soon be wrong with the two files."""
+    """A description of the certificate (names, expiry), and the faults of the two files."""
     try:
         server_context(certificate, key)
         leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]

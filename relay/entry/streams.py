@@ -1,5 +1,5 @@
-"""The base of a connection that is served with asyncio streams: it is counted, can be closed, and ends in one way.
-Standard: ClientConnection in relay/entry/listening.py; what a mail is, and what is said, is the subclass's.
+"""Base class of a connection served with asyncio streams: it is counted, can be closed, and ends in one way.
+Standard: ClientConnection in relay/entry/listening.py; the protocol is the subclass's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class StreamConnection(ABC):
-    """One connection. A subclass clears `idle` while a mail is in flight, and stops between two once it is `ending`."""
+    """One connection. A subclass clears `idle` while a mail is in flight, and ends between two mails once `ending`."""
 
     def __init__(self, server: SocketServer) -> None:
         self.server = server
@@ -26,15 +26,15 @@ class StreamConnection(ABC):
 
     @abstractmethod
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Returns when the connection is to be closed. May raise ConnectionError, TimeoutError or EOFError then."""
+        """Returns, or raises ConnectionError, TimeoutError or EOFError, when the connection is to be closed."""
 
     def client(self, writer: asyncio.StreamWriter) -> str:
-        """The IP address whose connections are counted together, "" where there is none (a Unix socket)."""
+        """The IP address that counts as the client, "" for a Unix socket."""
         peer = writer.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) else ""
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection, unless there are too many; asyncio calls it in a task of its own."""
+        """Serves one connection, unless there are too many; called by asyncio in its own task."""
         self._task = asyncio.current_task()
         try:
             if reason := self.server.add(self, self.client(writer)):
@@ -49,16 +49,16 @@ class StreamConnection(ABC):
             writer.close()
 
     def protocol(self, limit: int = 2**16) -> asyncio.StreamReaderProtocol:
-        """What `SocketServer.listen` wants of it; `limit` is the longest line, in bytes."""
+        """A protocol for `SocketServer.listen`; `limit` is the maximum line length, in bytes."""
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=limit), self.connected)
 
     def close_when_idle(self) -> None:
-        """Close now, or as soon as the mail in flight has been answered."""
+        """Closes now, or after the reply to the mail in flight."""
         self.ending = True
         if self.idle.is_set():
             self.abort()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Closes at once."""
         if self._task is not None:
             self._task.cancel()

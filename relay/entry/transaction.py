@@ -1,4 +1,4 @@
-"""One mail as it comes in, before its content: its sender, its recipients, and what of them is not taken.
+"""A mail transaction before its content: sender, recipients, and the recipients not accepted.
 Standard: RFC 5321 4.1.2 (paths), RFC 1870 (SIZE), RFC 6152 (BODY), RFC 6531 (SMTPUTF8), RFC 3461 (DSN, 4: xtext).
 """
 
@@ -16,7 +16,7 @@ from relay.formats import mime
 from relay.mail import MAILBOX, Envelope, Mail, Origin, Recipient, never_absent
 
 MAX_PATH = 512
-"""Maximum path length, in characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
+"""Maximum path length, in characters; RFC 5321 4.5.3.1.3 requires 256, and longer return paths exist."""
 _ADDRESS = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^"<>\s\x00-\x1f\x7f])*')
 _PATH = re.compile(rf"<({_ADDRESS.pattern})>(?:\s+(\S.*))?\Z")
 _SOURCE_ROUTE = re.compile(r"^@[^:]*:")
@@ -25,12 +25,12 @@ _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DEL
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT.pattern}")
 _UTF8_ORCPT = re.compile(r"utf-8;[^\s\x00-\x20+=\x7f]+", re.IGNORECASE)
-"""RFC 6533, 3: where SMTPUTF8 is spoken."""
+"""RFC 6533, 3: with SMTPUTF8."""
 _NOT_SHOWN = re.compile(r"[^\x21-\x7e]|[()<>\\]")
 
 
 class BadParameter(Refuse):
-    """A command that the client must correct; the reply says which part of it."""
+    """A command with a syntax error; the reply names the part."""
 
     def __init__(self, code: int, status: str, text: str) -> None:
         self._reply = f"{code} {status} {text}"
@@ -38,52 +38,52 @@ class BadParameter(Refuse):
 
     @property
     def reply(self) -> str:
-        """The reply as it was given."""
+        """The reply given to the constructor."""
         return self._reply
 
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """One mail from its sender to its content; what is not taken of it is counted, or told to the recipe by `over`.
+    """One mail transaction up to its content. Errors are counted; rejected recipients are passed on by `over`.
 
-    Addresses come without angle brackets, and parameters as SMTP has them (`NOTIFY=NEVER`).
+    Addresses come without angle brackets, parameters as in SMTP (`NOTIFY=NEVER`).
     """
 
     server: SocketServer
     recipe: RecipientChecks
     id: str = ""
     begun: Envelope | None = None
-    """The sender and what holds for all recipients; None before `mail`."""
+    """Sender and parameters of MAIL FROM; None before `mail`."""
     size: int = 0
-    """What the client has declared, in octets, or 0."""
+    """The declared SIZE, in octets, or 0."""
     recipients: list[Recipient] = field(default_factory=list)
-    """Those who are taken."""
+    """The accepted recipients."""
     message_id: str = ""
     _not_taken: dict[Recipient, RelayError] = field(default_factory=dict)
 
     @property
     def sender(self) -> str:
-        """The address of the sender, "" for the null reverse-path, and before `mail`."""
+        """The sender's address, "" for the null reverse-path and before `mail`."""
         return self.begun.sender if self.begun is not None else ""
 
     def mail(self, sender: str, parameters: Iterable[str] = (), ignored: frozenset[str] = frozenset()) -> str:
-        """Begins, and returns the sender's address, "" for the null reverse-path; `ignored` may have any value.
+        """Begins the transaction and returns the sender's address, "" for the null reverse-path.
 
-        Raises BadParameter or MessageTooBig.
+        Parameters named in `ignored` may have any value. Raises BadParameter or MessageTooBig.
         """
         self.id = secrets.token_hex(6)
         with self.server.counted():
             smtputf8, size, limit = False, 0, self.server.settings.max_message_size
             ret = envid = None
-            address, found = _checked("FROM:", sender, parameters)
-            for name, value in found.items():
+            address, given = _checked("FROM:", sender, parameters)
+            for name, value in given.items():
                 match name:
                     case "SIZE" if value and _SIZE.fullmatch(value):
                         size = int(value)
                         if size > limit:
                             raise MessageTooBig(f"SIZE={value}, the limit is {limit} octets")
                     case "BODY" if value and value.upper() in ("7BIT", "8BITMIME"):
-                        pass  # what is sent on says of itself whether it is 8-bit
+                        pass  # the next transaction declares what the message needs
                     case "SMTPUTF8" if value is None:
                         smtputf8 = True
                     case "RET" if value and value.upper() in ("FULL", "HDRS"):
@@ -100,22 +100,22 @@ class Transaction:
         return address
 
     def rcpt(self, recipient: str, parameters: Iterable[str] = (), *, utf8: bool = False) -> None:
-        """Takes one more recipient; `utf8` says that SMTPUTF8 holds although the sender's parameters do not say so.
+        """Adds a recipient; `utf8` permits UTF-8 even without SMTPUTF8 in MAIL.
 
-        Raises BadParameter, TooManyRecipients, or what the recipe says of this recipient.
+        Raises BadParameter, TooManyRecipients, or the recipe's error for this recipient.
         """
         if self.begun is None:
             raise BadParameter(503, "5.5.1", "Need MAIL command")
         utf8 = utf8 or self.begun.smtputf8
         with self.server.counted():
-            # Those who were not taken count as well: of each there is a record.
+            # Rejected recipients count as well: each is recorded.
             if len(self.recipients) + len(self._not_taken) >= (limit := self.server.settings.max_recipients):
                 raise TooManyRecipients(f"a mail has at most {limit}")
             notify = orcpt = None
-            address, found = _checked("TO:", recipient, parameters)
+            address, given = _checked("TO:", recipient, parameters)
             if not address:
                 raise BadParameter(501, "5.1.3", "A recipient is needed")
-            for name, value in found.items():
+            for name, value in given.items():
                 match name:
                     case "NOTIFY" if value and _NOTIFY.fullmatch(value):
                         notify = value.upper()
@@ -137,7 +137,7 @@ class Transaction:
         self, content: bytes, *, origin: Origin, each_answered: bool, trace: bytes = b"",
         absent: Callable[[], float] = never_absent, confirmed: bool = True,
     ) -> Mail:  # fmt: skip
-        """The mail with this content for those who are taken; the rest is said as Mail has it."""
+        """The mail with this content for the accepted recipients; arguments as in Mail."""
         if self.begun is None:
             raise ValueError("a mail without a sender")
         self.message_id = mime.message_id_hash(content)
@@ -147,7 +147,7 @@ class Transaction:
         )  # fmt: skip
 
     def over(self, origin: Callable[[], Origin]) -> None:
-        """Tells the recipe who was not taken; to be called at the end, however the transaction ends."""
+        """Passes the rejected recipients to the recipe; must be called at the end of each transaction."""
         errors, self._not_taken = self._not_taken, {}
         if errors and self.begun is not None:
             mail = Mail(
@@ -180,7 +180,7 @@ def printable(text: str) -> str:
 
 
 def _checked(keyword: str, address: str, words: Iterable[str]) -> tuple[str, dict[str, str | None]]:
-    """Address and parameters (names in upper case, None for those without a value). Raises BadParameter."""
+    """Address and parameters (names in upper case, None without a value). Raises BadParameter."""
     if not _ADDRESS.fullmatch(address):
         raise _bad_syntax(keyword)
     if len(address) > MAX_PATH:

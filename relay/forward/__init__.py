@@ -1,8 +1,8 @@
-"""Hands a mail to the next hop and returns only when the next hop has said what becomes of it.
-Standard: RFC 5321 6.1; 3.1, 3.2 (several mails in one session), RFC 2033 4.1 (LHLO), RFC 3207 4.2 (all is asked anew
-after STARTTLS), RFC 7435 (opportunistic TLS: where offered, unverified), RFC 8996 (TLS 1.2 at least).
+"""Delivers a mail to the next hop and returns its reply for each recipient.
+Standard: RFC 5321 6.1; 3.1, 3.2 (several mails in one session), RFC 2033 4.1 (LHLO), RFC 3207 4.2 (EHLO again after
+STARTTLS), RFC 7435 (opportunistic TLS: used if offered, unverified), RFC 8996 (TLS 1.2 or later).
 
-A next hop is one server or several that are tried in turn. Connections are kept for the mails that come next.
+A next hop is one server, or several that are tried in turn. Connections are reused.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ __all__ = ["UNSUPERVISED", "NextHop", "NextHopResult", "Supervision", "stuffed"]
 log = structlog.get_logger(__name__)
 
 AVOIDED_S = 60.0
-"""Time a server that failed is tried after all others, in seconds: else it would cost each mail its timeout."""
+"""Time for which a failed server is tried last, in seconds: else each mail would wait for its timeout."""
 IDLE_S = 10.0
-"""Time a connection waits for the next mail, in seconds: a busy next hop must not lack it for long."""
+"""Idle timeout of a connection, in seconds; short, since a busy next hop may lack connections."""
 AGE_S = 300.0
-"""Maximum age of a connection, in seconds: a change of the next hop's address is noticed then."""
+"""Maximum age of a connection, in seconds, so that a changed address of the next hop is noticed."""
 MAILS = 100
-"""Maximum number of mails a connection carries."""
+"""Maximum number of mails over one connection."""
 GOODBYE_S = 2.0
 
 
 class NextHop:
-    """The servers after us, of which one gets each mail. A reply of 4xx holds it, 5xx refuses it, silence holds it."""
+    """The next servers, one of which gets each mail. A 4xx reply or silence holds it, a 5xx reply refuses it."""
 
     def __init__(
         self, direction: DirectionSettings, hostname: str, resolver: dns.asyncresolver.Resolver | None = None
     ) -> None:
-        """`hostname` is what we say in EHLO. Raises ConfigError where a certificate file cannot be used."""
+        """`hostname` is our name in EHLO. Raises ConfigError if a certificate file cannot be used."""
         self._places = direction.next_hop
         self._connections = ConnectionPool(direction, hostname)
         self._hostname, self._resolver = hostname, resolver
@@ -63,10 +63,10 @@ class NextHop:
         self._avoided: dict[Server, float] = {}
 
     async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> NextHopResult:
-        """What the next hop has said for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
+        """The outcome for each recipient. Raises NextHopUnavailable or NextHopRefused for all of them.
 
-        Recipients that it does not accept do not stop the others. A server that takes nothing of the mail is followed
-        by the next one; one that may have taken it never is.
+        Refused recipients do not stop the others. If a server has certainly not accepted the mail, the next one is
+        tried.
         """
         attempt, now = _Attempt(mail), asyncio.get_running_loop().time()
         failed_of_late: list[Server] = []
@@ -87,24 +87,24 @@ class NextHop:
         return attempt.result()
 
     async def states(self) -> list[tuple[str, str]]:
-        """Each next hop, and what is wrong with it or "", after talking to it as far as the first mail."""
-        found = []
+        """Each next hop and its fault, or "", after a session without a mail."""
+        states = []
         for place in self._places:
             try:
                 servers = await self._resolved(place)
             except RelayError as error:
-                found.append((str(place), str(error)))
+                states.append((str(place), str(error)))
                 continue
             for server in servers:
                 try:
                     (await self._connections.open(server)).close()
-                    found.append((str(server), ""))
+                    states.append((str(server), ""))
                 except NextHopUnavailable as error:
-                    found.append((str(server), str(error)))
-        return found
+                    states.append((str(server), str(error)))
+        return states
 
     async def close(self) -> None:
-        """Ends all connections on which no mail is in flight; those end after their mail."""
+        """Closes idle connections now, the others after their mail."""
         await self._connections.close()
 
     async def _resolved(self, place: Server | MailDomain) -> list[Server]:
@@ -117,7 +117,7 @@ class NextHop:
         return await self._mail_exchangers.servers(place)
 
     async def _hand_to(self, server: Server, attempt: _Attempt, supervision: Supervision) -> bool:
-        """One transaction, or as many as it takes where the server limits their recipients; whether that was all."""
+        """Delivers in one transaction, or several if the server limits recipients; returns whether all are done."""
         while True:
             rest = attempt.rest
             try:
@@ -127,7 +127,7 @@ class NextHop:
                 if isinstance(error, Gone):
                     self._avoid(server, error)
                 break
-            except Exception as error:  # noqa: BLE001 - what was accepted before must not be forgotten
+            except Exception as error:  # noqa: BLE001 - recipients accepted before must not be lost
                 attempt.fail(OutcomeUnknown(f"next hop {server}: {type(error).__name__}: {error}"))
                 break
             self._avoided.pop(server, None)
@@ -149,36 +149,36 @@ class NextHop:
 
 
 class _Attempt:
-    """A mail on its way, and what has become of each of its recipients.
+    """A mail being delivered, and the outcome for each recipient.
 
-    `pending` are the places of those recipients for whom another server may be tried.
+    `pending` are the indices of recipients for whom another server may be tried.
     """
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
         self._outcomes: dict[int, RelayError | None] = {}
-        """By place; there is none as long as no server has said anything, since None means that it was accepted."""
+        """Outcomes by index; a recipient without a reply has no entry, since None means accepted."""
         self.pending = list(range(len(mail.envelope.recipients)))
         self._answer = "no recipient was accepted"
         self._next_hop = ""
 
     @property
     def rest(self) -> Mail:
-        """The mail to those who are pending."""
+        """The mail to the pending recipients."""
         recipients = self._mail.envelope.recipients
         if len(self.pending) == len(recipients):
             return self._mail
         return self._mail.to([recipients[place] for place in self.pending])
 
     def fail(self, error: RelayError) -> None:
-        """Sets this error for all pending recipients; a server's own reply about one outweighs silence."""
+        """Sets this error for all pending recipients; a reply about one recipient takes precedence over silence."""
         for place in self.pending:
             if isinstance(self._outcomes.get(place, error), Gone) or not isinstance(error, Gone):
                 self._outcomes[place] = error
         self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
     def note(self, result: NextHopResult) -> bool:
-        """What a server has said to those who were pending; whether it would take more of them."""
+        """Notes a server's result for the pending recipients; returns whether it would accept more of them."""
         for place, outcome in zip(self.pending, result.outcomes, strict=True):
             self._outcomes[place] = outcome
         self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
@@ -189,7 +189,7 @@ class _Attempt:
         return bool(self.pending) and RecipientOverLimit in map(type, result.outcomes)
 
     def result(self) -> NextHopResult:
-        """Raises what is the one failure of all recipients."""
+        """The result; raises the error if it is the same for all recipients."""
         if len(self._outcomes) < len(self._mail.envelope.recipients):
             self.fail(Gone("there was no next hop to try"))
         outcomes = tuple(self._outcomes[place] for place in range(len(self._mail.envelope.recipients)))
@@ -202,11 +202,11 @@ class _Attempt:
 class ConnectionPool:
     """The connections of one direction, at most `next_hop_connections` idle ones to each server.
 
-    Either side may close one that is kept.
+    Either side may close an idle one.
     """
 
     def __init__(self, direction: DirectionSettings, hostname: str) -> None:
-        """`hostname` is what we call ourselves. Raises ConfigError where a certificate file cannot be used."""
+        """`hostname` is our name in EHLO. Raises ConfigError if a certificate file cannot be used."""
         self._timeouts = Timeouts(direction.timeout)
         self._hostname = hostname.encode("idna" if not hostname.isascii() else "ascii")
         self._tls_mode = direction.next_hop_tls
@@ -214,11 +214,11 @@ class ConnectionPool:
         self._tls_context = _context(direction.next_hop_ca, verify=self._tls_mode == "required")
         self._most = direction.next_hop_connections
         self._idle: dict[Server, dict[Client, asyncio.TimerHandle]] = {}
-        """Those that are idle, the one used last at the end, and what closes each when it was idle for too long."""
+        """Idle connections, the most recently used last, each with the timer of its idle timeout."""
         self._closed = False
 
     async def carry(self, server: Server, mail: Mail, supervision: Supervision) -> NextHopResult:
-        """The mail over an idle connection, or over a new one where there is none or it has died meanwhile.
+        """Delivers over an idle connection, or a new one if there is none or it was closed.
 
         Raises NotTaken or NextHopRefused, for all recipients.
         """
@@ -237,18 +237,18 @@ class ConnectionPool:
                 break
         client.mails += 1
         if any(result.outcomes):
-            client.close()  # after a refusal it may not be as good as new
+            client.close()  # after a refusal its state is uncertain
         else:
             self._keep(client)
         return result
 
     async def open(self, server: Server) -> Client:
-        """A new connection, greeted and, as the settings want it, encrypted. Raises Gone."""
+        """A new connection after EHLO, encrypted as configured. Raises Gone."""
         client = await Client.connect(server, self._timeouts)
         try:
             await self._greeted(client)
             await self._hello(client)
-            if self._wants_tls(client.peer_host):
+            if self._uses_tls(client.peer_host):
                 await self._secure(client)
         except BaseException:
             client.close()
@@ -256,7 +256,7 @@ class ConnectionPool:
         return client
 
     async def close(self) -> None:
-        """Says goodbye on all idle connections, and keeps none from now on."""
+        """Closes all idle connections; no connection is reused any more."""
         self._closed = True
         idle = {client: expiry for server in list(self._idle) for client, expiry in self._idle.pop(server).items()}
         for client, expiry in idle.items():
@@ -282,8 +282,8 @@ class ConnectionPool:
         offered = [line.partition(" ") for line in reply.lines[1:]] if verb != b"HELO" else []
         client.extensions = {name.upper(): parameters for name, _, parameters in offered}
 
-    def _wants_tls(self, host: str) -> bool:
-        """Whether STARTTLS is asked for where it is offered; `host` is the IP address there, "" for a Unix socket."""
+    def _uses_tls(self, host: str) -> bool:
+        """Whether to use STARTTLS if offered; `host` is the server's IP address, "" for a Unix socket."""
         if self._tls_mode == "none" or not host:
             return False
         return self._tls_mode != "auto" or not ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -298,10 +298,10 @@ class ConnectionPool:
             said = reply or "it offers none"
             raise Gone(f"next hop {client.server}: next_hop_tls requires TLS: {said}")
 
-    # Those that are idle.
+    # Idle connections.
 
     def _take(self, server: Server) -> Client | None:
-        """The connection that was used last: others may so come to the end of their time."""
+        """Takes the most recently used connection, so that others can reach their idle timeout."""
         idle = self._idle.get(server, {})
         while idle:
             client, expiry = idle.popitem()
@@ -327,11 +327,11 @@ class ConnectionPool:
 
 
 def _context(ca: Path | str, *, verify: bool) -> ssl.SSLContext:
-    """`ca` is a file of CA certificates, or a word for the system's. Raises ConfigError."""
+    """A client context; `ca` is a file of CA certificates, or "system". Raises ConfigError."""
     try:
         if isinstance(ca, Path):
             context = ssl.create_default_context(cafile=ca)
-        else:  # the system's take milliseconds to read
+        else:  # loading the system's takes milliseconds
             context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     except OSError as error:
         raise ConfigError(f"next_hop_ca: {ca} cannot be used as CA certificates: {error}") from error

@@ -1,5 +1,5 @@
-"""One connection to a next hop: commands, replies, content; bounded in memory and time whatever the other side does.
-Standard: RFC 5321 4.2 (replies), 4.5.3.2 (times), RFC 2920 (replies come in the order of the commands), RFC 3207.
+"""One connection to a next hop: commands, replies, content; bounded in memory and time.
+Standard: RFC 5321 4.2 (replies), 4.5.3.2 (timeouts), RFC 2920 (replies in the order of commands), RFC 3207.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from relay.errors import NextHopRefused, NextHopUnavailable
 from relay.formats.pieces import Octets
 
 REPLY_OCTETS = 32 * 1024
-"""The longest reply that is read, all its lines together; real ones have a few hundred octets."""
+"""Maximum size of a reply, all lines together, in octets; usual ones have a few hundred."""
 PIECE_OCTETS = 256 * 1024
-"""Size of the pieces in which content is written, in bytes; each has its own timeout."""
+"""Size of the pieces of content, in bytes; each write has its own timeout."""
 
 _LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.DOTALL)
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?= |$)")
@@ -28,19 +28,19 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class NotTaken(NextHopUnavailable):
-    """Nothing of the mail can have been accepted: another next hop may be asked."""
+    """Nothing of the mail was accepted: another server may be tried."""
 
 
 class RecipientOverLimit(NotTaken):
-    """Only this recipient was too many for one transaction (RFC 5321, 4.5.3.1.10)."""
+    """Too many recipients in one transaction; this one may be sent in another (RFC 5321, 4.5.3.1.10)."""
 
 
 class Gone(NotTaken):
-    """The connection cannot be used: refused, broken, 421, or not the protocol that we speak."""
+    """The connection is unusable: refused, broken, 421, or a protocol violation."""
 
 
 class Silent(Gone):
-    """No answer in time: asking the same server again would cost the same time again."""
+    """No reply in time: trying the same server again would take as long again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Reply:
 
     @property
     def status(self) -> str | None:
-        """The enhanced status code (RFC 2034), or None where it has none."""
+        """The enhanced status code (RFC 2034), or None."""
         match = _STATUS.match(self.lines[0])
         return match[0] if match else None
 
@@ -68,7 +68,7 @@ class Reply:
 def fault(
     server: Server, command: str, reply: Reply, kind: type[NextHopUnavailable] = NotTaken
 ) -> NextHopRefused | NextHopUnavailable:
-    """What a reply that is no success means; `kind` is what to raise for 4xx, and for codes that mean nothing."""
+    """The error for an unsuccessful reply; `kind` is its class for 4xx and for unknown codes."""
     failed = NextHopRefused if 500 <= reply.code < 600 else kind
     error = failed(f"next hop {server}: {command}: {reply}", reply.status)
     error.own_words = f"next hop {server}: {command}: {reply.code} {reply.status or ''}".rstrip()
@@ -76,24 +76,24 @@ def fault(
 
 
 class Timeouts:
-    """The longest waits, in seconds, as RFC 5321 4.5.3.2 has them where `timeout` is 300."""
+    """The timeouts, in seconds; those of RFC 5321 4.5.3.2 if `timeout` is 300."""
 
     def __init__(self, timeout: float) -> None:
-        """`timeout` is that for the greeting and for most replies."""
+        """`timeout` applies to the greeting and most replies."""
         self.connect = timeout / 10
         self.reply = timeout
         self.data = timeout * 2 / 5
         self.piece = timeout * 3 / 5
         self.content_reply = timeout * 2
         self.mail = timeout * 6
-        """For one mail from its first command to its last reply, however busy the next hop seems."""
+        """Of one mail, from its first command to its last reply."""
 
 
 class Client(asyncio.Protocol):
-    """Sends commands, gives the replies one by one; a reply that nobody waits for ends the connection.
+    """Sends commands and returns replies in order; an unexpected reply ends the connection.
 
-    `name` is the server's, in words. `extensions` are those that it offers (RFC 5321, 2.2). `opened` is the loop's
-    time; `mails` counts those it has carried. Every wait ends at `deadline`, in the loop's time.
+    `extensions` are those offered by the server (RFC 5321, 2.2). `opened` and `deadline`, at which every wait ends, are
+    in loop time. `mails` is the number of mails so far.
     """
 
     def __init__(self, server: Server, timeouts: Timeouts) -> None:
@@ -105,7 +105,7 @@ class Client(asyncio.Protocol):
         self.mails = 0
         self.deadline = float("inf")
         self.usable = True
-        """Whether the connection stands, as far as is known."""
+        """Whether the connection is still usable, as far as is known."""
         self._why = ""
         self._silent = False
         self._transport: Any = None
@@ -115,16 +115,16 @@ class Client(asyncio.Protocol):
         self._octets = 0
         self._replies: deque[Reply] = deque()
         self.outstanding = 1  # the greeting
-        """How many replies are owed to us."""
+        """Number of replies expected."""
         self._awaited: asyncio.Future[None] | None = None
-        """Done when there is a reply, or will be none."""
+        """Done when a reply has arrived, or the connection has failed."""
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
 
     @classmethod
     async def connect(cls, server: Server, timeouts: Timeouts) -> Client:
-        """A connection to a TCP address or a Unix socket; the greeting is not read yet. Raises Gone."""
+        """Connects to a TCP address or a Unix socket; the greeting is not read yet. Raises Gone."""
         loop, address = asyncio.get_running_loop(), server.address
         client = cls(server, timeouts)
         try:
@@ -141,11 +141,11 @@ class Client(asyncio.Protocol):
 
     @property
     def peer_host(self) -> str:
-        """The IP address at the other end, or "" for a Unix socket."""
+        """The server's IP address, "" for a Unix socket."""
         name = self._transport.get_extra_info("peername")
         return str(name[0]) if isinstance(name, tuple) else ""
 
-    # Commands and replies. `name` is what was going on, for messages.
+    # Commands and replies. `name` is the step, for messages.
 
     async def command(self, name: str, command: bytes) -> Reply:
         """The reply to a command. Raises Gone."""
@@ -153,7 +153,7 @@ class Client(asyncio.Protocol):
         return await self.reply(name)
 
     def send(self, name: str, *commands: bytes) -> None:
-        """Sends commands, each of which gets one reply. Raises Gone, or ValueError for control characters."""
+        """Sends commands, each with one reply. Raises Gone, or ValueError for control characters."""
         if _CONTROL.search(b"".join(commands)):
             raise ValueError("a command must not contain control characters")
         if not self.usable:
@@ -162,12 +162,12 @@ class Client(asyncio.Protocol):
         self._transport.write(b"\r\n".join((*commands, b"")))
 
     async def reply(self, name: str, seconds: float = 0.0, *, verdict: bool = False) -> Reply:
-        """The next reply, in `seconds` or the usual time. Raises Gone where there is none.
+        """The next reply, within `seconds` or the default timeout. Raises Gone.
 
-        Also for 421 (RFC 5321, 3.8), but not where it is the `verdict` on a content: that may have been taken.
+        Also raised for 421 (RFC 5321, 3.8), except as the `verdict` on a content, which may have been accepted.
         """
         if not self._replies and self.usable:
-            # One timer in place of asyncio.timeout: each mail waits like this several times.
+            # One timer instead of asyncio.timeout: each mail waits several times.
             loop = asyncio.get_running_loop()
             seconds = max(0.0, min(seconds or self.timeouts.reply, self.deadline - loop.time()))
             self._awaited = loop.create_future()
@@ -184,7 +184,7 @@ class Client(asyncio.Protocol):
         return reply
 
     async def write(self, piece: Octets) -> None:
-        """Writes a piece of content; returns when there is room for more. Raises Gone."""
+        """Writes a piece of content, with flow control. Raises Gone."""
         if not self.usable:
             self._raise("content")
         self._transport.write(piece)
@@ -192,9 +192,9 @@ class Client(asyncio.Protocol):
             await self._wait(self._writable, self.timeouts.piece, "what was sent is not taken")
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """TLS from now on; `name` is the server's. Raises Gone: from here on there is no way back to clear.
+        """Starts TLS; `name` is the server's. Raises Gone: there is no fallback to clear text.
 
-        Whatever came in clear behind the reply to STARTTLS was put there by somebody else.
+        Plaintext behind the reply to STARTTLS may be injected, so it ends the connection.
         """
         if self._unread or self._lines or self._replies:
             self._fail("something was sent in clear behind the reply to STARTTLS")
@@ -203,13 +203,13 @@ class Client(asyncio.Protocol):
                 self._transport = await asyncio.get_running_loop().start_tls(
                     self._transport, self, context, server_hostname=name, ssl_handshake_timeout=self.timeouts.reply
                 )
-            except OSError as error:  # ssl.SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 self._fail(f"TLS: {error}")
         if not self.usable:
             self._raise("STARTTLS")
 
     def close(self) -> None:
-        """Says QUIT and goes; where the other side is in the middle of something, without a word."""
+        """Closes the connection, with QUIT if no reply is expected."""
         if self.usable and not self.outstanding:
             self.usable, self._why = False, "closed"
             self._transport.write(b"QUIT\r\n")
@@ -218,16 +218,16 @@ class Client(asyncio.Protocol):
             self._fail("broken off")
 
     async def closed(self, seconds: float) -> None:
-        """Waits until the connection is gone, for `seconds` seconds, then does not wait for the other side."""
+        """Waits up to `seconds` until the connection is closed, then aborts it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._gone.wait()
         self._transport.abort()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: Any) -> None:
-        """`transport` is an asyncio.Transport in all but name where uvloop made it."""
+        """`transport` may be uvloop's, which is no subclass of asyncio.Transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -253,24 +253,24 @@ class Client(asyncio.Protocol):
                     return
                 self.outstanding -= 1
                 self._replies.append(reply)
-                self._tell()
+                self._wake()
         if self._octets + len(self._unread) > REPLY_OCTETS:
             self._fail(f"a reply is longer than {REPLY_OCTETS} octets")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Replies that came before can still be read."""
+        """Replies received before can still be read."""
         self._gone.set()
         self._fail(f"the connection was lost: {error}" if error else "the connection was closed")
 
     def pause_writing(self) -> None:
-        """The other side does not keep up."""
+        """The send buffer is full."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """The other side keeps up again."""
+        """The send buffer has room again."""
         self._writable.set()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
@@ -278,23 +278,23 @@ class Client(asyncio.Protocol):
         self._silent = self._silent or self.usable
         self._fail(why)
 
-    async def _wait(self, event: asyncio.Event, seconds: float, what: str) -> None:
+    async def _wait(self, event: asyncio.Event, seconds: float, awaited: str) -> None:
         seconds = max(0.0, min(seconds, self.deadline - asyncio.get_running_loop().time()))
         try:
             async with asyncio.timeout(seconds):
                 await event.wait()
         except TimeoutError:
-            self._too_late(f"{what} within {seconds:g} s")
+            self._too_late(f"{awaited} within {seconds:g} s")
 
     def _raise(self, name: str) -> NoReturn:
-        """What the end of the connection means before the mail was sent."""
+        """Raises the error for the end of the connection, before the mail was sent."""
         kind = Silent if self._silent else Gone
         raise kind(f"next hop {self.server}: {name}: {self._why}")
 
     def _fail(self, why: str) -> None:
         if self.usable:
             self.usable, self._why = False, why
-        self._tell()
+        self._wake()
         self._writable.set()
         self._transport.abort()
 

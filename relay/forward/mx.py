@@ -1,4 +1,4 @@
-"""Finds the servers that take mail for a domain, in the order in which they are to be tried.
+"""Looks up the mail exchangers of a domain, in the order in which they are tried.
 Standard: RFC 5321 5.1 (MX records, ourselves among them), RFC 7505 (null MX).
 """
 
@@ -17,32 +17,34 @@ from relay.errors import NextHopRefused
 from relay.forward.client import NotTaken
 
 LIFETIME_S = 10.0
-"""The longest wait for one answer of the DNS."""
+"""Timeout of a DNS query, in seconds."""
 MOST_SERVERS = 8
 """Maximum number of addresses tried, however many the domain has."""
 
 
 class MailExchangers:
-    """Looks up MX records; answers are kept as long as the DNS lets them be."""
+    """Looks up MX records; answers are cached for their TTL."""
 
     def __init__(self, hostname: str, resolver: dns.asyncresolver.Resolver | None = None) -> None:
-        """`hostname` is our own; the resolver is by default the one of /etc/resolv.conf."""
+        """`hostname` is our own; the default resolver is that of /etc/resolv.conf."""
         self._hostname = hostname
         self._resolver = resolver
 
     async def servers(self, domain: MailDomain) -> list[Server]:
         """The addresses of the domain's mail exchangers, most preferred first, in random order among equals.
 
-        Raises NotTaken where there are none now, NextHopRefused where the domain takes no mail.
+        Raises NotTaken if there are none now, NextHopRefused if the domain accepts no mail.
         """
         names = await self._exchangers(domain)
-        found: list[Server] = []
+        servers: list[Server] = []
         for name in names[:MOST_SERVERS]:
             host = name.to_text(omit_final_dot=True)
-            found += [Server("smtp", TCPAddress(address, domain.port), host) for address in await self._addresses(name)]
-        if not found:
+            servers += [
+                Server("smtp", TCPAddress(address, domain.port), host) for address in await self._addresses(name)
+            ]
+        if not servers:
             raise NotTaken(f"next hop {domain}: no mail exchanger has an address")
-        return found[:MOST_SERVERS]
+        return servers[:MOST_SERVERS]
 
     async def _exchangers(self, domain: MailDomain) -> list[dns.name.Name]:
         try:
@@ -63,7 +65,7 @@ class MailExchangers:
         return [record.exchange for record in better if record.exchange != dns.name.root]
 
     async def _addresses(self, host: dns.name.Name) -> list[str]:
-        """The host's IP addresses; none where there are none, or none available."""
+        """The host's IP addresses; empty if there are none, or the query fails."""
         try:
             answers = await self._dns.resolve_name(host, lifetime=LIFETIME_S)
         except dns.exception.DNSException:

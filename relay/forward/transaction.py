@@ -1,4 +1,4 @@
-"""One mail transaction with a next hop, and what it means for each recipient.
+"""One mail transaction with a next hop, and its outcome for each recipient.
 Standard: RFC 5321 3.3, RFC 2033 4.2 (LMTP: a reply for each recipient after the content), RFC 2920 (pipelining),
 RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 6.2 (DSN), Postfix's XFORWARD_README.
 """
@@ -16,31 +16,30 @@ from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, Recipient
 from relay.mail import Mail, Origin, Outcomes, Recipient
 
 XFORWARD_LINE_OCTETS = 510
-"""The longest XFORWARD command, without CRLF."""
+"""Maximum length of an XFORWARD command, in octets without CRLF."""
 XFORWARD_VALUE_OCTETS = 255
 _NO_XCHAR = re.compile(rb"[^\x21-\x7e]|[+=]")
 
 
 def _nothing_to_check() -> None:
-    """Default for mail that nobody else could send."""
+    """Default for mail that only this caller can send."""
 
 
 async def _nothing_to_note(_: Sequence[Recipient]) -> None:
-    """Default for mail that nobody sends again."""
+    """Default for mail that is not retried."""
 
 
 def _nothing_to_say(_: Sequence[Recipient]) -> None:
-    """Default for mail whose outcomes nobody awaits."""
+    """Default for mail whose outcomes are not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What a next hop asks and reports to while it gets a mail.
+    """The callbacks of a delivery.
 
-    `check` is called right before the end of the content, without which no server has the mail. It raises
-    DeliveryUnderWay or StoreUnavailable where it must no longer leave. `accepted` is called at once with those who
-    have the mail, in the step that reads the server's answer. `taken` gets the same before further recipients get it
-    with another transaction; where it raises a RelayError they do not.
+    `check` is called right before the end of the content, the last moment at which the mail can be kept back. It may
+    raise DeliveryUnderWay or StoreUnavailable. `accepted` is called with the accepted recipients in the step that
+    reads the reply. `taken` gets the same before a further transaction, which a RelayError prevents.
     """
 
     check: Callable[[], None] = _nothing_to_check
@@ -53,7 +52,7 @@ UNSUPERVISED = Supervision()
 
 @dataclass(frozen=True, slots=True)
 class NextHopResult:
-    """What a next hop has said: an outcome for each recipient, its own words of acceptance, and which one it was."""
+    """The result of a next hop: an outcome for each recipient, the text of its reply, and its name."""
 
     outcomes: Outcomes
     answer: str
@@ -61,10 +60,10 @@ class NextHopResult:
 
 
 async def transact(client: Client, mail: Mail, supervision: Supervision) -> NextHopResult:
-    """Hands the mail over. Raises NotTaken or NextHopRefused for all recipients, and what `supervision.check` raises.
+    """Sends the mail. Raises NotTaken or NextHopRefused for all recipients, and what `supervision.check` raises.
 
-    An outcome of NotTaken, or one that is raised, says that nothing was accepted for that recipient: another next
-    hop may be tried. Once the end of the content was sent there is none: a silence then is an unknown outcome.
+    NotTaken means that nothing was accepted for that recipient: another server may be tried. After the end of the
+    content it does not occur: silence then is an unknown outcome.
     """
     client.deadline = asyncio.get_running_loop().time() + client.timeouts.mail
     transaction = _ClientTransaction(client, mail, supervision)
@@ -75,9 +74,9 @@ async def transact(client: Client, mail: Mail, supervision: Supervision) -> Next
 
 
 class _ClientTransaction:
-    """The steps of one mail transaction, each to be taken once and in this order.
+    """The steps of one mail transaction, each called once and in this order.
 
-    `accepted` are the places of those recipients whom nothing has refused so far.
+    `accepted` are the indices of recipients not refused so far.
     """
 
     def __init__(self, client: Client, mail: Mail, supervision: Supervision) -> None:
@@ -91,9 +90,9 @@ class _ClientTransaction:
         self.answer = ""
 
     async def name_sender_and_recipients(self) -> None:
-        """One RCPT for each, whatever becomes of the others; with pipelining, DATA is said too.
+        """Sends MAIL and RCPT; with pipelining, DATA too. Refused recipients do not stop the others.
 
-        Raises NextHopRefused where the next hop lacks an extension that the mail cannot do without.
+        Raises NextHopRefused if the next hop lacks an extension that the mail requires.
         """
         mail, extensions = self._mail, self._client.extensions
         origin = list(_xforward(mail.origin, extensions["XFORWARD"])) if "XFORWARD" in extensions else []
@@ -103,7 +102,7 @@ class _ClientTransaction:
             said = [each for each in recipients if isinstance(each, bytes)]
             self._client.send("MAIL", *origin, sender, *said, b"DATA")
         for command in origin:
-            await self._reply("XFORWARD", command)  # a refusal costs the next hop's log something, the mail nothing
+            await self._reply("XFORWARD", command)  # a refusal only affects the next hop's log
         reply = await self._reply("MAIL", sender)
         if not reply.positive:
             raise fault(self._client.server, "MAIL", reply)
@@ -118,19 +117,19 @@ class _ClientTransaction:
                 self._accepted.append(place)
 
     async def may_send_content(self) -> bool:
-        """Whether the content may follow; if not, each recipient's outcome is known."""
+        """Reads the replies up to DATA; returns whether the content may follow. If not, all outcomes are known."""
         if not self._accepted and not self._ahead:
             return False
         reply = await self._reply("DATA", b"DATA", self._client.timeouts.data)
         if reply.code == 354:
-            # From here on the next hop takes everything for content; without recipients that ends the connection.
+            # From here on the next hop reads everything as content; without recipients we have to disconnect.
             self._client.outstanding += len(self._accepted) or 1 if self._lmtp else 1
             return bool(self._accepted)
         self._conclude(fault(self._client.server, "DATA", reply))
         return False
 
     async def send_content(self) -> bool:
-        """Whether the content was sent as far as its end. Raises what `supervision.check` raises, and Gone."""
+        """Sends the content; returns whether its end was sent. Raises what `supervision.check` raises, and Gone."""
         client, end_sent = self._client, False
         try:
             last: Octets = b""
@@ -143,12 +142,12 @@ class _ClientTransaction:
             await client.write(last)
         except Gone:
             if not end_sent:
-                # It may have said why: too big, for instance.
+                # It may have sent a reply, such as "too big".
                 self._conclude(fault(client.server, "content", await client.reply("content")))
         return end_sent
 
     async def read_verdict(self) -> None:
-        """What the next hop makes of the content: one reply, or with LMTP one for each accepted recipient."""
+        """Reads the reply to the content; with LMTP, one for each accepted recipient."""
         for places in [[place] for place in self._accepted] if self._lmtp else [self._accepted]:
             outcome: RelayError | None = None
             try:
@@ -157,7 +156,7 @@ class _ClientTransaction:
                 outcome = OutcomeUnknown(f"{lost}; whether it was taken is not known")
             else:
                 if reply.positive:
-                    # Without an await since the answer was read: who is killed before that would send the mail twice.
+                    # No await since the reply was read: after a kill in between the mail would be sent twice.
                     self._supervision.accepted([self._mail.envelope.recipients[place] for place in places])
                     self.answer = self.answer or " ".join(reply.lines)
                 else:
@@ -170,22 +169,21 @@ class _ClientTransaction:
         return fault(self._client.server, "RCPT", reply, RecipientOverLimit if too_many else NotTaken)
 
     async def _reply(self, name: str, command: bytes, seconds: float = 0.0) -> Reply:
-        """The reply to a command, which is said now unless it was said ahead."""
+        """The reply to a command, which is sent now unless it was pipelined."""
         if not self._ahead:
             self._client.send(name, command)
         return await self._client.reply(name, seconds)
 
     def _conclude(self, outcome: RelayError | None) -> None:
-        """Sets this outcome for all accepted so far."""
+        """Sets this outcome for all recipients accepted so far."""
         for place in self._accepted:
             self.outcomes[place] = outcome
 
 
 def stuffed(message: bytes, trace: bytes = b"") -> Iterator[Octets]:
-    """The content as DATA carries it: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2).
+    """The content for DATA: dots doubled at line starts, ended by CRLF.CRLF (RFC 5321, 4.5.2).
 
-    `trace` are whole lines, or nothing. What is larger than a piece comes in several, and is copied only where a piece
-    has a dot.
+    `trace` are whole lines, or nothing. Large content comes in several pieces; a piece is only copied if it has a dot.
     """
     end = b"\r\n.\r\n" if message and not message.endswith(b"\r\n") else b".\r\n"
     if len(trace) + len(message) <= PIECE_OCTETS:
@@ -203,14 +201,14 @@ def stuffed(message: bytes, trace: bytes = b"") -> Iterator[Octets]:
     yield end
 
 
-# What is said of a mail to a next hop with these service extensions, or why it cannot be said.
+# The commands for a mail, given the next hop's extensions, or why they cannot be sent.
 
 
 def _mail_command(mail: Mail, extensions: Mapping[str, str]) -> bytes:
     envelope, octets = mail.envelope, mail.size
     parts = [f"MAIL FROM:<{envelope.sender}>"]
     if "SIZE" in extensions:
-        limit = extensions["SIZE"]  # one of 0, or none, says nothing (RFC 1870, 4)
+        limit = extensions["SIZE"]  # 0 or empty means no limit is announced (RFC 1870, 4)
         if limit.isdecimal() and 0 < int(limit[:20]) < octets:
             raise NextHopRefused(f"the message has {octets} octets, the next hop takes {limit[:20]}", "5.3.4")
         parts.append(f"SIZE={octets}")
@@ -240,8 +238,8 @@ def _rcpt_command(recipient: Recipient, mail: Mail, extensions: Mapping[str, str
 
 
 def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
-    """All attributes that the next hop lists, also unknown ones: it would keep those of the mail before."""
-    known = {
+    """All attributes that the next hop supports, unknown ones too: else it would keep those of the previous mail."""
+    attributes = {
         "NAME": origin.name,
         "ADDR": f"IPV6:{origin.addr}" if ":" in origin.addr else origin.addr,
         "PORT": origin.port,
@@ -252,7 +250,7 @@ def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
     }
     names = offered.upper().split()
     line = b""
-    for name, value in known.items():
+    for name, value in attributes.items():
         if name not in names:
             continue
         attribute = b" " + name.encode() + b"=" + (_xtext(value) or b"[UNAVAILABLE]")
@@ -265,6 +263,6 @@ def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
 
 
 def _xtext(value: str) -> bytes:
-    """RFC 3461 4, of at most XFORWARD_VALUE_OCTETS; a longer value is taken for unknown."""
+    """xtext (RFC 3461, 4) of at most XFORWARD_VALUE_OCTETS; a longer value becomes [UNAVAILABLE]."""
     encoded = _NO_XCHAR.sub(lambda octet: b"+" + octet[0].hex().upper().encode(), value.encode("utf-8", "replace"))
     return encoded if len(encoded) <= XFORWARD_VALUE_OCTETS else b""

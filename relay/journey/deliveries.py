@@ -1,23 +1,21 @@
-"""Brings every copy of a mail to the next hop once, over as many attempts as it takes: the rules.
+"""Delivers every copy of a mail exactly once, over any number of attempts.
 Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, repeats nothing and spends no second key.
 
-- An attempt begins before anything is spent on it. Where several recipients get one answer, or other relays share the
-  store, that it is under way is in the store first. Where one mail is tried twice at once, the second attempt is held.
-- Where other processes serve the same clients, a mail is held if its client sends no more and has been silent for a
-  while. This process was frozen or starved; since then another may have served the client, and the client may have read
-  the answer.
-- Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
-  the next hop has accepted is written down in the step that reads its answer (store/sent.py). It is written once more
-  in the store before others get it.
-- Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
-  was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
-  bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
-  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
-  relays do not for a moment longer.
-- A sealed copy is sent again as it is. Once the peer's KME may have dropped its quantum keys it is sealed anew, unless
+- An attempt begins before anything is spent on it. If several recipients share one reply, or other relays share the
+  store, the attempt is stored first. Of two concurrent attempts of one mail, the second is held.
+- If other processes serve the same clients, a mail is held if its client has half-closed and been silent for a while.
+  Then this process was frozen, and another one may have served the client.
+- Before a mail leaves, there must be room to record it, and no other process may have taken it over. What the next hop
+  has accepted is recorded in the step that reads its reply (store/sent.py), and stored before further recipients get
+  it.
+- If an attempt leaves recipients waiting, the store keeps who has the mail and the sealed copy for the rest. A refused
+  recipient waits too if the client will retry all. If none waits, everything is dropped: the same bytes sent again are
+  another mail. If the client did not get the reply, what was delivered is kept. Until the listener has reported that,
+  nothing is dropped, and no other attempt begins; at other relays, a moment longer.
+- A sealed copy is sent again as it is. Once the peer's KME may have dropped its quantum keys it is sealed again, unless
   a next hop may have it.
-- What was opened is identified by its sealed envelope, and its opener has begun it and settles it
-  (relay/journey/opening). A recipient who has it never gets it again.
+- An opened mail is identified by its sealed envelope; its opener begins and settles it (relay/journey/opening). A
+  recipient never gets it twice.
 """
 
 from __future__ import annotations
@@ -44,18 +42,18 @@ from relay.store.sent import SentRecords
 log = structlog.get_logger(__name__)
 
 ANSWERED_AT_ONCE = 1000
-"""Maximum number of mails known by their id because their client may not have heard of their outcome."""
+"""Maximum number of mails kept by id because their client may not have got the outcome."""
 SERVED_ELSEWHERE_S = LINGER_S
-"""Time after a client's last bytes from which it may have been served elsewhere without a trace, in seconds.
+"""Time after a client's last bytes from which it may have been served by another worker, in seconds.
 
-Before that another worker of this relay still has its mark."""
+Until then, that worker's mark would still be there."""
 
 
 class Deliveries:
     """The deliveries of one direction."""
 
     def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
-        """`direction` separates mail that passes one store in both directions; `sent` records at once what has left."""
+        """`direction` separates mail of both directions in one store; `sent` records at once what has left."""
         self._direction = direction
         self._records = records
         self._sent = sent
@@ -73,11 +71,10 @@ class Deliveries:
 
     @asynccontextmanager
     async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
-        """One attempt. However it ends, what was delivered is remembered until the client needs no retry.
+        """One attempt. In any case, what was delivered is kept until the client needs no retry.
 
-        Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
-        DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
-        another relay. Raises StoreUnavailable where what is delivered could not be remembered.
+        Without `begin`, the caller calls `begin` or `is_opened`. Raises DeliveryUnderWay if another connection has the
+        mail delivered now, here or at another relay. Raises StoreUnavailable if a delivery could not be recorded.
         """
         name, like_no_other = await off_loop(mime.work(mail.message), _described, self._direction, mail)
         recipients = {(name, mailbox) for mailbox in mail.envelope.mailboxes}
@@ -88,14 +85,14 @@ class Deliveries:
         try:
             await self._forgotten(name)
             await self._records.mark(name, mail.envelope.mailboxes)
-            self._take_room(delivery)  # before a key is spent on it
+            self._take_room(delivery)  # before a key is used for it
             if begin:
                 await self.begin(delivery)
             yield delivery
             await self._end(delivery)
         except BaseException:
-            # The client will not get any outcome.
-            await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
+            # The client will get no outcome.
+            await asyncio.shield(self._records.later(self._settle(delivery, answered=False)))
             raise
         finally:
             if not (delivery.over and self._unanswered.get(mail.id) is delivery):
@@ -106,7 +103,7 @@ class Deliveries:
                     self._names.popitem(last=False)
 
     async def _end(self, delivery: Delivery) -> None:
-        """Records what a retry has to know, and forgets the rest once the client has its answer."""
+        """Stores what a retry needs, and drops the rest once the client has its reply."""
         mail, over = delivery.mail, delivery.over
         waits_for_answer = mail.confirmed and delivery.opened is None
         if over and waits_for_answer:
@@ -115,7 +112,7 @@ class Deliveries:
             self._forget_soon(delivery)
         else:
             final = waits_for_answer and mail.each_answered and delivery.like_no_other
-            await asyncio.shield(self._records.later(self._settle(delivery, heard=not final)))
+            await asyncio.shield(self._records.later(self._settle(delivery, answered=not final)))
             if final:
                 self._unanswered[mail.id] = delivery
 
@@ -126,28 +123,28 @@ class Deliveries:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
 
     def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
-        """For other workers it is under way until its client has had time to hear the answer, or we to see it go.
+        """Keeps the mark for other workers until the client got the reply, or its departure was noticed.
 
-        Where the client has gone, it may try again at another worker before that is written down here.
+        A client that is gone may retry at another worker before that is stored here.
         """
-        these = set(mailboxes)
+        pending = set(mailboxes)
         if (lingering := self._lingering.pop(name, None)) is not None:
             timer, before = lingering
             timer.cancel()
-            these |= before
-        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, these)
-        self._lingering[name] = timer, these
+            pending |= before
+        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, pending)
+        self._lingering[name] = timer, pending
 
     def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
-        """Except for those that another attempt serves."""
+        """Removes the marks, except those of another attempt."""
         del self._lingering[name]
         self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
 
     async def begin(self, delivery: Delivery) -> Mail:
-        """Begins an attempt for all its recipients; what of it is still to be done. Raises as `of` does.
+        """Begins an attempt for all recipients; returns the mail to those still due. Raises as `of` does.
 
-        Where several recipients get one answer, that they are to get the mail is on the disk when this returns. Else a
-        disk that fills meanwhile has those repeated who were served, at each retry for the others.
+        If several recipients share one reply, the attempt is on disk when this returns. Otherwise, if the disk fills
+        meanwhile, each retry would deliver again to those already served.
         """
         mail, recipients = delivery.mail, delivery.mail.envelope.mailboxes
         intent = not mail.each_answered and len(set(recipients)) > 1
@@ -156,13 +153,13 @@ class Deliveries:
             log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
-        # Only now, when nobody else can begin: who has served the client meanwhile had it first.
+        # Only now, when no other attempt can begin: another worker may have served the client meanwhile.
         if not self._records.alone and (absent := mail.absent()) > SERVED_ELSEWHERE_S:
             raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
         return delivery.rest
 
     def check(self, delivery: Delivery, leaving: Mail, copy: SealedCopy | None = None) -> None:
-        """To be called last before this leaves: what becomes of it can be written down, and nobody else has it.
+        """Last check before a copy leaves: its outcome can be recorded, and no other process has taken it over.
 
         Raises DeliveryUnderWay and StoreUnavailable.
         """
@@ -175,26 +172,26 @@ class Deliveries:
             copy.may_have = True  # from now on, until there is a verdict
 
     def _take_room(self, delivery: Delivery) -> None:
-        """Sees that what the next hop accepts can be written down. Raises StoreUnavailable."""
+        """Reserves room to record what the next hop accepts. Raises StoreUnavailable."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.ready()
 
     def accepted(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
-        """Records, in the step that reads it, that the next hop has the mail for these."""
+        """Records accepted recipients, in the step that reads the reply."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.note(
                 delivery.name, delivery.names([each.mailbox for each in recipients]), delivery.opened is not None
             )
 
     async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
-        """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
+        """Stores accepted recipients before others follow. Raises StoreUnavailable as `checkpoint` does."""
         delivery.note_for_all(recipients, None)
-        await self.so_far(delivery)
+        await self.checkpoint(delivery)
 
-    async def so_far(self, delivery: Delivery) -> None:
-        """Before others get it: should the relay be killed now, a retry repeats nothing that has left.
+    async def checkpoint(self, delivery: Delivery) -> None:
+        """Stores who has the mail before others get it, so that a retry after a kill repeats nothing.
 
-        Raises StoreUnavailable where that cannot be written and the retry would be for all.
+        Raises StoreUnavailable if that fails and the retry would be for all.
         """
         delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
         if delivered:
@@ -207,8 +204,8 @@ class Deliveries:
                 if not delivery.mail.each_answered:
                     raise
 
-    def heard(self, mail: Mail) -> None:
-        """The client has its answer: forgets what it will not ask for again."""
+    def client_answered(self, mail: Mail) -> None:
+        """The client got the reply: drops what it will not retry."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
             return
@@ -220,14 +217,14 @@ class Deliveries:
         elif over:
             self._forget_soon(delivery)
         else:
-            self._records.later(self._forget_those_who_do_not_wait(delivery))
+            self._records.later(self._forget_finished(delivery))
         if over:
             self._let_others_begin(delivery.name, delivery.mail)
 
     async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
-        """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
+        """Drops the mail a moment later for other relays: one may have got it from the same client.
 
-        Should it be served only after that, its client has been gone long enough for it to be held (`begin`).
+        If it is handled there only after that, its client has been gone long enough for it to be held (`begin`).
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
@@ -235,10 +232,10 @@ class Deliveries:
         if delivery.over:
             await self._write(delivery)
         else:
-            await self._forget_those_who_do_not_wait(delivery)
+            await self._forget_finished(delivery)
 
     async def _forgotten(self, name: bytes) -> None:
-        """Before the same bytes are another mail here: what is to be forgotten of the one before is."""
+        """Waits until the previous mail with the same bytes is dropped."""
         if (later := self._forgotten_later.get(name)) is not None:
             task, now = later
             now.set()
@@ -246,17 +243,17 @@ class Deliveries:
         for each in [each for each, (task, _) in self._forgotten_later.items() if task.done()]:
             del self._forgotten_later[each]
 
-    async def _forget_those_who_do_not_wait(self, delivery: Delivery) -> None:
+    async def _forget_finished(self, delivery: Delivery) -> None:
         answers = zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True)
         over = [mailbox for mailbox, outcome in answers if not isinstance(outcome, TryLater)]
         if over and delivery.is_begun:
             try:
                 await self._records.forget(delivery.name, over)
-            except Exception as error:  # noqa: BLE001 - nobody waits for that
+            except Exception as error:  # noqa: BLE001 - a background task
                 _not_remembered(error)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client did not get these outcomes and will retry: keeps what was delivered."""
+        """The client did not get these outcomes and will retry: keeps who has the mail."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None or not delivery.over:
             await self._client_gone(mail, outcomes)
@@ -277,11 +274,11 @@ class Deliveries:
 
     async def _client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
-        # Known from before where possible: no retry may come between the end of the delivery and what follows here.
+        # Without an await if possible: no retry may come between the end of the delivery and this.
         name = self._names.pop(mail.id, None)
         if not delivered or name == _OPENED:
             return
-        if name in self._being_forgotten:  # and nothing was written yet: nobody can begin in between
+        if name in self._being_forgotten:  # nothing was written yet: no attempt can begin in between
             task, client_gone = self._being_forgotten[name]
             client_gone += delivered
             held = {(name, mailbox) for mailbox in delivered} - self._under_way
@@ -295,9 +292,10 @@ class Deliveries:
             await self._remember_client_gone(mail, name, delivered)
         log.debug("delivered_client_gone", recipients=len(delivered))
 
-    async def _remember_client_gone(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
-        name = known if known is not None else await self._name(mail)
-        # A retry that comes meanwhile is held until it is written down.
+    async def _remember_client_gone(self, mail: Mail, name: bytes | None, delivered: list[str]) -> None:
+        if name is None:
+            name = await self._name(mail)
+        # A retry that comes meanwhile is held until this is stored.
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= recipients
         try:
@@ -312,11 +310,11 @@ class Deliveries:
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
-    async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
-        """Stores what a retry has to know."""
+    async def _settle(self, delivery: Delivery, *, answered: bool = True) -> None:
+        """Stores what a retry needs."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
-        final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
+        final = answered and delivery.mail.each_answered  # then only held recipients will be retried
         waiting = {
             mailbox
             for mailbox, outcome in answers.items()
@@ -327,7 +325,7 @@ class Deliveries:
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
-        """Called while the client is answered: a relay killed before that must still know what has left."""
+        """Drops the mail while the client is answered: after a kill before that, a retry must repeat nothing."""
         name = delivery.name
         if not leaves_rows(delivery):
             return
@@ -342,7 +340,7 @@ class Deliveries:
     async def _write(
         self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
     ) -> None:
-        """Ends an attempt that was begun here."""
+        """Ends an attempt that began here."""
         if not delivery.is_begun:
             return
         mailboxes = delivery.mail.envelope.mailboxes
@@ -353,7 +351,7 @@ class Deliveries:
 
 
 _OPENED = b""
-"""Placeholder for the name of an opened mail: who has it is known even if the client gets no answer."""
+"""Placeholder for the name of an opened mail, for which who has it is always stored."""
 
 
 def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:
@@ -382,9 +380,9 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
 
 
 def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
-    """The copy again, for those recipients of this mail who wait for it."""
-    wanted = dict.fromkeys(waiting.recipients)
-    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
+    """Restores a waiting copy, for those recipients of this mail who wait for it."""
+    remaining = dict.fromkeys(waiting.recipients)
+    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in remaining}
     return SealedCopy(
         protection=waiting.facts["protection"],
         peer=waiting.facts["peer"],

@@ -1,4 +1,4 @@
-"""One attempt to deliver a mail: what earlier attempts have left to do, and the outcome for each recipient so far.
+"""One attempt to deliver a mail: what is left of earlier attempts, and the outcome for each recipient.
 Standard: RFC 5321, 4.2.1: 2yz is delivered, 4yz waits for another attempt, 5yz is refused; RFC 2033, 4.2, for each one.
 """
 
@@ -21,20 +21,19 @@ class Witness(Protocol):
     """Records that a mail is about to leave (relay/outcome/trail.py)."""
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], size: int, copy: SealedCopy | None) -> None:
-        """Raises StoreUnavailable where it may not."""
+        """Raises StoreUnavailable if the mail must not leave."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One attempt to deliver a mail: what earlier attempts have left to do, and what has become of each recipient.
+    """One attempt to deliver a mail: what is left of earlier attempts, and the outcome for each recipient.
 
-    `name` is what the store calls it, and `came_as` what it was called before it was opened. `is_begun` says whether
-    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered now;
-    the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are a retry.
-    `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Recipients in `aside` have
-    it in quarantine; for those in `consumed` it ended here (relay/canary). `without` has what was planned for those who
-    have no copy, and `said` which next hop has said what. The `witness` learns what is to leave; `steps` are those
-    that have begun, and when (time.perf_counter).
+    `name` is its name in the store, `came_as` the one before it was opened; with `is_begun` the store has this attempt.
+    `copies` were sealed earlier, or are being delivered; the caller adds its own. `outcomes` are by mailbox. If a mail
+    is `like_no_other`, the same bytes are a retry. `opened` is the opened mail; `unsealed` mail is passed on.
+    Recipients in `aside` have it in quarantine; for those in `consumed` it ended here (relay/canary). `without` has the
+    plan for recipients without a copy, and `said` the next hops' replies. The `witness` is called before mail leaves;
+    `steps` have their start times (time.perf_counter).
     """
 
     name: bytes
@@ -56,19 +55,19 @@ class Delivery:
     _names: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def step(self, name: str) -> None:
-        """Begins the next step, by its name in the metrics (relay/counting/metrics.py)."""
+        """Begins a step, named as in the metrics (relay/counting/metrics.py)."""
         self.steps.append((name, perf_counter()))
 
     @property
     def rest(self) -> Mail:
-        """The mail to those recipients who neither have it nor have a sealed copy waiting, each once."""
-        known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
+        """The mail to recipients who have neither the mail nor a waiting copy, without duplicates."""
+        settled = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
-        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
+        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in settled)
 
     @property
     def leaving(self) -> list[SealedCopy]:
-        """The copies to hand on: not those for whose recipients this attempt has an outcome already."""
+        """The copies to deliver: those without an outcome in this attempt."""
         return [copy for copy in self.copies if any(each.mailbox not in self.outcomes for each in copy.recipients)]
 
     def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
@@ -95,7 +94,7 @@ class Delivery:
 
     @property
     def answer(self) -> Outcomes:
-        """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
+        """The outcome for each recipient in envelope order; one without an outcome is held."""
         delivered, outcomes = self.begun.delivered, self.outcomes
         return tuple(
             [None if each in delivered else outcomes.get(each, _NOT_TRIED) for each in self.mail.envelope.mailboxes]
@@ -103,13 +102,13 @@ class Delivery:
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
         """Whether all recipients but these have the mail."""
-        these = {recipient.mailbox for recipient in recipients}
+        mailboxes = {recipient.mailbox for recipient in recipients}
         answers = zip(self.mail.envelope.mailboxes, self.answer, strict=True)
-        return all(mailbox in these or outcome is None for mailbox, outcome in answers)
+        return all(mailbox in mailboxes or outcome is None for mailbox, outcome in answers)
 
     @property
     def over(self) -> bool:
-        """Whether no recipient waits for another attempt."""
+        """Whether no recipient needs another attempt."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
     def names(self, mailboxes: Sequence[str]) -> list[bytes]:
@@ -132,13 +131,13 @@ _NOT_TRIED = TryLater("not tried")
 
 
 def without_messages(delivery: Delivery) -> Delivery:
-    """The part of a delivery needed to forget it, without the message: its memory is no longer budgeted."""
+    """A delivery without its messages, to be dropped later: its memory is no longer budgeted."""
     copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
     begun = replace(delivery.begun, copies=copies)
     return replace(delivery, mail=delivery.mail.changed(message=b""), begun=begun, copies=[], without={}, witness=None)
 
 
 def leaves_rows(delivery: Delivery) -> bool:
-    """Whether the store has anything of this attempt that its end has to settle."""
+    """Whether the store has rows of this attempt to settle at its end."""
     begun = delivery.begun
     return bool(begun.relay or begun.delivered or begun.copies) and delivery.opened is None

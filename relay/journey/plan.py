@@ -1,5 +1,5 @@
-"""What will become of a mail: who shares which sealed copy, who gets none, and why each better one was passed over.
-Standard: policies/README.md; `planner.py` makes it, sealing carries it out, everything else prints it.
+"""The plan for a mail: who shares which sealed copy, who gets none, and why each better one is unavailable.
+Standard: policies/README.md; planner.py creates it, sealing.py executes it, everything else prints it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Result = Literal["sealed", "clear", "held", "refused"]
 
 
 class Copy(NamedTuple):
-    """What recipients of one copy have in common: whose keys seal it, its layers from the inside out, its priority.
+    """A sealed copy: its peer, its layers from the inside out, and its priority.
 
-    There is no peer in clear, and the priority is "normal" where no quantum key is taken.
+    The peer is None in clear; the priority is "normal" without a quantum key.
     """
 
     peer: str | None
@@ -28,31 +28,31 @@ class Copy(NamedTuple):
 
     @property
     def protection(self) -> str:
-        """The layers as log lines have them: `pqc+aes`."""
+        """The layers as in log lines: `pqc+aes`."""
         return "+".join(self.layers)
 
     @property
     def in_clear(self) -> bool:
-        """True where policy lets this mail out unsealed."""
+        """Whether policy permits this mail in clear."""
         return self.layers == ONLY_PLAINTEXT
 
     @property
     def takes_key(self) -> bool:
-        """Whether it needs a quantum key."""
+        """Whether it takes a quantum key."""
         return self.layers[-1] in QUANTUM
 
     @property
     def key_on_top(self) -> bool:
-        """Whether the quantum key is for one more layer around a level that needs none."""
+        """Whether the quantum key is for an additional layer around a level without one."""
         return len(self.layers) > 1 and self.layers[-1] in QUANTUM
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One recipient: what policy says, and why each protection that it lists earlier is not available.
+    """One recipient: the policy decision, and why each protection listed earlier is not available.
 
-    `decision` is None where no policy covers them. Each of the `causes` begins with the level. Mail that `stays_inside`
-    goes in clear to one of our own domains: it has not left.
+    `decision` is None if no policy covers the recipient. Each of the `causes` begins with the level. Mail that
+    `stays_inside` goes in clear to one of our own domains.
     """
 
     recipient: Recipient
@@ -62,7 +62,7 @@ class Planned:
 
     @property
     def policy(self) -> dict[str, Any]:
-        """Which policy decided and what it lists, with the names that ledger, log and records have."""
+        """The deciding policy and its levels, with the member names of ledger, log and records."""
         if self.decision is None:
             return {"policy": "no policy", "policy_version": "", "peer": None, "listed": ()}
         decision = self.decision
@@ -75,7 +75,7 @@ class Planned:
 
     @property
     def downgrade(self) -> str:
-        """What the ledger has to know: why they get less than the first protection listed, or "" where they do not."""
+        """For the ledger: why they get less than the first protection listed, or ""."""
         if self.stays_inside:
             return ""
         if self.decision is None or not self.decision.in_clear:
@@ -86,9 +86,9 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Recipients who share one copy, or who get none for the same reason: then `error` holds or refuses the mail.
+    """Recipients who share one copy, or get none for the same reason: then `error` holds or refuses the mail.
 
-    `quantum_bits` are those that the copy needs, where somebody has counted them.
+    `quantum_bits` is the key material that the copy needs, if counted.
     """
 
     members: tuple[Planned, ...]
@@ -98,29 +98,29 @@ class Group:
 
     @property
     def result(self) -> Result:
-        """What happens, in one word."""
+        """The result, as one word."""
         if self.copy is None:
             return "held" if isinstance(self.error, TryLater) else "refused"
         return "clear" if self.copy.in_clear else "sealed"
 
     @property
     def protection(self) -> str:
-        """The protection as log lines have it, "" where nothing leaves."""
+        """The protection as in log lines, "" if nothing leaves."""
         return self.copy.protection if self.copy else ""
 
     @property
     def recipients(self) -> list[Recipient]:
-        """All members'."""
+        """The recipients of all members."""
         return [each.recipient for each in self.members]
 
     @property
     def decisions(self) -> list[Decision]:
-        """All that policy says of the members, but for what is the same except for the recipient, once."""
-        found = {each.decision.where: each.decision for each in self.members if each.decision is not None}
-        return list(found.values())
+        """The distinct decisions of the members."""
+        by_file = {each.decision.where: each.decision for each in self.members if each.decision is not None}
+        return list(by_file.values())
 
     def outcomes(self, sender: str, size: int) -> list[Outcome]:
-        """One for each recipient of a message of this size, in bytes."""
+        """An outcome for each recipient of a message of this size, in bytes."""
         return [
             Outcome(
                 sender=sender,
@@ -139,10 +139,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What becomes of one recipient's mail, for people and programs: JSON's types, with stable names.
+    """The planned outcome for one recipient, for output: JSON types with stable names.
 
-    `causes` say why nothing better is available. Of those who share a copy, the first has its `quantum_bits`. `reply`
-    is what SMTP answers at the end of the message, as long as the next hop takes it.
+    `causes` say why nothing better is available. Of recipients who share a copy, the first has its `quantum_bits`.
+    `reply` is the SMTP reply to the content if the next hop accepts it.
     """
 
     sender: str

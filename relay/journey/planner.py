@@ -1,5 +1,5 @@
-"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not available.
-Standard: policies/README.md: levels are tried in their order, and what cannot be sealed is held or refused.
+"""Creates the plan for a mail from the policy decisions, its size, and the missing keys.
+Standard: policies/README.md: levels are tried in order; mail that cannot be sealed is held or refused.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
 
 Decided = tuple[Recipient, Decision | RelayError]
-"""A recipient, and what policy says about the mail to them, or why it says nothing."""
+"""A recipient and the policy decision, or the error."""
 
 T = TypeVar("T")
 
 RECIPIENT_OCTETS = 512
-"""Cost of deciding for one recipient, or of comparing one text with a message, in bytes of other work."""
+"""Cost of a decision for one recipient, or of comparing one text with a message, in bytes of other work."""
 
 
 def decide(
     policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: MessageFacts | None
 ) -> list[Decided]:
-    """What policy says of each recipient, or why it says nothing."""
+    """The policy decision, or the error, for each recipient."""
     decided: list[Decided] = []
     for recipient in recipients:
         try:
@@ -63,14 +63,14 @@ def decide(
 
 
 def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float | None:
-    """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
+    """How long the mail has waited, in seconds, or None if policy does not need it. Raises MalformedMessage."""
     asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
     return content.waited(datetime.now(UTC)) if asked else None
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Plans with what this relay and its peers can do: `levels` by name, `certificates` by peer name."""
+    """Plans with the capabilities of this relay and its peers: `levels` by name, `certificates` by peer name."""
 
     config: Config
     levels: Mapping[str, Scheme]
@@ -86,9 +86,9 @@ class Planner:
         waited: float | None = None,
         missing: Mapping[Copy, str] | None = None,
     ) -> tuple[Group, ...]:
-        """Every recipient in one group. `size` is the size of what would be sealed, `waited` how long the mail has.
+        """Assigns every recipient to one group; `size` is that of the content, `waited` in seconds.
 
-        `missing` says for which copies there is no key, and why; all other keys are taken to be there.
+        `missing` has the copies without a key, and why; all other keys are assumed to be available.
         """
         groups: dict[Copy | str, list[Planned]] = {}
         errors: dict[str, RelayError] = {}
@@ -124,11 +124,11 @@ class Planner:
         waited: float | None,
         attempt: Callable[[Group, Copy], Awaitable[T]],
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
-        """What every attempt at a planned copy gave, and the groups that get none.
+        """Executes the plan: the result of `attempt` for each copy, and the groups without one.
 
-        Where an attempt raises KeyUnavailable, that copy is not available. The plan is then made again for its
-        recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
-        may yet fall back is tried after theirs, so that they share it.
+        If it raises KeyUnavailable, the plan is made again without that copy, for its recipients and all others of that
+        peer who have none yet. For any other RelayError they fail. A copy that others may fall back to is made after
+        theirs, so that they can share it.
         """
         missing: dict[Copy, str] = {}
         had: list[tuple[Group, T]] = []
@@ -163,9 +163,9 @@ class Planner:
         keys: Supplies | None = None,
         original: bytes | None = None,
     ) -> tuple[Group, ...]:
-        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there.
+        """The plan that sealing would execute, with its quantum bits; without `keys`, as if all were available.
 
-        Without the `original`, of which `size` is the size, nothing is known of what compressing it would save.
+        Without the `original`, compression is not taken into account.
         """
 
         async def bits(group: Group, copy: Copy) -> int:
@@ -184,7 +184,7 @@ class Planner:
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
     async def _hidden(self, group: Group, copy: Copy, size: int, original: bytes | None) -> int:
-        """As `hidden`, with the original: what compression saves is then known."""
+        """As `hidden`, with compression if the original is given."""
         first = group.members[0].decision
         sender = first.sender if first is not None else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
@@ -194,7 +194,7 @@ class Planner:
         return self.hidden(copy, sender, group.recipients, size)
 
     def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], size: int) -> int:
-        """How many bytes of key a copy without compression has hide it, 0 without a pad.
+        """Number of pad bytes for a copy without compression, 0 without a pad.
 
         Raises MalformedMessage and CannotSeal.
         """
@@ -204,9 +204,9 @@ class Planner:
         return padded_size(len(mime.payload_header(envelope)) + size, self.config.otp.padding)
 
     def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> tuple[bytes, bytes]:
-        """The DER of what the payload says of itself, and its id; our own receiver has read it.
+        """The sealed envelope in DER, and its id, checked by our own receiver.
 
-        Raises MalformedMessage where it cannot be written, CannotSeal where the peer would refuse it.
+        Raises MalformedMessage if it cannot be encoded, CannotSeal if the peer would refuse it.
         """
         parties = self.parties(copy.peer or "")
         ends = self._ends(copy.peer or "", copy.protection)
@@ -226,22 +226,22 @@ class Planner:
         return octets, envelope.id
 
     def _ends(self, peer: str, layers: str = "") -> cms.Ends:
-        """What this peer will hold our sealed envelope against, as far as we know it."""
+        """What this peer will check our sealed envelope against, as far as we know."""
         if (peer, layers) not in self._known_ends:
-            site, known = self.config.site, self.config.peers[peer]
-            domains = frozenset((*site.domains, *known.takes_from))
-            self._known_ends[peer, layers] = cms.Ends(site.name, site.sae_id, known.sae_id, layers, domains)
+            site, settings = self.config.site, self.config.peers[peer]
+            domains = frozenset((*site.domains, *settings.takes_from))
+            self._known_ends[peer, layers] = cms.Ends(site.name, site.sae_id, settings.sae_id, layers, domains)
         return self._known_ends[peer, layers]
 
     def left_for_peer(self, keys: Iterable[KeyReference]) -> float:
-        """Seconds that the peer has at least to fetch these keys, from the sealing on; infinite without keys."""
+        """Minimum time, in seconds, in which the peer can fetch these keys after sealing; infinite without keys."""
         if not (groups := {key.kme_group for key in keys}):
             return math.inf
-        # Of a group that relay.toml no longer has, nothing is known: its keys may be gone.
+        # Keys of a group no longer in relay.toml may be gone.
         return min((kme.left_for_peer for kme in self.config.kmes.values() if kme.group in groups), default=0.0)
 
     def parties(self, peer: str) -> Parties:
-        """The two ends of what is sealed for this peer."""
+        """Sender and receiver of mail sealed for this peer."""
         if peer not in self._parties:
             self._parties[peer] = Parties(
                 master_sae=self.config.site.sae_id,
@@ -253,7 +253,7 @@ class Planner:
         return self._parties[peer]
 
     def obstacle(self, decision: Decision, level: LevelName, size: int = 0) -> str:
-        """Why a level cannot be done at all for a message of this size, in bytes, or "" where it can be tried."""
+        """Why a level is impossible for a message of this size, in bytes, or ""."""
         if level == PLAINTEXT:
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, size):
@@ -274,13 +274,13 @@ class Planner:
         return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
 
     def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
-        """Why nothing can be sealed for a peer at a level, whatever policy says, or "" where it can be tried."""
+        """Why sealing for a peer at a level is impossible, regardless of policy, or ""."""
         if level in QUANTUM and (cause := self._no_kme(peer)):
             return cause
         return self.levels[level].obstacle(self.parties(peer))
 
     def _not_taken(self, decision: Decision) -> str:
-        """Why the peer would put aside whatever this sender sends, or ""."""
+        """Why the peer would quarantine all mail of this sender, or ""."""
         peer = decision.peer
         if peer not in self.config.peers or self._ends(peer).may_send(_sealed_sender(decision.sender)):
             return ""
@@ -290,42 +290,42 @@ class Planner:
         )
 
     def acceptable(self, decision: Decision) -> set[str]:
-        """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
-        found: set[str] = set()
+        """The protections that satisfy a decision: those possible under it, and stronger ones."""
+        protections: set[str] = set()
         for level in decision.levels:
             if level != PLAINTEXT and level in self.levels:
-                found |= {copy.protection for copy in _copies(decision, level)}
-                found.add("+".join((*decision.layers(level), ON_TOP)))
-        return found
+                protections |= {copy.protection for copy in _copies(decision, level)}
+                protections.add("+".join((*decision.layers(level), ON_TOP)))
+        return protections
 
     def first(self, decision: Decision) -> Copy:
-        """What a decision lists first, whether it is available or not."""
+        """The first copy of a decision, available or not."""
         return _copies(decision, decision.levels[0])[0]
 
     def _best(self, decision: Decision, size: int, missing: Mapping[Copy, str]) -> tuple[Copy | None, tuple[str, ...]]:
-        """The first copy that is available, None where none is, and why those listed before it are not."""
+        """The first available copy, or None, and why those listed before it are not available."""
         causes: list[str] = []
         for level in decision.levels:
             if cause := self.obstacle(decision, level, size):
                 causes.append(cause)
                 continue
             for copy in _copies(decision, level):
-                # Where the level itself takes a key, `obstacle` has asked for a KME.
+                # If the level itself takes a key, `obstacle` has checked for a KME.
                 cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.key_on_top else "")
                 if not cause:
                     return copy, tuple(causes)
-                what = "no quantum key on top: " if copy.key_on_top else ""
-                causes.append(f"{level}: {what}{cause}")
+                prefix = "no quantum key on top: " if copy.key_on_top else ""
+                causes.append(f"{level}: {prefix}{cause}")
         return None, tuple(causes)
 
     def _no_kme(self, peer: str | None) -> str:
-        """Why a peer can have no quantum keys, or "" where it can."""
+        """Why there can be no quantum keys for a peer, or ""."""
         groups = self.config.peers[peer].kme_groups if peer is not None else ()
         return "" if groups else f"no KME group is set for peer {peer!r}"
 
 
 def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
-    """The ways to do a level, the best first: pqc and rsa with a quantum key on top, without it, or both."""
+    """The copies for a level, best first: pqc and rsa with a quantum key on top, without it, or both."""
     if level == PLAINTEXT:
         return (Copy(None, ONLY_PLAINTEXT),)
     layers = decision.layers(level)
@@ -337,7 +337,7 @@ def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
 
 
 def _in_order(plan: Sequence[Group]) -> list[Group]:
-    """First the copies to which the fewest other groups may fall back, of these the strongest."""
+    """Sorted: copies that the fewest other groups may fall back to first, of these the strongest first."""
     if len(plan) < 2:
         return list(plan)
     ways = [
@@ -355,9 +355,9 @@ def _decided(group: Group) -> list[Decided]:
 def _otherwise(
     decision: Decision, size: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
 ) -> PolicyHolds | HeldForKeys | PolicyRefuses:
-    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused.
+    """Holds or refuses, as policy says; mail that has `waited` (seconds) for `hold_for` is refused.
 
-    `never` says that no mail of this sender can be sealed for the recipient, `for_keys` that a key was missing.
+    `never`: no mail of this sender can be sealed for the recipient; `for_keys`: a key was missing.
     """
     setting, action = decision.without_level(size)
     if never and decision.impossible:
@@ -371,14 +371,12 @@ def _otherwise(
 
 
 def _sealed_sender(sender: str) -> str:
-    """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
-    mail.
-    """
+    """The sender for sealed envelopes: like Postfix after a milter, without one dot at the end."""
     return folded_mailbox(sender.removesuffix("."))
 
 
 def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
-    """Which of the two addresses no sealed envelope can name, and why, or ""."""
+    """Which of the two addresses cannot be in a sealed envelope, and why, or ""."""
     if sender and not cms.is_sender(_sealed_sender(sender)):
         whose = "sender"
     elif not cms.is_recipient(recipient.mailbox):
@@ -389,7 +387,7 @@ def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
 
 
 def check_shown(message: bytes) -> None:
-    """Raises MalformedMessage where visible fields leave no room, or the tripwire reads them in another way."""
+    """Raises MalformedMessage if visible fields are too long, or the tripwire parses them differently."""
     shown = mime.shown_header(message)
     try:
         shown_fields(shown)

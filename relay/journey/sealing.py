@@ -1,5 +1,5 @@
-"""Turns one mail into the copies that may leave: carries out the plan, level by level and layer by layer.
-Standard: the level files write the format; what cannot be sealed is held or refused, as policy says, and never plain.
+"""Turns one mail into the copies that may leave: executes the plan, level by level and layer by layer.
+Standard: the schemes write the format; mail that cannot be sealed is held or refused, and never leaves in clear.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 PARTS_COST = 4
-"""Cost of finding the parts of a message, as a multiple of other work on its bytes."""
+"""Cost of parsing the parts of a message, as a multiple of other work on its bytes."""
 
 
 @dataclass(slots=True)
 class SealedCopy:
-    """One message as it will leave: who gets it, how it is protected, which policy said so.
+    """One message as it will leave, with its recipients, protection and policy.
 
-    `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
-    in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
-    `planned` says of each recipient what was passed over. A copy of an earlier attempt has none, and its `name` in the
-    store. `sealed` is what log and audit record call it at both sites, "" where it is not known. `sealed_at` is when
-    it was made, in seconds since 1970. A next hop that gave no verdict `may_have` it. `listed` is what policy wanted
-    then for each of its recipients (`_wanted`).
+    `protection` names the layers from the inside out, such as `pqc+aes`, or `plaintext` if policy permits clear text.
+    `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was used. `planned`
+    has the plan for each recipient; a copy of an earlier attempt has none, but its `name` in the store. `sealed` is its
+    name in log and audit record at both sites, "" if unknown. `sealed_at` is a Unix time. With `may_have`, a next hop
+    may have it without having replied. `listed` is what policy required then for each of its recipients
+    (`_requirement`).
     """
 
     protection: str
@@ -68,22 +68,22 @@ class SealedCopy:
 
     @property
     def inside(self) -> frozenset[str]:
-        """The mailboxes of those at domains of our own, whose mail does not leave: it is in clear."""
+        """The mailboxes at our own domains, whose mail stays inside, in clear."""
         if not self.in_clear:
             return frozenset()
         return frozenset([each.recipient.mailbox for each in self.planned if each.stays_inside])
 
     @property
     def in_clear(self) -> bool:
-        """True where policy lets this message out unsealed."""
+        """Whether policy permits this message in clear."""
         return self.protection == PLAINTEXT
 
 
 @dataclass(frozen=True, slots=True)
 class SealedMail:
-    """The copies of a mail, and the cause for each recipient without one, by address.
+    """The copies of a mail, and the error for each recipient without one, by address.
 
-    `policy_version` is that of the policies that said so, and `without` what was planned for the rest, by mailbox.
+    `policy_version` is that of the deciding policies, and `without` the plan for recipients without a copy, by mailbox.
     """
 
     copies: list[SealedCopy]
@@ -96,10 +96,9 @@ class SealedMail:
 class Sealer:
     """Seals mails; one value for the relay's lifetime.
 
-    `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
-    mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
-    SHA-256: what comes back is not sealed again. How long policy takes is on the `board`. `clock` gives seconds since
-    1970.
+    `planner` and `policies` return the values in force, once for each mail; a reload applies to the next one. `made`
+    has recently sealed mail, by its SHA-256: if it comes back it is not sealed again. The time that policy takes is
+    counted on the `board`. `clock` returns Unix time.
     """
 
     planner: Callable[[], Planner]
@@ -114,14 +113,14 @@ class Sealer:
         object.__setattr__(self, "_policy_seconds", self.board.spread(metrics.STEP_SECONDS, "outgoing", "policy"))
 
     def check(self, sender: str, recipient: str) -> None:
-        """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all.
+        """Raises PolicyHolds or PolicyRefuses if no level that policy lists is possible.
 
-        Raises MalformedMessage where it can, and one of the addresses cannot be sealed.
+        Raises MalformedMessage if one is, but one of the addresses cannot be sealed.
         """
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
         if isinstance(decision, Decision):
-            # The message may raise its level, have waited, or be too large.
+            # The outcome may depend on the message: its content, its age, its size.
             may_be_refused = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
             if decision.looks_inside or decision.hold_for is not None or may_be_refused:
                 return
@@ -131,9 +130,9 @@ class Sealer:
             raise group.error
 
     async def seal(self, mail: Mail) -> SealedMail:
-        """One copy for each (peer, layers), shared by all its recipients.
+        """Seals one copy for each (peer, layers), shared by all its recipients.
 
-        A recipient who can get none of the levels listed for them fails, alone, with what their policy says then.
+        A recipient for whom no listed level is available fails alone, as their policy says.
         """
         planner, policies = self.planner(), self.policies()
         began = perf_counter()
@@ -147,16 +146,16 @@ class Sealer:
         return SealedMail([copy for _, copy in had], failures, policies.version, planned)
 
     async def foresee(self, mail: Mail) -> tuple[Group, ...]:
-        """What `seal` would do now. Raises MalformedMessage."""
+        """The plan that `seal` would execute now. Raises MalformedMessage."""
         planner = self.planner()
         decided, original, seconds = await _to_plan(self.policies(), mail)
         return await planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
-        """These copies of an earlier attempt, without recipients whose policy has changed and requires another one now.
+        """Copies of an earlier attempt, without recipients for whom policy now requires another protection.
 
-        None of them is for a former peer. A copy that is less than policy lists first by now has
-        that `planned`, for the ledger.
+        Copies for former peers are dropped. A copy now weaker than the first protection listed has its plan in
+        `planned`, for the ledger.
         """
         planner, policies = self.planner(), self.policies()
         content = MessageFacts(mail.message, mail.origin.login)
@@ -172,22 +171,22 @@ class Sealer:
         return [copy for copy in copies if copy.recipients]
 
     def outlived(self, copies: Iterable[SealedCopy]) -> list[SealedCopy]:
-        """Those that the peer may be unable to open by now: its KME may have dropped the quantum keys.
+        """The copies that the peer may be unable to open: its KME may have dropped the quantum keys.
 
-        Not those that a next hop may have: a second form of these would be a second mail.
+        Excludes those that a next hop may have: another copy would be a second mail.
         """
         planner, now = self.planner(), self.clock()
         old = [each for each in copies if now - each.sealed_at > planner.left_for_peer(each.keys)]
         return [each for each in old if not each.may_have]
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
-        """Raises KeyUnavailable where the copy's quantum key is not available."""
+        """Seals one copy. Raises KeyUnavailable if its quantum key is not available."""
         decision = group.members[0].decision
-        assert decision is not None  # noqa: S101 - nobody is planned a copy without
+        assert decision is not None  # noqa: S101 - no copy is planned without one
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,
             recipients=group.recipients, planned=group.members, sealed_at=self.clock(),
-            listed=frozenset([_wanted(each.decision) for each in group.members if each.decision is not None]),
+            listed=frozenset([_requirement(each.decision) for each in group.members if each.decision is not None]),
         )  # fmt: skip
         if copy.in_clear:
             return made
@@ -203,20 +202,20 @@ class Sealer:
             self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
             self.board.missed[copy.peer or ""] = str(error)
             raise
-        except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
+        except CannotOpen as error:  # a receiver would refuse it: our fault, not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.sealed = sealed_name(envelope_id, planner.config.site.sae_id).hex()[:16]
-        # Only the event loop's thread adds to it: two threads might lose an entry.
+        # Only added to in the event loop's thread: two threads might lose an entry.
         self.made.add(digest, copy.peer or "", made.protection, [each.mailbox for each in made.recipients])
         return made
 
     async def _sealed(
         self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy
     ) -> tuple[SealedPayload, bytes]:
-        """The level, further KEMs around it, and then an aes layer, where the plan has them; the sealed envelope's id.
+        """Seals the level, further KEMs and an aes layer, as planned; also returns the sealed envelope's id.
 
-        The key of that layer is taken first: no work is done for a copy that is unavailable.
+        The key of the aes layer is taken first: no work is done for an unavailable copy.
         """
         levels, parties = planner.levels, planner.parties(copy.peer or "")
         keys = CopyKeys(self.keys, parties.slave_sae, low_priority=copy.priority == "low")
@@ -231,10 +230,10 @@ class Sealer:
         return sealed, envelope_id
 
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
-        """Protection and outer message again where this is what we sealed for the same people of late.
+        """Protection and message if we have recently sealed this message for the same recipients, else None.
 
-        None for everything else, and for layers that are less than this copy would have, or not what policy requires.
-        What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
+        Also None if its layers are weaker than this copy's, or do not satisfy policy. That a message looks sealed is
+        not enough: anybody can put plaintext where a ciphertext should be.
         """
         try:
             der = mime.sealed_content(message)
@@ -251,9 +250,9 @@ class Sealer:
 
 @dataclass(slots=True)
 class CopyKeys:
-    """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once.
+    """FreshKeys for one copy; a key drawn in advance is returned first, and once.
 
-    Only keys for `slave_sae` are given: the peer may get another SAE ID while the copy is made.
+    Only keys for `slave_sae` are returned: the peer's SAE ID may change while the copy is made.
     """
 
     keys: KeysWithReserve
@@ -262,7 +261,7 @@ class CopyKeys:
     _drawn: SealingKey | None = field(default=None, init=False, repr=False)
 
     async def draw(self, peer: str, size: int) -> None:
-        """Takes the key for a later layer. Raises KeyUnavailable."""
+        """Draws the key for a later layer. Raises KeyUnavailable."""
         self._drawn = await self.take(peer, size=size)
 
     async def take(self, peer: str, *, level: str = AES.name, size: int = 0) -> SealingKey:
@@ -274,7 +273,7 @@ class CopyKeys:
         return drawn
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
-        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+        """A one-time pad for `hidden` octets. Raises KeyUnavailable."""
         pad = await self.keys.take_pad(peer, hidden, low_priority=self.low_priority)
         self._check(each.reference for each in pad.keys)
         return pad
@@ -287,26 +286,26 @@ class CopyKeys:
 def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy) -> bool:
     if isinstance(decision, RelayError):
         return False
-    known = copy.peer is None or copy.peer in planner.config.peers
-    return known and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
+    configured = copy.peer is None or copy.peer in planner.config.peers
+    return configured and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
 
 
 def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:
-    """Whether a copy is weaker than what this decision lists first, and it was not so when it was sealed.
+    """Whether a copy is weaker than what this decision lists first, but was not when it was sealed.
 
-    By an edit since, or since a day has passed: the set is the same then.
+    The policy was edited since, or the day has changed.
     """
     first = planner.first(decision)
-    return _wanted(decision) not in copy.listed and strength_of(copy.protection) < strength_of(first.protection)
+    return _requirement(decision) not in copy.listed and strength_of(copy.protection) < strength_of(first.protection)
 
 
-def _wanted(decision: Decision) -> str:
-    """What policy requires for a recipient: its levels in their order, and when quantum keys go on top."""
+def _requirement(decision: Decision) -> str:
+    """What policy requires for a recipient: the levels in order, and when a quantum key goes on top."""
     return f"{','.join(decision.levels)} {decision.quantum}"
 
 
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
-    """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
+    """The policy decisions, the content to seal, and how long the mail has waited (seconds)."""
     content = MessageFacts(mail.message, mail.origin.login)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
     original = await off_loop(mime.work(mail.message), mime.without_hidden_fields, mail.message)
@@ -316,14 +315,14 @@ async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], byte
 async def _decided(
     policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
 ) -> list[Decided]:
-    """The decision for each recipient, or why there is none; beside the loop where that may take time."""
+    """The decision, or the error, for each recipient; in a thread if that may take time."""
     patterns = PARTS_COST + policies.patterns // PATTERNS if policies.patterns else 0
     work = mime.work(content.message) * patterns + RECIPIENT_OCTETS * len(recipients)
     return await off_loop_in_turn(work, decide, policies, mail.envelope.sender, recipients, content)
 
 
 def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
-    """The outer message, encrypted and written piece by piece, and by what its content is known again."""
+    """The outer message, encrypted and written piece by piece, and the digest of its content."""
     digest = hashlib.sha256()
 
     def seen() -> Iterator[Octets]:

@@ -1,5 +1,5 @@
-"""Shadow mode: plans an outgoing mail, says what would become of it, and changes nothing.
-Standard: no key is taken and no content kept; a mail whose treatment nobody could foresee passes all the same.
+"""Shadow mode: plans an outgoing mail, logs the plan, and changes nothing.
+Standard: no key is taken and no content is stored; a mail that cannot be planned passes too.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from relay.runtime.aio import off_loop
 log = structlog.get_logger(__name__)
 
 MAX_OCTETS = 256 * 1024 * 1024
-"""Maximum size of a record, in bytes; then it is renamed to `NAME.1`, in place of the one before."""
+"""Maximum size of a record, in bytes; then it is renamed to `NAME.1`, which replaces the previous one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What it works with; `record` keeps what it finds, for `policy simulate --shadow`."""
+    """The parts used; `record` keeps the plans, for `policy simulate --shadow`."""
 
     sealer: Sealer
     record: ShadowRecord | None = None
 
     async def foresee(self, mail: Mail) -> tuple[list[LedgerEntry], tuple[Planned, ...]]:
-        """What the ledger has to know: one entry for all recipients whom one policy would treat alike.
+        """The ledger entries, one for all recipients with the same result, and the recipients at our own domains.
 
-        And those recipients whose mail stays inside: at our own domains, whatever policy would have done with it.
+        Mail to our own domains stays inside, regardless of policy.
         """
         try:
             plan = await self.sealer.foresee(mail)
@@ -47,7 +47,7 @@ class Shadow:
             return [], tuple(Planned(each, None, stays_inside=True) for each in self._own(mail.envelope.recipients))
         outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
         for outcome in outcomes:
-            # Without the addresses, which log lines do not have.
+            # Without addresses, which are not logged.
             log.info("shadow", **{name: said for name, said in asdict(outcome).items() if name not in _ADDRESSES})
         if self.record is not None:
             self.record.add(outcomes)
@@ -72,7 +72,7 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
         if each.stays_inside:
             continue
         alike.setdefault(each.policy["policy"], []).append(each)
-    what = f"{group.result} {group.protection}".rstrip()
+    result = f"{group.result} {group.protection}".rstrip()
     for members in alike.values():
         yield LedgerEntry.of(
             PLAINTEXT if group.result == "clear" else "shadow",
@@ -80,19 +80,19 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
             [each.recipient.address for each in members],
             **members[0].policy,
             level=PLAINTEXT,
-            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
+            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {result}",
         )
 
 
 class ShadowRecord:
-    """The file, one JSON line for each recipient; it is no proof of anything, so that trouble with it holds no mail."""
+    """The file, one JSON line for each recipient; it proves nothing, so failures hold no mail."""
 
     def __init__(self, path: Path) -> None:
         """Opens nothing before the first line."""
         self.path = path
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Adds lines; where that fails, says so in the log."""
+        """Adds lines; a failure is logged."""
         time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         lines = "".join(json.dumps({"time": time, **asdict(each)}) + "\n" for each in outcomes)
         try:
@@ -107,7 +107,7 @@ class ShadowRecord:
 
 
 def read_shadow(path: Path) -> Iterator[tuple[str, Outcome]]:
-    """The lines of a record with their times, the oldest first, but those not whole. Raises ConfigError."""
+    """The complete lines of a record with their times, oldest first. Raises ConfigError."""
     names = {each.name for each in fields(Outcome)}
     try:
         with path.open(encoding="ascii", errors="replace") as file:

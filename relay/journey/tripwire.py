@@ -1,5 +1,5 @@
-"""The last look at a message before it leaves: what policy wanted sealed must be sealed, whatever went before.
-Standard: RFC 8551 3.2 and RFC 5083, read here from the bytes alone; what seals shares no code with it but relay/levels.
+"""The last check of a message before it leaves: if policy requires sealing, it must be sealed.
+Standard: RFC 8551 3.2 and RFC 5083, parsed here from the bytes; shares no code with sealing except relay/levels.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
     b"content-transfer-encoding content-disposition dkim-signature".split()
 )
-"""The only header fields that a sealed message may have."""
+"""The only header fields permitted in a sealed message."""
 
 _LINE = re.compile(rb"(?:([A-Za-z0-9-]++)[ \t]*+:|[ \t])[^\r\n]*+\r\n")
-"""A field, also in the old syntax with blanks before the colon (RFC 5322, 4.5), or its continuation."""
+"""A field, also in the obsolete syntax with blanks before the colon (RFC 5322, 4.5), or its continuation."""
 _BLANKS = b" \t\r\n"
-"""What may stand around a value; other readers take further control characters for a part of it."""
+"""Blanks permitted around a value; for other parsers, further control characters belong to it."""
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
 _AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
 _DATA = bytes.fromhex("2a864886f70d010701")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
 _PIECE_OCTETS = _LINE_OCTETS * 512
-"""The body is looked at in pieces of 512 lines, each of 76 characters and CRLF."""
+"""Size of a piece of the body: 512 lines of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
-"""Prefix of the last 16 octets: the authentication tag."""
+"""DER prefix of the authentication tag, the last 16 octets."""
 
 _Form = tuple[int, bytes, bytes, bytes]
-"""The tag of a layer's RecipientInfos, how their contents begin, how its content's algorithm begins, and its KEM."""
+"""A layer's RecipientInfo tag, the beginning of its contents, that of the content's algorithm, and the KEM."""
 
 
 def _object_identifier(dotted: str) -> bytes:
-    """As DER (X.690, 8.19); nothing for none."""
+    """An object identifier in DER (X.690, 8.19); b"" for ""."""
     if not dotted:
         return b""
     first, second, *others = map(int, dotted.split("."))
@@ -64,14 +64,14 @@ _FORMS |= {kem.name: _form(around(kem)) for kem in FURTHER_KEMS}
 _MAX_RECIPIENTS = 100
 _MAX_IN_KEM_RECIPIENT = 9
 _READABLE = b"Content-Type: "
-"""Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""
+"""Beginning of every payload; occurs in a ciphertext by chance once in 2^112 octets."""
 
 
 def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
-    """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
+    """Raises TrippedWire, which holds the mail, unless `message` is sealed as in `protection`, and nothing else.
 
-    `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
-    instance, of which the last can be seen: a level or a further KEM.
+    `top` are the fields put on top of it. `protection` names the layers from the inside out, such as `pqc+aes`; only
+    the outermost is visible.
     """
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:
@@ -92,9 +92,9 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
 def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
     """Unfolded values by field name in lower case.
 
-    Raises TrippedWire where a line is neither a field that may be visible nor the continuation of one.
+    Raises TrippedWire unless each line is a permitted field or its continuation.
     """
-    found: dict[bytes, list[list[bytes]]] = {}
+    fields: dict[bytes, list[list[bytes]]] = {}
     pieces: list[bytes] | None = None
     position = 0
     while position < len(header):
@@ -106,20 +106,20 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
             pieces.append(line[0].strip(_BLANKS))
         else:
             pieces = [line[0].partition(b":")[2].strip(_BLANKS)]
-            found.setdefault(line[1].lower(), []).append(pieces)
-    if strangers := sorted(set(found) - MAY_SHOW):
+            fields.setdefault(line[1].lower(), []).append(pieces)
+    if strangers := sorted(set(fields) - MAY_SHOW):
         raise TrippedWire(f"header field {strangers[0].decode()!r} would be visible outside")
-    return {name: [b" ".join(each) for each in values] for name, values in found.items()}
+    return {name: [b" ".join(each) for each in values] for name, values in fields.items()}
 
 
 class _Body:
-    """What stands in the body in base64, decoded piece by piece; only what is asked for is kept.
+    """The base64 body, decoded piece by piece; only requested ranges are kept.
 
-    `size` is how many octets it must have in all, by the length of the text.
+    `size` is its decoded length, computed from the length of the text.
     """
 
     def __init__(self, message: bytes, begin: int) -> None:
-        """The body begins there. Raises TrippedWire where there is none."""
+        """The body starts at `begin`. Raises TrippedWire if it is empty."""
         lines = -(-(len(message) - begin) // _LINE_OCTETS)
         characters = len(message) - begin - 2 * lines
         self.size = characters // 4 * 3 - message.count(b"=", max(begin, len(message) - 4))
@@ -128,14 +128,14 @@ class _Body:
         self._last = b""
 
     def octets(self, start: int, end: int, most: int | None = None) -> bytes:
-        """These octets of it, as far as they are there, and at `most` so many: a pad names its keys in megabytes."""
+        """These octets, as far as they exist, limited to `most`: the key names of a pad may have megabytes."""
         end = end if most is None else min(end, start + most)
         while len(self._head) < end and (piece := next(self._pieces, b"")):
             self._head += piece
         return bytes(self._head[start:end])
 
     def ends_with(self, length: int) -> bytes:
-        """Its last octets, after all of it was decoded and is as long as it must be."""
+        """The last octets, after decoding all of it and checking its length."""
         size, last = len(self._head), bytes(self._head[-length:])
         for piece in self._pieces:
             size += len(piece)
@@ -146,7 +146,7 @@ class _Body:
 
 
 def _decoded(message: bytes, begin: int) -> Iterator[bytes]:
-    """The octets, after a look that nothing in them can be read. Raises TrippedWire where it is not base64 alone."""
+    """Decodes the body and checks that it has no plaintext. Raises TrippedWire if it is not pure base64."""
     before, ended = b"", False
     for start in range(begin, len(message), _PIECE_OCTETS):
         text = _characters(message[start : start + _PIECE_OCTETS])
@@ -164,9 +164,9 @@ def _decoded(message: bytes, begin: int) -> Iterator[bytes]:
 
 
 def _characters(lines: bytes) -> bytes:
-    """The text of lines of 76 characters, of which the last may be shorter. Raises TrippedWire.
+    """Joins lines of 76 characters, of which the last may be shorter. Raises TrippedWire.
 
-    Cutting lines takes a third of the time of taking CR and LF out, wherever they are.
+    Slicing fixed lines takes a third of the time of removing CR and LF.
     """
     whole, rest = divmod(len(lines), _LINE_OCTETS)
     ends = lines[76::_LINE_OCTETS] == b"\r" * whole and lines[77::_LINE_OCTETS] == b"\n" * whole
@@ -179,7 +179,7 @@ def _characters(lines: bytes) -> bytes:
 
 
 def _check_body(body: _Body, form: _Form) -> None:
-    """The body is base64, all of it, of one DER element: AuthEnvelopedData of this form (RFC 5083, 2.1)."""
+    """Checks that the body is one DER element: AuthEnvelopedData of this form (RFC 5083, 2.1)."""
     (content_info,) = _inside(body, (0, body.size), 0x30)
     content_type, content = _inside(body, content_info, 0x06, 0xA0)
     (enveloped,) = _inside(body, content, 0x30)
@@ -190,12 +190,12 @@ def _check_body(body: _Body, form: _Form) -> None:
     inner_type, algorithm, ciphertext = _inside(body, encrypted, 0x06, 0x30, 0x80)
     right = body.octets(*version) == b"\0" and body.octets(*inner_type) == _DATA and ciphertext[0] < ciphertext[1]
     tag, beginning, encryption, kem = form
-    found = list(_elements(body, recipients, _MAX_RECIPIENTS))
+    elements = list(_elements(body, recipients, _MAX_RECIPIENTS))
     alike = all(
         each == tag and body.octets(*inside, len(beginning)) == beginning and (not kem or _kem(body, inside) == kem)
-        for each, inside in found
+        for each, inside in elements
     )
-    has_form = found and alike and body.octets(*algorithm, len(encryption)) == encryption
+    has_form = elements and alike and body.octets(*algorithm, len(encryption)) == encryption
     if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
@@ -203,24 +203,24 @@ def _check_body(body: _Body, form: _Form) -> None:
 
 
 _Range = tuple[int, int]
-"""Where the contents of an element begin and end."""
+"""Start and end of the contents of an element."""
 
 
 def _kem(body: _Body, recipient: _Range) -> bytes:
-    """What stands in the AlgorithmIdentifier of a KEMRecipientInfo: an object identifier alone (RFC 9629, 3)."""
+    """The AlgorithmIdentifier of a KEMRecipientInfo, which has only an object identifier (RFC 9629, 3)."""
     _, information = _inside(body, recipient, 0x06, 0x30)
-    found = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
-    if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
+    elements = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
+    if [tag for tag, _ in elements] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
         raise TrippedWire("the recipient is no KEMRecipientInfo")
-    return body.octets(*found[2][1])
+    return body.octets(*elements[2][1])
 
 
 def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
-    """The contents of the elements that stand there, whose tags must be these."""
-    found = list(_elements(body, where, len(tags)))
-    if [tag for tag, _ in found] != [*tags]:
+    """The contents of the elements in this range, whose tags must be these."""
+    elements = list(_elements(body, where, len(tags)))
+    if [tag for tag, _ in elements] != [*tags]:
         raise TrippedWire("the body is not CMS as sealed messages have it")
-    return [inside for _, inside in found]
+    return [inside for _, inside in elements]
 
 
 def _elements(body: _Body, where: _Range, most: int) -> Iterator[tuple[int, _Range]]:

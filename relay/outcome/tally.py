@@ -1,5 +1,5 @@
-"""Reports the outcome of each delivery attempt: counts it, and has it written into the audit record.
-Standard: trail.py has the vocabulary; both get the same, so that their numbers agree.
+"""Reports the outcome of each delivery attempt: counts it, and writes it to the audit record.
+Standard: trail.py has the vocabulary; counters and record get the same outcomes, so their numbers agree.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _CAUSES = {
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
     **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
 }
-"""Cause for which a recipient waits, by the error's class; see relay/counting/held.py."""
+"""Cause for which a recipient waits, by class of the error; see relay/counting/held.py."""
 _NO_NEWS = ("DeliveryUnderWay", "Stopped")
 """Errors after which the outcome of an attempt is unknown."""
 
 
 class _Cells(NamedTuple):
-    """The counters that grow with a mail of one fate: by one for the mail, by their number for its recipients."""
+    """The counters of one fate: of mails, and of recipients."""
 
     mails: Cell
     recipients: Cell
@@ -65,13 +65,13 @@ class Tally:
     def __init__(
         self,
         direction: str,
-        known: Callable[[], Config] | None = None,
+        config: Callable[[], Config] | None = None,
         board: Board | None = None,
         trail: Trail | None = None,
     ) -> None:
-        """`known` returns the configuration with the current peers; without a `trail` nothing is recorded."""
+        """`config` returns the configuration with the current peers; without a `trail` nothing is recorded."""
         self._direction = direction
-        self._known = known
+        self._known = config
         self.trail = trail or Trail(direction)
         self._board = board or Board()
         self.seconds = _Seconds(self._board, direction)
@@ -79,20 +79,20 @@ class Tally:
 
     @contextmanager
     def of(self, mail: Mail) -> Iterator[AttemptRecord]:
-        """`with`: one delivery attempt, which is reported when it ends, in any way. Its first step is to begin."""
+        """Context manager for one delivery attempt, which is reported at its end in any case."""
         attempt, began = AttemptRecord(self.trail, mail), perf_counter()
         try:
             yield attempt
         except BaseException as error:
-            self._tell(attempt, began, error)
+            self._report(attempt, began, error)
             raise
         else:
-            self._tell(attempt, began, None)
+            self._report(attempt, began, None)
         finally:
-            attempt.delivery = None  # each has the other: in a circle the message would stay until it is collected
+            attempt.delivery = None  # breaks a reference cycle, which would keep the message until it is collected
 
-    def _tell(self, attempt: AttemptRecord, began: float, error: BaseException | None) -> None:
-        """A fault in it is logged: the mail has left, and for a number its client must not try again."""
+    def _report(self, attempt: AttemptRecord, began: float, error: BaseException | None) -> None:
+        """Reports the attempt; a failure is only logged: the mail has left, and must not be retried for that."""
         mail, delivery, now = attempt.mail, attempt.delivery, perf_counter()
         step, since = "begin", began
         try:
@@ -104,7 +104,7 @@ class Tally:
             fates = self._fates(mail, delivery, error)
             self.count(mail.listener, fates.values())
             if delivery is not None and mail.listener != OURS:
-                self.note_who_waits(delivery, fates)
+                self.note_waiting(delivery, fates)
             attempt.end(fates, error)
         except Exception as failure:  # noqa: BLE001 - as above
             log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
@@ -114,19 +114,18 @@ class Tally:
         delivery = Delivery(b"", mail)
         delivery.is_opened(opened)
         delivery.note_for_all(mail.envelope.recipients, None)
-        self._tell_at_once(mail, delivery)
+        self._report_at_once(mail, delivery)
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Those whom RCPT has held or refused with these errors, by mailbox: an attempt that ended before there was
-        content.
+        """Reports recipients held or refused at RCPT with these errors, by mailbox.
 
-        Who waits is known already (`at_rcpt`).
+        Those that wait are already noted (`at_rcpt`).
         """
         delivery = Delivery(b"", mail)
         delivery.outcomes.update(errors)
-        self._tell_at_once(mail, delivery)
+        self._report_at_once(mail, delivery)
 
-    def _tell_at_once(self, mail: Mail, delivery: Delivery) -> None:
+    def _report_at_once(self, mail: Mail, delivery: Delivery) -> None:
         fates = self._fates(mail, delivery, None)
         self.count(mail.listener, fates.values())
         AttemptRecord(self.trail, mail, delivery).end(fates)
@@ -166,17 +165,17 @@ class Tally:
         return _known_fate(peer, level, "inside" if inside else "delivered", "")
 
     def _protection(self, mail: Mail, mailbox: str, delivery: Delivery | None) -> tuple[str, str]:
-        """Peer and level of what there is no copy of."""
+        """Peer and level for a recipient without a copy."""
         if delivery is not None and delivery.opened is not None:
             return delivery.opened.peer, delivery.opened.protection
         if delivery is not None and delivery.unsealed:
             return "", PLAINTEXT
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
-        found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
-        return found[0] if found is not None else "", NONE
+        peer = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
+        return peer[0] if peer is not None else "", NONE
 
     def count(self, listener: str, fates: Collection[Fate]) -> None:
-        """One mail: the fate of each of its recipients."""
+        """Counts one mail, with the fate of each recipient."""
         for fate, recipients in (Counter(fates) if len(fates) > 1 else dict.fromkeys(fates, 1)).items():
             cells = self._cells.get((listener, fate)) or self._new_cells(listener, fate)
             cells.mails.add()
@@ -185,7 +184,7 @@ class Tally:
                 each.add()
 
     def _new_cells(self, listener: str, fate: Fate) -> _Cells:
-        """The number of fates is that of the labels, so a stranger cannot add any."""
+        """Creates the counters of a fate; all labels have fixed values, so outsiders cannot add any."""
         board, labels = self._board, (self._direction, listener, fate.peer, fate.level, fate.outcome)
         others = [board.cell(metrics.FAILURES, self._direction, fate.reason)] if fate.reason else []
         others += [board.cell(metrics.TRIPWIRE)] if fate.reason == "TrippedWire" else []
@@ -193,8 +192,8 @@ class Tally:
         self._cells[listener, fate] = cells
         return cells
 
-    def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
-        """Who is held waits until a later attempt has another outcome; a concurrent attempt does not count."""
+    def note_waiting(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
+        """Notes held recipients, until a later attempt has another outcome; a concurrent one does not count."""
         name, first = delivery.came_as or delivery.name, False
         for mailbox, fate in fates.items():
             if fate.outcome != "held":
@@ -205,12 +204,12 @@ class Tally:
             self._board.add(metrics.HELD_FIRST, self._direction)
 
     def _waits(self, reason: str, name: bytes, mailbox: str) -> bool:
-        """Notes a recipient who waits; returns whether it was not known."""
+        """Notes a waiting recipient; returns whether it is a new one."""
         return self._board.held.held(self._direction, _CAUSES.get(reason, "other"), name, mailbox)
 
     @contextmanager
     def at_rcpt(self, sender: str, recipient: str) -> Iterator[None]:
-        """`with`: a decision at RCPT, before there is a mail; a recipient held there waits as well."""
+        """Context manager for a decision at RCPT; a recipient held there is noted as waiting."""
         name = sender.encode("utf-8", "surrogatepass")
         try:
             yield
@@ -225,11 +224,11 @@ class Tally:
 
 
 _known_fate = lru_cache(maxsize=1000)(Fate)
-"""Mostly there was such a fate before."""
+"""Cached: most fates repeat."""
 
 
 def _reason(error: BaseException) -> str:
-    """A name of ours; a stranger's text never becomes one."""
+    """The error's class name; text of others is never used as a label."""
     if isinstance(error, asyncio.CancelledError):
         return "Stopped"
     return type(error).__name__ if isinstance(error, RelayError) else "Unforeseen"

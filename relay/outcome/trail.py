@@ -1,8 +1,7 @@
-"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each attempt.
-Standard: deploy/AUDIT.md; those are one group who share a copy, a policy, an outcome and its cause.
+"""Writes the outcomes of a mail to the audit record: at each attempt, one record for each group of recipients.
+Standard: deploy/AUDIT.md; a group shares copy, policy, outcome and cause.
 
-A mail is announced right before it leaves, and recorded when its attempt is over, whatever came of it. Nothing here
-waits.
+A mail is announced right before it leaves, and recorded at the end of the attempt. Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -30,24 +29,22 @@ from relay.levels import PLAINTEXT
 from relay.mail import Mail, Recipient
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
-"""Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""
+"""Maximum number and total size of key_IDs in a record; beyond that, their number and a digest are written."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
-"""`inside` is in clear to a domain of ours, as it should be. `consumed` is for the canary's address, where it ends.
-`repeated`: the recipient has the mail already.
-
-What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
+"""`inside`: in clear to one of our domains. `consumed`: for the canary's address. `repeated`: the recipient already has
+the mail. After a kill, the audit record may also have "unknown" (relay/audit/recovery.py)."""
 NONE = "none"
-"""Placeholder for the level of a mail that did not come so far."""
+"""Placeholder for the level of a mail that was not sealed or opened."""
 
 
 class Fate(NamedTuple):
-    """The fate that several recipients of a mail share, and why they did not get it (`reason`), or "".
+    """The outcome that several recipients share, and the `reason` if they did not get the mail, or "".
 
-    `peer` is "" where none can be named: mail in clear to elsewhere, and from strangers. What could not be opened has
-    the peer in whose name it came, and what could not be sealed that of the recipient's domain.
+    `peer` is "" for mail in clear to or from other sites. For mail that could not be opened it is the claimed peer, for
+    mail that could not be sealed the peer of the recipient's domain.
     """
 
     peer: str
@@ -57,7 +54,7 @@ class Fate(NamedTuple):
 
 
 class DecidingPolicy(NamedTuple):
-    """Which policy decided, in which version, and what it lists."""
+    """The policy that decided, its version, and the levels that it lists."""
 
     where: str = ""
     version: str = ""
@@ -66,7 +63,7 @@ class DecidingPolicy(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class CopyRecord:
-    """Those who share a copy and a policy: what their records begin with, as JSON members, and their announcement."""
+    """Recipients who share a copy and a policy: the first JSON members of their records, and their announcement."""
 
     members: str
     announced: Announced | None = None
@@ -76,14 +73,14 @@ class Trail:
     """Writes the records of one direction."""
 
     def __init__(self, direction: str, audit: Audit | None = None, algorithms: Mapping[str, str] | None = None) -> None:
-        """Without an `audit` nothing is written. `algorithms` says what each layer is made of."""
+        """Without an `audit` nothing is written. `algorithms` are those of each layer."""
         self.audit = audit if audit is not None and audit.every_mail else None
         self._direction = direction
         self._algorithms = algorithms or {}
-        self.how: Callable[[str, str, str, str, DecidingPolicy], str] = lru_cache(maxsize=1000)(self._how)
-        """The JSON members that many mails share: listener, peer, level, KME group, policy."""
+        self.shared: Callable[[str, str, str, str, DecidingPolicy], str] = lru_cache(maxsize=1000)(self._shared_members)
+        """Cached JSON members that many mails share: listener, peer, level, KME group, policy."""
 
-    def _how(self, listener: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
+    def _shared_members(self, listener: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
         algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
         return (
             f'"direction": "{self._direction}", "listener": "{listener}", "peer": {_text(peer)}, '
@@ -95,9 +92,9 @@ class Trail:
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it.
+    """One delivery attempt: what is about to leave, and its outcome. `end` must be called in any case.
 
-    `delivery` is None as long as it is not known which one it is.
+    `delivery` is None until the delivery has begun.
     """
 
     trail: Trail
@@ -106,13 +103,13 @@ class AttemptRecord:
     _of: dict[str, CopyRecord] = field(default_factory=dict, init=False)
 
     def begins(self, delivery: Delivery) -> None:
-        """What is known of the mail from here on is in there."""
+        """Sets the delivery of this attempt."""
         self.delivery, delivery.witness = delivery, self
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], size: int, copy: SealedCopy | None) -> None:
-        """To be called before each end of the content. Raises StoreUnavailable.
+        """Announces mail; must be called before each end of the content.
 
-        Then the mail may not leave, for it would have no record.
+        Raises StoreUnavailable; then the mail must not leave, since it would have no record.
         """
         audit, of = self.trail.audit, self._of
         if audit is None or (of and recipients[0].mailbox in of):
@@ -121,9 +118,9 @@ class AttemptRecord:
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, copy, policy, size)
-            whom = ", ".join(map(quoted, mailboxes))
+            addresses = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
-            said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
+            said = f'{begin}, "recipients": [{addresses}], "names": ["{names}"], {members}}}'
             part = CopyRecord(members, audit.announce(said.encode("ascii")))
             for mailbox in mailboxes:
                 of[mailbox] = part
@@ -150,7 +147,7 @@ class AttemptRecord:
                 part.announced = None
 
     def _complete(self, audit: Audit, fates: Mapping[str, Fate]) -> None:
-        """The members for those for whom nothing was about to leave."""
+        """Adds the members of recipients for whom nothing was announced."""
         delivery = self.delivery
         parts: dict[tuple[str, str, DecidingPolicy], CopyRecord] = {}
         for copy in delivery.copies if delivery is not None else ():
@@ -161,19 +158,19 @@ class AttemptRecord:
             if mailbox not in self._of:
                 planned = delivery.without.get(mailbox) if delivery is not None else None
                 policy = _policy(planned) if planned is not None else NO_POLICY
-                what = fate.peer, fate.level, policy
-                if what not in parts:
-                    parts[what] = CopyRecord(self._members(audit, None, policy, 0, fate))
-                self._of[mailbox] = parts[what]
+                key = fate.peer, fate.level, policy
+                if key not in parts:
+                    parts[key] = CopyRecord(self._members(audit, None, policy, 0, fate))
+                self._of[mailbox] = parts[key]
 
     def _members(
         self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, size: int, fate: Fate | None = None
     ) -> str:
-        """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
+        """The JSON members known before delivery. Formatted by hand: json.dumps takes four times as long."""
         mail = self.mail
         opened = self.delivery.opened if self.delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
-        peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # what is not sealed goes on as it came
+        peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # unsealed mail, passed on unchanged
         if copy is not None:
             peer, level, keys = copy.peer or "", copy.protection, copy.keys
             bits, sealed = copy.quantum_bits, copy.sealed
@@ -186,16 +183,16 @@ class AttemptRecord:
         return (
             f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
             f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
-            f'{self.trail.how(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
+            f'{self.trail.shared(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
             f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {size}, '
             f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )
 
 
 async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -> None:
-    """Returns once it is on the disk that a person, `by`, has had `message` decrypted. Raises StoreUnavailable.
+    """Records that the user `by` has decrypted `message`; returns once that is on disk.
 
-    Then they may not have it. `message` is as it was given, still sealed.
+    Raises StoreUnavailable; then the user must not get it. `message` is still sealed.
     """
     addresses, envelope, keys = audit.addresses, opened.envelope, opened.keys
     members = (
@@ -210,19 +207,19 @@ async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -
 
 
 def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
-    """Why this recipient did not get it."""
-    found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
-    return _without(audit.addresses.write(mailbox), audit.addresses.cause(found)) if found is not None else ""
+    """Why this recipient did not get the mail, or ""."""
+    outcome = delivery.outcomes.get(mailbox, error) if delivery is not None else error
+    return _without(audit.addresses.write(mailbox), audit.addresses.cause(outcome)) if outcome is not None else ""
 
 
 def _without(mailbox: str, cause: str) -> str:
-    """The cause without the address, which stands elsewhere: recipients with the same cause share a record."""
+    """The cause without the recipient's address, so that recipients with the same cause share a record."""
     local, _, domain = mailbox.rpartition("@")
     for spelling in (mailbox, f"{local!r} at {domain}"):
-        # In whatever case; by hand, for a pattern for each of many recipients takes a hundred times as long.
-        low, wanted = cause.lower(), spelling.lower()
-        if len(low) == len(cause) and (at := low.find(wanted)) >= 0:
-            cause = cause[:at] + RECIPIENT + cause[at + len(wanted) :]
+        # Case-insensitive; by hand, since a pattern for each of many recipients takes a hundred times as long.
+        low, name = cause.lower(), spelling.lower()
+        if len(low) == len(cause) and (at := low.find(name)) >= 0:
+            cause = cause[:at] + RECIPIENT + cause[at + len(name) :]
     return cause.replace(mailbox, RECIPIENT)
 
 
@@ -238,7 +235,7 @@ def _record(
     quoted: Callable[[str], str],
     mailboxes: Sequence[str],
 ) -> bytes:
-    """A record, as JSON members; made when it is written, together with many others. `when` is time.time_ns."""
+    """A record, as JSON members; formatted in the writer's batch. `when` is time.time_ns."""
     next_hop, answer = said
     queued = _QUEUED_AS.search(answer)
     return (
@@ -263,18 +260,18 @@ def _key_IDs(keys: Sequence[KeyReference]) -> str:
 
 
 def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[DecidingPolicy, list[str]]:
-    """The mailboxes that one policy treats alike; of an earlier attempt's copy one policy is known."""
+    """Mailboxes by deciding policy; a copy of an earlier attempt has only one."""
     if copy is None:
         return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
     if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:
-        return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # as of most mail
+        return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # the usual case
     planned = {each.recipient.mailbox: each for each in copy.planned}
-    found: dict[DecidingPolicy, list[str]] = {}
+    groups: dict[DecidingPolicy, list[str]] = {}
     for each in recipients:
         of = planned.get(each.mailbox)
         policy = _policy(of) if of is not None else DecidingPolicy(copy.policy, copy.policy_version)
-        found.setdefault(policy, []).append(each.mailbox)
-    return found
+        groups.setdefault(policy, []).append(each.mailbox)
+    return groups
 
 
 def _policy(planned: Planned) -> DecidingPolicy:
@@ -285,5 +282,5 @@ def _policy(planned: Planned) -> DecidingPolicy:
 
 
 _known = lru_cache(maxsize=1000)(DecidingPolicy)
-"""Mostly a policy was asked for before."""
+"""Cached: most policies repeat."""
 NO_POLICY = DecidingPolicy()

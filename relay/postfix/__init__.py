@@ -77,17 +77,17 @@ async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     Raises ConfigError where Postfix is not installed or cannot read its configuration.
     """
     flow = mail_flow(await read_settings(directory), config)
-    found = [fault for rule in RULES for fault in rule(flow)]
+    faults = [fault for rule in RULES for fault in rule(flow)]
     for rule in TABLE_RULES:
-        found += await rule(flow)
-    found += await queue.stranded(directory, config)
-    return list(dict.fromkeys(found))
+        faults += await rule(flow)
+    faults += await queue.stranded(directory, config)
+    return list(dict.fromkeys(faults))
 
 
 async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
     """The filters of other programs that this Postfix has on this host, each once. Raises what `faults` does."""
-    found = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
-    return list(found.values())
+    by_address = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
+    return list(by_address.values())
 
 
 async def handed_to(directory: Path, config: Config) -> set[TCPAddress | Path]:

@@ -52,14 +52,14 @@ def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
         for transport in side.transports.values():
             fallback = flow.settings.of(f"{transport.command}_fallback_relay", transport)
             if fallback.value:
-                what = "when the relay does not answer, mail goes there, past it and in clear"
-                yield fallback.fault("fallback", what, fallback.to(""))
+                text = "when the relay does not answer, mail goes there, past it and in clear"
+                yield fallback.fault("fallback", text, fallback.to(""))
         if len(side.filters) < len(side.ways):
             for name in ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps"):
                 setting = flow.settings.of(name)
                 if setting.value:
-                    what = "mail of these senders goes another way than relayhost, past the relay and in clear"
-                    yield setting.fault("bypass", what, setting.to(""))
+                    text = "mail of these senders goes another way than relayhost, past the relay and in clear"
+                    yield setting.fault("bypass", text, setting.to(""))
 
 
 def routes(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -212,8 +212,8 @@ async def _look_up(flow: MailFlow, table: str, key: str) -> str:
 def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) -> bool:
     """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
     if verb == "FILTER":
-        found = destination(target)
-        to_relay = found is not None and listens(outgoing.direction, found[1]) is not None
+        parsed = destination(target)
+        to_relay = parsed is not None and listens(outgoing.direction, parsed[1]) is not None
         return to_relay or ":" not in target or not outgoing.filters
     in_front = verb == "BCC" and bool(outgoing.filters)
     return in_front or not _outside(flow, [target])

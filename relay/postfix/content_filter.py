@@ -51,11 +51,11 @@ def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
 
 def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
     """A filter names a service that master.cf does not have: mail waits for ever."""
-    for way in (way for side in flow.sides for way in side.filters):
-        if way.setting == "content_filter" and way.transport is None:
-            yield flow.settings.of(way.setting, way.source).fault(
+    for handover in (handover for side in flow.sides for handover in side.filters):
+        if handover.setting == "content_filter" and handover.transport is None:
+            yield flow.settings.of(handover.setting, handover.source).fault(
                 "unknown-transport",
-                f"master.cf has no service {way.transport_name}/unix, so all mail waits in the queue",
+                f"master.cf has no service {handover.transport_name}/unix, so all mail waits in the queue",
                 "add it, as master.cf in deploy/postfix does",
             )
 
@@ -63,14 +63,20 @@ def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
     """SMTP is spoken where the relay speaks LMTP, or the other way round."""
     for side in flow.sides:
-        for way in side.ways:
-            target = destination(f"{way.transport_name}:{way.value.removeprefix(f'{way.transport_name}:')}")
-            wanted = listens(side.direction, target[1]) if target else None
-            if wanted and wanted != way.protocol and (way.transport or way.setting == "smtpd_proxy_filter"):
-                yield flow.settings.of(way.setting, way.source).fault(
+        for handover in side.ways:
+            target = destination(
+                f"{handover.transport_name}:{handover.value.removeprefix(f'{handover.transport_name}:')}"
+            )
+            expected = listens(side.direction, target[1]) if target else None
+            if (
+                expected
+                and expected != handover.protocol
+                and (handover.transport or handover.setting == "smtpd_proxy_filter")
+            ):
+                yield flow.settings.of(handover.setting, handover.source).fault(
                     "wrong-protocol",
-                    f"Postfix speaks {way.protocol.upper()} there and the relay {wanted.upper()}",
-                    f"name the relay's {way.protocol.upper()} address, or a service that runs {wanted}(8)",
+                    f"Postfix speaks {handover.protocol.upper()} there and the relay {expected.upper()}",
+                    f"name the relay's {handover.protocol.upper()} address, or a service that runs {expected}(8)",
                 )
 
 
@@ -102,25 +108,25 @@ def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
                     few.to(100),
                 )
             xforward = flow.settings.of(f"{transport.command}_send_xforward_command", transport)
-            if xforward.value != "yes" and any(way.transport_name == name for way in side.filters):
-                what = "the relay's log then names 127.0.0.1 for every mail, not the client, nor Postfix's queue ID"
-                yield xforward.fault("no-xforward", what, xforward.to("yes"))
+            if xforward.value != "yes" and any(handover.transport_name == name for handover in side.filters):
+                text = "the relay's log then names 127.0.0.1 for every mail, not the client, nor Postfix's queue ID"
+                yield xforward.fault("no-xforward", text, xforward.to("yes"))
 
 
 def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
     """Rules about the options of smtpd(8) where it is a proxy in front of the relay."""
     for side in flow.sides:
-        for way in side.filters:
-            if way.setting != "smtpd_proxy_filter":
+        for handover in side.filters:
+            if handover.setting != "smtpd_proxy_filter":
                 continue
-            if "speed_adjust" not in flow.settings.of("smtpd_proxy_options", way.source).words:
+            if "speed_adjust" not in flow.settings.of("smtpd_proxy_options", handover.source).words:
                 yield PostfixFault(
                     "proxy-slow-clients",
-                    f"master.cf {way.source.key}" if way.source else "main.cf",
+                    f"master.cf {handover.source.key}" if handover.source else "main.cf",
                     "each slow client holds a connection of the relay for as long as it sends",
                     "set smtpd_proxy_options=speed_adjust",
                 )
-            timeout = flow.settings.of("smtpd_proxy_timeout", way.source)
+            timeout = flow.settings.of("smtpd_proxy_timeout", handover.source)
             if timeout.seconds < side.direction.timeout:
                 yield timeout.fault(
                     "impatient",
@@ -148,8 +154,8 @@ def _at_once(
     """How many mails go to the relay at a time: more than one, and not more than it takes."""
     limit = settings.of(f"{name}_destination_concurrency_limit")
     if limit.number == 1:
-        what = "all mail has the relay as its destination, so one slow mail stops every other"
-        yield limit.fault("one-at-a-time", what, limit.to(20))
+        text = "all mail has the relay as its destination, so one slow mail stops every other"
+        yield limit.fault("one-at-a-time", text, limit.to(20))
     direction = side.direction
     trusted = any(_LOCAL in network for network in direction.trusted)
     taken = direction.connections if trusted else min(direction.connections, direction.connections_per_client)
@@ -168,8 +174,8 @@ def _transport(settings: PostfixSettings, transport: MasterService, side: RelayD
     """Rules about the options of smtp(8) or lmtp(8) itself: lines unchanged, timeouts, no TLS that the relay lacks."""
     lines = settings.of(f"{transport.command}_line_length_limit", transport)
     if lines.number != 0:
-        what = "Postfix breaks longer lines before the relay seals them, which breaks signatures"
-        yield lines.fault("lines-folded", what, lines.to(0))
+        text = "Postfix breaks longer lines before the relay seals them, which breaks signatures"
+        yield lines.fault("lines-folded", text, lines.to(0))
     patience = settings.of(f"{transport.command}_data_done_timeout", transport)
     if patience.seconds < 2 * side.direction.timeout:
         yield patience.fault(
@@ -179,5 +185,5 @@ def _transport(settings: PostfixSettings, transport: MasterService, side: RelayD
         )
     tls = settings.of(f"{transport.command}_tls_security_level", transport)
     if tls.value in TLS_THAT_WAITS:
-        what = "the relay has no TLS on this address, so all mail waits in the queue"
-        yield tls.fault("filter-needs-tls", what, tls.to("none"))
+        text = "the relay has no TLS on this address, so all mail waits in the queue"
+        yield tls.fault("filter-needs-tls", text, tls.to("none"))

@@ -53,12 +53,12 @@ class RelayDirection:
     @property
     def filters(self) -> tuple[Way, ...]:
         """The ways that are filters, after or before the queue."""
-        return tuple(way for way in self.ways if way.setting not in RELAYHOST_SETTINGS)
+        return tuple(handover for handover in self.ways if handover.setting not in RELAYHOST_SETTINGS)
 
     @property
     def transports(self) -> dict[str, MasterService]:
         """The services of master.cf that bring mail here, by name."""
-        return {way.transport_name: way.transport for way in self.ways if way.transport is not None}
+        return {handover.transport_name: handover.transport for handover in self.ways if handover.transport is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class MailFlow:
     def handed_to(self) -> Iterator[TCPAddress | Path]:
         """The addresses of the relay that Postfix hands mail to, or asks as a milter."""
         for side in self.sides:
-            targets = [_target(way.setting, way.value) for way in side.ways]
+            targets = [_target(handover.setting, handover.value) for handover in side.ways]
             for address in entries(side.direction):
                 if any(each is not None and _is_at(address, each[1]) for each in targets):
                     yield address
@@ -153,8 +153,8 @@ def foreign_filter(flow: MailFlow, service: MasterService) -> str:
 
 def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
     """Returns the relay's listeners of this direction, with their protocols."""
-    known: tuple[tuple[TCPAddress | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
-    return {address: protocol for address, protocol in known if address is not None}
+    protocols: tuple[tuple[TCPAddress | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
+    return {address: protocol for address, protocol in protocols if address is not None}
 
 
 def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | None:
@@ -183,8 +183,8 @@ def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter
     """Whether this milter is the relay's, for this direction."""
     ours = direction.milter
     if isinstance(ours, TCPAddress):
-        there = address_in(milter)
-        return there is not None and there.port == ours.port and _same_host(ours.host, there.host)
+        address = address_in(milter)
+        return address is not None and address.port == ours.port and _same_host(ours.host, address.host)
     kind, _, path = milter.partition(":")
     return ours is not None and kind == "unix" and Path(settings.value("queue_directory")) / path == ours
 

@@ -22,11 +22,11 @@ def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
     for name in ("content_filter", "smtpd_proxy_filter", "relayhost"):
         for source in _sources(mail_flow, name):
             if ours.stale_filter(mail_flow.config, settings.value(name, source)):
-                what = (
+                text = (
                     "that is a port of the relay's, and by relay.toml it does not listen there: all this mail waits, "
                     "once the relay was restarted with that file"
                 )
-                yield settings.of(name, source).fault("left-over", what, REMEDY)
+                yield settings.of(name, source).fault("left-over", text, REMEDY)
 
 
 def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
@@ -36,11 +36,11 @@ def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
         name = "smtpd_milters" if source.command == "smtpd" else "non_smtpd_milters"
         for milter in flow.milters(settings, source):
             if ours.stale_milter(settings, mail_flow.config, milter):
-                what = (
+                text = (
                     f"{milter} is a port of the relay's, and by relay.toml it does not listen there: "
                     f"{source.key} answers 451 to all mail, once the relay was restarted with that file"
                 )
-                yield settings.of(name, source).fault("left-over", what, REMEDY)
+                yield settings.of(name, source).fault("left-over", text, REMEDY)
 
 
 def _sources(mail_flow: MailFlow, name: str) -> list[MasterService | None]:

@@ -46,8 +46,8 @@ def notices(flow: MailFlow) -> Iterator[PostfixFault]:
     """Copies of bounces and headers for the postmaster."""
     setting = flow.settings.of("notify_classes")
     if classes := [word for word in setting.words if word in NOTICES]:
-        what = f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others"
-        yield setting.fault("notices", what, setting.to("resource, software"))
+        text = f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others"
+        yield setting.fault("notices", text, setting.to("resource, software"))
 
 
 def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -55,14 +55,14 @@ def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
     setting, outgoing = flow.settings.of("delay_warning_time"), flow.side("outgoing")
     if outgoing is not None and (outgoing.ways or outgoing.by_milter) and not setting.seconds:
         given_up = flow.settings.value("maximal_queue_lifetime")
-        what = f"the sender of mail that waits is told only when it is given up (maximal_queue_lifetime = {given_up})"
-        yield setting.fault("delays-untold", what, setting.to("4h"))
+        text = f"the sender of mail that waits is told only when it is given up (maximal_queue_lifetime = {given_up})"
+        yield setting.fault("delays-untold", text, setting.to("4h"))
 
 
 def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
     """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
     settings = flow.settings
-    what = "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key"
+    text = "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key"
     remedy = "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions"
     takers = [each for each in flow.sources if each.command == "smtpd" and "incoming" in flow.leads_to(each)]
     for service in takers if flow.side("outgoing") is not None else ():
@@ -71,23 +71,23 @@ def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
             continue
         unlisted = settings.of("smtpd_reject_unlisted_recipient", service)
         if unlisted.value == "no" and "reject_unlisted_recipient" not in restrictions:
-            yield unlisted.fault("unknown-recipients", what, remedy)
-        for domains, known in CLASSES:
-            if settings.value(domains, service) and not settings.value(known, service):
-                yield settings.of(known, service).fault("unknown-recipients", what, remedy)
+            yield unlisted.fault("unknown-recipients", text, remedy)
+        for domains, setting in CLASSES:
+            if settings.value(domains, service) and not settings.value(setting, service):
+                yield settings.of(setting, service).fault("unknown-recipients", text, remedy)
 
 
 def sealed_too_large(flow: MailFlow) -> Iterator[PostfixFault]:
     """Postfix refuses the sealed form of a mail that the relay has taken."""
     outgoing = flow.side("outgoing")
     if outgoing is not None:
-        wanted: float = int(GROWTH * outgoing.direction.max_message_size)
-        yield from _too_small(flow, outgoing, wanted, "the sealed form of the largest mail that the relay takes")
+        needed: float = int(GROWTH * outgoing.direction.max_message_size)
+        yield from _too_small(flow, outgoing, needed, "the sealed form of the largest mail that the relay takes")
     incoming = flow.side("incoming")
     if incoming is not None and incoming.filters:
         limits = [_limit(flow, source) for source in flow.sources]
-        wanted = min(max(limits, default=0), incoming.direction.max_message_size)
-        yield from _too_small(flow, incoming, wanted, "the largest mail that the relay was given")
+        needed = min(max(limits, default=0), incoming.direction.max_message_size)
+        yield from _too_small(flow, incoming, needed, "the largest mail that the relay was given")
 
 
 def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -122,8 +122,8 @@ def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
     mail = flow.settings.of("message_size_limit").number
     for mailbox in (flow.settings.of(name) for name in ("mailbox_size_limit", "virtual_mailbox_limit")):
         if 0 < mailbox.number < mail:
-            what = f"it is below message_size_limit ({mail}), so nothing is delivered"
-            yield mailbox.fault("size-mailbox", what, mailbox.to(0))
+            text = f"it is below message_size_limit ({mail}), so nothing is delivered"
+            yield mailbox.fault("size-mailbox", text, mailbox.to(0))
 
 
 def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -131,17 +131,17 @@ def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
     for service in flow.settings.services if flow.watched else ():
         setting = flow.settings.of("bounce_size_limit", service)
         if service.command == "bounce" and not 0 < setting.number <= HEADER_ALONE:
-            what = "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys"
-            yield setting.fault("bounces-large", what, flow.settings.of("bounce_size_limit").to(1))
+            text = "bounces quote whole mails: outsiders, who can cause them, spend more of the peers' keys"
+            yield setting.fault("bounces-large", text, flow.settings.of("bounce_size_limit").to(1))
 
 
-def _too_small(flow: MailFlow, side: RelayDirection, wanted: float, what: str) -> Iterator[PostfixFault]:
+def _too_small(flow: MailFlow, side: RelayDirection, needed: float, text: str) -> Iterator[PostfixFault]:
     for service in side.reinjections:
-        if _limit(flow, service) < wanted:
+        if _limit(flow, service) < needed:
             yield flow.settings.of("message_size_limit", service).fault(
                 "size-back",
-                f"too small for {what} ({wanted:.0f} bytes), which is lost to a bounce",
-                f"set message_size_limit={wanted:.0f} or more",
+                f"too small for {text} ({needed:.0f} bytes), which is lost to a bounce",
+                f"set message_size_limit={needed:.0f} or more",
             )
 
 

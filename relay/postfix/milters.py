@@ -59,17 +59,17 @@ def let_pass(flow: MailFlow) -> Iterator[PostfixFault]:
             if own := re.search(r"default_action\s*=\s*(\w+)", item):
                 actions.add(own[1])
         if bad := actions - {"tempfail", "quarantine"}:
-            what = (
+            text = (
                 "mail goes on in clear, and unopened, when the relay does not answer"
                 if "accept" in bad
                 else "mail is refused for good when the relay does not answer"
             )
-            yield action.fault("milter-lets-pass", what, settings.of("milter_default_action").to("tempfail"))
+            yield action.fault("milter-lets-pass", text, settings.of("milter_default_action").to("tempfail"))
         longest = max(side.direction.timeout for side in flow.sides)
         timeout = settings.of("milter_content_timeout", source)
         if timeout.seconds < longest:
-            what = f"Postfix gives up before the relay may answer (timeout is {longest:.0f} s in relay.toml)"
-            yield timeout.fault("impatient", what, settings.of("milter_content_timeout").to(f"{longest:.0f}s"))
+            text = f"Postfix gives up before the relay may answer (timeout is {longest:.0f} s in relay.toml)"
+            yield timeout.fault("impatient", text, settings.of("milter_content_timeout").to(f"{longest:.0f}s"))
 
 
 def _relay_signs(flow: MailFlow) -> bool:

@@ -33,19 +33,19 @@ def site_ports(config: Config) -> tuple[Ports, Ports] | None:
 
 def led_here(config: Config, address: TCPAddress, kind: str) -> bool:
     """Whether the ports of this site have an address of this kind (`lmtp`, `listen`, `milter`, `back`) there."""
-    known = site_ports(config)
+    ports = site_ports(config)
     return (
-        known is not None and is_loopback(address.host) and any(getattr(each, kind) == address.port for each in known)
+        ports is not None and is_loopback(address.host) and any(getattr(each, kind) == address.port for each in ports)
     )
 
 
 def stale_filter(config: Config, value: str) -> bool:
     """Whether a content_filter or relayhost leads to where the relay listened behind another integration."""
-    found = destination(value) or (("", address) if (address := address_in(value)) else None)
-    if found is None or any(listens(each, found[1]) for each in directions(config)):
+    target = destination(value) or (("", address) if (address := address_in(value)) else None)
+    if target is None or any(listens(each, target[1]) for each in directions(config)):
         return False
-    named = found[0] == TRANSPORT and is_loopback(found[1].host)
-    return named or (found[0] in ("", "smtp") and led_here(config, found[1], "listen"))
+    named = target[0] == TRANSPORT and is_loopback(target[1].host)
+    return named or (target[0] in ("", "smtp") and led_here(config, target[1], "listen"))
 
 
 def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool:
@@ -67,8 +67,8 @@ def _bases(config: Config) -> Iterator[int]:
         if direction is not None:
             beside = direction.lmtp or direction.milter  # a smarthost hands on to a server of its own
             hop = getattr(direction.next_hop[0], "address", None) if beside else None
-            there = Ports(*(_port(each) for each in (direction.lmtp, direction.listen, hop, direction.milter)))
-            yield from (port - each + PORT_BASE for each, port in zip(usual, there, strict=True) if port)
+            ports = Ports(*(_port(each) for each in (direction.lmtp, direction.listen, hop, direction.milter)))
+            yield from (port - each + PORT_BASE for each, port in zip(usual, ports, strict=True) if port)
 
 
 def _port(address: TCPAddress | Path | None) -> int:

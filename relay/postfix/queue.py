@@ -32,8 +32,8 @@ async def filtered(directory: Path) -> list[str]:
     """
     ids = await _queued(directory)
     said = "".join([await _envelopes(directory, ids[at : at + AT_ONCE]) for at in range(0, len(ids), AT_ONCE)])
-    found = [line.removeprefix(_FILTER).strip() for line in said.splitlines() if line.startswith(_FILTER)]
-    return [each for each in found if (to := destination(each)) is not None and to[0] == TRANSPORT]
+    filters = [line.removeprefix(_FILTER).strip() for line in said.splitlines() if line.startswith(_FILTER)]
+    return [each for each in filters if (to := destination(each)) is not None and to[0] == TRANSPORT]
 
 
 def without_way(waiting: Sequence[str], settings: PostfixSettings, config: Config) -> list[str]:
@@ -56,7 +56,7 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
     gone = without_way(waiting, await read_settings(directory), config)
     if not gone:
         return []
-    what = (
+    text = (
         f"{len(gone)} of the mails in it go to {gone[0]}, where by relay.toml the relay does not take mail: once it "
         "was restarted with that file, they never leave. Do not requeue them (`postsuper -r`): Postfix asks no milter "
         "about such mail, and it would leave IN CLEAR"
@@ -65,7 +65,7 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
         "go back to the former integration (`qumail-relay setup --replace --integration content-filter`), restart "
         "the relay, and have `postqueue -f` empty the queue; then change the integration"
     )
-    return [PostfixFault("queue-stranded", f"queue of {directory}", what, remedy)]
+    return [PostfixFault("queue-stranded", f"queue of {directory}", text, remedy)]
 
 
 async def _queued(directory: Path) -> list[str]:
@@ -112,5 +112,5 @@ async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
 
 
 def _listens(config: Config, value: str) -> bool:
-    found = destination(value)
-    return found is None or any(listens(each, found[1]) for each in directions(config))
+    target = destination(value)
+    return target is None or any(listens(each, target[1]) for each in directions(config))

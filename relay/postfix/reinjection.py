@@ -37,10 +37,10 @@ def loop(flow: MailFlow) -> Iterator[PostfixFault]:
         for name in ("smtpd_proxy_filter", "content_filter", "smtpd_milters") if again else ():
             setting = flow.settings.of(name, service)
             if setting.value:
-                what = (
+                text = (
                     f"what the relay hands back to {service.name} goes to the relay's [{min(again)}] again, in a loop"
                 )
-                yield setting.fault("loop", what, setting.to(""))
+                yield setting.fault("loop", text, setting.to(""))
 
 
 def open_to_others(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -66,8 +66,8 @@ def strangers_trusted(flow: MailFlow) -> Iterator[PostfixFault]:
         networks = [_network(word) for word in setting.words]
         foreign = [each for each in networks if each is not None and not _is_here(each)]
         if foreign or not any(_is_here(each) for each in networks):
-            what = f"relays for {foreign[0]} too" if foreign else "refuses the relay itself"
-            yield setting.fault("reinjection-mynetworks", f"{service.name} {what}", setting.to("127.0.0.0/8"))
+            text = f"relays for {foreign[0]} too" if foreign else "refuses the relay itself"
+            yield setting.fault("reinjection-mynetworks", f"{service.name} {text}", setting.to("127.0.0.0/8"))
 
 
 def restrictions(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -169,7 +169,7 @@ def _without_mappings(flow: MailFlow, service: MasterService) -> bool:
 
 def _in_front_of_the_queue(side: RelayDirection) -> bool:
     """Whether what arrives has seen nothing of cleanup(8) before the relay hands it back; then it must see it now."""
-    settings = {way.setting for way in side.filters}
+    settings = {handover.setting for handover in side.filters}
     return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
 
 
@@ -178,8 +178,8 @@ def rewritten(flow: MailFlow) -> Iterator[PostfixFault]:
     for _, service in _reinjections(flow):
         setting = flow.settings.of("local_header_rewrite_clients", service)
         if setting.value:
-            what = "Postfix adds fields and domains to the header of what the relay hands back"
-            yield setting.fault("rewritten", what, setting.to(""))
+            text = "Postfix adds fields and domains to the header of what the relay hands back"
+            yield setting.fault("rewritten", text, setting.to(""))
 
 
 def refused(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -198,12 +198,12 @@ def refused(flow: MailFlow) -> Iterator[PostfixFault]:
             )
         utf8 = flow.settings.of("smtputf8_enable", service)
         if utf8.value == "no" and flow.settings.value("smtputf8_enable") == "yes":
-            what = "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back"
-            yield utf8.fault("smtputf8-refused", what, f"postconf -PX {service.key}/smtputf8_enable")
+            text = "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back"
+            yield utf8.fault("smtputf8-refused", text, f"postconf -PX {service.key}/smtputf8_enable")
         xforward = flow.settings.of("smtpd_authorized_xforward_hosts", service)
         if not any(_is_here(_network(word)) for word in xforward.words):
-            what = "Postfix's log then names the relay for every mail, not the client"
-            yield xforward.fault("xforward-refused", what, xforward.to("127.0.0.0/8"))
+            text = "Postfix's log then names the relay for every mail, not the client"
+            yield xforward.fault("xforward-refused", text, xforward.to("127.0.0.0/8"))
 
 
 def _reinjections(flow: MailFlow) -> Iterator[tuple[RelayDirection, MasterService]]:

@@ -27,12 +27,12 @@ async def by_former_settings(directory: Path) -> list[PostfixFault]:
     older = await asyncio.to_thread(_older, directory, Path(queue.strip()))
     if not older:
         return []
-    what = (
+    text = (
         "has run since before main.cf or master.cf was changed: its client's mail goes by the former settings, past "
         "the relay"
     )
     where = f"smtpd of {directory}, process {', '.join(map(str, older))}"
-    return [PostfixFault("connected-before", where, what, RESTART)]
+    return [PostfixFault("connected-before", where, text, RESTART)]
 
 
 def _older(directory: Path, queue: Path) -> list[int]:

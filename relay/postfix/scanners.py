@@ -24,8 +24,8 @@ def opened_not_filtered(flow: MailFlow) -> Iterator[PostfixFault]:
     for back in incoming.reinjections if incoming is not None and scanners else ():
         if not foreign_filter(flow, back):
             setting = flow.settings.of("content_filter", back)
-            what = f"{scanners[0]} does not see opened mail: {PASSES}"
-            yield setting.fault("opened-unscanned", what, setting.to(scanners[0]))
+            text = f"{scanners[0]} does not see opened mail: {PASSES}"
+            yield setting.fault("opened-unscanned", text, setting.to(scanners[0]))
 
 
 def opened_not_shown(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -69,16 +69,16 @@ def leaving_sealed(flow: MailFlow) -> Iterator[PostfixFault]:
             continue
         name = "smtpd_milters" if source.command == "smtpd" else "non_smtpd_milters"
         late = [each for each in running[places[0] :] if READS.search(each) and each not in running[: places[0]]]
-        what = "sees what leaves only when it is sealed"
+        text = "sees what leaves only when it is sealed"
         if late:
             yield settings.of(name, source).fault(
                 "leaving-unscanned",
-                f"{', '.join(late)} {what}",
+                f"{', '.join(late)} {text}",
                 "let it stand in front of the milter that seals",
             )
         if value := foreign_filter(flow, source):
             yield settings.of("content_filter", source).fault(
                 "leaving-unscanned",
-                f"{value} {what}",
+                f"{value} {text}",
                 "take `setup --replace --integration content-filter`",
             )

@@ -119,9 +119,9 @@ class Setting:
             return f"postconf -P '{self.service.key}/{self.name}={value}'"
         return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
 
-    def fault(self, code: str, what: str, remedy: str) -> PostfixFault:
+    def fault(self, code: str, text: str, remedy: str) -> PostfixFault:
         """Returns a fault of this setting."""
-        return PostfixFault(code, self.where, what, remedy)
+        return PostfixFault(code, self.where, text, remedy)
 
 
 def split_list(value: str) -> list[str]:
@@ -139,7 +139,7 @@ def split_list(value: str) -> list[str]:
 
 async def read_settings(directory: Path) -> PostfixSettings:
     """The configuration in this directory. Raises ConfigError where Postfix is missing or cannot read it."""
-    outputs = [await command("postconf", directory, way) for way in ("-x", "-Fx", "-Px", "-n")]
+    outputs = [await command("postconf", directory, option) for option in ("-x", "-Fx", "-Px", "-n")]
     main, fields, overrides, _ = (output for output, _ in outputs)
     warned = [
         line.partition("warning: ")[2] for _, said in outputs for line in said.splitlines() if "warning: " in line
@@ -184,15 +184,15 @@ def pairs(output: str) -> list[tuple[str, str]]:
 
 def _services(fields: str, overrides: str) -> list[MasterService]:
     """master.cf out of `postconf -F` and `postconf -P`, whose names are service/type/field."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    services: dict[tuple[str, str], dict[str, str]] = {}
     own: dict[tuple[str, str], dict[str, str]] = {}
-    for output, into in ((fields, found), (overrides, own)):
+    for output, into in ((fields, services), (overrides, own)):
         for key, value in pairs(output):
-            name, type_, what = key.rsplit("/", 2)
-            into.setdefault((name, type_), {})[what] = value
+            name, type_, parameter = key.rsplit("/", 2)
+            into.setdefault((name, type_), {})[parameter] = value
     return [
         MasterService(
             name, type_, Path(each["command"].split()[0]).name, each["process_limit"], own.get((name, type_), {})
         )
-        for (name, type_), each in found.items()
+        for (name, type_), each in services.items()
     ]

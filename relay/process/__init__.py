@@ -1,3 +1,3 @@
-"""How a relay runs: it is put together, serves, takes up what has changed, keeps its store tidy, and stops.
+"""Runs a relay: assembly, serving, reloading, upkeep, shutdown.
 Standard: relay/process/app.py is one process; workers.py runs several.
 """

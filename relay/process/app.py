@@ -1,5 +1,5 @@
-"""Runs a relay: its listeners, what it does beside mail, its alarms; assembly.py builds what seals and opens.
-Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
+"""Runs a relay: listeners, background work, alarms; assembly.py builds what seals and opens.
+Standard: everything started is stopped in reverse order, also if a start fails half-way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from relay.process.upkeep import (
     held_mail_kept,
     sweep,
     take_over_what_was_sent,
-    tell_of_endings,
+    warn_of_endings,
     write_what_is_late,
 )
 from relay.process.worker import Worker
@@ -57,14 +57,14 @@ from relay.runtime import signals
 from relay.runtime.aio import in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.release import installed
-from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
+from relay.runtime.stopping import Stop, Stopped, end_at_last, stop_on_signals
 from relay.schemes.all import all_schemes
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.notifier import AlarmNotifier
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
-from relay.status.telling import AlarmTelling
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
 from relay.store.sqlite import sole_relay
@@ -72,39 +72,39 @@ from relay.store.sqlite import sole_relay
 log = structlog.get_logger(__name__)
 
 RETIRE_S = 3600.0
-"""Maximum time the mails in flight have to end in a worker whose place was taken, in seconds.
+"""Grace period for mails in flight in a retiring worker, in seconds.
 
-The usual timeouts give a mail half an hour. One that is broken off would be sent again by its client, and arrive twice.
+The usual timeouts give a mail half an hour. An interrupted one would be retried by its client, and arrive twice.
 """
 
 
 def listeners(config: Config) -> dict[str, ListenerModule]:
-    """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
-    found: dict[str, ListenerModule] = {}
+    """The listeners that relay.toml needs, by name. Raises ConfigError if the folder of one was removed."""
+    modules: dict[str, ListenerModule] = {}
     for name, settings in LISTENERS.items():
-        wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
-        if not wanted:
+        names = [setting for setting in settings if _is_set(config, *setting.split("."))]
+        if not names:
             continue
         folder = f"relay.entry.{name}"
         try:
             lone_file = not hasattr(import_module(folder), "__path__")
-            found[name] = cast(ListenerModule, import_module(folder if lone_file else f"{folder}.listener"))
+            modules[name] = cast(ListenerModule, import_module(folder if lone_file else f"{folder}.listener"))
         except ModuleNotFoundError as error:
             if error.name != folder:
                 raise
-            raise ConfigError(f"{wanted[0]} is set, and this relay has no {folder}, which it needs") from error
-    return found
+            raise ConfigError(f"{names[0]} is set, and this relay has no {folder}, which it needs") from error
+    return modules
 
 
 def status(config: Config) -> list[StatusModule]:
-    """The modules that show the relay's state, where [status] is set: they load a web server."""
+    """The modules that show the relay's state, if [status] is set: they load a web server."""
     return [cast(StatusModule, import_module("relay.status.listener"))] if config.status is not None else []
 
 
 def load(config: Config) -> None:
-    """Loads all that a relay with these settings can need, before a fork: the processes share it then.
+    """Loads all modules that these settings may need, before a fork, so that processes share them.
 
-    What was loaded later might be of a release that has replaced this one. Raises ConfigError, as `listeners` does.
+    Modules loaded later might belong to a newer release. Raises ConfigError, as `listeners` does.
     """
     installed()
     characters.load()
@@ -142,15 +142,15 @@ async def running(
     stop: Stop | None = None,
     worker: Worker | None = None,
 ) -> AsyncIterator[dict[str, TCPAddress]]:
-    """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
+    """A serving relay; yields the bound addresses of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys; `stop` is set where that has ended. A `worker` is one
-    of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
+    With `key_receiver` another process requests received keys; `stop` is requested when that has ended. A `worker` is
+    one of several processes. Raises ConfigError, StoreUnavailable and Stopped if it cannot start.
     """
     async with AsyncExitStack() as stack:
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         config = settings()
-        # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
+        # Before a key is requested or a file changed: a relay that cannot listen costs nothing at each restart.
         folders, sockets = await _listening(config, worker)
         stack.callback(close_all, sockets)
         first = worker is None or worker.first
@@ -162,7 +162,7 @@ async def running(
         secret = SiteSecret.load(config.store.secret)
         present = _present(built, worker)
         await end_what_the_dead_had(config, built.store, built.audit)
-        _tell_what_is_missing(built)
+        _log_missing(built)
         budget = Budget(config.limits.messages_in_flight)
         watched = _watched(built, budget)
         readiness = Readiness(watched)
@@ -197,7 +197,7 @@ async def running(
 
 
 def _start_drawing(built: Parts) -> None:
-    """Not a key where the second process has ended: such a relay is started anew again and again. Raises Stopped."""
+    """Starts drawing keys, unless the second process has ended: such a relay only restarts. Raises Stopped."""
     if built.receiving.process_has_ended:
         raise Stopped(ALONE)
     built.keys.start()
@@ -209,12 +209,12 @@ async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, L
     if worker is None:
         return folders, await bound(config)
     if not worker.first:
-        folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
+        folders.pop("imap", None)  # mailboxes are watched by one worker; listening sockets are shared by all
     return folders, worker.listening()
 
 
 def _present(built: Parts, worker: Worker | None) -> Present:
-    """Which clients are here, in all workers together."""
+    """Counts connections, in all workers together."""
     if worker is None:
         return PresentHere()
     neighbours = Neighbours(worker.neighbours, worker.worker_id)
@@ -226,7 +226,7 @@ def _present(built: Parts, worker: Worker | None) -> Present:
 def _journeys(
     built: Parts, secret: SiteSecret, budget: Budget, sockets: Sockets, present: Present
 ) -> tuple[Inside, Outgoing | None]:
-    """What a listener hands mail to, and the way out."""
+    """The parts for listeners, and the outgoing recipe."""
     config = built.config
     way_out = outgoing_recipe(built) if config.outgoing else None
     way_in = incoming_recipe(built) if config.incoming else None
@@ -240,27 +240,27 @@ def _journeys(
 
 @asynccontextmanager
 async def _reloading(settings: Settings, built: Parts, ready: Iterable[Listener]) -> AsyncIterator[None]:
-    """What counts without a restart is read again meanwhile: files once they have changed, and all at SIGHUP."""
+    """Reloads what needs no restart: files when they have changed, and everything at SIGHUP."""
     files = [each for listener in ready for each in listener.reloadable]
     files += [built.dkim] if built.dkim is not None else []
     reloading = Reloading(settings, built.sites, built.policies, files)
     async with in_background("watch", built.policies.watch(reloading.look)):
-        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
+        signals.on_signal(signal.SIGHUP, partial(_reload, built, reloading))
         yield
 
 
 @asynccontextmanager
 async def _retirement(ready: Sequence[Listener], stop: Stop) -> AsyncIterator[None]:
-    """At SIGUSR2 another worker has taken the place of this one, which ends when its clients have."""
-    told = asyncio.Event()
-    signals.hear(signal.SIGUSR2, told.set)
-    async with in_background("retirement", _retire(told, ready, stop)):
+    """Retires this worker at SIGUSR2, when another one has replaced it: it ends after its clients."""
+    retiring = asyncio.Event()
+    signals.on_signal(signal.SIGUSR2, retiring.set)
+    async with in_background("retirement", _retire(retiring, ready, stop)):
         yield
 
 
 @asynccontextmanager
 async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
-    """Each peer is asked for an answer now and then, where [canary] is set."""
+    """Sends canaries to each peer, if [canary] is set."""
     every, limit = built.config.canary.every, built.config.canary.limit
     if every is None:
         yield
@@ -272,7 +272,7 @@ async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _alone(config: Config) -> AsyncIterator[Board]:
-    """A board of its own; no other relay has this site's embedded database or audit record. Raises ConfigError."""
+    """A private board, with the locks on embedded database and audit record. Raises ConfigError."""
     async with AsyncExitStack() as stack:
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
@@ -283,8 +283,8 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
         yield board
 
 
-def _tell_what_is_missing(built: Parts) -> None:
-    """Into the log: what does less than its administrator may believe."""
+def _log_missing(built: Parts) -> None:
+    """Logs features that do less than an administrator may expect."""
     for finding in kems_not_here(built.policies()):
         log.warning("kem_not_available", cause=str(finding))
     for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
@@ -296,7 +296,7 @@ def _tell_what_is_missing(built: Parts) -> None:
 def _work_beside_mail(
     built: Parts, watched: Watched, secret: SiteSecret, worker: Worker | None, stop: Stop | None
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    """What each process of a relay does as long as it serves, by name."""
+    """The background work of each process, by name."""
     report = KeysFile(built.config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
     work = {
         "key intake": built.receiving.go_on(),
@@ -318,7 +318,7 @@ def _work_beside_mail(
 def _work_of_the_first(
     built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness, last_good: LastGood
 ) -> dict[str, Coroutine[Any, Any, None]]:
-    """What one process does for all of them."""
+    """The background work of one process for all."""
 
     def folder(directory: Path) -> PolicyFolder:
         return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
@@ -328,7 +328,7 @@ def _work_of_the_first(
         "site": keep_site(watched),
         "readiness": readiness.keep_up(),
         "sweep": sweep(built.config, built.store, built.triage, built.audit),
-        "policy ends": tell_of_endings(built.policies),
+        "policy ends": warn_of_endings(built.policies),
         "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
     }
 
@@ -337,7 +337,7 @@ def _work_of_the_first(
 async def _status(
     built: Parts, watched: Watched, readiness: Readiness, sockets: Sockets, outgoing: Outgoing | None
 ) -> AsyncIterator[list[Listener]]:
-    """The alarms, and the listener of [status] where it is set."""
+    """The alarms, and the listener of [status] if set."""
     async with AsyncExitStack() as stack:
         alarms = await stack.enter_async_context(_alarms(built, watched, readiness, outgoing))
         opened = [each.listener(watched, readiness, alarms, sockets) for each in status(built.config)]
@@ -348,12 +348,12 @@ async def _status(
 async def _alarms(
     built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
 ) -> AsyncIterator[Alarms]:
-    """The alarms, which begin, end and notify meanwhile."""
-    telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
-    alarms = Alarms(built.board, built.config.alarms_file, telling)
+    """The alarms, evaluated and notified meanwhile."""
+    notifier = AlarmNotifier(built.config, built.board, outgoing, built.next_hops)
+    alarms = Alarms(built.board, built.config.alarms_file, notifier)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(alarms.write)  # last: what was sent until then is not sent again
-        await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
+        stack.push_async_callback(alarms.write)  # last: notices sent until then are not sent again
+        await stack.enter_async_context(in_background("alarm notices", notifier.keep_up()))
         looking = Looking(watched, readiness, built.next_hops)
         await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
         yield alarms
@@ -367,13 +367,12 @@ def _watched(built: Parts, budget: Budget) -> Watched:
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
-    """One worker among several: of mails under way, of keys drawn and of what was sealed, each knows what all do."""
+    """Shares mails under way, counts of keys and recently sealed mail with the other workers."""
     if isinstance(built.config.store.database, Path):
         built.store.deliveries.share(neighbours, take_over)
 
     def draws_of(kme: str, sae: str) -> DrawCount:
-        # By name: which peers there are is not the same for a worker that starts later. Two that share a counter only
-        # keep more of their reserve.
+        # By name: a worker that starts later may have other peers. Two that share a counter only keep a larger reserve.
         return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
@@ -386,20 +385,20 @@ async def serve(
     ready: Callable[[Mapping[str, TCPAddress]], None],
     worker: Worker | None = None,
 ) -> None:
-    """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
+    """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped if it has to be restarted.
 
-    `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
-    with their addresses.
+    `key_receiver` is the connection to the process that requests received keys. `ready` is called with the addresses
+    once all listeners listen.
     """
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with (
             in_background("watchdog", stay_alive()),
             running(settings, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
         ):
-            # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
+            # Everything built lives as long as the relay: collecting it again would block mail for 50 ms.
             gc.collect()
             gc.freeze()
-            # Mail by SMTP leaves no circles; looking for some at every 700 objects takes 3 % of the time.
+            # Mail by SMTP leaves no reference cycles; a collection every 700 objects takes 3 % of the time.
             gc.set_threshold(10_000)
             ready(addresses)
             notify(READY)
@@ -411,20 +410,20 @@ async def serve(
 
 
 def _reload(built: Parts, reloading: Reloading) -> None:
-    """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
+    """SIGHUP: reloads what may change while the relay serves; broken files leave the old values in force."""
     reloading.ask()
     built.keys.renew_certificates(anyway=True)
 
 
-async def _retire(told: asyncio.Event, ready: Sequence[Listener], stop: Stop) -> None:
-    """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
-    await told.wait()
+async def _retire(retiring: asyncio.Event, ready: Sequence[Listener], stop: Stop) -> None:
+    """SIGUSR2, for a worker replaced by another one: connected clients can finish."""
+    await retiring.wait()
     with suppress(TimeoutError):
         async with asyncio.timeout(RETIRE_S):
             await asyncio.gather(*(each.retire() for each in ready))
-    stop.tell()
+    stop.request()
 
 
 async def _stopped(ready: list[Listener]) -> None:
-    """All at once, so that they share the time that mails in flight are given."""
+    """Stops all listeners at once, with one grace period for mails in flight."""
     await asyncio.gather(*(each.stop() for each in ready))

@@ -1,5 +1,5 @@
-"""Builds what seals and opens out of relay.toml: the one place that picks concrete classes, but for schemes.
-Standard: whatever is opened is closed, in the opposite order, also when opening fails half-way.
+"""Builds the parts that seal and open from relay.toml: the only place that picks concrete classes, except schemes.
+Standard: everything opened is closed in reverse order, also if opening fails half-way.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What seals and opens, without any entry: enough for `seal` and `open` on files."""
+    """The parts that seal and open, without listeners; enough for `seal` and `open` on files."""
 
     config: Config
     settings: Settings
@@ -83,10 +83,9 @@ async def parts(
 ) -> AsyncIterator[Parts]:
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
-    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
-    `key_receiver` (relay/key_receiver) another process asks for received keys, which outlives this one. What
-    is counted is on the `board`; a process that serves has one. Where policy files are wrong, those of
-    `last_good` are in force.
+    Without `prefetch` keys are only drawn when needed, so that a single message uses no others. With `key_receiver`
+    (relay/key_receiver) another process, which outlives this one, requests received keys. Metrics are on the `board` of
+    a serving process. If policy files are faulty, those of `last_good` are in force.
     """
     settings = settings if isinstance(settings, Settings) else Settings(settings)
     former = FormerPeers(settings().former_peers_file, board.name) if board is not None else None
@@ -94,7 +93,7 @@ async def parts(
     async with AsyncExitStack() as stack:
         sites, dkim = SitesInForce(settings, former), _dkim(settings)
         config = sites.config()
-        policies = await asyncio.to_thread(  # which may wait until files are quiet
+        policies = await asyncio.to_thread(  # may wait until files are quiet
             PoliciesInForce,
             config.policies.directory,
             sites.domains,
@@ -108,7 +107,7 @@ async def parts(
         restore_check_file = config.store.secret.with_name("restore.check")
         store = await open_store(config.store.database, secret, restore_check_file=restore_check_file, board=board)
         sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
-        stack.callback(sent.close)  # after the store, whose last words may fail
+        stack.callback(sent.close)  # after the store, whose last writes may fail
         stack.push_async_callback(store.close)
         receiving = Receiving(config, secret, store.received, key_receiver)
         stack.push_async_callback(receiving.close)
@@ -176,23 +175,23 @@ def incoming_recipe(built: Parts) -> Incoming:
 
 
 def tally(built: Parts, direction: str) -> Tally:
-    """What counts each mail of this direction, and writes it into the audit record."""
+    """The tally of this direction, with its audit trail."""
     trail = Trail(direction, built.audit, built.algorithms)
     return Tally(direction, built.sites.config, built.board, trail)
 
 
 def _dkim(settings: Settings) -> DKIMInForce | None:
-    """What [dkim] asks for, for mail that leaves and mail that arrives. Raises ConfigError."""
+    """Signing and verifying as set in [dkim]. Raises ConfigError."""
     if settings().dkim is None:
         return None
-    # Loaded here, for it takes 10 MB that most relays have no use for.
+    # Imported here: it takes 10 MB, which most relays do not need.
     from relay.dkim.in_force import DKIMInForce
 
     return DKIMInForce(settings)
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
-    """The audit record, as this process writes it."""
+    """This process's writer of the audit record."""
     settings = config.audit
     addresses = AddressHash(secret if settings.addresses == "hashed" else None)
     pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
@@ -202,7 +201,7 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
-    """Returns the shadow mode's recorder, None where policies are in earnest."""
+    """The shadow mode's recorder, None if policies are enforced."""
     if not config.policies.shadow:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
@@ -220,7 +219,7 @@ def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
 
 
 def _triage(config: Config, sites: SitesInForce, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
-    """What decides about arriving mail that cannot be opened."""
+    """The triage of incoming mail that cannot be opened."""
     notices = None
     if config.incoming is not None and config.quarantine.notice:
         notices = Notices(config.site, next_hops["incoming"], board)

@@ -1,8 +1,8 @@
-"""Forks the workers of a relay from a process that has loaded what they need and serves nothing: they share memory.
-Standard: descriptors go from process to process by SCM_RIGHTS (unix(7)); pidfd_open(2) says when a process has ended.
+"""Forks the workers of a relay from a process that has loaded their modules and serves nothing: they share memory.
+Standard: descriptors are passed by SCM_RIGHTS (unix(7)); pidfd_open(2) reports the end of a process.
 
-It has no event loop and one thread, of which a fork copies everything. The process that starts workers begins it, and
-asks it for each worker. It begins another one where that has ended, or where another release may be installed.
+It has no event loop and a single thread, so that a fork copies everything. The supervisor starts it, and requests each
+worker from it. It starts another one if that has ended, or another release may be installed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from relay.runtime.notify import without_manager
 from relay.runtime.prctl import name_process
 
 LOAD_S, ANSWER_S = 60.0, 10.0
-"""Timeouts for the fork server's answers, in seconds: before the first one it loads everything."""
+"""Timeouts for the fork server's replies, in seconds: first while it loads everything, then for each other."""
 MOST, MOST_FILES = 65_536, 253
-"""Maximum size of a question, in bytes, and the maximum number of descriptors that Linux lets go with it."""
+"""Maximum size of a request, in bytes, and Linux's maximum number of descriptors in a message."""
 _HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals for the relay, which the fork server does not notice, and a worker gets that has just been forked."""
+"""Signals for the relay: blocked in the fork server, and delivered to a worker after the fork."""
 
 
 class Forked:
@@ -50,34 +50,34 @@ class Forked:
         self._ended.set()
 
     async def wait(self) -> None:
-        """Returns when it has ended."""
+        """Returns when the process has ended."""
         await self._ended.wait()
 
     async def status(self) -> int | None:
-        """The exit status of one that has ended, once; negative for a signal, None where the fork server has ended."""
+        """The exit status, once; negative for a signal, None if the fork server has ended."""
         return await self._server.status(self.pid)
 
     def send_signal(self, number: int) -> None:
-        """Unless it has ended."""
+        """Sends a signal, unless the process has ended."""
         if not self._ended.is_set():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
 
 class ForkServer:
-    """The fork server, as the process that starts workers sees it."""
+    """The supervisor's handle of the fork server."""
 
-    def __init__(self, pid: int, way: socket.socket, relay_toml: Path) -> None:
-        """`pid` is a child of this process, and `way` the connection to it."""
-        way.setblocking(False)
+    def __init__(self, pid: int, channel: socket.socket, relay_toml: Path) -> None:
+        """`pid` is a child of this process, and `channel` the connection to it."""
+        channel.setblocking(False)
         self._pid = pid
-        self._way: socket.socket | None = way
+        self._way: socket.socket | None = channel
         self._relay_toml = relay_toml
         self._turn = asyncio.Lock()
         self._has_loaded = False
 
     async def start(self, worker: Worker) -> Forked:
-        """Starts a process that serves as this worker. Raises OSError where there can be no further one."""
+        """Forks a process that serves as this worker. Raises OSError if that fails."""
         answer, files = await self._ask(worker.as_json(), worker.descriptors)
         if not files:
             raise OSError(f"no process for a worker, or no descriptor for it: {answer}")
@@ -94,20 +94,20 @@ class ForkServer:
         return cast(int | None, status)
 
     async def renew(self) -> None:
-        """From now on workers come from another one, which runs the release that is installed then."""
+        """Replaces the fork server by one that runs the currently installed release."""
         async with self._turn:
             self.close()
 
     def close(self) -> None:
-        """Ends it, when nobody is asking it."""
+        """Kills it; no request may be pending."""
         if self._way is not None:
             self._way.close()
             self._way, self._has_loaded = None, False
-            os.kill(self._pid, signal.SIGKILL)  # even if it hangs; it has nothing to lose
+            os.kill(self._pid, signal.SIGKILL)  # even if it hangs; it has no state
             os.waitpid(self._pid, 0)
 
     async def _ask(self, question: str, descriptors: Sequence[int] = ()) -> tuple[Any, list[int]]:
-        """Its answer, and the descriptors that came along. Raises OSError, and then it is closed."""
+        """Its reply with descriptors. Raises OSError; then it is closed."""
         async with self._turn:
             self._way = self._way or self._begun()
             try:
@@ -120,11 +120,11 @@ class ForkServer:
                 raise
 
     def _begun(self) -> socket.socket:
-        """The way to another one. Raises OSError."""
-        ours, theirs = _way()
+        """Starts another one and returns the connection to it. Raises OSError."""
+        ours, theirs = _channel()
         with theirs:
             theirs.set_inheritable(True)
-            # Without -P a program that lies in the current directory would be run.
+            # Without -P, modules in the current directory would be run.
             command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
             command += ["--fork-server", str(theirs.fileno())]
             self._pid = os.posix_spawn(sys.executable, command, os.environ)
@@ -132,22 +132,22 @@ class ForkServer:
         return ours
 
 
-async def _answer(way: socket.socket, question: str, descriptors: Sequence[int]) -> tuple[Any, list[int]]:
+async def _answer(channel: socket.socket, question: str, descriptors: Sequence[int]) -> tuple[Any, list[int]]:
     """See ForkServer._ask."""
-    socket.send_fds(way, [question.encode()], descriptors)
-    await readable(way)
-    answer, files, _, _ = socket.recv_fds(way, MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    socket.send_fds(channel, [question.encode()], descriptors)
+    await readable(channel)
+    answer, files, _, _ = socket.recv_fds(channel, MOST, 1, socket.MSG_CMSG_CLOEXEC)
     if not answer:
         raise BrokenPipeError(errno.EPIPE, "the process that forks workers has ended")
     return json.loads(answer), files
 
 
 def begin(relay_toml: Path) -> ForkServer | socket.socket:
-    """Makes a copy of this process the fork server: there it returns the way for `forked_worker`.
+    """Forks the fork server; in it, returns the connection for `forked_worker`.
 
-    To be called before there are an event loop and threads.
+    Call it before there are an event loop and threads.
     """
-    ours, theirs = _way()
+    ours, theirs = _channel()
     heap.set_aside()  # a collection would write on the pages that are shared
     if pid := os.fork():
         theirs.close()
@@ -156,49 +156,49 @@ def begin(relay_toml: Path) -> ForkServer | socket.socket:
     return theirs
 
 
-def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
-    """Makes this process the fork server; returns in each process that it forks, with what that worker is handed.
+def forked_worker(channel: socket.socket, load: Callable[[Worker], None]) -> Worker:
+    """Makes this process the fork server; returns in each forked process, with its worker.
 
-    `load` loads what the first worker needs, and so does any other. Exits when nobody can ask any more.
+    `load` loads the modules of the first worker, which are those of all. Exits when the supervisor has ended.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     os.setsid()
-    os.closerange(3, way.fileno())
-    os.closerange(way.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(3, channel.fileno())
+    os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     for name in os.environ.keys() - without_manager(os.environ).keys():
         del os.environ[name]
     name_process("relay forks")
     loaded = False
     while True:
-        question, files, _, _ = socket.recv_fds(way, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+        question, files, _, _ = socket.recv_fds(channel, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
         if not question:
-            os._exit(0)  # at once: until then workers that were killed with their supervisor look as if they lived
+            os._exit(0)  # at once: until then, workers killed with their supervisor are zombies
         asked = json.loads(question)
         if isinstance(asked, int):
-            way.send(json.dumps(_status(asked)).encode())
+            channel.send(json.dumps(_status(asked)).encode())
             continue
         worker = Worker.from_json(question.decode()).renumbered(files)
         if not loaded:
             load(worker)
-            heap.set_aside()
+            heap.set_aside()  # a collection would write to the shared pages
             loaded = True
         try:
             pid = os.fork()
         except OSError as error:
-            way.send(json.dumps(str(error)).encode())
+            channel.send(json.dumps(str(error)).encode())
         else:
             if pid == 0:
-                _become(worker, way)
+                _become(worker, channel)
                 return worker
             pidfd = os.pidfd_open(pid)
-            socket.send_fds(way, [str(pid).encode()], [pidfd])
+            socket.send_fds(channel, [str(pid).encode()], [pidfd])
             os.close(pidfd)
         for each in files:
             os.close(each)
 
 
-def _become(worker: Worker, way: socket.socket) -> None:
-    way.close()
+def _become(worker: Worker, channel: socket.socket) -> None:
+    channel.close()
     os.setsid()
     name_process(f"relay worker {worker.number}")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
@@ -212,5 +212,5 @@ def _status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _way() -> tuple[socket.socket, socket.socket]:
+def _channel() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,8 +1,8 @@
-"""What a relay reads again while it serves, at SIGHUP or once a file has changed: settings, peers, identity, DKIM, TLS.
-Standard: a mail goes by one set from start to end. What is broken leaves in force what was; each is a line in the log.
+"""Reloads settings, peers, identity, DKIM and TLS while the relay serves, at SIGHUP or when a file has changed.
+Standard: a mail uses one version from start to end. A broken file leaves the old version in force, and is logged.
 
-The thread that follows the policies' edits (policy/reload.py) looks at these files too. KMEs' certificates
-(keys/ring.py) and password files (entry/smtp/users.py) are looked at where they are used.
+The thread that watches policies (policy/reload.py) polls these files too. KMEs' certificates (keys/ring.py) and
+password files (entry/smtp/users.py) are checked where they are used.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.3
 """Poll interval of the files, in seconds."""
 QUIET_S = 0.4
-"""Time without changes after which a file counts, in seconds: it may be half-written before."""
+"""Time without changes after which a file is read, in seconds: before, it may be half-written."""
 GONE_QUIET_S = 2.0
 """Time without changes after which a file counts as gone, in seconds: many programs replace one by deleting it first.
 """
 
 
 class Settings:
-    """relay.toml as it counts now: as it was at the start, but for what counts at once when it is read again."""
+    """The settings in force: those at the start, with the reloadable ones of the last reload."""
 
-    def __init__(self, started: Config, read: Callable[[], Config] | None = None, *, tell: bool = True) -> None:
-        """`read` gives the file as it is now, or raises ConfigError; `tell` False where another process says so."""
+    def __init__(self, started: Config, read: Callable[[], Config] | None = None, *, logs: bool = True) -> None:
+        """`read` returns the current file, or raises ConfigError; with `logs` False another process logs changes."""
         self._started = started
         self._now = started
         self._read = read
-        self._tell = tell
+        self._logs = logs
 
     def __call__(self) -> Config:
         return self._now
 
     def reload(self) -> None:
-        """Takes over what can be, and says what changed, and what of it needs a restart."""
+        """Applies reloadable settings; logs what has changed, and what needs a restart."""
         if self._read is None:
             return
         try:
             read = self._read()
             now = taken_over(self._started, read)
         except ConfigError as error:
-            if self._tell:
+            if self._logs:
                 log.error("relay_toml_not_reloaded", problems=error.problems)
             return
-        except Exception as error:  # what counted before goes on, and all else is read again
+        except Exception as error:  # the old settings stay in force, and everything else is reloaded
             log.error("not_reloaded", what="Settings", cause=f"{type(error).__name__}: {error}", exc_info=error)
             return
         before, self._now = self._now, now
-        if not self._tell:
+        if not self._logs:
             return
         if taken := changed(before, now):
             log.info("relay_toml_reloaded", changed=taken)
@@ -82,17 +82,17 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 class FormerPeers:
-    """Whose the peers' domains were, for the workers of one relay: one that starts anew must not forget a former peer.
+    """The domains of former peers, for all workers of a relay: one started later must know them too.
 
-    A JSON file, replaced whole; it counts for the relay that wrote it, until that is started anew. Both methods block.
+    A JSON file, replaced atomically; valid until the relay that wrote it is restarted. Both methods block.
     """
 
     def __init__(self, file: Path, relay: str) -> None:
-        """`relay` is what its processes have in common, and no other relay has: the name of their board."""
+        """`relay` identifies this relay and its processes: the name of their board."""
         self._file, self._relay = file, relay
 
     def read(self) -> Domains:
-        """What another process of this relay knew last; nothing where there was none."""
+        """The domains last written by a process of this relay; empty if there are none."""
         try:
             said = json.loads(read_regular(self._file))
             if said["relay"] == self._relay:
@@ -102,7 +102,7 @@ class FormerPeers:
         return {}
 
     def write(self, domains: Domains) -> None:
-        """Keeps them; where that cannot be, the log says so, and the processes that know them go on."""
+        """Writes the domains; a failure is logged, and this process goes on with them."""
         try:
             write_whole(self._file, json.dumps({"relay": self._relay, "domains": domains}))
         except OSError as error:
@@ -110,34 +110,34 @@ class FormerPeers:
 
 
 class SitesInForce:
-    """This site and its peers as they are known now, and what plans and opens by that."""
+    """The current site and peers, with planner and layers for them."""
 
     def __init__(self, settings: Callable[[], Config], former: FormerPeers | None) -> None:
-        """Raises ConfigError. `use` comes before `planner` and `layers`; blocks.
+        """Raises ConfigError; blocks. `use` must be called before `planner` and `layers`.
 
-        `former` is for a process that serves. A command has none: what it wrote there would make workers forget.
+        `former` is only for a serving process: a command would overwrite what workers need.
         """
         self._settings = settings
         self._former = former
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
         self.domains = _with_former(self.known.config.peer_domains, former.read() if former is not None else {})
-        """The peers' mail domains as policies go by them: also of former peers."""
+        """The mail domains of peers and former peers, for policies."""
         self._keep()
         self._levels: Mapping[str, Scheme] = {}
         self._keys: KeyRing | None = None
 
     def use(self, levels: Mapping[str, Scheme], keys: KeyRing) -> None:
-        """From here on mail is sealed and opened with these."""
+        """Sets levels and keys for sealing and opening."""
         self._levels, self._keys = levels, keys
         self._take(self.known)
 
     def planner(self) -> Planner:
-        """Asked for once for each mail."""
+        """The value in force; to be called once for each mail."""
         return self._planner
 
     def layers(self) -> Layers:
-        """Asked for once for each mail."""
+        """The value in force; to be called once for each mail."""
         return self._layers
 
     def config(self) -> Config:
@@ -145,42 +145,42 @@ class SitesInForce:
         return self.known.config
 
     def stamps(self) -> Stamps:
-        """What differs once a document, key or certificate has changed."""
+        """Stamps of all documents, keys and certificates."""
         return site_stamps(self._settings())
 
     def read_again(self) -> KnownSites:
-        """What the files say now: `domains` have it, and nothing else goes by it yet."""
+        """Reads the files and updates `domains`; `take` puts the rest in force."""
         self.read_at = self.stamps()
-        known = self.known.read_again(self._settings())
-        if (domains := _with_former(known.config.peer_domains, self.domains)) != self.domains:
+        sites = self.known.read_again(self._settings())
+        if (domains := _with_former(sites.config.peer_domains, self.domains)) != self.domains:
             self.domains = domains
             self._keep()
-        return known
+        return sites
 
     def _keep(self) -> None:
         if self._former is not None:
             self._former.write(self.domains)
 
-    def take(self, known: KnownSites) -> None:
-        """From the next mail on this counts; to be called in the event loop."""
+    def take(self, sites: KnownSites) -> None:
+        """Puts `sites` in force from the next mail on; call it in the event loop."""
         assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
-        known.log_changes(self.known)
-        # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
-        self._keys.set_peers({name: peer_keys(peer) for name, peer in known.config.peers.items()})
-        self._take(known)
+        sites.log_changes(self.known)
+        # Keys first: a mail planned for a new peer must not fall back to another level without them.
+        self._keys.set_peers({name: peer_keys(peer) for name, peer in sites.config.peers.items()})
+        self._take(sites)
 
-    def _take(self, known: KnownSites) -> None:
+    def _take(self, sites: KnownSites) -> None:
         assert self._keys is not None  # noqa: S101 - as above
-        self.known = known
-        site = (known.identity, known.certificates)
-        self._planner = Planner(known.config, self._levels, *site)
-        self._layers = Layers(known.config, self._levels, self._keys, *site)
+        self.known = sites
+        site = (sites.identity, sites.certificates)
+        self._planner = Planner(sites.config, self._levels, *site)
+        self._layers = Layers(sites.config, self._levels, self._keys, *site)
 
 
 def _with_former(now: Domains, before: Domains) -> dict[str, tuple[str, ...]]:
-    """The peers' domains, and those that no longer belong to anybody, as a peer's that nothing else knows.
+    """The peers' domains, with those of former peers under an unused peer name.
 
-    Mail to these is held as long as the relay runs: policies for everybody that let mail out in clear are not for them.
+    Mail to these is held as long as the relay runs: default policies that permit clear text do not apply to them.
     """
     found = {name: tuple(map(folded_domain, domains)) for name, domains in now.items()}
     owned = {domain for domains in found.values() for domain in domains}
@@ -192,12 +192,12 @@ def _with_former(now: Domains, before: Domains) -> dict[str, tuple[str, ...]]:
 
 
 class Reloading:
-    """Looks at files, and has what was made of them made anew; works in the thread that follows policies' edits."""
+    """Polls files and reloads what depends on them, in the thread that watches policies."""
 
     def __init__(
         self, settings: Settings, sites: SitesInForce, policies: PoliciesInForce, others: Sequence[Reloadable]
     ) -> None:
-        """To be made in the event loop."""
+        """Create it in the event loop."""
         self._settings, self._sites, self._policies = settings, sites, policies
         self._loop = asyncio.get_running_loop()
         self._asked = False
@@ -208,12 +208,12 @@ class Reloading:
         ]
 
     def ask(self) -> None:
-        """SIGHUP: everything is read again, whether it has changed or not."""
+        """SIGHUP: requests a reload of everything, changed or not."""
         self._asked = True
         self._policies.reload()
 
     def look(self) -> None:
-        """One look at all files, and what follows from it; raises nothing."""
+        """Polls all files once and reloads what has changed; raises nothing."""
         now = time.monotonic()
         if not self._asked and now - self._looked_at < LOOK_S:
             return
@@ -226,7 +226,7 @@ class Reloading:
                 if watched.is_to_be_read(now) or asked:
                     reload()
                 watched.trouble = ""
-            except Exception as error:  # what it concerns stays as it was, and all else goes on
+            except Exception as error:  # the old version stays in force; the rest is reloaded
                 if watched.trouble != (trouble := f"{type(error).__name__}: {error}"):
                     log.error("not_reloaded", what=type(watched.what).__name__, cause=trouble, exc_info=error)
                 watched.trouble = trouble
@@ -237,7 +237,7 @@ class Reloading:
 
 
 class _WatchedFiles:
-    """Whether files have changed, and are quiet, so that they are to be read."""
+    """Detects files that have changed and are quiet."""
 
     def __init__(self, what: Reloadable | SitesInForce) -> None:
         self.what = what
@@ -245,7 +245,7 @@ class _WatchedFiles:
         self._seen, self._changed_at = what.read_at, float("-inf")
 
     def is_to_be_read(self, now: float) -> bool:
-        """Once for each change; `now` in seconds."""
+        """Whether to read them, true once for each change; `now` in seconds."""
         read_at, stamps = self.what.read_at, self.what.stamps()
         if stamps != self._seen:
             self._seen, self._changed_at = stamps, now

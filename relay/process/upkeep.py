@@ -1,5 +1,6 @@
-"""What a serving relay does beside mail: ends what has expired, writes what may be late, reports the state of its keys.
-Whatever stands in the way is logged, and tried again: only the end of the relay ends any of this.
+"""Background work of a serving relay: expiry, late writes, reports about keys.
+
+Failures are logged and retried; only the end of the relay ends it.
 """
 
 from __future__ import annotations
@@ -43,32 +44,32 @@ log = structlog.get_logger(__name__)
 SWEEP_S = 60.0
 """Interval at which expired received keys are destroyed, in seconds."""
 GIVE_BACK_S = 30.0
-"""Interval at which free memory goes back to the system, in seconds."""
-"""Name of the directory of what has left, written at once."""
+"""Interval at which free memory is returned to the system, in seconds."""
+"""Directory of records of mail that has left."""
 ANNOUNCED = "audit.pending"
-"""Name of the directory of what is about to leave, written at once for the audit record."""
+"""Directory of announcements of mail about to leave, for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
-"""Maximum wait for another worker that takes over what was sent, and the poll interval, in seconds."""
+"""Maximum wait for another worker that takes over records, and poll interval, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
-"""Maximum number of ending files and rules named in the log at once."""
+"""Maximum number of expiring files and rules logged at once."""
 WRITE_DOWN_S = 10.0
-"""Interval at which `keys status` gets new figures, and held mail is written down, in seconds."""
+"""Interval at which the key report and held mail are written, in seconds."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
-"""Reason logged when the relay stops without being asked to."""
+"""Cause logged when the relay has to stop by itself."""
 
 
 async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) -> None:
-    """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable.
+    """Stores what a killed relay had sent, before a retry comes. Raises StoreUnavailable.
 
-    First the mail that was leaving gets its record, while it is known here by name who has it. Two workers do that one
-    after the other: who returned while the other one is at it would take it for done.
+    Before that, mail that was leaving gets its audit record, while the names of who has it are known. Workers do this
+    one after the other, so that it is finished when any of them returns.
     """
     directory = config.state_directory / SENT
 
     async def sent(names: Collection[str]) -> Collection[str]:
         late = await asyncio.to_thread(sent_of_late, directory)
-        # Where the audit record could not be written before, the store has taken over meanwhile what was sent.
+        # If the audit record could not be written earlier, the store has already taken over what was sent.
         return late | {name.hex() for name in await store.deliveries.who_have_it(list(map(bytes.fromhex, names)))}
 
     async with _alone(directory):
@@ -81,7 +82,7 @@ async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) ->
 async def _complete_audit(
     config: Config, audit: Audit, sent: Callable[[Collection[str]], Awaitable[Collection[str]]]
 ) -> None:
-    """Any failure is logged, and blocks nothing else."""
+    """Completes the audit record; failures are logged and block nothing else."""
     try:
         await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
     except Exception as error:  # noqa: BLE001 - mail does not wait for it
@@ -90,7 +91,7 @@ async def _complete_audit(
 
 @asynccontextmanager
 async def _alone(directory: Path) -> AsyncIterator[None]:
-    """No other process takes over from this directory. Raises StoreUnavailable where one does for too long."""
+    """Locks the directory for taking over. Raises StoreUnavailable after ALONE_S."""
     descriptor = await asyncio.to_thread(_opened, directory)
     until = asyncio.get_running_loop().time() + ALONE_S
     try:
@@ -124,8 +125,8 @@ def _locked(descriptor: int) -> bool:
 async def end_what_the_dead_had(config: Config, store: Store, audit: Audit) -> None:
     """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
 
-    In the other order another worker could claim, and send again, what is not known to have been sent yet. So could it
-    with the claims of one that ends meanwhile.
+    In the other order, another worker could claim, and send again, mail that is not yet known to have been sent.
+    The same holds for claims of a process that ends meanwhile.
     """
     dead = await store.claims.dead_processes()
     await take_over_what_was_sent(config, store, audit)
@@ -133,7 +134,7 @@ async def end_what_the_dead_had(config: Config, store: Store, audit: Audit) -> N
 
 
 async def sweep(config: Config, store: Store, triage: Triage, audit: Audit) -> None:
-    """Ends what has expired, every SWEEP_S seconds."""
+    """Expires old rows and keys, every SWEEP_S seconds."""
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
@@ -148,19 +149,19 @@ async def sweep(config: Config, store: Store, triage: Triage, audit: Audit) -> N
             await triage.refresh()
             await compress_finished(audit.directory)
             await remove_old(audit, config.audit.keep_days, config.audit.max_size, store.restore_check.past)
-        except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
+        except Exception as error:  # noqa: BLE001 - the next run must still destroy keys
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 
 
 async def give_memory_back() -> None:
-    """What large messages have left free, every GIVE_BACK_S seconds."""
+    """Returns free memory to the system, every GIVE_BACK_S seconds."""
     while True:
         await asyncio.sleep(GIVE_BACK_S)
         await asyncio.to_thread(heap.give_back)
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Writes down who has a mail, which only this process knows: until then nobody else may try it."""
+    """Writes late records of who has a mail: until then no other process may deliver it."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:
@@ -170,24 +171,24 @@ async def write_what_is_late(store: Store, sent: SentRecords) -> None:
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 
-async def tell_of_endings(policies: PoliciesInForce) -> None:
-    """Once a day: which files and rules of the policies end soon."""
+async def warn_of_endings(policies: PoliciesInForce) -> None:
+    """Logs once a day which policy files and rules expire soon."""
     while True:
         try:
-            found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
-            policies.board.set(metrics.POLICY_ENDS, to=len(found))
-            for cause in found[:MAX_ENDINGS]:
-                log.warning("policy_ends", cause=cause, number=len(found))
-        except Exception as error:  # noqa: BLE001 - what ends is to be reported tomorrow, whatever fails today
+            expiring = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
+            policies.board.set(metrics.POLICY_ENDS, to=len(expiring))
+            for cause in expiring[:MAX_ENDINGS]:
+                log.warning("policy_ends", cause=cause, number=len(expiring))
+        except Exception as error:  # noqa: BLE001 - retried tomorrow
             log.error("policy_ends_not_told", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(DAY_S)
 
 
 @dataclass(frozen=True, slots=True)
 class KeysFile:
-    """What is known here of the keys, for `keys` and `check`, which are other processes; it holds no key.
+    """The key report, for `keys` and `check`, which are other processes; it has no key material.
 
-    A worker's goes by way of the process that starts workers, which has those of all.
+    A worker sends its report to the supervisor, which writes those of all workers.
     """
 
     path: Path
@@ -204,34 +205,34 @@ class KeysFile:
             await asyncio.sleep(WRITE_DOWN_S)
 
     async def write(self) -> None:
-        """Writes it once, or says in the log why that cannot be."""
+        """Writes it once; a failure is logged."""
         try:
             report = (await self.keys.report(ask=False)).as_json()
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
             report["release"] = self.runs._asdict()
             if self.worker is not None:
-                self.worker.say("keys", report)
+                self.worker.send("keys", report)
                 if dropping := self.keys.drop_undelivered:
-                    self.worker.say("alone", dropping)
+                    self.worker.send("alone", dropping)
             else:
                 write_whole(self.path, json.dumps(report))
         except Exception as error:  # noqa: BLE001 - the next one may succeed
             log.warning("key_report_not_written", file=str(self.path), cause=f"{type(error).__name__}: {error}")
 
     async def stop_without_receiver(self, stop: Stop) -> None:
-        """A kill of this process would cost keys from then on; only a new start has the second process again."""
+        """Stops the relay when the second process has ended: without it, a kill would lose keys."""
         await self.receiving.process_ended()
-        if not stop.told:
+        if not stop.requested:
             log.error("relay_has_to_start_anew", cause=ALONE)
-        stop.tell(ALONE)
+        stop.request(ALONE)
         await self.write()
 
 
 @asynccontextmanager
 async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
-    """Whose mail waits is known to the relay that starts next as well: in this file, read now and written till the end.
+    """Keeps held mail in this file across restarts: reads it now, and writes it until the end.
 
-    To be entered before any mail comes, and left when the last has ended. What left meanwhile would count as waiting.
+    Must enclose all mail processing: mail that left outside of it would count as waiting.
     """
     try:
         held.take((await asyncio.to_thread(read_regular, file)).decode())
@@ -254,7 +255,7 @@ async def _keep_held_mail(held: HeldMail, file: Path) -> None:
 
 
 async def _write_held_mail(held: HeldMail, file: Path, written: str) -> str:
-    """What stands in the file now, where `written` did."""
+    """Writes the file if it differs from `written`; returns its content."""
     try:
         text = await held.as_text()
         if text != written:

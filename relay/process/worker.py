@@ -1,5 +1,5 @@
-"""One worker: a process that serves beside others as one relay, with what the process that started it has handed it.
-Standard: descriptors come by SCM_RIGHTS (unix(7)) under other numbers; none of them outlives the worker.
+"""One worker: one of several processes that serve as one relay, with the descriptors passed by its supervisor.
+Standard: descriptors are passed by SCM_RIGHTS (unix(7)) and renumbered; none of them outlives the worker.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ log = structlog.get_logger(__name__)
 
 _LENGTH_OCTETS = 8
 _LONE = ("relay_toml", "supervisor", "lock", "neighbours", "sealed_here", "board")
-"""Names of the fields of a worker that are one descriptor each."""
+"""Fields of a worker with one descriptor each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts one after the other in a file in memory that processes share; one of them writes, and changes none."""
+    """An append-only sequence of texts in shared memory, with one writing process."""
 
     descriptor: int
 
     def add(self, text: str) -> None:
-        """A concurrent reader sees all of it or nothing."""
+        """Appends a text; a concurrent reader sees all of it or nothing."""
         content = text.encode()
         end = os.fstat(self.descriptor).st_size
         os.pwrite(self.descriptor, len(content).to_bytes(_LENGTH_OCTETS, "big") + content, end)
 
     @property
     def first(self) -> str:
-        """What was written first."""
+        """The first text."""
         return next(self._all())
 
     @property
     def last(self) -> str:
-        """What was written last."""
+        """The last text."""
         return deque(self._all(), maxlen=1)[0]
 
     def _all(self) -> Iterator[str]:
@@ -63,13 +63,13 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Which one of how many it is, and its descriptors.
+    """A worker's number, the number of workers, and its descriptors.
 
-    `sockets` are the listening ones, by setting. `relay_toml` has the texts of relay.toml at the start of the relay and
-    at each reload (Texts). `supervisor` is the connection to the process that starts workers, and closes with it. In
-    the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`; `sealed_here` is that of
-    store/sealed_here.py. On the `board` (counting/board.py) it has a `place`, -1 for none. `lock` is that of the
-    embedded database, which is held for as long as any worker serves from it; -1 with PostgreSQL.
+    `sockets` are the listening ones, by setting. `relay_toml` has the texts of relay.toml at the start and at each
+    reload (Texts). `supervisor` is the connection to the process that starts workers. `worker_id` identifies this
+    worker in the memory of `neighbours` (store/neighbours.py); `sealed_here` is that of store/sealed_here.py. `place`
+    is its place on the `board` (counting/board.py), -1 for none. `lock` is that of the embedded database, held as long
+    as any worker serves; -1 with PostgreSQL.
     """
 
     number: int
@@ -86,17 +86,17 @@ class Worker:
 
     @classmethod
     def from_json(cls, text: str) -> Worker:
-        """What `as_json` gave. Raises ValueError."""
+        """Parses what `as_json` returned. Raises ValueError."""
         values = json.loads(text)
         values["sockets"] = {name: tuple(some) for name, some in values["sockets"].items()}
         return cls(**values)
 
     def as_json(self) -> str:
-        """Returns it as JSON for the process that forks it; nothing in it is secret."""
+        """JSON for the fork server; nothing in it is secret."""
         return json.dumps(asdict(self))
 
     def renumbered(self, descriptors: Sequence[int]) -> Worker:
-        """Returns it with these `descriptors` in the place of its own, in the same order."""
+        """A copy with these `descriptors`, in the same order."""
         new = dict(zip(self.descriptors, descriptors, strict=True))
         sockets = {name: tuple(new[each] for each in some) for name, some in self.sockets.items()}
         others = {name: new.get(getattr(self, name), -1) for name in _LONE}
@@ -104,28 +104,28 @@ class Worker:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """All of them."""
+        """All descriptors."""
         listening = (each for some in self.sockets.values() for each in some)
         others = (getattr(self, name) for name in _LONE)
         return (*listening, *(each for each in others if each >= 0))
 
     @property
     def first(self) -> bool:
-        """Whether it does what one process has to do for all."""
+        """Whether it is the worker that does the work for all."""
         return self.number == 1
 
     @property
     def shared_board(self) -> Board:
-        """Returns the board on which all workers count; a worker without a place counts on its own."""
+        """The board shared by all workers; a private one for a worker without a place."""
         return Board(self.board, self.place) if self.place >= 0 else Board()
 
     @property
     def texts(self) -> Texts:
-        """Those of relay.toml."""
+        """The texts of relay.toml."""
         return Texts(self.relay_toml)
 
     def share_of(self, config: Config) -> Config:
-        """The configuration with this worker's share of what is for the whole relay: memory, and keys kept ready."""
+        """The configuration with this worker's share of memory and of keys kept ready."""
         limits = config.limits.model_copy(update={"messages_in_flight": config.limits.messages_in_flight // self.of})
         kmes = {
             name: kme.model_copy(update={"cache_high": -(-kme.cache_high // self.of)})
@@ -134,39 +134,39 @@ class Worker:
         return config.model_copy(update={"limits": limits, "kmes": kmes})
 
     def listening(self) -> Sockets:
-        """The sockets, to be used once."""
+        """The listening sockets; call it once."""
         opened = {name: [socket.socket(fileno=each) for each in some] for name, some in self.sockets.items()}
         for some in opened.values():
             for each in some:
                 each.setblocking(False)
         return opened
 
-    def say(self, what: str, value: Any) -> None:
-        """One word to the process that starts workers; lost where that does not listen."""
-        # Not through the socket, which takes 200 KB at once: with many peers a report of keys is larger.
+    def send(self, kind: str, value: Any) -> None:
+        """Sends a message to the supervisor; lost if that does not read."""
+        # In a file: the socket takes 200 KB at once, and with many peers a key report is larger.
         with suppress(OSError), os.fdopen(os.memfd_create("word"), "wb", buffering=0) as word:
-            word.write(json.dumps([what, value]).encode())
-            with socket.socket(fileno=os.dup(self.supervisor)) as way:
-                socket.send_fds(way, [b"word"], [word.fileno()], socket.MSG_DONTWAIT)
+            word.write(json.dumps([kind, value]).encode())
+            with socket.socket(fileno=os.dup(self.supervisor)) as channel:
+                socket.send_fds(channel, [b"word"], [word.fileno()], socket.MSG_DONTWAIT)
 
     @staticmethod
-    async def heard(way: socket.socket) -> tuple[str, Any] | None:
-        """The next word that a worker says, at the other end of its `way`; None when it has ended."""
-        await readable(way)
-        said, files, _, _ = socket.recv_fds(way, 4, 1)
+    async def receive(channel: socket.socket) -> tuple[str, Any] | None:
+        """The supervisor's side: the next message of a worker; None when the worker has ended."""
+        await readable(channel)
+        said, files, _, _ = socket.recv_fds(channel, 4, 1)
         if not said:
             return None
         try:
-            what, value = json.loads(os.pread(files[0], os.fstat(files[0]).st_size, 0))
+            kind, value = json.loads(os.pread(files[0], os.fstat(files[0]).st_size, 0))
         finally:
             os.close(files[0])
-        return what, value
+        return kind, value
 
     async def stop_with_supervisor(self, stop: Stop) -> None:
-        """Once that process is gone nobody starts this one anew, nor stops it: it ends after the mails in flight."""
-        with socket.socket(fileno=os.dup(self.supervisor)) as way:
-            way.setblocking(False)
+        """Stops this worker, after its mails in flight, when the supervisor has ended."""
+        with socket.socket(fileno=os.dup(self.supervisor)) as channel:
+            channel.setblocking(False)
             with suppress(OSError):
-                await asyncio.get_running_loop().sock_recv(way, 1)
+                await asyncio.get_running_loop().sock_recv(channel, 1)
         log.error("supervisor_ended", meaning="this worker stops too")
-        stop.tell("the process that starts the workers has ended")
+        stop.request("the process that starts the workers has ended")

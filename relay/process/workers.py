@@ -1,8 +1,8 @@
 """Starts the workers of a relay, which serve as one at the same sockets, and restarts each that ends.
-Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 starts each anew in turn.
+Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 restarts each in turn.
 
-This process holds the listening sockets and the lock of the embedded database, and does nothing else. What could go
-wrong with a mail or a key goes wrong in a worker. A connection that comes while a worker starts waits for another one.
+This process holds the listening sockets and the lock of the embedded database, and does nothing else. A fault with a
+mail or a key only affects a worker. Connections made while a worker starts are served by another one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from relay.process.worker import Texts, Worker
 from relay.runtime import signals
 from relay.runtime.aio import InDaemon, in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
-from relay.runtime.stopping import Stop, Stopped, told_to_stop
+from relay.runtime.stopping import Stop, Stopped, stop_on_signals
 from relay.store import sealed_here
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
@@ -45,27 +45,27 @@ from relay.store.sqlite import sole_relay
 log = structlog.get_logger(__name__)
 
 START_S = 60.0
-"""Maximum time until a worker that is started anew serves, in seconds: many policy files take some of it."""
+"""Maximum time until a restarted worker serves, in seconds; many policy files take long."""
 PAUSES_S = (0.1, 1.0, 5.0, 30.0)
-"""Pauses before a worker that has ended is started again, in seconds: longer each time it ends soon after its start."""
+"""Pauses before a worker is restarted, in seconds: longer each time it ends soon after its start."""
 SOON_S = 60.0
 TRIES = 4
-"""Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
+"""Number of consecutive early ends after which the relay ends, if no other worker serves."""
 READ_S = 10.0
-"""Timeout of reading relay.toml again, in seconds: then the workers are asked to read the rest."""
+"""Timeout of reloading relay.toml, in seconds; then the workers reload the rest."""
 STOP_S = 70.0
 """Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
-"""Poll interval, in seconds, and maximum number of polls in a row without a heartbeat of a worker. The last one is for
-a worker that does not serve yet: it may have many received keys to take over."""
+"""Poll interval, in seconds, and maximum number of polls without a heartbeat: of a worker, and of a starting one.
+
+The latter may have many received keys to take over."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
+    """One worker's process and its reports: the addresses (None: it has ended earlier) and the keys.
 
-    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the polls since
-    its last heartbeat.
+    `reloads` is the number of reloads when it was started. `silent` is the number of polls since its last heartbeat.
     """
 
     number: int
@@ -80,13 +80,13 @@ class _Running:
 
 
 class Workers:
-    """All workers of a relay that serves."""
+    """All workers of a serving relay."""
 
     def __init__(self, config: Config, forks: ForkServer, common: Worker, settings: Settings, stop: Stop) -> None:
-        """`forks` starts their processes. `common` is what each is handed, but for its number, worker ID and way to it.
+        """`forks` starts their processes. `common` has the fields of a worker except number, worker ID and connection.
 
-        `settings` are read again before the workers are asked to do so. `stop` is set when no worker serves, and none
-        can be started.
+        `settings` are reloaded before the workers reload. `stop` is requested when no worker serves, and none can be
+        started.
         """
         self._stop = stop
         self._config = config
@@ -105,20 +105,19 @@ class Workers:
         self._again = asyncio.Event()
 
     async def start(self) -> Mapping[str, TCPAddress]:
-        """Starts all at once; the addresses that the first one gives. Raises Stopped where one of them cannot serve."""
+        """Starts all at once; returns the addresses of the first one. Raises Stopped if one of them cannot serve."""
         numbers = range(1, self._common.of + 1)
         self._running = dict(zip(numbers, await asyncio.gather(*map(self._started, numbers)), strict=True))
         addresses = await asyncio.gather(*(each.addresses for each in self._running.values()))
-        found = [each for each in addresses if each is not None]
-        if len(found) < len(addresses):
+        sockets = [each for each in addresses if each is not None]
+        if len(sockets) < len(addresses):
             raise Stopped("a worker could not start; what it said stands above")
-        return found[0]
+        return sockets[0]
 
-    async def end_the_silent(self) -> None:
-        """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
+    async def restart_hanging(self) -> None:
+        """Restarts workers without a heartbeat, until cancelled: those whose event loop hangs, or that do not start.
 
-        So is one that does not come to serve. Polls are counted, not seconds: no worker is to blame for time
-        that this process did not have either.
+        Counts polls, not seconds: steal time of this process does not count.
         """
         while True:
             await asyncio.sleep(LOOK_S)
@@ -137,7 +136,7 @@ class Workers:
             await self._all_anew()
 
     async def stop(self) -> None:
-        """Returns when all have ended, each after its mails in flight; who does not end is killed. Nothing is lost."""
+        """Stops all workers after their mails in flight; kills those that do not end. Nothing is lost."""
         self._stopping.set()
         for each in self._running_now:
             each.process.send_signal(signal.SIGTERM)
@@ -150,13 +149,13 @@ class Workers:
             await asyncio.wait(self._watching)
 
     def reload(self) -> None:
-        """Each reads again what may change while it serves."""
+        """Requests a reload of relay.toml and of all workers."""
         self._again.set()
 
     async def keep_settings(self) -> None:
-        """Reads relay.toml at each `reload`, then has the workers do so; runs until cancelled.
+        """Reloads relay.toml at each `reload`, then the workers; runs until cancelled.
 
-        One that starts is asked once it serves: SIGHUP would kill it now.
+        A starting worker reloads once it serves: SIGHUP would kill it now.
         """
         reading = InDaemon(self._settings.reload)
         while True:
@@ -165,7 +164,7 @@ class Workers:
             try:
                 async with asyncio.timeout(READ_S):
                     await reading.run()
-            except (TimeoutError, RuntimeError) as error:  # it hangs, or there is no further thread: all else is read
+            except (TimeoutError, RuntimeError) as error:  # it hangs, or there is no thread: the rest is reloaded
                 log.error("not_reloaded", what="Settings", cause=str(error) or f"not read within {READ_S:g} s")
             self._reloads += 1
             for each in self._running_now:
@@ -173,13 +172,11 @@ class Workers:
                     each.process.send_signal(signal.SIGHUP)
 
     def start_anew(self) -> None:
-        """Restarts all workers, for another version of the relay for instance, without a gap in service."""
+        """Requests a restart of all workers, for instance after an upgrade, without downtime."""
         self._anew.set()
 
     def _first_alone(self, kmes: Sequence[str]) -> None:
-        """Lets one process alone draw from KMEs that drop undelivered keys: mail at another one would always be
-        held.
-        """
+        """Lets only the first worker draw from KMEs that drop undelivered keys, since others would hold all mail."""
         others = [each for number, each in self._running.items() if number > 1]
         if others:
             log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
@@ -188,7 +185,7 @@ class Workers:
             each.process.send_signal(signal.SIGTERM)
 
     async def _all_anew(self) -> None:
-        """The old one ends only once the new one serves: if that failed, mail would wait for a person."""
+        """Restarts all workers in turn; each old one only ends once the new one serves."""
         await self._forks.renew()
         for number in sorted(self._running):
             if number not in self._running:
@@ -205,20 +202,20 @@ class Workers:
                 )
                 new.process.send_signal(signal.SIGKILL)
                 return
-            if number not in self._running:  # the first one serves alone since a moment ago
+            if number not in self._running:  # only the first one serves now
                 new.process.send_signal(signal.SIGTERM)
                 continue
             old, self._running[number] = self._running[number], new
-            # Not SIGTERM: who has just connected would be sent away. One that does not serve yet, since it took the
-            # place of one that has ended meanwhile, would not hear of it, and stay.
+            # Not SIGTERM, which would disconnect new clients. A worker that does not serve yet, since it replaced one
+            # that has ended meanwhile, would miss the signal, and stay.
             old.process.send_signal(signal.SIGUSR2 if _serves(old) else signal.SIGKILL)
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 
     async def _watch(self, running: _Running) -> None:
-        """Starts another one in the place of one that has ended unasked."""
+        """Restarts a worker that has ended unexpectedly."""
         await running.process.wait()
-        # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
+        # Only now: while a process is ending, its files may still be locked.
         self._neighbours.has_ended(running.worker_id)
         self._places.has_ended(running.place)
         self._running_now.discard(running)
@@ -235,26 +232,26 @@ class Workers:
         while not self._is_over(running):
             try:
                 new = await self._started(running.number)
-            except OSError as error:  # no process or no descriptor is available: later there may be
+            except OSError as error:  # no process or descriptor available; retried later
                 log.error("worker_not_started", worker=running.number, cause=str(error))
                 self._ended_soon[running.number] += 1
                 self._end_where_none_serves(running.number)
                 await self._pause(running.number)
             else:
-                if self._is_over(running):  # another one serves in its place since a moment ago
+                if self._is_over(running):  # replaced meanwhile
                     new.process.send_signal(signal.SIGTERM)
                 else:
                     self._running[running.number] = new
 
     def _is_over(self, running: _Running) -> bool:
-        """Whether no other one is to be started in its place."""
+        """Whether it must not be restarted."""
         return self._stopping.is_set() or self._running.get(running.number) is not running
 
     def _end_where_none_serves(self, number: int) -> None:
-        """The service manager shall see it, start the relay anew, and in the end give it up for a person to look."""
+        """Ends the relay if no worker serves, so that the service manager restarts it or reports the failure."""
         serving = any(map(_serves, self._running_now))
         if self._ended_soon[number] >= TRIES and not serving:
-            self._stop.tell("no worker serves, and none can be started; what they said stands above")
+            self._stop.request("no worker serves, and none can be started; what they said stands above")
 
     async def _pause(self, number: int) -> None:
         with suppress(TimeoutError):
@@ -262,7 +259,7 @@ class Workers:
             await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _started(self, number: int) -> _Running:
-        """Raises OSError where there can be no further process."""
+        """Starts a worker. Raises OSError if there can be no further process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         reloads, worker_id, place = self._reloads, self._new_worker_id(), self._places.take()
@@ -291,20 +288,20 @@ class Workers:
         self._neighbours.lives(self._last_worker_id)
         return self._last_worker_id
 
-    async def _listen(self, running: _Running, way: socket.socket) -> None:
-        """Takes what a worker says, until it has ended."""
-        with way:
-            while said := await Worker.heard(way):
-                what, value = said
+    async def _listen(self, running: _Running, channel: socket.socket) -> None:
+        """Receives a worker's messages until it has ended."""
+        with channel:
+            while message := await Worker.receive(channel):
+                kind, value = message
                 running.silent = 0
-                if what == "serves" and not running.addresses.done():
+                if kind == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
                     if running.reloads < self._reloads:
                         running.process.send_signal(signal.SIGHUP)
-                elif what == "keys":
+                elif kind == "keys":
                     running.keys = value
                     self._write_keys()
-                elif what == "alone":
+                elif kind == "alone":
                     self._first_alone(value)
             if not running.addresses.done():
                 running.addresses.set_result(None)
@@ -325,7 +322,7 @@ async def serve(
     `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
     with their addresses.
     """
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with AsyncExitStack() as stack:
             stack.callback(forks.close)
             sockets = await app.bound(config)
@@ -351,7 +348,7 @@ async def serve(
             read_again = partial(_read_again, config, texts, relay_toml)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
-            # First: who connects while the last mails end would wait for nobody, and not hear so.
+            # First: clients that connect while the last mails end would never be served, nor refused.
             stack.callback(close_all, sockets)
             await _serve(workers, stop, ready)
         if stop.cause:
@@ -359,7 +356,7 @@ async def serve(
 
 
 def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
-    """relay.toml as it is now, which workers take from `texts`. Raises ConfigError, and then they take nothing."""
+    """Reloads relay.toml and adds it to `texts` for the workers. Raises ConfigError, without adding it."""
     text = toml.read(relay_toml)
     config = load_config(relay_toml, text)
     taken_over(started, config)
@@ -369,16 +366,16 @@ def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
 
 
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    signals.hear(signal.SIGHUP, workers.reload)
-    signals.hear(signal.SIGUSR1, workers.start_anew)
+    signals.on_signal(signal.SIGHUP, workers.reload)
+    signals.on_signal(signal.SIGUSR1, workers.start_anew)
     async with (
-        in_background("silent workers", workers.end_the_silent()),
+        in_background("silent workers", workers.restart_hanging()),
         in_background("settings", workers.keep_settings()),
     ):
         try:
             addresses = await stop.or_end(workers.start())
         except Stopped:
-            if stop.told:  # `serve` raises the cause where there is one
+            if stop.requested:  # `serve` raises the cause where there is one
                 return
             raise
         async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
@@ -394,7 +391,7 @@ def _most_at_once(workers: int) -> int:
 
 
 def _serves(running: _Running) -> bool:
-    """Whether it has said that it does."""
+    """Whether it has reported that it serves."""
     return running.addresses.done() and running.addresses.result() is not None
 
 

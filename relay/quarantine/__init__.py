@@ -1,5 +1,5 @@
-"""What becomes of arriving mail that cannot be handed on: put aside by triage.py, let out by release.py.
-Such a mail is held, refused, or on the disk before 250 is said; only a person destroys it.
+"""The quarantine of incoming mail that cannot be delivered: triage.py puts it in, release.py lets it out.
+Such a mail is held, refused, or on disk before the 250 reply; only an administrator destroys it.
 
 The reasons, each a word that people and programs read:
 
@@ -52,15 +52,15 @@ _REASONS: dict[str, tuple[tuple[type[CannotOpen | KeyNotFound], ...], str]] = {
     "replayed": ((Replayed,), "It says that it is a message which came before, and is another one."),
     "unprotected": ((), "It arrived with less protection than was agreed."),
 }
-"""The errors that each reason stands for, and what a recipient reads of it."""
+"""The errors of each reason, and its text for recipients."""
 REASONS = tuple(_REASONS)
 
 
 def reason_of(error: CannotOpen | KeyNotFound) -> str:
-    """The reason that stands for an error; what has none of its own is a matter of format."""
+    """The reason for an error; unknown-format for errors without their own."""
     return next((reason for reason, (kinds, _) in _REASONS.items() if isinstance(error, kinds)), "unknown-format")
 
 
-def told(reason: str) -> str:
+def reason_text(reason: str) -> str:
     """The reason in words for a recipient."""
     return _REASONS[reason][1]

@@ -1,8 +1,8 @@
-"""Lets messages out of quarantine by a person's decision: opens once more, hands on, and only then forgets.
-The ledger has each release on the disk before anything leaves; unopened mail goes on as it came.
+"""Releases messages from quarantine: opens them again, delivers, and only then deletes.
+Each release is in the ledger, on disk, before anything leaves; unopened mail is delivered as received.
 
-A release may be killed after the next hop has accepted and before the entry is gone; repeated, it delivers again.
-Between the two there is one transaction and nothing else.
+If a release is killed between the next hop's acceptance and the deletion, a repeated one delivers again. Between the
+two there is only one transaction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relay.store.quarantine_table import Kept
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What became of a message for each recipient, and whether that was all, so that it is gone."""
+    """The outcome for each recipient, and whether the message is gone, since all have it."""
 
     recipients: tuple[Recipient, ...]
     outcomes: Outcomes
@@ -38,7 +38,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class _Leaving:
-    """A message as it will leave; `protection` is what the ledger says of it."""
+    """A message as it will leave; `protection` is for the ledger."""
 
     mail: Mail
     protection: str
@@ -48,7 +48,7 @@ class _Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Releaser:
-    """What it works with. `max_hops` is that of incoming mail, `by` the person, for the ledger."""
+    """The parts used. `max_hops` is that of incoming mail, `by` the administrator, for the ledger."""
 
     quarantine: Quarantine
     originals: Originals
@@ -58,9 +58,9 @@ class Releaser:
     by: str
 
     async def release(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool = False) -> Released:
-        """Hands the message on to those of its recipients; with `unopened`, sealed as it came.
+        """Delivers the message to these recipients; with `unopened`, sealed as received.
 
-        Raises CannotOpen, or whatever else stands in the way; the message is then as it was.
+        Raises CannotOpen, or another RelayError; the message is unchanged then.
         """
         async with self._claimed(kept):
             leaving = await self._leaving(kept, to, unopened=unopened)
@@ -80,34 +80,34 @@ class Releaser:
         return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
 
     async def _let_out(self, mail: Mail) -> None:
-        """Noted before it leaves: the mail server may show it to this relay once more, which would put it aside again.
+        """Notes the release before it leaves: the relay may see the mail again, and would quarantine it once more.
 
         Raises StoreUnavailable.
         """
         name = let_out_name(await off_loop(mime.work(mail.message), identity, mail))
-        who = [recipient_name(name, mailbox) for mailbox in mail.envelope.mailboxes]
-        await self.originals.opener.deliveries.remember(name, who)
+        names = [recipient_name(name, mailbox) for mailbox in mail.envelope.mailboxes]
+        await self.originals.opener.deliveries.remember(name, names)
 
     async def drop(self, kept: Kept) -> None:
-        """Destroys the message for all who wait for it. Raises StoreUnavailable, and TryLater as `release` does."""
+        """Destroys the message for all waiting recipients. Raises StoreUnavailable, and TryLater as `release` does."""
         async with self._claimed(kept):
             await self._record("dropped", kept, kept.envelope, "nothing", kept.peer)
             await self.quarantine.drop(kept.id)
 
     @asynccontextmanager
     async def _claimed(self, kept: Kept) -> AsyncIterator[None]:
-        """The message is ours until its fate is noted, or until something fails. Raises TryLater."""
+        """Holds the claim on the message. Raises TryLater."""
         if not await self._claim(kept):
             raise TryLater("it is being released at this moment, or is gone; look again in a quarter of an hour")
         try:
             yield
         except BaseException:
-            with suppress(StoreUnavailable):  # then the claim ends by itself
+            with suppress(StoreUnavailable):  # then the claim expires
                 await self.quarantine.unclaim(kept.id)
             raise
 
     async def _claim(self, kept: Kept) -> bool:
-        """Whether it is ours now; a caller cancelled while the store is busy gives back what arrives afterwards."""
+        """Claims the message; returns whether it succeeded. If cancelled, a claim obtained later is released."""
         claiming = asyncio.create_task(self.quarantine.claim(kept.id))
         try:
             return await asyncio.shield(claiming)
@@ -121,15 +121,15 @@ class Releaser:
         try:
             return await self.quarantine.delivered(kept.id, accepted)
         except StoreUnavailable as error:
-            who = ", ".join(accepted) or "nobody"
+            names = ", ".join(accepted) or "nobody"
             raise StoreUnavailable(
-                f"{who} HAS it, and a release would repeat it, as this was not noted: {error}"
+                f"{names} HAS it, and a release would repeat it, as this was not noted: {error}"
             ) from error
 
     async def _leaving(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool) -> _Leaving:
         message = await self.quarantine.message(kept.id)
         mail = Mail(replace(kept.envelope, recipients=tuple(to)), message, id=kept.mail_id, origin=kept.origin)
-        if kept.reason == "unprotected":  # what is kept is what would have been handed on, and its mark says so
+        if kept.reason == "unprotected":  # stored opened and marked
             return _Leaving(mail.with_header_in_bounces(), kept.protection or PLAINTEXT, kept.peer)
         if unopened:
             as_it_came = await self.originals.unopened(message)
@@ -142,7 +142,7 @@ class Releaser:
         opened = original.opened
         if not opened.due:
             raise _nobody_gets_it(opened)
-        # Whatever policy requires: a person has decided, and the mark says what is missing.
+        # Regardless of policy: an administrator has decided, and the mark names the unmet requirement.
         mail = opened.to_the_due(mail).changed(message=original.message, trace=kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
@@ -166,7 +166,7 @@ class Releaser:
 
 
 def why_not(error: RelayError) -> str:
-    """Why a message stays, for a person."""
+    """Why a message stays in quarantine, for output."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -177,7 +177,7 @@ def _accepted(mail: Mail, handed: NextHopResult) -> list[str]:
 
 
 def _served(opened: Opened | None, to: Sequence[Recipient]) -> list[str]:
-    """Those who had it before, by the same message: nobody waits for them."""
+    """Recipients who already had it, from another copy of the message."""
     return [each.address for each in to if opened is not None and each.mailbox in opened.served]
 
 

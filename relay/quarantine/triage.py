@@ -1,5 +1,5 @@
-"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and report it.
-What is put aside is on the disk when these methods return, and only then is 250 said; notices follow RFC 3834.
+"""Decides about incoming mail that cannot be delivered: hold, refuse, or quarantine and notify.
+Quarantined mail is on disk when these methods return, before the 250 reply; notices follow RFC 3834.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay.formats import mime
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
-from relay.quarantine import REASONS, reason_of, told
+from relay.quarantine import REASONS, reason_of, reason_text
 from relay.runtime.aio import off_loop
 from relay.store.quarantine import Room, Total
 from relay.store.quarantine_table import Arrival
@@ -34,12 +34,12 @@ from relay.store.store import Store
 log = structlog.get_logger(__name__)
 
 SHARES = 2
-"""Number of parts of the quarantine; one party (a peer, or all who are no peer) may take one part."""
+"""Number of shares of the quarantine; a party (a peer, or all other senders) may use one share."""
 MAX_CAUSE = 1000
 TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
-"""What was sealed as it should be, and came when nobody could open it any more."""
+"""Reasons of correctly sealed mail that arrived too late to be opened."""
 PATIENCE_S = 10.0
-"""Seconds for all notices about one arrival; the mail's own reply waits for them."""
+"""Timeout of all notices about one mail, in seconds; its reply waits for them."""
 
 _TEXT = """\
 A message for you was put aside by the mail gateway of {site} and was not delivered.
@@ -56,10 +56,9 @@ message that asks you for anything because of this one.
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """What it works with; one value for the life of the relay. Without `notices` recipients are not notified.
+    """The parts used; one value for the relay's lifetime. Without `notices` recipients are not notified.
 
-    What it does is counted on the `board`: reasons, never addresses. `known` gives the configuration with the peers as
-    they are now.
+    Reasons, never addresses, are counted on the `board`. `known` returns the configuration with the current peers.
     """
 
     config: Config
@@ -69,10 +68,10 @@ class Triage:
     notices: Notices | None = None
 
     async def cannot_open(self, mail: Mail, error: CannotOpen | KeyNotFound) -> None:
-        """Returns when the mail, as it came, is in quarantine for its recipients.
+        """Quarantines the mail as received.
 
-        Raises `error` where the mail is to be held or refused, and QuarantineFull or StoreUnavailable. Nothing is
-        refused after its keys were looked at: the answer would tell what is right about it.
+        Raises `error` if the mail is to be held or refused, and QuarantineFull or StoreUnavailable. Mail is never
+        refused after its keys were used: the reply would reveal what is right about it.
         """
         if self.config.quarantine.action == "refuse" and not (isinstance(error, CannotOpen) and error.silent):
             raise error
@@ -86,26 +85,26 @@ class Triage:
         await self._put(key, arrival, reason_of(error))
 
     async def unprotected(self, mail: Mail, stored: bytes, protection: str, peer: str, cause: str) -> None:
-        """Returns when `stored`, the mail as it would have been handed on, is in quarantine for its recipients.
+        """Quarantines `stored`, the mail as it would have been delivered.
 
-        `protection` and `peer` are how it came, "" and "" for unsealed. Raises PolicyRefuses where unsealed mail is
-        not kept, and QuarantineFull or StoreUnavailable.
+        `protection` and `peer` are "" for unsealed mail. Raises PolicyRefuses if unsealed mail is not kept, and
+        QuarantineFull or StoreUnavailable.
         """
         if self.config.quarantine.action == "refuse" and not protection:
             raise PolicyRefuses(cause)
         key = await off_loop(mime.work(mail.message), identity, mail)
-        if protection:  # it can be read: nobody may get into it by sending the sealed message to somebody else
+        if protection:  # its own entry: a copy of the sealed message to somebody else must not be added to it
             key = hashlib.sha256(b"opened\0" + key).digest()
         party = self._party(mail)
         arrival = Arrival(mail, "unprotected", _cause(cause), party, stored, protection, peer, peer or party)
         await self._put(key, arrival, "unprotected")
 
     async def waits_for_key(self, mail: Mail) -> bool:
-        """Whether a mail whose key no KME knows is to be held: it may only be late. Raises StoreUnavailable."""
+        """Whether a mail with an unknown key is to be held, since the key may be late. Raises StoreUnavailable."""
         return await self._may_still_come(await off_loop(mime.work(mail.message), identity, mail))
 
     async def refresh(self) -> None:
-        """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
+        """Updates the gauges, and expires waiting times."""
         await self._show()
         self.board.set(metrics.QUARANTINE_LIMIT, to=self.config.quarantine.max_size)
         await self.store.first_seen.expire()
@@ -114,7 +113,7 @@ class Triage:
         _show(self.board, await self.store.quarantine.totals(), self.known().peers)
 
     async def _may_still_come(self, key: bytes) -> bool:
-        """Whether the key of this mail may only be late; of one in quarantine that was decided before."""
+        """Whether the key of this mail may still arrive; no for mail already in quarantine."""
         if await self.store.quarantine.has(key):
             return False
         return await self.store.first_seen.waits_for(key) < self.config.quarantine.hold_for
@@ -129,9 +128,9 @@ class Triage:
             raise
         self.board.add(metrics.QUARANTINE_PUT, reason, "no" if put.new else "yes")
         if put.new:
-            with suppress(StoreUnavailable):  # it is put aside, though the page hears of it later
+            with suppress(StoreUnavailable):  # it is quarantined; the page is updated later
                 await self._show()
-        # Its sender has heard 250, and a recipient has not got it: nobody else will notice.
+        # Its sender got a 250 and a recipient no mail: without a notice that would go unnoticed.
         report = log.error if reason in TOO_LATE and put.recipients else log.warning
         report(
             "put_in_quarantine",
@@ -142,23 +141,23 @@ class Triage:
             recipients=len(put.recipients),
             octets=len(arrival.stored),
         )
-        # Who redirects a mail to somebody must not reach them with a notice of ours.
+        # A redirected mail must not cause a notice of ours to its new recipient.
         if self.notices is not None and arrival.party and put.recipients and reason != "redirected":
             await self.notices.send(arrival.mail, put.id, reason, put.recipients)
 
     def _party(self, mail: Mail) -> str:
-        """The peer whose domain the sender has, or "" for everybody else: it takes its share, and has notices.
+        """The peer of the sender's domain, or "": its share is charged, and notices are sent for it.
 
-        The sealed layers may name another one, as of a bounce. Mail servers look at the sender, and not into these.
+        The sealed layers may name another peer, as for a bounce, but mail servers only check the sender.
         """
-        found = self.known().peer_by_domain(domain_of(mail.envelope.sender))
-        return found[0] if found is not None else ""
+        peer = self.known().peer_by_domain(domain_of(mail.envelope.sender))
+        return peer[0] if peer is not None else ""
 
 
 def identity(mail: Mail) -> bytes:
-    """32 bytes that all copies of a mail have: of a sealed one its CMS, independent of sender and header.
+    """A digest (32 bytes) that all copies of a mail share; of a sealed one, the digest of its CMS.
 
-    A sealed mail opens or not by its CMS alone, all of it, so no copy can take the place of a better one.
+    Whether a sealed mail can be opened only depends on its CMS, so no forged copy can replace a valid one.
     """
     kind, content = mail.envelope.sender.encode("utf-8", "surrogateescape"), mail.message
     if mime.is_sealed(mail.message):
@@ -170,20 +169,20 @@ def identity(mail: Mail) -> bytes:
 
 
 def let_out_name(mail: bytes) -> bytes:
-    """What the store calls the mail with this identity where it notes who has it sealed, as it came."""
+    """The store's name for a mail with this identity that was released unopened."""
     return hashlib.sha256(b"let out\0" + mail).digest()
 
 
 def _cause(cause: object) -> str:
-    """Hostile mail may have written a part of this."""
+    """The cause, bounded and printable: a part of it may come from hostile mail."""
     return printable(str(cause))[:MAX_CAUSE]
 
 
 @dataclass(frozen=True, slots=True)
 class Notices:
-    """Notifies recipients, through the next hop of incoming mail, that a message was put aside, without anything in it.
+    """Notifies recipients, through the next hop of incoming mail, that a message was quarantined; quotes nothing of it.
 
-    Once a message and recipient, never again (RFC 3834: Auto-Submitted, null reverse-path).
+    Once for each message and recipient (RFC 3834: Auto-Submitted, null reverse-path).
     """
 
     site: SiteSettings
@@ -191,7 +190,7 @@ class Notices:
     board: Board
 
     async def send(self, mail: Mail, name: str, reason: str, recipients: Sequence[Recipient]) -> None:
-        """One notice to each of these recipients of `mail`, kept as `name`. Never raises: whatever fails is logged."""
+        """Sends a notice to each of these recipients of `mail`, kept as `name`. Never raises; failures are logged."""
         sent = 0
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -203,10 +202,10 @@ class Notices:
         self.board.add(metrics.QUARANTINE_NOTICES, "failed", by=len(recipients) - sent)
 
     async def _sent(self, mail: Mail, name: str, reason: str, recipient: Recipient) -> bool:
-        """Whether the next hop has taken the notice to this recipient; the others get theirs in any case."""
+        """Sends one notice; returns whether the next hop accepted it."""
         try:
             handed = await self.next_hop.deliver(self._notice(mail, name, reason, recipient))
-        except Exception as error:  # noqa: BLE001 - the mail is kept, and that is what counts
+        except Exception as error:  # noqa: BLE001 - the mail is stored
             log.warning("notice_not_sent", id=name, cause=f"{type(error).__name__}: {error}")
             return False
         return handed.outcomes[0] is None
@@ -226,7 +225,7 @@ class Notices:
             sender=printable(mail.envelope.sender)[:254],
             when=now.strftime("%Y-%m-%d %H:%M UTC"),
             reason=reason,
-            why=told(reason),
+            why=reason_text(reason),
             id=name,
             contact=contact,
         )
@@ -236,11 +235,11 @@ class Notices:
 
 
 def _show(board: Board, totals: Mapping[tuple[str, str, str], Total], peers: Iterable[str]) -> None:
-    """What is there, of each peer and of everybody else, to whom a peer of before belongs."""
-    known = {"", *peers}
-    numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in known})
+    """Sets the gauges, by peer; former peers count as "other"."""
+    shown = {"", *peers}
+    numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in shown})
     for (reason, _, named), total in totals.items():
-        numbers[reason, named if named in known else ""] += total.number
+        numbers[reason, named if named in shown else ""] += total.number
     for labels, number in numbers.items():
         board.set(metrics.QUARANTINE_MESSAGES, *labels, to=number)
     board.set(metrics.QUARANTINE_BYTES, to=sum(total.size for total in totals.values()))

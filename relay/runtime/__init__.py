@@ -1,3 +1,3 @@
-"""What Python and the operating system give to a running process: event loop, signals, memory, systemd.
-Standard: nothing here knows of mail.
+"""Process-level helpers: event loop, signals, memory, systemd.
+Standard: nothing here depends on mail.
 """

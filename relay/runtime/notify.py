@@ -1,4 +1,4 @@
-"""Reports the relay's state to the service manager: that it serves, that its event loop runs, that it stops.
+"""Reports the relay's state to the service manager: ready, alive, stopping.
 Standard: sd_notify(3); without NOTIFY_SOCKET nothing is reported, and nothing else changes.
 """
 
@@ -19,28 +19,26 @@ ALIVE = "WATCHDOG=1"
 
 
 def notify(state: str) -> None:
-    """Sends one of the above to the service manager, if there is one. Never blocks, never fails."""
+    """Sends a state to the service manager, if there is one. Never blocks, never fails."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
             client.setblocking(False)
-            # @ stands for the NUL of an abstract socket, which has no file.
+            # @ stands for NUL: an abstract socket.
             client.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
     except (OSError, ValueError) as error:
         log.warning("service_manager_not_told", state=state, cause=str(error))
 
 
 def without_manager(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment without the service manager's socket, for a process that must not speak for the
-    service.
-    """
+    """The environment without the service manager's socket, for child processes."""
     return {name: value for name, value in environment.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
 
 
 def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """How often to send ALIVE: twice in the time that the manager waits; None where it does not wait for us."""
+    """Interval of ALIVE: half the watchdog timeout; None without a watchdog."""
     text = environment.get("WATCHDOG_USEC", "")
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         return None
@@ -50,7 +48,7 @@ def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 
 async def stay_alive() -> None:
-    """Until cancelled: ALIVE from the event loop itself, so that a relay whose loop hangs is ended and begun anew."""
+    """Sends ALIVE from the event loop until cancelled, so that a relay whose loop hangs is restarted."""
     seconds = watchdog_seconds(os.environ)
     while seconds is not None:
         notify(ALIVE)

@@ -1,8 +1,8 @@
-"""What the kernel is told of this process: that its memory is for nobody else to read, and its name.
+"""Sets process attributes: memory not readable by others, and the process name.
 Standard: prctl(2) PR_SET_DUMPABLE and PR_SET_NAME, which are Linux's; setrlimit(2) RLIMIT_CORE.
 
-Keys that are in memory stay there: there is no core dump, and no other process of its user reads it. The limit alone
-is not enough: a core dump that goes to a program (systemd-coredump) is made in spite of it.
+Keys stay in memory: there is no core dump, and no other process of the same user can read it. RLIMIT_CORE is not
+enough: a core dump piped to a program (systemd-coredump) ignores it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PR_SET_DUMPABLE, _PR_SET_NAME = 4, 15
 
 
 def forbid_core_dumps() -> None:
-    """Forbids core dumps of this process, for good; programs that it starts may be traced, but dump no core either.
+    """Disables core dumps of this process and its children, permanently; children may be traced.
 
-    Raises ConfigError where the system does not let us.
+    Raises ConfigError if the system does not permit it.
     """
-    # Under systemd's LimitCORE=0 there is nothing to lower, and a sandbox may forbid the call.
+    # With systemd's LimitCORE=0 there is nothing to lower, and a sandbox may forbid the call.
     if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
@@ -34,9 +34,9 @@ def forbid_core_dumps() -> None:
 
 
 def name_process(name: str) -> None:
-    """Names a process that was forked, which has the command line of the one that it was forked from.
+    """Sets the name of a forked process, which has its parent's command line.
 
-    `ps -e` and top show the first 15 characters. Does nothing with a system that has no such call.
+    `ps -e` and top show the first 15 characters. Does nothing on systems without prctl.
     """
     if prctl := getattr(ctypes.CDLL(None), "prctl", None):
         prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)

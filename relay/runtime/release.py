@@ -1,5 +1,5 @@
-"""Which release a process runs, and whether that is still what is installed where it came from.
-Standard: importlib.metadata; an upgrade writes every file anew, so that the package's first file is another one then.
+"""The release that a process runs, and whether it is still the installed one.
+Standard: importlib.metadata; an upgrade replaces every file, so the package's first file changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import relay
 
 
 class Release(NamedTuple):
-    """Version, directory of the package, and the identity of its first file ("" where it is gone)."""
+    """Version, directory of the package, and the identity of its first file ("" if missing)."""
 
     version: str
     directory: str
@@ -21,15 +21,12 @@ class Release(NamedTuple):
 
     @property
     def now(self) -> str:
-        """The stamp of what is in that directory now."""
+        """The current stamp of that directory."""
         return _stamp(Path(self.directory))
 
 
 def installed() -> Release:
-    """The release that was installed when this process, or the one that it was forked from, first asked for it.
-
-    Where that is at the start, it is the one that runs.
-    """
+    """The release at the first call in this process or its parent; called at the start, the one that runs."""
     return _installed(Path(relay.__file__).parent)
 
 
@@ -39,7 +36,7 @@ def _installed(directory: Path) -> Release:
 
 
 def _version() -> str:
-    """Returns the version of the installed package; "0" for a relay that runs from its sources."""
+    """The version of the installed package; "0" for a relay run from its sources."""
     try:
         return version("qumail-relay")
     except PackageNotFoundError:
@@ -48,7 +45,7 @@ def _version() -> str:
 
 def _stamp(directory: Path) -> str:
     try:
-        found = (directory / "__init__.py").stat()
+        info = (directory / "__init__.py").stat()
     except OSError:
         return ""
-    return f"{found.st_ino}.{found.st_mtime_ns}"
+    return f"{info.st_ino}.{info.st_mtime_ns}"

@@ -1,5 +1,5 @@
-"""Signals that are meant for a relay that serves: from its first step to its last none of them ends it.
-Standard: signal(7): SIGHUP, SIGUSR1 and SIGUSR2 end a process that says nothing about them.
+"""Handles SIGHUP, SIGUSR1 and SIGUSR2, which must never terminate the relay.
+Standard: signal(7): their default action terminates the process.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contextlib import suppress
 from types import FrameType
 
 _early: set[int] = set()
-"""What came before anybody listened to it, and still counts."""
+"""Signals received before a handler was set; they are handled then."""
 
 
 def end_nothing() -> None:
-    """To be called first. SIGHUP is remembered until `hear`: what was read before it came may be old."""
+    """Ignores these signals from the start; SIGHUP is kept for `on_signal`: files read before may be old."""
     signal.signal(signal.SIGHUP, _remember)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    # Python, as it ends, puts the system's own handling in the place of its handlers, and the signal would end it.
+    # At exit Python restores the default actions, and a signal would terminate it.
     atexit.register(_ignore)
 
 
@@ -29,21 +29,21 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def hear(number: signal.Signals, told: Callable[[], None]) -> None:
-    """From now on the running event loop calls `told` at this signal, and at once where it came before.
+def on_signal(number: signal.Signals, callback: Callable[[], None]) -> None:
+    """Calls `callback` in the running event loop at this signal, and now if it was received before.
 
-    Once the loop is closed the signal does nothing; an event loop's own handler would leave it to end the process.
+    Once the loop is closed the signal does nothing; with loop.add_signal_handler it would terminate the process.
     """
     loop = asyncio.get_running_loop()
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
+    def handler(_number: int, _frame: FrameType | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(told)
+            loop.call_soon_threadsafe(callback)
 
-    signal.signal(number, tell)
+    signal.signal(number, handler)
     if number in _early:
         _early.discard(number)
-        told()
+        callback()
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:

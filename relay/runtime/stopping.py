@@ -1,5 +1,5 @@
-"""How a command is stopped: at SIGTERM or SIGINT it ends what it does and closes its parts in their order.
-Standard: what a KME has handed out by then is kept, for it gives a key once; a further signal changes nothing.
+"""Stops a process at SIGTERM or SIGINT: it ends its work and closes its parts in order.
+Standard: keys received from a KME by then are kept, since it delivers a key once. Further signals are ignored.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
-ENDS_S, TELLS_S = 65.0, 60.0
-"""Maximum time a relay may take to end, mails in flight included, and when it logs what it waits for, in seconds.
+ENDS_S, LOG_WAITING_S = 65.0, 60.0
+"""Maximum shutdown time, and time after which the log reports what is waited for, in seconds.
 
-A little later the service manager kills it, and nobody would know."""
+A little later the service manager would kill it, without a log entry."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,53 +36,53 @@ class Stopped(RelayError):
 
 
 class Stop:
-    """Whether this process has to stop; made by `told_to_stop`."""
+    """The request to stop this process; created by `stop_on_signals`."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
+        self._requested = asyncio.Event()
         self.cause = ""
-        """Why the process has to end without a signal."""
+        """Why the process has to stop without a signal, or ""."""
 
-    def tell(self, cause: str = "") -> None:
-        """As a signal does; with a `cause` it ends as failed, unless it was stopped before."""
-        if not self.told:
+    def request(self, cause: str = "") -> None:
+        """Requests a stop, like a signal; with a `cause` the process fails, unless it was requested before."""
+        if not self.requested:
             self.cause = cause
-        self._told.set()
+        self._requested.set()
 
     @property
-    def told(self) -> bool:
-        """Whether the process has to stop, for work that is only stopped between its steps."""
-        return self._told.is_set()
+    def requested(self) -> bool:
+        """Whether the process has to stop, for work that only stops between its steps."""
+        return self._requested.is_set()
 
     async def wait(self) -> None:
         """Returns once the process has to stop."""
-        await self._told.wait()
+        await self._requested.wait()
 
     async def or_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`. Once the process has to stop, it is cancelled and awaited; then this raises Stopped."""
-        doing, told = asyncio.create_task(work), asyncio.create_task(self._told.wait())
+        doing, signalled = asyncio.create_task(work), asyncio.create_task(self._requested.wait())
         try:
-            await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({doing, signalled}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (doing, told):
+            for task in (doing, signalled):
                 task.cancel()
-            await asyncio.gather(doing, told, return_exceptions=True)
+            await asyncio.gather(doing, signalled, return_exceptions=True)
         if doing.cancelled():
             raise Stopped("told to stop before it was done; it can be run again")
         return doing.result()
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Stop]:
-    """Until the end of the block signals only set the result.
+def stop_on_signals() -> Iterator[Stop]:
+    """Within the block, SIGTERM and SIGINT only request a stop.
 
-    It goes around the parts, since signals must not break their closing.
-    Needs a running event loop; in another thread than the main one no signal comes.
+    It must enclose all other parts, since signals must not interrupt their closing. Needs a running event loop; in
+    other threads than the main one there are no signals.
     """
     stop, loop = Stop(), asyncio.get_running_loop()
     signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
     for number in signals:
-        loop.add_signal_handler(number, stop.tell)
+        loop.add_signal_handler(number, stop.request)
     try:
         yield stop
     finally:
@@ -91,16 +91,16 @@ def told_to_stop() -> Iterator[Stop]:
 
 
 def end_at_last() -> None:
-    """From now on this process has ENDS_S seconds, whatever hangs in it; then it ends as failed. It loses nothing.
+    """Terminates this process as failed after ENDS_S seconds, even if it hangs; nothing is lost.
 
-    What it waits for then stands in the log, and where its threads are on standard error.
+    What it waits for is logged, and the stacks of its threads are written to standard error.
     """
-    asyncio.get_running_loop().call_later(TELLS_S, _tell_what_is_waited_for)
+    asyncio.get_running_loop().call_later(LOG_WAITING_S, _log_waiting)
     faulthandler.dump_traceback_later(ENDS_S, exit=True, file=2)
 
 
-def _tell_what_is_waited_for() -> None:
-    """All that has begun and not ended: which of it waits for which is clear beside the code."""
+def _log_waiting() -> None:
+    """Logs all running coroutines with their lines."""
     waits_in = {
         f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"
         for each in gc.get_objects()

@@ -29,15 +29,15 @@ def new_backup(directory: Path) -> Path:
 
 def backups(directory: Path) -> list[Path]:
     """The whole ones in this directory, the oldest first."""
-    found = directory.iterdir() if directory.is_dir() else ()
-    whole = [each for each in found if each.name.isdigit() and (each / "directory").is_file()]
+    entries = directory.iterdir() if directory.is_dir() else ()
+    whole = [each for each in entries if each.name.isdigit() and (each / "directory").is_file()]
     return sorted(whole, key=lambda each: int(each.name))
 
 
 def backups_of(directory: Path, beside: Path) -> list[Path]:
     """Those of this Postfix, the oldest first."""
-    found = [each for each in backups(beside / BACKUP) if made_here(each)]
-    return [each for each in found if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
+    own = [each for each in backups(beside / BACKUP) if made_here(each)]
+    return [each for each in own if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
 
 
 def changed_last(beside: Path) -> str | None:
@@ -62,9 +62,9 @@ def this_machine() -> str:
 
 def last_backup(beside: Path) -> Path:
     """The change that `undo` takes back. Raises ConfigError where there is none."""
-    found = backups(beside / BACKUP)
-    here = [each for each in found if made_here(each)]
-    if found and not here:
+    candidates = backups(beside / BACKUP)
+    here = [each for each in candidates if made_here(each)]
+    if candidates and not here:
         raise ConfigError(
             f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
             "nothing was undone. To take the relay's content filters out here: deploy/SCANNERS.md, at its end"

@@ -42,14 +42,14 @@ class Owner:
     def named(cls, user: str) -> Owner:
         """Raises ConfigError where there is no such user."""
         try:
-            found = pwd.getpwnam(user)
+            entry = pwd.getpwnam(user)
         except KeyError:
             remedy = f"useradd --system --home-dir /var/lib/{user} --shell /usr/sbin/nologin {user}"
             raise ConfigError(
                 f"{user}: no such user on this machine, as which the relay shall run; make it, or name one by --user:\n"
                 f"  {remedy}"
             ) from None
-        return cls(found.pw_uid, found.pw_gid)
+        return cls(entry.pw_uid, entry.pw_gid)
 
     @classmethod
     def myself(cls) -> Owner:
@@ -124,10 +124,10 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
 def backed_up(path: Path) -> Path:
     """A copy of the file as it is, beside it, under a name that says when; with the same mode and owner."""
     with open_named(path) as file:
-        found, content = os.fstat(file.fileno()), file.read()
+        info, content = os.fstat(file.fileno()), file.read()
     copy = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-    owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-    write_flushed(copy, content, found.st_mode & 0o777, owner)
+    owner = (info.st_uid, info.st_gid) if os.geteuid() == 0 else None
+    write_flushed(copy, content, info.st_mode & 0o777, owner)
     return copy
 
 

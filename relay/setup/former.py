@@ -26,13 +26,13 @@ async def as_before(now: Lines, backups: Sequence[Path]) -> Lines:
 
     A setting that says something else by now is an administrator's, and stays.
     """
-    found = dict(now)
+    former = dict(now)
     for backup in reversed(backups):
         before, after = [await snapshot(backup / when) for when in ("before", "after")]
         for key in before.keys() | after.keys():
-            if before.get(key) != after.get(key) == found.get(key):
-                _set(found, key, before.get(key))
-    return {key: value for key, value in found.items() if not key[0] or (key[0], "") in found}
+            if before.get(key) != after.get(key) == former.get(key):
+                _set(former, key, before.get(key))
+    return {key: value for key, value in former.items() if not key[0] or (key[0], "") in former}
 
 
 def without_stale(lines: Lines, settings: PostfixSettings, config: Config, *, by_filter: bool) -> Lines:
@@ -40,30 +40,30 @@ def without_stale(lines: Lines, settings: PostfixSettings, config: Config, *, by
 
     `by_filter`: Postfix goes on giving its mail to the transport `qumail`.
     """
-    found = dict(lines)
+    kept = dict(lines)
     for service in settings.services:
         at = service_address(service)
         back = at is not None and led_here(config, TCPAddress(at[0] or "127.0.0.1", at[1]), "back")
         if back and service.overrides.get("syslog_name") in LOG_NAMES and not _handed_back(config, at):
-            _take_service(found, service.key)
+            _take_service(kept, service.key)
     if not by_filter:
         for name in (f"{TRANSPORT}/unix", f"{BOUNCES}/unix"):
-            _take_service(found, name)
+            _take_service(kept, name)
         for name in NOTICES:
-            if found.get((name, "cleanup_service_name")) == BOUNCES:
-                del found[name, "cleanup_service_name"]
-                found.pop((name, "internal_mail_filter_classes"), None)
-        for key in [key for key in found if not key[0] and key[1].startswith(f"{TRANSPORT}_")]:
-            del found[key]
-    for key, value in list(found.items()):
+            if kept.get((name, "cleanup_service_name")) == BOUNCES:
+                del kept[name, "cleanup_service_name"]
+                kept.pop((name, "internal_mail_filter_classes"), None)
+        for key in [key for key in kept if not key[0] and key[1].startswith(f"{TRANSPORT}_")]:
+            del kept[key]
+    for key, value in list(kept.items()):
         if key[1] in FILTERS and stale_filter(config, value):
-            _take_filter(found, key, settings)
+            _take_filter(kept, key, settings)
         elif key[1] in MILTERS:
             items = split_list(value)
             left = [item for item in items if not stale_milter(settings, config, address_of(item))]
             if len(left) < len(items):
-                _set(found, key, ", ".join(left) if left or key[0] else None)
-    return found
+                _set(kept, key, ", ".join(left) if left or key[0] else None)
+    return kept
 
 
 def address_of(item: str) -> str:

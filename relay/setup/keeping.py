@@ -54,9 +54,9 @@ def with_what_was_added(path: Path, text: str, former: str) -> str:
     for block in old:
         if block.name not in OWN and block.name:
             added += f"\n{str(block).strip(chr(10))}\n"
-        elif (there := by_name.get(block.name)) is not None:
+        elif (existing := by_name.get(block.name)) is not None:
             own = OWN.get(block.name, frozenset())
-            there.settings += [(name, each) for name, each in block.settings if name and name not in own]
+            existing.settings += [(name, each) for name, each in block.settings if name and name not in own]
     whole = "".join(map(str, new)) + added
     try:
         load_config(path, whole)

@@ -75,7 +75,7 @@ async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:
         kme.url, ca=kme.ca, certificate=kme.certificate, key=kme.key, retry_attempts=0, timeout=PATIENCE_S, name="kme"
     )
     async with client:
-        found = await greet(client, (sae_id,), peer_sae)
-    if found.another is not None and found.another.certain:
-        raise ConfigError(f"{kme.url}: {found.trouble}")
-    return found.trouble
+        answer = await greet(client, (sae_id,), peer_sae)
+    if answer.another is not None and answer.another.certain:
+        raise ConfigError(f"{kme.url}: {answer.trouble}")
+    return answer.trouble

@@ -70,8 +70,8 @@ async def planned_change(
     fragments = _fragments(config)
     before = _read(directory)
     with tempfile.TemporaryDirectory(prefix="qumail-relay-postfix-") as work:
-        copy, wanted = Path(work) / "etc", Path(work) / "wanted"
-        for each in (copy, wanted):
+        copy, target = Path(work) / "etc", Path(work) / "wanted"
+        for each in (copy, target):
             each.mkdir()
             for name, content in before.items():
                 (each / name).write_bytes(content)
@@ -82,18 +82,18 @@ async def planned_change(
         backups = backups_of(directory, beside) if beside is not None else []
         lines = await as_before(now, backups)
         lines = without_stale(lines, await read_settings(copy), config, by_filter=by_filter)
-        await lead_to(wanted, now, lines)
-        had = mail_flow(await read_settings(wanted), config)
+        await lead_to(target, now, lines)
+        had = mail_flow(await read_settings(target), config)
         if "smarthost" in fragments:
             before_smarthost(config, lines)
         if "incoming-lmtp" in fragments:
-            service = service or await _arrival(wanted)
+            service = service or await _arrival(target)
         elif service is None:
             with suppress(ConfigError):  # it is only looked at, and several may be
-                service = await _arrival(wanted)
+                service = await _arrival(target)
         for fragment in fragments:
-            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), wanted)
-        then = await snapshot(wanted)
+            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), target)
+        then = await snapshot(target)
         if "milter" in fragments:
             then = between_milters(had, lines, then, service or "smtp/inet")
         elif by_filter:
@@ -103,11 +103,11 @@ async def planned_change(
         await lead_to(copy, now, then)
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
-        found = await faults(copy, config)
+        faults_after = await faults(copy, config)
         then_in_force = await read_settings(copy)
     if before != after:
         await raise_if_queued(directory, then_in_force, config)
-    return PostfixChange(directory, before, after, tuple(found))
+    return PostfixChange(directory, before, after, tuple(faults_after))
 
 
 def apply(change: PostfixChange, beside: Path) -> Path:
@@ -130,8 +130,8 @@ def apply(change: PostfixChange, beside: Path) -> Path:
     try:
         _put_back(change.directory, change.after)
     except OSError as error:
-        what = f"{error.filename or change.directory}: {error.strerror}"
-        raise ConfigError(f"{what}; perhaps half of it was changed: `setup --undo` puts all back") from error
+        cause = f"{error.filename or change.directory}: {error.strerror}"
+        raise ConfigError(f"{cause}; perhaps half of it was changed: `setup --undo` puts all back") from error
     return backup
 
 
@@ -166,12 +166,12 @@ def _fragments(config: Config) -> tuple[str, ...]:
     if any(direction is not None and direction.milter for direction in (outgoing, incoming)):
         return ("milter",)
     by_lmtp = {"outgoing-lmtp": outgoing, "incoming-lmtp": incoming}
-    found = tuple(name for name, direction in by_lmtp.items() if direction is not None and direction.lmtp)
-    if not found and outgoing is not None and outgoing.listen:
+    names = tuple(name for name, direction in by_lmtp.items() if direction is not None and direction.lmtp)
+    if not names and outgoing is not None and outgoing.listen:
         return ("smarthost",)
-    if not found:
+    if not names:
         raise ConfigError("relay.toml has no address for Postfix (lmtp, milter or listen of [outgoing] and [incoming])")
-    return found
+    return names
 
 
 def _ports(config: Config) -> dict[str, str]:
@@ -262,9 +262,9 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
         path = (directory / name).resolve()
         with as_owner_of(path.parent):
             if _content(path) != content:
-                found = path.stat()
-                owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-                write_flushed(path, content, found.st_mode & 0o7777, owner)
+                info = path.stat()
+                owner = (info.st_uid, info.st_gid) if os.geteuid() == 0 else None
+                write_flushed(path, content, info.st_mode & 0o7777, owner)
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

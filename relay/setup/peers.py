@@ -34,11 +34,11 @@ def usual_levels(config: Config, peer: PeerCertificates | None) -> tuple[str, ..
 
 def examined(config: Config, document: bytes, *, name: str | None = None, replace: bool = False) -> Import:
     """What taking this document would do. Raises ConfigError with what speaks against it."""
-    found = examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
-    for domain in found.peer.domains:
+    examined_document = examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
+    for domain in examined_document.peer.domains:
         # Before it is pinned: a stranger names these, and must not come to write floors.toml or default.toml.
         policy_file(domain)
-    return found
+    return examined_document
 
 
 def take_in(
@@ -56,7 +56,7 @@ def take_in(
     Root pins it as `user`, whom the relay runs as, and writes policies as the owner of their directory.
     """
     with acting_as(user):
-        found = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
+        pinned = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
     owner = Owner(user.uid, user.gid) if user is not None else Owner.myself()
-    chosen = levels or usual_levels(config, found.peer)
-    return found, write_peer_policies(config.policies.directory, found.peer.domains, chosen, owner)
+    chosen = levels or usual_levels(config, pinned.peer)
+    return pinned, write_peer_policies(config.policies.directory, pinned.peer.domains, chosen, owner)

@@ -20,7 +20,7 @@ Lines = dict[Key, str]
 async def snapshot(directory: Path) -> Lines:
     """What the configuration in this directory sets. Raises ConfigError."""
     look_old(directory)
-    main, master, own = [(await command("postconf", directory, way))[0] for way in ("-n", "-M", "-P")]
+    main, master, own = [(await command("postconf", directory, option))[0] for option in ("-n", "-M", "-P")]
     lines = {("", name): value for name, value in pairs(main) if name != "config_directory"}  # that is where we look
     for line in master.splitlines():
         fields = line.partition(" -o ")[0].split()
@@ -64,6 +64,6 @@ def _line(lines: Lines, service: str) -> str:
     return " -o ".join((lines[service, ""], *(f"{{{each}}}" if " " in each else each for each in own)))
 
 
-async def _postconf(directory: Path, way: str, words: list[str]) -> None:
+async def _postconf(directory: Path, option: str, words: list[str]) -> None:
     if words:
-        await command("postconf", directory, way, *words)
+        await command("postconf", directory, option, *words)

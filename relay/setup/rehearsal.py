@@ -55,18 +55,18 @@ async def _sealed(parts: assembly.Parts, own: str, domain: str) -> SealedCopy | 
     return copy
 
 
-def _inside(domain: str, found: SealedCopy | RelayError) -> Result:
-    if isinstance(found, RelayError):
-        return domain, "", f"mail of our own is held or refused: {found}"
-    return domain, f"goes on as policy says: {found.protection}", ""
+def _inside(domain: str, outcome: SealedCopy | RelayError) -> Result:
+    if isinstance(outcome, RelayError):
+        return domain, "", f"mail of our own is held or refused: {outcome}"
+    return domain, f"goes on as policy says: {outcome.protection}", ""
 
 
-def _to_peer(name: str, domain: str, found: SealedCopy | RelayError, all_in_clear: str) -> Result:
+def _to_peer(name: str, domain: str, outcome: SealedCopy | RelayError, all_in_clear: str) -> Result:
     to = f"{domain} (peer {name})"
-    if isinstance(found, RelayError):
-        return to, "", str(found)
-    if found.in_clear or all_in_clear:
-        return to, "", f"would leave IN CLEAR: {all_in_clear or found.policy}"
-    check_sealed(found.message, found.protection)
-    bits = f", {found.quantum_bits} bits of quantum key" if found.quantum_bits else ", no quantum key"
-    return to, f"sealed: {found.protection}{bits}", ""
+    if isinstance(outcome, RelayError):
+        return to, "", str(outcome)
+    if outcome.in_clear or all_in_clear:
+        return to, "", f"would leave IN CLEAR: {all_in_clear or outcome.policy}"
+    check_sealed(outcome.message, outcome.protection)
+    bits = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ", no quantum key"
+    return to, f"sealed: {outcome.protection}{bits}", ""

@@ -56,8 +56,8 @@ async def runs(directory: Path) -> bool:
 async def _unit(directory: Path) -> str:
     """The unit of systemd to which it belongs; "" where somebody has started it by hand."""
     queue, _ = await command("postconf", directory, "-hx", "queue_directory")
-    found = _UNIT.search(control_groups(Path(queue.strip(), "pid", "master.pid")))
-    return found[1] if found else ""
+    match = _UNIT.search(control_groups(Path(queue.strip(), "pid", "master.pid")))
+    return match[1] if match else ""
 
 
 def control_groups(pid_file: Path) -> str:

@@ -48,9 +48,9 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     if _is_ours(had, main):
         main = ""
     reads = scanners.get(arrival, "") or before.get((opened, "content_filter"), "")
-    found, sealing = {*scanners.values(), main, reads} - {""}, then.get(("", "content_filter"), "")
+    services, sealing = {*scanners.values(), main, reads} - {""}, then.get(("", "content_filter"), "")
     if _is_ours(had, sealing):
-        for service in _handing_back(had, found) if found else had.handing_back if proxies else ():
+        for service in _handing_back(had, services) if services else had.handing_back if proxies else ():
             chained[service.key, "content_filter"] = sealing
         chained["", "content_filter"] = main or sealing
     if opened and reads not in ("", main):
@@ -89,10 +89,10 @@ def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     places = [("", "smtpd_milters"), ("", "non_smtpd_milters")]
     places += [(each.key, "smtpd_milters") for each in had.sources if before.get((each.key, "smtpd_milters"))]
     for place in places:
-        found = [each for each in split_list(before.get(place, "")) if _is_foreign(had, each)]
-        reading = [each for each in found if not _signs(each)]
+        foreign = [each for each in split_list(before.get(place, "")) if _is_foreign(had, each)]
+        reading = [each for each in foreign if not _signs(each)]
         first = [] if place[1] == "non_smtpd_milters" else [opening]
-        chained[place] = ", ".join([*first, *reading, sealing, *filter(_signs, found)])
+        chained[place] = ", ".join([*first, *reading, sealing, *filter(_signs, foreign)])
     if opened := _opened(had.config):
         chained[opened, "smtpd_milters"] = chained["", "smtpd_milters"].removeprefix(f"{opening}, ")
         _same_root(chained, opened, arrival)
@@ -115,9 +115,9 @@ def before_smarthost(config: Config, before: Lines) -> None:
 def _proxies(had: MailFlow) -> dict[str, str]:
     """The proxy filters of other programs, by service."""
     name = "smtpd_proxy_filter"
-    found = {each.key: had.settings.value(name, each) for each in had.sources if each.command == "smtpd"}
-    to_relay = {way.value for side in had.sides for way in side.filters if way.setting == name}
-    return {key: value for key, value in found.items() if value and value not in to_relay}
+    values = {each.key: had.settings.value(name, each) for each in had.sources if each.command == "smtpd"}
+    to_relay = {hop.value for side in had.sides for hop in side.filters if hop.setting == name}
+    return {key: value for key, value in values.items() if value and value not in to_relay}
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
@@ -131,13 +131,13 @@ def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]
                 f"take it; {UNCHANGED}. By hand: apply deploy/postfix, keep content_filter, and set "
                 f"content_filter={ours.TRANSPORT}:... for the service at which the filter hands mail back"
             )
-    found = had.handing_back
-    if not found:
+    services = had.handing_back
+    if not services:
         raise NoRow(
             f"content_filter = {', '.join(scanners)}: master.cf has no smtpd service on loopback with an empty "
             f"content_filter, at which this filter would hand mail back; {UNCHANGED}: add one as FILTER_README says"
         )
-    return found
+    return services
 
 
 def _same_root(lines: Lines, service: str, like: str) -> None:

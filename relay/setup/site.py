@@ -67,7 +67,7 @@ def make_state(config: Config, progress: Progress) -> list[Written]:
 def _pem_files(kme: KMEAccess, directory: Path) -> list[tuple[Path, bytes]]:
     """What is copied, and where to. Raises ConfigError where one cannot be read."""
     sources = (kme.ca, kme.certificate, kme.key)
-    return [(there, _read(source)) for there, source in zip(kme_files(directory), sources, strict=True)]
+    return [(path, _read(source)) for path, source in zip(kme_files(directory), sources, strict=True)]
 
 
 def _read(path: Path) -> bytes:

@@ -1,15 +1,15 @@
 """How a relay reports its state: metrics for Prometheus, whether it is ready, alarms, the operators' page.
 Standard: it is read-only, and mail comes first: work and connections are bounded, and no answer waits for the store.
 
-    measures.py    what each process measures of itself, and the first one of the site: on the board (relay/counting)
-    ready.py       whether mail is sealed or held safely
-    sight.py       what alarms look at
-    rules.py       when each is raised
-    alarms.py      that each begins once and ends once
-    standing.py    one that stands, and the file that commands read
-    telling.py     who is notified of them besides
+    measures.py    metrics of each process, and of the site
+    ready.py       readiness: whether mail is sealed or held safely
+    sight.py       the input of alarm rules
+    rules.py       the rules of all alarms
+    alarms.py      the state of alarms
+    standing.py    an active alarm, and the file that commands read
+    notifier.py    notices of alarms by mail or program
     exposition.py  the text of /metrics
-    record.py      the last minutes in memory, some weeks in the store, for the page
+    record.py      recent data in memory, history in the store, for the page
     page/          the page
     server.py      connections: how many, how long, how fast; TLS
     access.py      who may ask
@@ -56,15 +56,15 @@ class Watched:
 
 
 class StatusModule(Protocol):
-    """What listener.py has; only where [status] is set is it loaded."""
+    """The interface of listener.py, which is only loaded if [status] is set."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
-        """The address, by its setting."""
+        """The configured address, by setting."""
 
     def listener(
         self, watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
     ) -> AbstractAsyncContextManager[Listener]:
-        """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
+        """The server, ready; its resources are closed with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""

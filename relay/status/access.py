@@ -1,4 +1,4 @@
-"""Who may ask: everybody who can connect, or those alone who send the token.
+"""Access control: everybody who can connect, or only clients with the token.
 Standard: RFC 6750 2.1 (Bearer), RFC 7617 (Basic, its password is the token); compared in constant time.
 """
 
@@ -27,7 +27,7 @@ _ASK = {"WWW-Authenticate": 'Basic realm="QuMail Relay", charset="UTF-8"'}
 
 
 def read_token(path: Path) -> bytes:
-    """The token in a file that the relay alone may read. Raises ConfigError."""
+    """The token in a file that only the relay may read. Raises ConfigError."""
     token = secret_file.read(path).strip()
     if len(token) < LEAST_LENGTH or not token.isascii() or not token.decode().isprintable() or b" " in token:
         raise ConfigError(f"{path}: at least {LEAST_LENGTH} characters without spaces, as of: openssl rand -hex 32")
@@ -49,11 +49,11 @@ class Access:
         self._token = read_token(token) if token is not None else None
 
     def stamps(self) -> Stamps:
-        """What differs once the token has changed."""
+        """The stamps of the token's file."""
         return stamps_of([self._file] if self._file is not None else [])
 
     def reload(self) -> None:
-        """Takes the token as it is now; keeps the one in use where the file cannot be used."""
+        """Reloads the token; keeps the current one if the file cannot be used."""
         self.read_at = self.stamps()
         if self._file is None:
             return
@@ -68,10 +68,10 @@ class Access:
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
-        """Raises web.HTTPUnauthorized without the token, where there is one.
+        """Raises web.HTTPUnauthorized without the token, if there is one.
 
-        What a page from elsewhere has a browser do is refused as well. Raises web.HTTPMisdirectedRequest where its name
-        leads to loopback (DNS rebinding), and web.HTTPForbidden where it asks across sites.
+        Requests caused by other sites' pages are refused too. Raises web.HTTPMisdirectedRequest for a foreign host name
+        (DNS rebinding), and web.HTTPForbidden for cross-site requests.
         """
         if not _is_asked_by_itself(request):
             raise web.HTTPForbidden
@@ -84,14 +84,14 @@ class Access:
 
 
 def _is_asked_by_itself(request: web.Request) -> bool:
-    """Whether the request is not by another site's page, but for a followed link (Fetch Metadata)."""
+    """Whether the request is same-site, or a followed link (Fetch Metadata)."""
     if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
         return True
     return (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
 
 
 def _token_in(authorization: str) -> bytes:
-    """What was sent, b"" for nothing that can be read."""
+    """The token sent, b"" if there is none or it cannot be parsed."""
     scheme, _, rest = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return rest.strip().encode(errors="surrogateescape")

@@ -1,8 +1,8 @@
-"""Alarms: each begins once and ends once, for all processes of a relay together, and a restart reports none again.
-Standard: relay/counting/alarms.py is the table of all; evaluating them holds up no mail.
+"""Alarms: each begins once and ends once, for all processes of a relay, and is not reported again after a restart.
+Standard: relay/counting/alarms.py is the table of all; evaluating them delays no mail.
 
-The state of each alarm is in a file beside the site's secret, with pending notices of it. The file is written at once
-(rename(2)). `check` reads it, and so does the relay that starts next.
+The state of all alarms is in a file beside the site's secret, with pending notices. The file is replaced atomically
+(rename(2)). `check` reads it, and the relay at its next start.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 WRITE_S = 10.0
-"""Interval at which the file is written though nothing has changed: an older one reports no relay that serves."""
+"""Maximum age of the file, in seconds: an older one means that no relay serves."""
 AGAIN_S = 86_400.0
-"""Interval at which a standing alarm is reported again, in seconds."""
+"""Interval at which an active alarm is reported again, in seconds."""
 
 
-class Telling(Protocol):
-    """Who else is notified."""
+class Notifier(Protocol):
+    """Sends notices of alarms to others."""
 
-    def tell(self, standing: Standing, state: State) -> None:
-        """Returns at once; whatever fails is for the log."""
+    def notify(self, standing: Standing, state: State) -> None:
+        """Returns at once; failures are logged."""
 
-    def untold(self) -> dict[str, Any]:
-        """What is still to be reported, for a file."""
+    def pending(self) -> dict[str, Any]:
+        """The notices not sent yet, for a file."""
 
-    def resume(self, untold: Mapping[str, Any]) -> None:
-        """Resumes the notices of the relay before. Raises ValueError, KeyError and TypeError."""
+    def resume(self, pending: Mapping[str, Any]) -> None:
+        """Resumes the notices of the previous run. Raises ValueError, KeyError and TypeError."""
 
 
 class Alarms:
@@ -53,108 +53,108 @@ class Alarms:
         self,
         board: Board,
         file: Path,
-        telling: Telling | None = None,
+        notifier: Notifier | None = None,
         *,
         rules: Mapping[str, Rule] = RULES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Alarms that were active when the relay before ended are still active."""
+        """Restores the alarms that were active when the relay last ended."""
         self._board = board
         self._file = file
-        self._telling = telling
+        self._notifier = notifier
         self._rules = rules
         self._clock = clock
         self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        standing, untold = read(file, self._written_at, ALARMS)
+        standing, pending = read(file, self._written_at, ALARMS)
         self._standing = {(each.alarm.name, each.about): each for each in standing}
         self._could_write, self._written = True, ""
-        if telling is not None:
-            _resume(telling, untold)
+        if notifier is not None:
+            _resume(notifier, pending)
         for name in ALARMS:
             board.cell(metrics.ALARMS_BEGUN, name)
         self._show()
 
     @property
     def standing(self) -> list[Standing]:
-        """Those that have begun and not ended, oldest first."""
+        """The active alarms, oldest first."""
         return sorted(self._standing.values(), key=lambda each: each.since)
 
     def about(self, name: str) -> set[str]:
-        """What this alarm stands for."""
+        """The subjects for which this alarm is active."""
         return {about for alarm, about in self._standing if alarm == name}
 
     def note(self, sight: Sight) -> None:
-        """What was seen now: alarms begin, end, and are said again."""
+        """Evaluates what was seen now: alarms begin, end and are repeated."""
         now = self._clock()
         seen = {(name, about): cause for name, about, cause in self._seen(sight)}
         for key, cause in seen.items():
             first = self._first_seen.setdefault(key, now)
-            if known := self._standing.get(key):
-                known.seen, known.cause = now, cause
+            if active := self._standing.get(key):
+                active.seen, active.cause = now, cause
             elif now - first >= ALARMS[key[0]].after_s and self._has_room(ALARMS[key[0]]):
                 self._begin(*key, cause)
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
         for key, each in list(self._standing.items()):
             if key in seen:
-                self._say_again(each)
+                self._repeat(each)
             elif now - each.seen >= each.alarm.clear_s:
                 del self._standing[key]
-                self._tell(each, "ends")
+                self._report(each, "ends")
         self._show()
 
     def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str]]:
         for name, rule in self._rules.items():
             try:
                 yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
-            except Exception as error:  # noqa: BLE001 - what breaks one must not keep the others from being raised
+            except Exception as error:  # noqa: BLE001 - a faulty rule must not affect the others
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
 
     def _has_room(self, alarm: Alarm) -> bool:
-        """Whether one more may stand; warnings leave half of the places to what is critical."""
+        """Whether one more may be active; half of the places are reserved for critical alarms."""
         return len(self._standing) < (MOST if alarm.severity == "critical" else MOST // 2)
 
     def _begin(self, name: str, about: str, cause: str) -> None:
         wall = time.time()
         self._standing[name, about] = begun = Standing(ALARMS[name], about, cause, wall, wall, self._clock())
         self._board.add(metrics.ALARMS_BEGUN, name)
-        self._tell(begun, "begins")
+        self._report(begun, "begins")
 
-    def _say_again(self, each: Standing) -> None:
-        """Once a day, and in a digest where its cause has changed."""
-        ago = time.time() - each.told
+    def _repeat(self, each: Standing) -> None:
+        """Reports it again once a day, and in a digest if its cause has changed."""
+        ago = time.time() - each.reported
         if not 0 <= ago < AGAIN_S:
-            self._tell(each, "stands")
+            self._report(each, "stands")
         elif each.alarm.digest_s and ago >= each.alarm.digest_s and each.cause != each.said:
-            self._tell(each, "changed")
+            self._report(each, "changed")
 
-    def _tell(self, each: Standing, state: State) -> None:
-        each.told, each.said = time.time(), each.cause
+    def _report(self, each: Standing, state: State) -> None:
+        each.reported, each.said = time.time(), each.cause
         facts = {"alarm": each.alarm.name, "severity": each.alarm.severity, "about": each.about, "cause": each.cause}
-        stood = round(max(0.0, time.time() - each.since))
+        duration = round(max(0.0, time.time() - each.since))
         if state == "begins":
             log.error("alarm_begins", **facts, what_to_do=each.alarm.what_to_do)
         elif state == "changed":
-            log.error("alarm_changed", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
+            log.error("alarm_changed", **facts, what_to_do=each.alarm.what_to_do, seconds=duration)
         elif state == "stands":
-            log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
+            log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=duration)
         else:
-            log.warning("alarm_ends", **facts, seconds=stood)
-        if self._telling is not None:
-            self._telling.tell(each, state)
+            log.warning("alarm_ends", **facts, seconds=duration)
+        if self._notifier is not None:
+            self._notifier.notify(each, state)
 
     def _show(self) -> None:
         for name in ALARMS:
             self._board.set(metrics.ALARM, name, to=bool(self.about(name)))
 
     async def keep_up(self, looking: Looking) -> None:
-        """Evaluates the alarms every LOOK_S seconds, for ever."""
+        """Evaluates the alarms every LOOK_S seconds, until cancelled."""
         while True:
             try:
                 self.note(await looking.look(self.about("next_hop_away")))
                 if self._as_text() != self._written or self._clock() - self._written_at >= WRITE_S:
                     await self.write()
-            except Exception as error:  # noqa: BLE001 - the next look may succeed
+            except Exception as error:  # noqa: BLE001 - the next evaluation may succeed
                 log.error("alarms_not_looked_at", cause=f"{type(error).__name__}: {error}")
             await asyncio.sleep(LOOK_S)
 
@@ -171,12 +171,12 @@ class Alarms:
             self._could_write, self._written = True, text
 
     def _as_text(self) -> str:
-        untold = self._telling.untold() if self._telling is not None else {}
-        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": untold})
+        pending = self._notifier.pending() if self._notifier is not None else {}
+        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": pending})
 
 
-def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
+def _resume(notifier: Notifier, pending: Mapping[str, Any]) -> None:
     try:
-        telling.resume(untold)
+        notifier.resume(pending)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("alarms_not_read", cause=f"what was still to be reported: {type(error).__name__}: {error}")

@@ -1,8 +1,7 @@
 """The text of /metrics: the sums over all processes, in the text format of Prometheus.
 Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
 
-It is written in pieces, so that mail has its turn between them, and only as often as costs little. A client that asks
-meanwhile gets what was written last.
+It is written in pieces, to yield to mail, and at limited cost. Between two versions clients get the last one.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from relay.runtime.aio import Turns
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 AT_ONCE = 50
-"""Number of sets of labels written before others have their turn: a histogram's take a millisecond."""
+"""Number of label sets written before yielding; those of a histogram take a millisecond."""
 SHARE = 0.02
 """Maximum share of time spent on the exposition."""
 
 
 class Exposition:
-    """The text, made when it is asked for."""
+    """The text, created on request."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -40,7 +39,7 @@ class Exposition:
         self._writing = asyncio.Lock()
 
     async def text(self) -> bytes:
-        """Returns the current text, or one that is a moment old."""
+        """The current text, or a recent one."""
         async with self._writing:
             if (began := time.monotonic()) >= self._not_before:
                 self._text, cost = await self._written()
@@ -48,7 +47,7 @@ class Exposition:
             return self._text
 
     async def _written(self) -> tuple[bytes, float]:
-        """The text, and how many seconds the event loop ran nothing else for it."""
+        """The text, and the time for which it blocked the event loop, in seconds."""
         pieces: list[bytes] = []
         turns, cost = Turns(), 0.0
         steps = _pieces(await self._board.totals())
@@ -68,7 +67,7 @@ def _pieces(totals: Totals) -> Iterator[bytes]:
         first = True
         while some := list(islice(series, AT_ONCE)):
             text = generate_latest(_One(_family(metric, some)))
-            yield text if first else text.split(b"\n", 2)[2]  # what stands above the first says HELP and TYPE for all
+            yield text if first else text.split(b"\n", 2)[2]  # HELP and TYPE are only written once
             first = False
 
 
@@ -87,7 +86,7 @@ def _family(metric: Metric, series: Sequence[tuple[Labels, list[float]]]) -> Fam
 
 
 class _One(Collector):
-    """As prometheus_client takes what it writes."""
+    """A collector of one family, for prometheus_client."""
 
     def __init__(self, family: Family) -> None:
         self._family = family

@@ -1,5 +1,5 @@
-"""Opens [status]: what there is to ask for, and what process/app.py and `check` know of it.
-Standard: GET and HEAD alone; every answer is made of what is in memory.
+"""Opens [status]: its routes, and its interface to process/app.py and `check`.
+Standard: only GET and HEAD; every response is built from memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 async def listener(
     watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
 ) -> AsyncIterator[StatusListener]:
-    """The server, ready. Raises ConfigError: a file cannot be used."""
+    """The server, ready. Raises ConfigError if a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - the caller has checked
     async with page(watched, alarms) as shown:
@@ -72,17 +72,17 @@ class StatusListener:
         self._server = StatusServer(application, access, tls, lasting=[EVENTS], probes=["/healthz", "/readyz"])
 
     async def start(self) -> dict[str, TCPAddress]:
-        """Answers from now on; gives its real address, unless it is a Unix socket."""
+        """Starts to accept requests; returns the bound TCP address, if any."""
         await self._server.start(self._sockets)
         is_local = self._sockets[0].family == socket.AF_UNIX
         return {} if is_local else {"status": address_of(self._sockets)}
 
     async def retire(self) -> None:
-        """Leaves all to the process in whose place this one was."""
+        """Stops accepting; another process serves the address."""
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends all connections: mail does not wait for viewers."""
+        """Closes all connections at once."""
         self._page.feed.send_off()
         await self._server.stop()
 
@@ -95,7 +95,7 @@ class StatusListener:
         return web.Response(body=await self._exposition.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        """Always says OK: an answer at all proves that the event loop runs."""
+        """Always OK: any response shows that the event loop runs."""
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
@@ -105,7 +105,7 @@ class StatusListener:
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-    """For `check`: who can reach it, and what is wrong with its files."""
+    """For `check`: who can connect, and the faults of its files."""
     table = config.status
     if table is None:
         return
@@ -125,17 +125,17 @@ async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...
 
 
 def _socket_state(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Who may connect is who may enter the directory and write to the socket (mode 0660)."""
+    """Who may connect: users who can enter the directory and write to the socket (mode 0660)."""
     directory = path.parent
     try:
-        found = directory.stat()
+        info = directory.stat()
     except OSError as error:
         return str(path), (f"{directory}: {error.strerror}: make it, or name it in RuntimeDirectory= of the unit",)
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(info.st_mode)
     if mode & 0o002 and not mode & stat.S_ISVTX:
         return str(path), (
             f"{directory}: mode {mode:04o} lets everybody put another socket there: chmod 750 {directory}",
         )
-    if found.st_uid not in (0, os.geteuid()):
-        return str(path), (f"{directory}: belongs to user {found.st_uid}, who can put another socket there",)
-    return f"{path}: for the relay's user and those of group {found.st_gid}", ()
+    if info.st_uid not in (0, os.geteuid()):
+        return str(path), (f"{directory}: belongs to user {info.st_uid}, who can put another socket there",)
+    return f"{path}: for the relay's user and those of group {info.st_gid}", ()

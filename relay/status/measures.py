@@ -1,5 +1,5 @@
-"""What each process measures of itself, and the first one of the site, again and again: all of it onto the board.
-Standard: no mail and no answer waits for any of it; what cannot be seen is said in the log, and tried again.
+"""Periodic measurements of each process, and of the site by the first one, written to the board.
+Standard: no mail and no response waits for them; failures are logged and retried.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 async def keep_lag(watched: Watched) -> None:
-    """How late the event loop comes to what is due, for ever."""
+    """Measures the lag of the event loop, until cancelled."""
     lag = watched.board.spread(metrics.LOOP_LAG)
     loop = asyncio.get_running_loop()
     while True:
@@ -41,7 +41,7 @@ async def keep_lag(watched: Watched) -> None:
 
 
 async def keep_own(watched: Watched) -> None:
-    """What this process measures of itself, for ever."""
+    """Measures this process, until cancelled."""
     board = watched.board
     board.set(metrics.STARTED, to=time.time())
     board.set(metrics.BUILD, installed().version, to=1)
@@ -52,78 +52,78 @@ async def keep_own(watched: Watched) -> None:
         board.set(metrics.MESSAGE_MEMORY, to=watched.budget.used)
         report.show(watched.keys, board)
 
-    await _again_and_again("process", MEASURE_S, look)
+    await _periodically("process", MEASURE_S, look)
 
 
 async def keep_forecasts(watched: Watched) -> None:
-    """What all processes together make of the keys, for ever: for one of them."""
+    """Forecasts of keys over all processes, until cancelled; runs in one process."""
 
     async def look() -> None:
         watched.board.set(metrics.WORKERS, to=watched.board.processes)
         report.show_forecasts(watched.keys, watched.board, await watched.board.totals())
 
-    await _again_and_again("keys", MEASURE_S, look)
+    await _periodically("keys", MEASURE_S, look)
 
 
 async def keep_site(watched: Watched) -> None:
-    """Certificates, and what lies on the disk, for ever: for one of the processes."""
-    told: set[tuple[str, str]] = set()
+    """Measures certificates and disk usage, until cancelled; runs in one process."""
+    reported: set[tuple[str, str]] = set()
 
     async def look() -> None:
-        nonlocal told
-        told = await _site(watched, told)
+        nonlocal reported
+        reported = await _site(watched, reported)
 
-    await _again_and_again("site", SITE_S, look)
+    await _periodically("site", SITE_S, look)
 
 
-async def _again_and_again(what: str, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
-    """Looks at intervals of these seconds; where that fails, figures of before would look well for ever without it."""
+async def _periodically(name: str, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    """Calls `look` at this interval; failures are logged, since stale values would look healthy."""
     while True:
         try:
             await look()
-        except Exception as error:  # noqa: BLE001 - the next look may succeed
-            log.warning("not_measured", what=what, cause=f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the next call may succeed
+            log.warning("not_measured", what=name, cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(seconds)
 
 
-async def _site(watched: Watched, told: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """`told` and what it gives: of which certificates it is known when they end; a peer may have gone since."""
+async def _site(watched: Watched, reported: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Updates the expiry of certificates; `reported`, and the result, are those on the board: peers may be removed."""
     board, directory = watched.board, watched.config.state_directory
-    found = await asyncio.to_thread(lambda: dict(_certificates(watched)))
-    for of, name in told - found.keys():
+    expiry = await asyncio.to_thread(lambda: dict(_certificates(watched)))
+    for of, name in reported - expiry.keys():
         board.set(metrics.CERTIFICATE, of, name, to=math.nan)
-    for (of, name), ends in found.items():
+    for (of, name), ends in expiry.items():
         board.set(metrics.CERTIFICATE, of, name, to=ends)
     for journal, where in (("keys", SPOOL), ("sent", SENT)):
         board.set(metrics.JOURNAL_BYTES, journal, to=await asyncio.to_thread(_octets, directory / where))
     board.set(metrics.WAITING, to=await watched.store.deliveries.waiting())
     board.set(metrics.AUDIT_WRITABLE, to=not await asyncio.to_thread(watched.audit.why_not_writable))
-    return set(found)
+    return set(expiry)
 
 
 def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
-    """When each ends; blocks."""
-    config, known = watched.config, watched.known()
+    """The expiry of each certificate; blocks."""
+    config, sites = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
         with suppress(OSError, ValueError):  # files that cannot be read are reported elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
-    if known.identity is not None:
-        for role, certificate in known.identity.certificates.items():
+    if sites.identity is not None:
+        for role, certificate in sites.identity.certificates.items():
             yield ("site", str(role)), certificate.not_valid_after_utc.timestamp()
-        yield ("site", "ca"), known.identity.ca.not_valid_after_utc.timestamp()
-    for name, peer in known.certificates.items():
+        yield ("site", "ca"), sites.identity.ca.not_valid_after_utc.timestamp()
+    for name, peer in sites.certificates.items():
         all_of_it = [peer.ca, *peer.certificates.values()]
         yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
     for of, table in (("submission", config.submission), ("status", config.status)):
         if table is not None and table.certificate is not None:
-            with suppress(OSError, ValueError):  # which the log has said when it was read for TLS
+            with suppress(OSError, ValueError):  # logged when it was read for TLS
                 [leaf, *_] = x509.load_pem_x509_certificates(table.certificate.read_bytes())
                 yield (of, ""), leaf.not_valid_after_utc.timestamp()
 
 
 def _octets(directory: Path) -> int:
-    """Returns the size of all files there, in bytes; files that vanish meanwhile are skipped."""
+    """The size of all files there, in bytes; files deleted meanwhile are skipped."""
     total = 0
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for each in entries:
@@ -133,5 +133,5 @@ def _octets(directory: Path) -> int:
 
 
 def _resident() -> int:
-    """Bytes of memory; proc(5)."""
+    """Resident memory, in bytes; proc(5)."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE

@@ -1,10 +1,10 @@
-"""Whether this relay is ready: mail that it takes is sealed, or held safely; else other relays should get the mail.
-It is checked at intervals, and reported when somebody asks: no answer waits for a disk or a database.
+"""Readiness: whether mail is sealed or held safely; if not, other relays should get the mail.
+It is checked at intervals, so that no request waits for a disk or a database.
 
-Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force). What
-cannot go now is held, and nothing is lost. Not ready, since all mail would be held: the store cannot be written, or its
-disk is full. The same holds where the second process has ended, or the audit record is needed and cannot be written.
-Not ready either: the relay has not checked itself for long, so it hangs.
+Still ready: a KME or the next hop is unavailable, keys have run out, a policy file is broken. Mail is held then, and
+nothing is lost; the previous policies are in force. Not ready, since all mail would be held: the store cannot be
+written, or its disk is full. The same holds if the second process has ended, or a required audit record cannot be
+written. Also not ready: the last check is too old, so the relay hangs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STORE = "store_unwritable"
 
 
 class Readiness:
-    """What was seen last; to be looked at once before it is asked."""
+    """The result of the last check; call `look` once before using it."""
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
@@ -42,33 +42,33 @@ class Readiness:
 
     @property
     def found(self) -> dict[str, str]:
-        """Why it is not ready, by the name of the condition (relay/counting/alarms.py); nothing where it is."""
+        """Why it is not ready, by alarm (relay/counting/alarms.py); empty if ready."""
         ago = time.monotonic() - self._looked_at
         return self._found if ago <= STALE_S else {**self._found, "not_watched": f"nobody has looked for {ago:.0f} s"}
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Why it is not ready, in words."""
+        """Why it is not ready, as texts."""
         return tuple(self.found.values())
 
     async def keep_up(self) -> None:
-        """Checks every LOOK_S seconds, for ever."""
+        """Checks every LOOK_S seconds, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             await self.look()
 
     async def look(self) -> None:
         """Checks now."""
-        found = await self._look()
-        causes = list(found.values())
-        if found != self._found:
+        faults = await self._look()
+        causes = list(faults.values())
+        if faults != self._found:
             (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
-        self._found, self._looked_at = found, time.monotonic()
-        self._watched.board.set(metrics.STORE_WRITABLE, to=not found.get(_STORE))
+        self._found, self._looked_at = faults, time.monotonic()
+        self._watched.board.set(metrics.STORE_WRITABLE, to=not faults.get(_STORE))
         self._watched.board.set(metrics.READY, to=not causes)
 
     async def _look(self) -> dict[str, str]:
-        """What is found now, by condition."""
+        """The current faults, by alarm."""
         watched = self._watched
         looked = {
             _STORE: await self._store(),
@@ -83,7 +83,7 @@ class Readiness:
         return {name: cause for name, cause in looked.items() if cause}
 
     async def _store(self) -> str:
-        """Why it cannot be written, "" where it can."""
+        """Why the store cannot be written, or ""."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._watched.store.received.ready()

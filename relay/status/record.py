@@ -1,5 +1,5 @@
-"""What the page must remember: the last ten minutes in memory, some weeks in the store (relay/store/history.py).
-Standard: one process writes, once a minute, and nobody waits for it; what cannot be written is said, and tried again.
+"""Data over time for the page: ten minutes in memory, some weeks in the store (relay/store/history.py).
+Standard: one process writes, once a minute, in the background; failures are logged and retried.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ WRITE_S = 60.0
 RECENT_S = 600.0
 """Maximum age of what counts as recent, in seconds."""
 ENDED = 10
-"""Maximum number of alarms that are over and remembered, until the relay is started anew."""
+"""Maximum number of ended alarms kept, until the relay is restarted."""
 MOST_ASIDE = 20
 """Maximum number of messages in quarantine that the page lists."""
 LAST_WORD_S = 2.0
-"""Maximum wait of a relay that stops until its last minute is written, in seconds."""
+"""Maximum wait at shutdown until the last minute is written, in seconds."""
 
 Counts = dict[Labels, float]
 
@@ -49,7 +49,7 @@ class _Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An alarm that is over; times in seconds since 1970."""
+    """An ended alarm; Unix times."""
 
     name: str
     about: str
@@ -59,12 +59,12 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What was remembered at one moment, `at` of time.monotonic.
+    """The record at one moment, `at` of time.monotonic.
 
-    `recent` is by how much each count has grown lately, and `last` when a mail of a direction had an outcome.
-    `stretches` has the history by the seconds of a stretch, the oldest first. `standing` are the conditions that stand,
-    the oldest first, and `ended` those that have ended, the last first. `aside` is what was put in quarantine last.
-    `times` is by how much the histogram of a direction's whole time (qumail_step_seconds, step all) has grown lately.
+    `recent` is the recent growth of each counter, and `last` the time of each outcome by direction. `stretches` has the
+    history by length of a stretch, oldest first. `standing` are the active alarms, oldest first, `ended` the ended
+    ones, latest first. `aside` are the latest messages in quarantine. `times` is the recent growth of the histogram of
+    total times by direction (qumail_step_seconds, step all).
     """
 
     at: float
@@ -81,7 +81,7 @@ _LOOKED_AT = (metrics.MAILS, metrics.FAILURES, metrics.REJECTIONS)
 
 
 class Record:
-    """What was seen so far; it begins with what is counted already when it is made."""
+    """The record, which starts with the counters at its creation."""
 
     def __init__(self, watched: Watched, alarms: Alarms, totals: Totals) -> None:
         self._watched = watched
@@ -97,7 +97,7 @@ class Record:
         self.note(totals)
 
     def note(self, totals: Totals) -> None:
-        """This is so now."""
+        """Adds a snapshot."""
         now = time.monotonic()
         counts = {
             metric: {labels: numbers[0] for labels, numbers in totals.get(metric, {}).items()} for metric in _LOOKED_AT
@@ -119,7 +119,7 @@ class Record:
         self._standing = standing
 
     def view(self) -> Remembered:
-        """What is remembered now, as a value that stays as it is."""
+        """The current record, as an immutable value."""
         now, before = self._looks[-1], self._looks[0]
         recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
         times = {
@@ -141,20 +141,20 @@ class Record:
         )
 
     def _history(self, now: _Snapshot) -> dict[int, list[Stretch]]:
-        """What is written, and what is still to be: so that it reports the same mails as all else does."""
+        """The history, including what is not written yet, so that it matches all other numbers."""
         if self._written is None:
             return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()
         new = {each: count - self._written.get(each, 0.0) for each, count in counted.items()}
-        found: dict[int, list[Stretch]] = {}
+        stretches: dict[int, list[Stretch]] = {}
         for seconds, (*others, last) in self._sorted.items():
             begun = int(at // seconds * seconds)
             ours = [last.with_more(new, {})] if last.at == begun else [last, Stretch(seconds, begun, new)]
-            found[seconds] = [*others, *ours]
-        return found
+            stretches[seconds] = [*others, *ours]
+        return stretches
 
     async def keep_up(self) -> None:
-        """Records and writes, for ever."""
+        """Records and writes, until cancelled."""
         due = 0.0
         while True:
             totals = await self._watched.board.totals()
@@ -166,13 +166,13 @@ class Record:
             await asyncio.sleep(LOOK_S)
 
     async def _look_aside(self, totals: Totals) -> None:
-        """What was put in quarantine last; as it was, where the store cannot be read."""
+        """Updates the latest messages in quarantine; keeps the old ones if the store cannot be read."""
         if self._aside or any(number for [number] in totals.get(metrics.QUARANTINE_MESSAGES, {}).values()):
             with suppress(StoreUnavailable):
                 self._aside = await self._watched.store.quarantine.latest(MOST_ASIDE)
 
     async def write(self, totals: Totals) -> None:
-        """Writes what was counted; notes in the history's `trouble` where that cannot be."""
+        """Writes the counters; a failure is noted in the history's `trouble`."""
         history = self._watched.store.history
         try:
             if self._written is None:
@@ -180,7 +180,7 @@ class Record:
             counted = _mails({labels: numbers[0] for labels, numbers in totals.get(metrics.MAILS, {}).items()})
             self._take(await history.add(self._watched.board.name, counted, _pools(totals)))
             self._written = counted
-        except Exception as error:  # noqa: BLE001 - the next time it may succeed
+        except Exception as error:  # noqa: BLE001 - the next write may succeed
             cause = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
             if not history.trouble:
                 log.warning("history_not_written", cause=cause)
@@ -200,7 +200,7 @@ class Record:
 
 @asynccontextmanager
 async def recording(watched: Watched, alarms: Alarms) -> AsyncIterator[Record]:
-    """Keeps a record until the block ends; the last minute is written then."""
+    """Keeps a record until the block ends; then writes the last minute."""
     record = Record(watched, alarms, await watched.board.totals())
     try:
         async with in_background("history", record.keep_up()):
@@ -217,17 +217,17 @@ def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric
 
 def _mails(counts: Counts) -> Counts:
     """By direction, level and outcome."""
-    found: Counts = {}
+    totals: Counts = {}
     for (direction, _, _, level, outcome), count in counts.items():
-        found[direction, level, outcome] = found.get((direction, level, outcome), 0.0) + count
-    return found
+        totals[direction, level, outcome] = totals.get((direction, level, outcome), 0.0) + count
+    return totals
 
 
 def _pools(totals: Totals) -> dict[Labels, tuple[float, float]]:
-    """Keys there are of each KME for each peer, and when they are gone."""
+    """Keys of each KME for each peer, and when they run out."""
     stored, empty = totals.get(metrics.KEYS_STORED, {}), totals.get(metrics.KEYS_EMPTY, {})
-    found: dict[Labels, tuple[float, float]] = {}
+    pools: dict[Labels, tuple[float, float]] = {}
     for pool, [ready] in sorted(totals.get(metrics.KEYS_READY, {}).items())[:MOST_POOLS]:
         if pool in stored:
-            found[pool] = ready + stored[pool][0], empty.get(pool, [math.inf])[0]
-    return found
+            pools[pool] = ready + stored[pool][0], empty.get(pool, [math.inf])[0]
+    return pools

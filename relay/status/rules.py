@@ -1,5 +1,5 @@
-"""The rule of each condition: out of one look at the relay, what it stands for, and why; all pure functions.
-Standard: relay/counting/alarms.py says in words what stands here; a cause names peers and KMEs, nothing of a mail.
+"""The rule of each alarm: the subjects for which it is active, and why; all pure functions of one observation.
+Standard: relay/counting/alarms.py describes the alarms; a cause names peers and KMEs, nothing of a mail.
 
 Another alarm is an entry there and a function here.
 """
@@ -20,16 +20,16 @@ from relay.levels import PLAINTEXT
 from relay.status.sight import WINDOW_S, Sight, Which
 
 Seen = tuple[str, str]
-"""What an alarm is about ("" where it is about the relay), and the cause."""
+"""The subject of an alarm ("" for the relay), and the cause."""
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
-"""Gets what its alarm stands for already: an end has to be observed, no news is no end."""
+"""Gets the current subjects too: an alarm only ends if its end is observed."""
 
 THROUGH = ("delivered", "inside", "repeated")
-"""Outcomes of mail that got through."""
+"""Outcomes of delivered mail."""
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
-"""Number of mails in a row put off or refused before it is said of the next hop, and not of one recipient."""
+"""Number of consecutive mails deferred or refused before the next hop is blamed, and not one recipient."""
 LATE = 3
 ENDS_SOON_S = 30 * 86_400.0
 JUMP_S = 60.0
@@ -56,7 +56,7 @@ def _waiting(sight: Sight, direction: str) -> list[Waiting]:
 
 
 def _who_waits(sight: Sight, direction: str) -> str:
-    """Returns how many recipients wait, and for what."""
+    """The number of waiting recipients, and the causes."""
     ours = _waiting(sight, direction)
     if not ours:
         return "mail is held"
@@ -78,7 +78,7 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
-    """Returns for how long no mail of this direction is known to have gone: a sample's age, 0 without one."""
+    """Minimum time since a mail of this direction was delivered: the age of a sample, 0 without one."""
     ages = [sight.now - at for at, _ in reversed(sight.samples)]
     one_went = _ended(direction, THROUGH)
     none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
@@ -87,7 +87,7 @@ def _seconds_since_one_went(sight: Sight, direction: str) -> float:
 
 def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for each in sight.waiting:
-        # In shadow mode policy holds nothing that leaves: what waits from before goes at its next attempt.
+        # In shadow mode policy holds no outgoing mail: what waits from before leaves at its next attempt.
         if each.direction == "outgoing" and sight.watched.config.all_in_clear:
             continue
         if each.cause == "policy" and (each.again or sight.more_wait):
@@ -110,7 +110,7 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _kmes_say(sight: Sight, peer: str) -> str:
-    """What is wrong with the KMEs that have this peer's keys."""
+    """The faults of the KMEs that have this peer's keys."""
     rows = [row for row in sight.watched.keys.pool_rows() if row.peer == peer]
     wrong = [f"KME {row.kme}: {row.trouble.removeprefix(f'{row.kme}: ')}" for row in rows if row.trouble]
     if not wrong and (last := sight.watched.board.missed.get(peer)):
@@ -202,7 +202,7 @@ def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
 
 
 def _not_ready(name: str) -> Rule:
-    """What relay/status/ready.py has found."""
+    """A rule for a fault found by relay/status/ready.py."""
 
     def rule(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         if cause := sight.not_ready.get(name):
@@ -289,9 +289,9 @@ def _policy_edit_waits(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _policy_test_fails(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if number := max(sight.gauges(metrics.POLICY_TESTS_FAILING).values(), default=0):
-        place, _, what = next(iter(sight.watched.policies.failing), "tests.toml: unknown").partition(": ")
+        place, _, failure = next(iter(sight.watched.policies.failing), "tests.toml: unknown").partition(": ")
         first = place.rpartition("/")[2]
-        yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {what}"
+        yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {failure}"
 
 
 def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -409,4 +409,4 @@ RULES: dict[str, Rule] = {
     "clock_jumped": _clock_jumped,
     "history_not_written": _history_not_written,
 }
-"""All rules, by the name of the condition."""
+"""All rules, by alarm."""

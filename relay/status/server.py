@@ -1,5 +1,5 @@
-"""Takes the connections of those who ask, limited in number and rate, and only for as long as an answer takes.
-Standard: whatever is done to this address, mail has its descriptors, its memory and its event loop.
+"""The HTTP server of [status], with limits on connections, rate and time.
+Standard: no load on this address deprives mail of descriptors, memory or the event loop.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MOST_CONNECTIONS = 200
 descriptors, and a liveness probe must be answered.
 """
 PROBES_A_SECOND = 1000
-"""Maximum number of connections accepted a second, and of probes answered. Probes come before waiting requests."""
+"""Maximum rate of accepted connections, and of answered probes, per second. Probes have priority."""
 OF_ONE_A_SECOND, BURST_OF_ONE = 5, 50
-"""The same of probes by one connection, and its burst."""
+"""Maximum rate of probes over one connection, per second, and its burst."""
 A_SECOND, BURST = 50, 200
-"""Number of other requests answered a second, and at once before that; others wait for their turn."""
+"""Maximum rate of other requests, per second, and burst; others wait."""
 REQUEST_S = 10.0
-"""Request timeout, in seconds, from the connection or from the answer before."""
+"""Request timeout, in seconds, from the connection or the previous response."""
 ANSWER_S = 10.0
 """Maximum time a client may take to read an answer, in seconds."""
 ANSWERS_AT_ONCE = 8
@@ -51,17 +51,17 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
-"""A browser takes nothing from elsewhere for the page, and shows nothing of it to a page from elsewhere."""
+"""Security headers: no external resources, no embedding by other sites."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _silent = logging.getLogger(f"{__name__}.http")
 _silent.disabled = True
-"""What aiohttp says of requests that are none: a stranger could fill the log with it."""
+"""aiohttp's log of invalid requests, with which anybody could fill the log."""
 
 
 class Pace:
-    """A number of things a second, after a burst; what comes too early waits."""
+    """A rate limit with a burst; callers above the rate wait."""
 
     def __init__(self, a_second: float, burst: int) -> None:
         self._each = 1 / a_second
@@ -69,7 +69,7 @@ class Pace:
         self._next = float("-inf")
 
     async def keep(self) -> None:
-        """Returns when it is this one's turn; who goes before gives it back, so that nobody waits for who has gone."""
+        """Waits for a token; a cancelled caller returns its token."""
         now = asyncio.get_running_loop().time()
         self._next = max(self._next, now - self._ahead) + self._each
         if self._next > now:
@@ -91,10 +91,7 @@ class StatusServer:
         lasting: Collection[str] = (),
         probes: Collection[str] = (),
     ) -> None:
-        """Answers to the `lasting` paths go on and on: their caller bounds their number and slowness.
-
-        Those to `probes` have a few bytes, and wait for nobody who asks for anything else.
-        """
+        """Responses to `lasting` paths are streams, bounded by their handlers; `probes` are short and have priority."""
         self._lasting = lasting
         self._probes = probes
         self.access = access
@@ -106,7 +103,7 @@ class StatusServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: Sequence[socket.socket] = ()
         self._handshakes: dict[asyncio.Task[None], None] = {}
-        # In the order in which they have asked, each with whether its answer is to end.
+        # In order of their requests, each with whether its response ends.
         self._answering: dict[web.RequestHandler, bool] = {}
         application.middlewares.append(self._answered)
         self._runner = web.AppRunner(
@@ -124,7 +121,7 @@ class StatusServer:
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Takes the connections that come to these, which listen already."""
+        """Accepts connections at these sockets, which listen already."""
         await self._runner.setup()
         self._sockets = sockets
         for each in sockets:
@@ -158,14 +155,14 @@ class StatusServer:
 
     @property
     def connections(self) -> int:
-        """How many there are, those in their handshake included."""
+        """Number of connections, including those in their handshake."""
         server = self._runner.server
         return len(self._handshakes) + (len(server.connections) if server is not None else 0)
 
     def _closed_one(self) -> bool:
-        """Whether a connection was closed: the first that has asked for nothing, also in the handshake.
+        """Closes a connection, and returns whether there was one: the oldest without a request, also in the handshake.
 
-        Without one the answer that has taken longest ends, for its client hardly reads it.
+        Without one, it is that with the slowest response.
         """
         server = self._runner.server
         for each in server.connections if server is not None else ():
@@ -191,7 +188,7 @@ class StatusServer:
             await asyncio.get_running_loop().connect_accepted_socket(
                 server, accepted, ssl=context, ssl_handshake_timeout=within
             )
-        except OSError:  # TLS errors and timeouts are of this kind
+        except OSError:  # includes TLS errors and timeouts
             accepted.close()
         except BaseException:
             accepted.close()
@@ -199,7 +196,7 @@ class StatusServer:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Says who may not ask, and sees to it that the answer is read."""
+        """Checks access, and limits the time to read the response."""
         protocol = request.protocol
         self._answering[protocol] = request.path not in self._lasting
         is_probe = request.path in self._probes
@@ -228,7 +225,7 @@ class StatusServer:
         return response
 
     def _pace_of(self, protocol: web.RequestHandler) -> Pace:
-        """Returns the pace of one connection's probes; those of closed connections are dropped in time."""
+        """The rate limit of one connection's probes; those of closed connections are dropped."""
         server = self._runner.server
         if len(self._paces) > 2 * MOST_CONNECTIONS and server is not None:
             self._paces = {each: self._paces[each] for each in server.connections if each in self._paces}
@@ -242,7 +239,7 @@ class StatusServer:
 
 
 async def _sent(request: web.Request, response: web.StreamResponse) -> None:
-    """Raises ConnectionError where the client does not read it."""
+    """Sends a response. Raises ConnectionError if the client does not read it."""
     response.headers.update(HEADERS)
     try:
         async with asyncio.timeout(ANSWER_S):

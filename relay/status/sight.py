@@ -1,5 +1,5 @@
-"""What the alarms' rules look at: the numbers of all processes, how they have grown, and what was seen beside them.
-Standard: one look costs some milliseconds, gives others their turn, and waits for no disk and no database.
+"""The input of alarm rules: metrics of all processes, their growth, and other observations.
+Standard: an observation takes some milliseconds, yields to other tasks, and waits for no disk or database.
 """
 
 from __future__ import annotations
@@ -32,27 +32,26 @@ GROWING = (
 PATIENCE_S = 5.0
 TRY_S = 60.0
 FINDINGS_S = 0.2
-"""Maximum wait of a look for what is found in the policy files, in seconds: other alarms do not wait for it."""
+"""Maximum wait of an observation for findings in policy files, in seconds."""
 _GONE = ("Gone", "Silent")
 ADOPTED_S = 3600.0
-"""Time after which a clock that was set counts as right, in seconds."""
+"""Time after which a clock that was set is accepted, in seconds."""
 
 Numbers = Mapping[Metric, Mapping[Labels, list[float]]]
 Which = Callable[[Labels], bool]
 
 
 def any_labels(_: Labels) -> bool:
-    """All of a metric."""
+    """Matches all labels."""
     return True
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` bytes, None where nobody knows.
+    """One observation; `clock_off` is the size of a clock jump, in seconds, `disk_free` in bytes, None if unknown.
 
-    `not_ready` has what relay/status/ready.py has found, by condition, and `in_vain` how many findings the policy files
-    have. `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not
-    all found a place among the `waiting`.
+    `not_ready` has the faults found by relay/status/ready.py, by alarm, `in_vain` the number of findings in policy
+    files. `next_hops` has the fault of each next hop that was tried, or ""; with `more_wait`, `waiting` is incomplete.
     """
 
     watched: Watched
@@ -68,37 +67,37 @@ class Sight:
     now: float = field(default_factory=boot_time)
 
     def gauges(self, metric: Metric) -> dict[Labels, float]:
-        """What it is for each set of labels."""
+        """The values by labels."""
         return {labels: numbers[0] for labels, numbers in self.totals.get(metric, {}).items()}
 
     def grown(
         self,
         metric: Metric,
         seconds: float,
-        which: Which = any_labels,
+        matches: Which = any_labels,
         *,
         part: Callable[[list[float]], float] = sum,
     ) -> float:
-        """By how much the counters with these labels have grown within these `seconds`; `part` is of a histogram's."""
+        """Growth of the counters with these labels within these `seconds`; `part` selects values of a histogram."""
         before = self._before(seconds).get(metric, {})
         none: list[float] = []
         return sum(
             part(numbers) - part(before.get(labels, none))
             for labels, numbers in self.totals.get(metric, {}).items()
-            if which(labels)
+            if matches(labels)
         )
 
     def _before(self, seconds: float) -> Numbers:
-        """The youngest sample that is at least so old, else the oldest."""
+        """The latest sample of at least this age, else the oldest."""
         old = [numbers for at, numbers in self.samples if self.now - at >= seconds]
         return old[-1] if old else self.samples[0][1]
 
 
 class Looking:
-    """Takes looks, and remembers what rules have to compare with."""
+    """Makes observations, and keeps samples to compare with."""
 
     def __init__(self, watched: Watched, readiness: Readiness, next_hops: Mapping[str, NextHop]) -> None:
-        """What the numbers are now is what is compared with: a first look would miss what came before it."""
+        """Takes the first sample."""
         self._watched = watched
         self._readiness = readiness
         self._next_hops = next_hops
@@ -110,9 +109,9 @@ class Looking:
         self._clock_seen, self._clock_since = self._clock, boot_time()
 
     async def look(self, to_try: Iterable[str] = ()) -> Sight:
-        """As it is now; onto the board goes what only this sees.
+        """Makes an observation, and writes its own metrics to the board.
 
-        The next hops of these directions are tried, and those that could not be reached of late.
+        Tries the next hops of these directions, and those recently unreachable.
         """
         board = self._watched.board
         totals = await board.totals()
@@ -141,7 +140,7 @@ class Looking:
         return replace(seen, next_hops=tried)
 
     async def _policy_findings(self) -> int:
-        """How many there are, looked for once for each policy set; as before while that takes long."""
+        """Number of findings, determined once for each policy set; the old one while that takes long."""
         policies = self._watched.policies()
         if self._finding is None and policies is not self._policies:
             sends = self._watched.config.outgoing is not None
@@ -149,18 +148,18 @@ class Looking:
             self._finding = asyncio.get_running_loop().run_in_executor(None, _findings_in, policies, sends)
         if self._finding is not None:
             done, _ = await asyncio.wait([self._finding], timeout=FINDINGS_S)
-            for found in done:
-                self._finding, self._in_vain = None, found.result()
+            for finding in done:
+                self._finding, self._in_vain = None, finding.result()
         return self._in_vain
 
     async def _tried(self, direction: str) -> str:
-        """What is wrong with all of its servers, "" where one of them greets us."""
+        """The fault of all its servers, "" if one of them is available."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 problems = [problem for _, problem in await self._next_hops[direction].states()]
         except TimeoutError:
             return f"no answer within {PATIENCE_S:.0f} s"
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing goes there
+        except Exception as error:  # noqa: BLE001 - in any case nothing can be delivered
             return f"{type(error).__name__}: {error}"
         return "" if "" in problems else "; ".join(problems)
 
@@ -198,7 +197,7 @@ def _growing(totals: Totals) -> Numbers:
 
 
 def _failed(seen: Sight, direction: str) -> bool:
-    """Whether its next hop could not be reached at some mail within a minute."""
+    """Whether its next hop was unreachable for some mail within a minute."""
     return seen.grown(metrics.FAILURES, TRY_S, lambda each: each[0] == direction and each[1] in _GONE) > 0
 
 

@@ -1,5 +1,5 @@
-"""A condition that stands, and the file in which the serving relay writes those that do.
-Standard: commands read it without loading what serves mail; one that is old reports no relay that serves.
+"""An active alarm, and the file in which the serving relay lists all active alarms.
+Standard: commands read it without loading what serves mail. An old file means that no relay serves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 FRESH_S = 60.0
 """Maximum age of the file of a relay that serves, in seconds."""
 MOST = 200
-"""Maximum number of conditions that stand at once; of warnings half as many."""
+"""Maximum number of active alarms; warnings may take half of it."""
 
 _NAME_FILES = ("policy_broken", "policy_edit_waits", "policy_test_fails")
 """Alarms whose cause names policy files behind a colon."""
@@ -32,13 +32,15 @@ State = Literal["begins", "stands", "changed", "ends"]
 
 @dataclass(slots=True)
 class Standing:
-    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock."""
+    """An alarm that has begun, and what it is about; `since` and `reported` are Unix times, `seen` a reading
+    of the clock.
+    """
 
     alarm: Alarm
     about: str
     cause: str
     since: float
-    told: float
+    reported: float
     seen: float
     said: str = ""
     """The cause that was reported last."""
@@ -51,8 +53,8 @@ class Standing:
     def as_json(self) -> dict[str, Any]:
         """Returns the row for the file."""
         return {
-            "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
-            "said": self.said,
+            "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since,
+            "told": self.reported, "said": self.said,
         }  # fmt: skip
 
 
@@ -61,12 +63,14 @@ def public_cause(alarm: str, cause: str) -> str:
     return cause.partition(": ")[0] if alarm in _NAME_FILES else cause
 
 
-def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> tuple[list[Standing], Mapping[str, Any]]:
-    """What stood, and was still to be reported, when this was written; nothing where it cannot be read."""
+def read(
+    file: Path, now: float = 0.0, alarms: Mapping[str, Alarm] = ALARMS
+) -> tuple[list[Standing], Mapping[str, Any]]:
+    """The alarms in the file and the pending notices; nothing if it cannot be read."""
     try:
-        found = json.loads(read_regular(file))
-        standing = [_standing(row, now, known) for row in found["alarms"][:MOST] if row["alarm"] in known]
-        return standing, found.get("untold", {})
+        content = json.loads(read_regular(file))
+        standing = [_standing(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
+        return standing, content.get("untold", {})
     except FileNotFoundError:
         return [], {}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -74,15 +78,15 @@ def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> t
         return [], {}
 
 
-def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) -> Standing:
+def _standing(row: Mapping[str, Any], now: float, alarms: Mapping[str, Alarm]) -> Standing:
     """Reads one row; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
-    since, told = float(row["since"]), float(row["told"])
-    return Standing(known[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))
+    since, reported = float(row["since"]), float(row["told"])
+    return Standing(alarms[row["alarm"]], about, cause, since, reported, seen=now, said=str(row.get("said", cause)))
 
 
 def of_the_serving_relay(config: Config) -> list[Standing]:
-    """Those of a relay that serves now; none where none does."""
+    """The active alarms of the serving relay; none if no relay serves."""
     return read(config.alarms_file)[0] if serves(config) else []
 
 

@@ -1,8 +1,8 @@
-"""A copy of what a relay writes down by itself, made while it serves; a relay that starts from it knows that it is one.
-Standard: SQLite's VACUUM INTO, one read transaction; a file of the copy is on the disk when this returns.
+"""Copies a relay's state while it serves; a relay that starts from the copy detects that it was restored.
+Standard: SQLite's VACUUM INTO, one read transaction; the files of the copy are on disk when this returns.
 
-What is on its way into the store is copied first. A record leaves its file only once the database has it, so in the
-other order it might be in neither copy. A record that is in both counts once.
+Record files are copied first. A record leaves its file only once the database has it, so in the other order it might be
+in neither copy. A record in both counts once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_FILE_OCTETS = 512 * 2**20
 def make_new(to: Path, user: UnixUser | None = None) -> None:
     """Makes the directory `to`, of mode 0700; root makes it for `user`, as the owner of the directory above it.
 
-    Raises ConfigError where it is there or cannot be made.
+    Raises ConfigError if it exists or cannot be created.
     """
     try:
         with as_owner_of(to.absolute().parent):
@@ -42,10 +42,10 @@ def make_new(to: Path, user: UnixUser | None = None) -> None:
 
 
 def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> list[tuple[Path, Path]]:
-    """Copies into the empty directory `to`; each copy beside what it is of. A PostgreSQL store is left out.
+    """Copies the state into the empty directory `to`; returns (source, copy) pairs. A PostgreSQL store is left out.
 
-    `on_their_way` into the store are the files in these directories whose names end so. Blocks. Raises
-    StoreUnavailable where something cannot be read or written.
+    `on_their_way` has the directories of record files, with their suffixes. Blocks. Raises StoreUnavailable if
+    something cannot be read or written.
     """
     made: list[tuple[Path, Path]] = []
     try:
@@ -65,7 +65,7 @@ def _copied_files(directory: Path, suffix: str, to: Path) -> list[tuple[Path, Pa
         return []
     to.mkdir(mode=0o700)
     for path in directory.glob(f"*{suffix}"):
-        with suppress(FileNotFoundError):  # the database has it by now
+        with suppress(FileNotFoundError):  # taken over meanwhile
             # The writer of such a file keeps its lock, and a torn record is recognised.
             _copied(path, to / path.name, lock=False)
     sync_directory(to)
@@ -73,18 +73,18 @@ def _copied_files(directory: Path, suffix: str, to: Path) -> list[tuple[Path, Pa
 
 
 def _copied_records(directory: Path, to: Path) -> list[tuple[Path, Path]]:
-    """The audit record, as it stands between two of its lines."""
+    """Copies the audit record, consistent between two lines."""
     if not directory.is_dir():
         return []
     to.mkdir(mode=0o700)
-    with locked(directory):  # what is finished changes no more, and nobody need wait for its copy
+    with locked(directory):  # finished files do not change, and are copied without the lock
         paths = sorted(path for path in directory.iterdir() if path.name[:1].isdigit())
         for path in paths[-1:]:
             _copied(path, to / path.name)
     for path in paths[:-1]:
         try:
             _copied(path, to / path.name)
-        except FileNotFoundError:  # it was compressed meanwhile, or removed as too old
+        except FileNotFoundError:  # compressed meanwhile, or removed as too old
             with suppress(FileNotFoundError):
                 _copied(path.with_name(f"{path.name}.gz"), to / f"{path.name}.gz")
     sync_directory(to)
@@ -93,7 +93,7 @@ def _copied_records(directory: Path, to: Path) -> list[tuple[Path, Path]]:
 
 def _copied_database(path: Path, to: Path) -> Path:
     copy = to / path.name
-    # SQLite makes the file; nobody else may read it meanwhile, which the directory's mode sees to.
+    # SQLite creates the file; the directory's mode protects it meanwhile.
     try:
         with closing(connected(path)) as store:
             store.execute("VACUUM INTO ?", (str(copy),))
@@ -107,12 +107,12 @@ def _copied_database(path: Path, to: Path) -> Path:
 
 
 def _copied(path: Path, copy: Path, *, lock: bool = True) -> Path:
-    """A file that others append to, as it stands between two of their lines."""
+    """Copies a file that others append to, consistent between two lines."""
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as source, copy.open("xb") as target:
         os.fchmod(target.fileno(), 0o600)
         if lock:
             fcntl.flock(source, fcntl.LOCK_SH)
-        if os.fstat(source.fileno()).st_size > MAX_FILE_OCTETS:  # it has holes, which its copy has not
+        if os.fstat(source.fileno()).st_size > MAX_FILE_OCTETS:  # it is sparse, and its copy would not be
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         while piece := source.read(2**20):
             target.write(piece)

@@ -1,5 +1,5 @@
-"""When each peer was last asked for a heartbeat, and what came of it: one row a peer, for all relays of a site.
-Standard: whichever relay changes a row first has done it for all: a peer is asked once, and a receipt counts once.
+"""When each peer was last sent a canary, and the result: one row for each peer, for all relays of a site.
+Standard: the first relay to change a row acts for all: a peer is asked once, and a receipt counts once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _canaries = Table(
     Column("round_trip", Double),
     Column("answered_at", Double, nullable=False),
 )
-"""Times in seconds since 1970, 0 for never. `nonce` is that of the canary that is out, NULL once it has come back."""
+"""Unix times, 0 for never. `nonce` is that of the outstanding canary, NULL once it has returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """One peer's, as it stands. `since` is when the last one came back, or when asking began, whichever is later.
+    """The state for one peer. `since` is when the last canary returned, or when asking began, whichever is later.
 
-    `returned_at` and `round_trip` (seconds) are of the last one that came back, None where none has.
+    `returned_at` and `round_trip` (seconds) are those of the last one that returned, or None.
     """
 
     peer: str
@@ -40,13 +40,13 @@ class Canary:
     round_trip: float | None
 
     def age(self, now: float, limit: float) -> float | None:
-        """How long no canary has come back, in seconds; None where nobody has asked within `limit`."""
+        """Seconds since a canary returned; None if none was sent within `limit`."""
         if now - self.asked_at > limit:
             return None
         return max(0.0, now - self.since)
 
     def is_due(self, now: float, every: float) -> bool:
-        """Whether to ask anew."""
+        """Whether to send the next one."""
         return self.asked_at <= now - every or self.asked_at > now + every
 
 
@@ -59,7 +59,7 @@ class Canaries:
         self.clock = clock
 
     async def read(self) -> dict[str, Canary]:
-        """All of them, by peer. Raises StoreUnavailable."""
+        """All canaries, by peer. Raises StoreUnavailable."""
         rows = await self._database.rows(select(_canaries))
         return {
             row.peer: Canary(row.peer, row.nonce is not None, row.asked_at, row.since, row.returned_at, row.round_trip)
@@ -67,10 +67,10 @@ class Canaries:
         }
 
     async def ask(self, peer: str, nonce: bytes, every: float, limit: float) -> bool:
-        """Whether it is for the caller to ask this peer now, with this nonce; what was asked before no longer counts.
+        """Whether the caller is to ask this peer now, with this nonce, which replaces the previous one.
 
-        False where this or another relay has asked within `every` seconds; where none has within `limit`, asking begins
-        anew. Raises StoreUnavailable.
+        False if a relay has asked within `every` seconds. If none has within `limit`, asking starts over. Raises
+        StoreUnavailable.
         """
         now, asked_at, since = self.clock(), _canaries.c.asked_at, _canaries.c.since
         paused = or_(asked_at < now - limit, since > now)
@@ -80,17 +80,16 @@ class Canaries:
         return await self._changed(peer, due, values) is not None
 
     async def returned(self, peer: str, nonce: bytes, at: float) -> float | None:
-        """The round trip in seconds of a receipt that came `at`; None where it answers nothing.
+        """The round trip, in seconds, of a receipt that arrived `at`; None unless it matches.
 
-        Its nonce is to be that of the last question to this very peer, for which none has counted yet. Raises
-        StoreUnavailable.
+        Its nonce must be that of the last question to this peer, not yet answered. Raises StoreUnavailable.
         """
         trip = at - _canaries.c.asked_at
         values = {"nonce": None, "returned_at": at, "since": at, "round_trip": case((trip > 0, trip), else_=0.0)}
         return await self._changed(peer, _canaries.c.nonce == nonce, values)
 
     async def may_answer(self, peer: str, every: float) -> bool:
-        """Whether no receipt went to this peer within `every` seconds, and it is for the caller to send one.
+        """Whether the caller may send a receipt to this peer: none was sent within `every` seconds.
 
         Raises StoreUnavailable.
         """
@@ -100,7 +99,7 @@ class Canaries:
 
     @to_its_end
     async def _changed(self, peer: str, where: ColumnElement[bool], values: Mapping[str, object]) -> float | None:
-        """The round trip that stands in the peer's row, 0 for none, where it has changed; None where it has not."""
+        """The round trip in the peer's row (0 for none) if the row was changed, else None."""
         first = {"peer": peer, "asked_at": 0.0, "since": 0.0, "answered_at": 0.0}
         put = self._database.insert(_canaries).values(first).on_conflict_do_nothing()
         change = update(_canaries).where(_canaries.c.peer == peer, where).values(values)

@@ -1,10 +1,9 @@
-"""Who is at work on what: claims on one recipient of a mail, held under one lease for each process, in both directions.
-A claim counts for as long as its owner's lease does, by the database's clock; leases end by themselves.
+"""Claims on one recipient of a mail, held under one lease for each process, in both directions.
+A claim is valid as long as its owner's lease, by the database's clock; leases expire.
 
 A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name.
-What it had claimed under the old one may be with another relay by now, and must not leave. `check` finds this out. It
-uses a clock of this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never
-compared.
+What it had claimed under the old one may be claimed by another relay now, and must not leave. `check` detects this with
+boot time, which continues while a process is frozen and cannot be set. Clocks of different relays are never compared.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ LEASE_S = 60.0
 RENEW_S = 15.0
 """Heartbeat interval, in seconds."""
 PATIENCE_S = 30.0
-"""Time after its own lease has begun in which a relay takes over no claims, in seconds.
+"""Time after the start of its lease in which a relay takes over no claims, in seconds.
 
-Where the database was away all leases are over, and those at work have to write down first what they delivered."""
+After an outage of the database all leases have expired, and busy processes first have to store what they delivered."""
 MARGIN_S = 5.0
 """Safety margin for clock drift, in seconds: a process gives up its lease this much before the database does."""
 
@@ -97,13 +96,13 @@ class ClaimsTransaction:
     interrupted: Counter[str] = field(default_factory=Counter)
 
     def give_back(self, places: Iterable[bytes]) -> None:
-        """These are not wanted after all."""
+        """Releases claims that are not needed."""
         back = self.taken & set(places)
         self.taken -= back
         self._delete(sorted(back), self.relay)
 
     def end(self, claims: Mapping[bytes, str]) -> set[bytes]:
-        """Ends claims, given with the name under which each was taken; those that nobody else had got meanwhile."""
+        """Ends claims, given with their owners; returns those that nobody else had taken over."""
         by_relay: defaultdict[str, list[bytes]] = defaultdict(list)
         for place, relay in claims.items():
             by_relay[relay].append(place)
@@ -114,22 +113,22 @@ class ClaimsTransaction:
         return ended
 
     def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
-        found: set[bytes] = set()
+        deleted: set[bytes] = set()
         for some in steps(places):
             all_of_them = {"some": list(some), "of": relay}
             if _how_many.rows(self.connection, **all_of_them) == [(len(some),)]:  # as nearly always
                 _delete_all.changed(self.connection, **all_of_them)
-                found.update(some)
+                deleted.update(some)
             else:
-                found.update(self.connection.scalars(_delete, all_of_them))
-        return found
+                deleted.update(self.connection.scalars(_delete, all_of_them))
+        return deleted
 
 
 class Claims:
     """The claims of one process in one store."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = boot_time, board: Board | None = None) -> None:
-        """`clock` gives seconds, all of them, from anywhere on. Interrupted deliveries are counted on the `board`."""
+        """`clock` is monotonic, in seconds, including suspend. Interrupted deliveries are counted on the `board`."""
         self._database = database
         self._clock = clock
         self._relay = ""
@@ -145,11 +144,11 @@ class Claims:
         self.board = board or Board()
 
     def held(self, places: Iterable[bytes]) -> dict[bytes, str]:
-        """Those of these places that this process has, each with the name under which it was claimed."""
+        """Those of these places that this process has claimed, with their owners' names."""
         return {place: self._held[place] for place in places if place in self._held}
 
     def check(self, relay: str) -> None:
-        """To be called last before a mail leaves. Raises DeliveryUnderWay where its claims may be with others by now.
+        """Last check before a mail leaves. Raises DeliveryUnderWay if its claims may have been taken over.
 
         `relay` is the name under which they were taken.
         """
@@ -157,20 +156,20 @@ class Claims:
             raise DeliveryUnderWay("this relay was out of touch with its store, and another one may have the mail now")
 
     def drop(self, places: Iterable[bytes]) -> None:
-        """Ends claims without waiting: at once for this process, for others with the next heartbeat."""
+        """Ends claims without a transaction: at once for this process, for others at the next heartbeat."""
         for place in places:
             if relay := self._held.pop(place, ""):
                 self._dropped[place] = relay
 
     async def change(
-        self, work: Callable[[ClaimsTransaction], _Result], wanted: Mapping[bytes, str] | None = None
+        self, work: Callable[[ClaimsTransaction], _Result], places: Mapping[bytes, str] | None = None
     ) -> _Result:
-        """What `work` gives in a writing transaction, in which those of the `wanted` places are ours that are `taken`.
+        """Runs `work` in a write transaction that first claims `places`, as far as they are free (`taken`).
 
-        `wanted` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
+        `places` has a kind for each place. Raises StoreUnavailable; then nothing was claimed or ended.
         """
-        relay = await self._lease() if wanted else self._relay
-        free = {place: kind for place, kind in (wanted or {}).items() if place not in self._held}
+        relay = await self._lease() if places else self._relay
+        free = {place: kind for place, kind in (places or {}).items() if place not in self._held}
         free = {place: kind for place, kind in free.items() if place not in self._ending}
         for place in free:
             self._dropped.pop(place, None)
@@ -183,7 +182,7 @@ class Claims:
         try:
             change, result = await self._database.writing(run)
         except BaseException:
-            # Whether they were claimed is not known when a connection breaks.
+            # If the connection breaks, it is unknown whether they were claimed.
             self._dropped.update(dict.fromkeys(free, relay))
             raise
         self._held.update(dict.fromkeys(change.taken, relay))
@@ -194,17 +193,17 @@ class Claims:
         return result
 
     async def dead_processes(self) -> frozenset[str]:
-        """Whose process is no longer there. Raises StoreUnavailable.
+        """The owners whose process no longer exists. Raises StoreUnavailable.
 
-        Of an embedded database all users are processes of this host; of another one nothing can be said.
+        Only for an embedded database, whose users are all processes of this host; else empty.
         """
         if not self._database.is_sqlite:
             return frozenset()
-        known = await self._database.rows(select(_relays.c.relay))
-        return frozenset(row.relay for row in known if row.relay != self._relay and not _lives(row.relay))
+        rows = await self._database.rows(select(_relays.c.relay))
+        return frozenset(row.relay for row in rows if row.relay != self._relay and not _lives(row.relay))
 
     async def end_claims(self, dead: frozenset[str] | None = None) -> None:
-        """Ends the claims of the `dead`, by default those there are now, and of whose lease is over, and counts them.
+        """Ends and counts claims of the `dead`, by default `dead_processes`, and of expired leases.
 
         Raises StoreUnavailable.
         """
@@ -222,7 +221,7 @@ class Claims:
 
     @to_its_end
     async def go_on(self) -> None:
-        """The heartbeat, and the end of claims that were dropped. Raises StoreUnavailable."""
+        """Sends a heartbeat and ends dropped claims. Raises StoreUnavailable."""
         begun, relay = self._clock(), self._relay
         self._ending = dict(self._dropped)
         try:
@@ -246,7 +245,7 @@ class Claims:
         return connection.execute(mine.values(until=self._now + LEASE_S)).rowcount > 0
 
     async def close(self) -> None:
-        """To be called when nobody is at work any longer. Raises StoreUnavailable."""
+        """Ends the lease; call it when no delivery is running. Raises StoreUnavailable."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
@@ -256,21 +255,21 @@ class Claims:
 
     @property
     def _now(self) -> ColumnElement[float]:
-        """The database's clock; SQLite's users are on one host, whose own cannot be set."""
+        """The database's clock; with SQLite, boot time of this host, which cannot be set."""
         if self._database.is_sqlite:
             return bindparam(None, callable_=boot_time, type_=Double)
         return cast(extract("epoch", func.clock_timestamp()), Double)
 
     @property
     def _alive(self) -> ColumnElement[bool]:
-        """Whether a lease is in force. That of a host which was started anew may lie in its future."""
+        """Whether a lease is valid. After a reboot, an old lease may be in the future."""
         alive = _relays.c.until > self._now
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
 
     def _cut_short(self, connection: Connection) -> None:
-        """Shortens leases after the database's clock was set back: dead processes would hold theirs for as long.
+        """Shortens leases after the database's clock was set back: those of dead processes would last too long.
 
-        Nobody's is over with that, as the living believe in theirs. An embedded database's clock cannot be set.
+        It expires none, since living processes rely on theirs. An embedded database's clock cannot be set.
         """
         if not self._database.is_sqlite:
             longest = self._now + LEASE_S
@@ -278,7 +277,7 @@ class Claims:
 
     @property
     def _patient(self) -> bool:
-        """Whether nothing is taken over yet; an embedded database is never away."""
+        """Whether nothing is taken over yet (PATIENCE_S); never with an embedded database."""
         return not self._database.is_sqlite and self._clock() < self._patient_until
 
     async def _lease(self) -> str:
@@ -304,24 +303,24 @@ class Claims:
             except StoreUnavailable as error:
                 log.warning("lease_not_renewed", cause=str(error))
 
-    def _take(self, change: ClaimsTransaction, wanted: Mapping[bytes, str]) -> None:
-        """In one order, so that two relays with the same mail do not wait for each other."""
-        for some in batches(sorted(wanted)):
-            if not self._insert(change, wanted, some):
+    def _take(self, change: ClaimsTransaction, kinds: Mapping[bytes, str]) -> None:
+        """Claims places in sorted order, so that two relays with the same mail do not deadlock."""
+        for some in batches(sorted(kinds)):
+            if not self._insert(change, kinds, some):
                 continue
             here = _claims.c.place.in_(some)
             if not self._patient:
                 alive = select(_relays.c.relay).where(self._alive)
                 dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
                 change.interrupted.update(change.connection.scalars(dead))
-                self._insert(change, wanted, some)
-            # Ours from a transaction of which we did not hear how it ended.
+                self._insert(change, kinds, some)
+            # Ours, from a transaction whose result was lost.
             ours = select(_claims.c.place).where(here, _claims.c.relay == change.relay).with_for_update()
             change.taken.update(change.connection.scalars(ours))
 
-    def _insert(self, change: ClaimsTransaction, wanted: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
-        """Takes what nobody has; whether somebody has one of them."""
-        rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in places]
+    def _insert(self, change: ClaimsTransaction, kinds: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
+        """Claims free places; returns whether any of them was taken."""
+        rows = [{"place": place, "relay": change.relay, "kind": kinds[place]} for place in places]
         change.taken |= self._new.add(change.connection, rows)
         return not change.taken.issuperset(places)
 
@@ -332,9 +331,9 @@ class Claims:
 
 
 def _lives(name: str) -> bool:
-    """Whether the process of another lease runs; one with our number was ours before, in a container.
+    """Whether the process of another lease runs. One with our PID was an earlier one, in a container.
 
-    One that has ended does not run, though it may have a number until somebody waits for it.
+    A zombie does not run.
     """
     pid = int(name.partition("-")[0])
     if pid == os.getpid():
@@ -343,7 +342,7 @@ def _lives(name: str) -> bool:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
-    except OSError:  # no descriptor is left: nobody knows
+    except OSError:  # no descriptor is available: unknown
         return True
     look = poll()
     look.register(process, POLLIN)

@@ -1,8 +1,8 @@
-"""One database, SQLite or PostgreSQL: its transactions, its schema's version, its errors as StoreUnavailable.
-A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
+"""One database, SQLite or PostgreSQL: transactions, schema version, errors as StoreUnavailable.
+A committed transaction is on disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
 
-A transaction is a function of a connection, as both back ends take it. With SQLite it runs in a thread, which hands one
-result back instead of one for each statement. With PostgreSQL the event loop goes on while a statement is under way.
+A transaction is a function of a connection, for both back ends. With SQLite it runs in a thread, with one hand-over for
+the whole transaction. With PostgreSQL the event loop continues during each statement.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA_VERSION = 5
-"""Grows with each change of a table that already exists somewhere; new tables need no new version."""
+"""Incremented with each change of an existing table; new tables need no new version."""
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""
 READERS = 4
 """Maximum number of transactions that read from an embedded database at once."""
 SCHEMA_LOCK = 0x51754D61
-"""The PostgreSQL advisory lock under which the schema is made."""
+"""The PostgreSQL advisory lock for creating the schema."""
 
 ROWS_AT_ONCE = 500
 """Maximum number of rows in one statement, well below either back end's limit on parameters."""
 
 Insert: TypeAlias = "sqlite.Insert | postgresql.Insert"
-"""An INSERT that knows ON CONFLICT, which both back ends spell alike."""
+"""An INSERT with ON CONFLICT, which has the same syntax in both back ends."""
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -72,7 +72,7 @@ _written = Table(
     Column("one", Integer, primary_key=True, autoincrement=False),
     Column("number", Integer, nullable=False),
 )
-"""Empty: a row is written, and taken out again, to see whether the store can be written."""
+"""Always empty: a row is written and deleted to check that the store can be written."""
 
 
 class Runner(Protocol):
@@ -83,7 +83,7 @@ class Runner(Protocol):
         """SQLAlchemy's name of the back end."""
 
     async def run(self, work: Callable[[Connection], _Result]) -> _Result:
-        """What `work` gives, in one transaction."""
+        """Runs `work` in one transaction."""
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -110,7 +110,7 @@ class InThreads:
             with connection.begin():
                 return work(connection)
         except BaseException:
-            # In what state it is nobody knows; the next transaction has another one.
+            # Its state is unknown; the next transaction gets a new one.
             del self._of_thread.connection
             self._open.remove(connection)
             connection.close()
@@ -154,7 +154,7 @@ class OnServer:
 
 
 class Database:
-    """Connections to one database; made by open_database. `name` is for messages and shows no password."""
+    """Connections to one database; created by open_database. `name` is for messages, without a password."""
 
     def __init__(self, name: str, reader: Runner, writer: Runner) -> None:
         self.name = name
@@ -173,14 +173,14 @@ class Database:
         return self._inserts[table]
 
     async def reading(self, work: Callable[[Connection], _Result]) -> _Result:
-        """What `work` gives in a transaction that only reads. Raises StoreUnavailable."""
+        """Runs `work` in a read-only transaction. Raises StoreUnavailable."""
         return await self._run(self._reader, work)
 
     async def writing(self, work: Callable[[Connection], _Result]) -> _Result:
-        """What `work` gives in a transaction that is on the disk when this returns, or left no trace when it raised.
+        """Runs `work` in a write transaction, which is on disk when this returns, or rolled back if it raises.
 
-        On SQLite no other transaction writes meanwhile. `work` runs in a thread, and may run once only. Raises
-        StoreUnavailable, and what `work` raises.
+        On SQLite no other transaction writes meanwhile. `work` runs in a thread, once. Raises StoreUnavailable, and
+        what `work` raises.
         """
         try:
             result = await self._run(self._writer, work)
@@ -195,7 +195,7 @@ class Database:
         return await self.to_its_end(self.reading(lambda connection: connection.execute(query).all()))
 
     async def write(self, *statements: Executable) -> int:
-        """Runs these in one transaction despite cancellation; returns how many rows they changed together.
+        """Runs these in one transaction despite cancellation; returns the number of changed rows.
 
         Raises StoreUnavailable.
         """
@@ -206,10 +206,10 @@ class Database:
         return await self.to_its_end(self.writing(run))
 
     async def can_be_written(self, proof_s: float = 0.0) -> None:
-        """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
+        """Checks that the store can be written, now or within the last `proof_s` seconds. Raises StoreUnavailable."""
         if time.monotonic() - self._written_at < proof_s:
             return
-        # A row of our own: one that all relays write would make them wait for a frozen one.
+        # A row of our own: with a shared row, a frozen relay would block all others.
         mine = secrets.randbelow(2**31)
 
         def write(connection: Connection) -> None:
@@ -219,19 +219,19 @@ class Database:
         await self.writing(write)
 
     async def scrub(self) -> None:
-        """Moves SQLite's write-ahead log into the file and empties it, for old versions of rows lie there."""
+        """Checkpoints and truncates SQLite's write-ahead log, which has old versions of rows."""
         if isinstance(self._writer, InThreads):
             await self._translated(self._writer.checkpoint())
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """What `work` gives; when the caller is cancelled it goes on, and ends before the database is closed.
+        """Runs `work` despite cancellation; it ends before the database is closed.
 
-        A transaction that is broken off at the wrong moment would leave its connection, and SQLite's lock, behind.
+        A cancelled transaction could leave its connection, and SQLite's lock, behind.
         """
         return await asyncio.shield(self.later(work))
 
     def later(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Begins work that nobody need wait for; it ends before the database is closed."""
+        """Starts work in the background; it ends before the database is closed."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -240,10 +240,10 @@ class Database:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # so that nobody complains when the caller is gone
+            task.exception()  # marks it as retrieved, for a caller that is gone
 
     async def quiet(self) -> None:
-        """Waits for the work that was begun."""
+        """Waits for background work."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def close(self) -> None:
@@ -294,9 +294,9 @@ def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 
 
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
-    """The database at a path or URL, with its schema made or checked.
+    """Opens the database at a path or URL, and creates or checks its schema.
 
-    `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable.
+    `busy_timeout` is in seconds. Raises ConfigError and StoreUnavailable.
     """
     url = _url(where)
     if url.drivername == "sqlite":
@@ -318,7 +318,7 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
 
 
 async def is_begun(where: str | Path, *, busy_timeout: float) -> bool:
-    """Whether a relay has made a store there; looking makes nothing. Raises ConfigError and StoreUnavailable."""
+    """Whether a store exists there; creates nothing. Raises ConfigError and StoreUnavailable."""
     url = _url(where)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
@@ -336,9 +336,9 @@ def _on_server(url: URL, busy_timeout: float) -> Database:
 
 
 def transport_problem(where: str | Path) -> str:
-    """Why others could read the store on the way or stand in for it, and what to write; "" where they cannot.
+    """Why the connection could be intercepted or redirected, and what to write instead; "" if it is safe.
 
-    Raises ConfigError where this is no place for a store.
+    Raises ConfigError if this is not the location of a store.
     """
     url = _url(where)
     return "" if url.drivername == "sqlite" else exposed(url)
@@ -363,7 +363,7 @@ async def _make_schema(database: Database) -> None:
 
 
 def _url(where: str | Path) -> URL:
-    """A URL whose driver name is sqlite or postgresql; raises ConfigError, in which no password is seen."""
+    """A URL with driver name sqlite or postgresql. Raises ConfigError, without a password in its text."""
     if isinstance(where, Path) or "://" not in where:
         return URL.create("sqlite", database=str(where))
     try:

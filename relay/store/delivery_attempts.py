@@ -1,8 +1,8 @@
-"""The tables of deliveries, and what one transaction writes and finds there when attempts of mails begin and end.
-Standard: many attempts share a transaction, in the order in which they came; who has a claim (claims.py) writes.
+"""The tables of deliveries, and the transactions that begin and end attempts.
+Standard: many attempts share a transaction, in order of arrival; only the holder of a claim (claims.py) writes.
 
-What the rows mean is in delivery_records.py; names are digests, as in relay/mail.py. For SQLite small rows are in the
-tree of their key (WITHOUT ROWID), and only in indexes that queries use. Each further tree is a page that a mail writes.
+delivery_records.py explains the rows; names are digests, as in relay/mail.py. For SQLite, small rows are WITHOUT ROWID,
+with only the indexes that queries use: each further tree is a page written for each mail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.store.one_step import InsertNew, PutRows
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
 KEEP_FOR_S = 5 * 86400.0
-"""Time for which a mail's record waits for a retry, in seconds: as long as mail servers keep trying."""
+"""Time for which a mail's record is kept for a retry, in seconds: as long as mail servers retry."""
 
 recipient_rows = Table(
     "deliveries",
@@ -77,10 +77,10 @@ class WaitingCopy:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What earlier attempts of a mail have left: mailboxes that have it, and copies that wait.
+    """What is left of earlier attempts of a mail: mailboxes that have it, and waiting copies.
 
-    Those who are `busy` are served by another attempt at this moment; only of an opened mail are there any. `relay` is
-    the name under which its recipients are claimed, "" where nobody else could claim them.
+    Those `busy` are being served by another attempt (only for opened mail). `relay` is the owner of the claims, "" if
+    nobody else could claim them.
     """
 
     delivered: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ class Begun:
     relay: str = ""
 
     def state(self, mailbox: str) -> RecipientState:
-        """What is to be done for this one, of those that were asked about."""
+        """The state of one of the requested mailboxes."""
         return "served" if mailbox in self.delivered else "busy" if mailbox in self.busy else "due"
 
 
@@ -130,7 +130,7 @@ class Settlement:
 
     @property
     def size(self) -> int:
-        """How much there is of its copies."""
+        """Size of its copies, in bytes."""
         return sum(len(copy["message"]) for copy in self.copies)
 
 
@@ -138,11 +138,11 @@ class AttemptRows:
     """The beginnings and ends of attempts, in a transaction of the caller's."""
 
     def __init__(self, database: Database) -> None:
-        """Of one store."""
+        """The rows of one store."""
         self._database = database
         new = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
         self._new_opened = InsertNew(opened_rows.c.mail, new)
-        # Another relay may have written of the same recipient meanwhile.
+        # Another relay may have written a row of the same recipient meanwhile.
         self._put = PutRows(database.insert(recipient_rows), "recipient", ("copy", "forget_at"))
 
     def begin(
@@ -162,15 +162,15 @@ class AttemptRows:
         for each, trouble in zip(beginnings, bound, strict=True):
             each.trouble = trouble
         self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-        known, copies = self._find(change.connection, beginnings, may_know)
+        states, copies = self._find(change.connection, beginnings, may_know)
         free = set(change.taken)
         for each in beginnings:
             if each.trouble is None:
-                free -= _found(each, known, copies, free, change.relay)
+                free -= _found(each, states, copies, free, change.relay)
         change.give_back(free)
 
     def _refuse_replays(self, connection: Connection, beginnings: Sequence[Beginning]) -> None:
-        """Adds rows for what is new; two relays that write the same ones wait for each other here."""
+        """Adds rows of new mails, and detects replays; two relays with the same rows serialise here."""
         rows: dict[bytes, dict[str, Any]] = {}
         for opened in (each.opened for each in beginnings if each.opened):
             row = {"mail": opened.name, "fingerprint": opened.fingerprint, "forget_at": opened.forget_at}
@@ -190,19 +190,19 @@ class AttemptRows:
     def _find(
         self, connection: Connection, beginnings: Sequence[Beginning], may_know: Callable[[bytes], bool]
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
-        """The rows that there are, as the copy of each recipient, and these copies."""
-        known: dict[bytes, str | None] = {}
+        """The existing rows, as the copy of each recipient, and these copies."""
+        states: dict[bytes, str | None] = {}
         tried = [each for each in beginnings if not each.first and (each.opened or may_know(each.mail))]
         for some in batches([at for each in tried for at in each.mailboxes]):
             query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
                 recipient_rows.c.recipient.in_(some)
             )
-            known.update({row.recipient: row.copy for row in connection.execute(query)})
+            states.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
-        for names in batches(sorted({copy for copy in known.values() if copy})):
+        for names in batches(sorted({copy for copy in states.values() if copy})):
             waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
             copies.update({row.copy: row for row in waiting})
-        return known, copies
+        return states, copies
 
     def put_down(
         self, outcomes: Sequence[Settlement], change: ClaimsTransaction, now: float
@@ -215,7 +215,7 @@ class AttemptRows:
         forget_at = now + KEEP_FOR_S
         ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
         for each in outcomes:
-            # What the holder of a later claim knows of them is newer.
+            # The holder of a later claim has newer information.
             lost = each.claims.keys() - ours
             until = None if each.opened else forget_at
             rows.update((at, None) for at in each.replaced if at not in lost)
@@ -224,8 +224,8 @@ class AttemptRows:
             )
             rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
         put = [row for at in sorted(rows) if (row := rows[at])]
-        wanted = {row["copy"] for row in put}
-        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
+        copies = {row["copy"] for row in put}
+        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in copies]:
             change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
         for some in batches([at for at in sorted(rows) if rows[at] is None]):
             change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
@@ -253,48 +253,52 @@ class AttemptRows:
 
 
 def _found(
-    this: Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
+    beginning: Beginning,
+    states: Mapping[bytes, str | None],
+    copies: Mapping[str, Row[Any]],
+    free: set[bytes],
+    relay: str,
 ) -> set[bytes]:
     """Notes what was found for an attempt; the claims that it has. Unless it was opened, it has all recipients or none.
 
-    `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
+    `states` is the copy of each recipient who has a row, `free` are the claims that nobody has.
     """
-    served = {at for at in this.mailboxes if at in known and known[at] is None}
-    claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
+    served = {at for at in beginning.mailboxes if at in states and states[at] is None}
+    claimed = set(beginning.mailboxes) if beginning.opened is None else free & (beginning.mailboxes.keys() - served)
     if not claimed <= free:
-        this.trouble = DeliveryUnderWay(
+        beginning.trouble = DeliveryUnderWay(
             "another relay, or another attempt, has the same mail to the same recipient now"
         )
         return set()
     waiting: dict[str, list[str]] = {}
-    for at, mailbox in this.mailboxes.items():
-        if (copy := known.get(at)) and copy in copies:
+    for at, mailbox in beginning.mailboxes.items():
+        if (copy := states.get(at)) and copy in copies:
             waiting.setdefault(copy, []).append(mailbox)
-    busy = this.mailboxes.keys() - served - claimed
-    this.begun = Begun(
-        frozenset(this.mailboxes[at] for at in served),
+    busy = beginning.mailboxes.keys() - served - claimed
+    beginning.begun = Begun(
+        frozenset(beginning.mailboxes[at] for at in served),
         tuple(
             WaitingCopy(tuple(mailboxes), json.loads(copies[name].facts), copies[name].message, name)
             for name, mailboxes in waiting.items()
         ),
-        frozenset(this.mailboxes[at] for at in busy),
+        frozenset(beginning.mailboxes[at] for at in busy),
         relay,
     )
     return claimed
 
 
 def recipient_row(mail: bytes, recipient: bytes, copy: str | None, forget_at: float | None) -> dict[str, Any]:
-    """By column name; without a copy they have the mail."""
+    """A row by column name; without a copy the recipient has the mail."""
     return {"recipient": recipient, "mail": mail, "copy": copy, "forget_at": forget_at}
 
 
 def all_known(connection: Connection) -> set[bytes]:
-    """The mails of which there is something, without those that were opened."""
+    """The mails with rows, except opened ones."""
     return set(connection.scalars(select(recipient_rows.c.mail).where(recipient_rows.c.forget_at >= 0)))
 
 
 def mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
-    """Those of these mails of which there is still something."""
+    """Those of these mails that still have rows."""
     found: set[bytes] = set()
     for some in batches(list(mails)):
         found.update(
@@ -304,9 +308,9 @@ def mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
 
 
 def destroy_copies(connection: Connection, mails: Collection[bytes]) -> None:
-    """Destroys the copies of these mails for which nobody waits now."""
+    """Destroys the copies of these mails that no recipient waits for."""
     for some in batches(list(mails)):
-        wanted = select(recipient_rows.c.copy).where(
+        needed = select(recipient_rows.c.copy).where(
             recipient_rows.c.mail.in_(some), recipient_rows.c.copy.is_not(None)
         )
-        connection.execute(delete(copy_rows).where(copy_rows.c.mail.in_(some), copy_rows.c.copy.not_in(wanted)))
+        connection.execute(delete(copy_rows).where(copy_rows.c.mail.in_(some), copy_rows.c.copy.not_in(needed)))

@@ -1,14 +1,14 @@
-"""What becomes of each mail, recipient by recipient: due, being delivered, waiting with a sealed copy, or served.
-relay/journey/deliveries.py has the rules; this is the table behind them, for all relays of a site together.
+"""The delivery state of each recipient of a mail: due, being delivered, waiting with a sealed copy, or served.
+relay/journey/deliveries.py has the rules; this is the table behind them, for all relays of a site.
 
-- A recipient has one row or none. None: of an earlier attempt nothing is known. A row without a copy: they have the
-  mail. A row with one: it waits for them. Only sealed copies are kept, never plaintext, and names are digests.
-- Who works on a mail for a recipient has a claim on that (claims.py) where others could as well. That they have the
-  mail is written regardless of the claim; anything else only by its holder.
-- What could not be written is written before anything else of the same mail begins.
-- A mail that was opened is remembered for as long as it could be opened again, and who has it gets it never again. In
-  the same transaction its keys are bound to what they have opened (relay/FORMAT.md). Any other mail is forgotten when
-  its attempt is over, and after KEEP_FOR_S: the same bytes sent anew are another mail.
+- A recipient has at most one row. No row: no earlier attempt. A row without a copy: they have the mail. A row with one:
+  it waits for them. Only sealed copies are kept, never plaintext, and names are digests.
+- A delivery to a recipient needs a claim (claims.py) if others could deliver too. That they have the mail is written
+  regardless of the claim, anything else only by its holder.
+- A failed write is repeated before anything else of the same mail begins.
+- An opened mail is kept as long as it could be opened again, and a recipient never gets it twice. In the same
+  transaction its keys are bound to what they have opened (relay/FORMAT.md). Any other mail is dropped after its
+  attempt, or KEEP_FOR_S: the same bytes sent again are another mail.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
 
 MOST_LATE_OCTETS = 32 * 2**20
-"""Maximum bytes of sealed copies in memory while the store cannot be written."""
+"""Maximum size of sealed copies in memory while the store cannot be written, in bytes."""
 
 LINGER_S = 1.0
 """Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
@@ -57,7 +57,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(slots=True)
 class _Writing:
-    """Somebody waits until all that was said is written, and what went wrong."""
+    """A caller waiting until everything is written, and its error."""
 
     trouble: RelayError | None = None
 
@@ -76,7 +76,7 @@ class DeliveryRecords:
         self._known: set[bytes] | Neighbours | None = None
         self._neighbours: Neighbours | None = None
         self.shared = False
-        """Whether other workers use this store, and learn of each attempt."""
+        """Whether other workers use this store, and see each attempt."""
         self.alone = database.is_sqlite
         """Whether no other process begins attempts in this store."""
         self.lingers = not database.is_sqlite
@@ -86,19 +86,19 @@ class DeliveryRecords:
         self._unwritten: list[Settlement] = []
         self._attempts = AttemptRows(database)
         self._write_together = GroupCommit(self._commit)
-        # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
+        # On a server, an attempt that begins may have to wait for another relay; one that ends must not wait for it.
         self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
 
     @to_its_end
     async def load(self) -> None:
-        """Reads of which mails there are rows. With SQLite one process writes them and need not look again."""
+        """Reads which mails have rows. With SQLite only one process writes them, so this is done once."""
         if self._database.is_sqlite:
             self._known = await self._database.reading(all_known)
 
     def share(self, neighbours: Neighbours, take_over: Callable[[], Awaitable[object]]) -> None:
-        """Other workers use this store, which is SQLite, as well. To be called before the first attempt of a mail.
+        """Shares this store (SQLite) with other workers. Call it before the first attempt.
 
-        `take_over` brings what workers that have ended had delivered into the store, and returns when that is done.
+        `take_over` stores what workers that have ended had delivered.
         """
         for mail in self._known if isinstance(self._known, set) else ():
             neighbours.add(mail)
@@ -107,26 +107,26 @@ class DeliveryRecords:
         self._take_over = take_over
 
     async def waiting(self) -> int:
-        """Returns for how many recipients a sealed copy waits for a retry. Raises StoreUnavailable."""
+        """Number of recipients with a waiting sealed copy. Raises StoreUnavailable."""
         query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
         [(number,)] = await self._database.rows(query)
         return int(number)
 
     async def who_have_it(self, recipients: Sequence[bytes]) -> set[bytes]:
         """Those of these names of recipients (32 bytes each) who have their mail. Raises StoreUnavailable."""
-        found: set[bytes] = set()
+        delivered: set[bytes] = set()
         for some in batches(recipients):
             query = select(recipient_rows.c.recipient).where(recipient_rows.c.recipient.in_(some))
             rows = await self._database.rows(query.where(recipient_rows.c.copy.is_(None)))
-            found.update([bytes(name) for (name,) in rows])
-        return found
+            delivered.update([bytes(name) for (name,) in rows])
+        return delivered
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
+        """Prevents attempts of this mail by other workers until `unmark`. Call it before `begin`.
 
-        Where one had, and has answered its client, the end of the mark is waited for. After it the same bytes are
-        another mail, or complete what was held, as within one process. Raises DeliveryUnderWay where one has, and
-        StoreUnavailable where it cannot be known what one had delivered.
+        If another worker has just answered its client, waits for the end of its mark. After that the same bytes are
+        another mail, or a retry. Raises DeliveryUnderWay if another worker has the mail, and StoreUnavailable if it is
+        unknown what an ended one had delivered.
         """
         if self._neighbours is None:
             return
@@ -134,7 +134,7 @@ class DeliveryRecords:
         until = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
             try:
-                # Before anything is looked up: what a killed worker had delivered stands in its own files alone.
+                # Before any query: what a killed worker had delivered is only in its own files.
                 while ended := self._neighbours.ended():
                     await self._take_over()
                     self._neighbours.forget(ended)
@@ -147,7 +147,7 @@ class DeliveryRecords:
         self._marked_still.pop(mail, None)
 
     def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """The attempt is over. Where what became of it could not be written yet, the marks stay until it is."""
+        """Removes the marks of an attempt, once its result is written."""
         if self._neighbours is None:
             return
         places = {recipient_name(mail, mailbox) for mailbox in mailboxes}
@@ -157,7 +157,7 @@ class DeliveryRecords:
             self._neighbours.end(places)
 
     def check(self, relay: str) -> None:
-        """To be called last before a mail leaves that was begun as `relay`. Raises DeliveryUnderWay."""
+        """Last check before a mail leaves that was claimed as `relay`. Raises DeliveryUnderWay."""
         self._claims.check(relay)
 
     @property
@@ -166,17 +166,17 @@ class DeliveryRecords:
         return not self._unwritten
 
     def later(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Begins work with the records that nobody need wait for; it ends before the store is closed."""
+        """Starts background work with the records; it ends before the store is closed."""
         return self._database.later(work)
 
-    # An attempt begins
+    # An attempt begins.
 
     async def begin(self, direction: str, mail: bytes, mailboxes: Iterable[str], *, intent: bool = False) -> Begun:
-        """One delivery attempt for all of these begins, or none; what is known of them.
+        """Begins a delivery attempt for all of these, or none; returns what is left of earlier ones.
 
-        With `intent` this is on the disk when it returns, also where nobody else uses the store. A cancelled caller
-        has begun nothing. This process must have no other attempt of it under way. Raises DeliveryUnderWay where
-        another attempt is under way, and StoreUnavailable.
+        With `intent` this is on disk when it returns, even if nobody else uses the store. If cancelled, nothing has
+        begun. This process must have no other attempt of the mail. Raises DeliveryUnderWay if another attempt is under
+        way, and StoreUnavailable.
         """
         if any(each.mail == mail for each in self._unwritten):
             await self.go_on()
@@ -187,10 +187,10 @@ class DeliveryRecords:
         return await self._begun(Beginning(direction, mail, names))
 
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
-        """Binds the keys, and claims those of the mailboxes that are due; what becomes of each of these.
+        """Binds the keys, and claims the due mailboxes; returns the state of each mailbox.
 
-        All of it is on the disk when this returns; who is cancelled meanwhile has claimed nobody. Raises KeyUsed,
-        KeyDestroyed, Replayed and StoreUnavailable.
+        Everything is on disk when this returns; if cancelled, nobody is claimed. Raises KeyUsed, KeyDestroyed, Replayed
+        and StoreUnavailable.
         """
         if opened is None:
             return await self._begun(Beginning("", b"", {}, bound=bound)) if bound else Begun()
@@ -210,17 +210,17 @@ class DeliveryRecords:
             raise this.trouble
         return this.begun
 
-    async def _break_off(self, beginning: asyncio.Task[None], this: Beginning) -> None:
-        """Releases what was claimed, if it was."""
+    async def _break_off(self, beginning: asyncio.Task[None], attempt: Beginning) -> None:
+        """Releases the claims, if there are any."""
         await asyncio.wait([beginning])
-        if beginning.exception() is None and this.trouble is None:
-            others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
-            self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
+        if beginning.exception() is None and attempt.trouble is None:
+            others = attempt.begun.busy if attempt.opened is None else attempt.begun.busy | attempt.begun.delivered
+            self._claims.drop(at for at, mailbox in attempt.mailboxes.items() if mailbox not in others)
 
-    # An attempt ends
+    # An attempt ends.
 
     async def remember(self, mail: bytes, recipients: Iterable[bytes], *, opened: bool = False) -> None:
-        """These (by name) have the mail. On the disk when it returns; what could not be written is written later.
+        """Stores that these recipients (by name) have the mail; a failed write is repeated later.
 
         Raises StoreUnavailable.
         """
@@ -234,11 +234,10 @@ class DeliveryRecords:
         delivered: Iterable[str] = (),
         copies: Iterable[WaitingCopy] = (),
     ) -> None:
-        """The end of an attempt: of its recipients, who is to be known as having the mail, and which copies wait for
-        whom.
+        """Ends an attempt: stores who has the mail, and the waiting copies; other recipients are dropped.
 
-        On the disk when it returns. The other ones need not be remembered. Raises StoreUnavailable; then
-        it is written later, without its copies where there are too many of them.
+        On disk when it returns. Raises StoreUnavailable; then it is written later, without the copies if they are too
+        large.
         """
         names = {mailbox: recipient_name(mail, mailbox) for mailbox in mailboxes}
         outcome = Settlement(mail, [names[mailbox] for mailbox in delivered])
@@ -256,7 +255,7 @@ class DeliveryRecords:
             await self._write(outcome)
 
     async def all_have(self, mail: bytes, mailboxes: Iterable[str]) -> bool:
-        """Whether it was remembered, by this or another process, that all of these have it. Raises StoreUnavailable."""
+        """Whether all of these are stored as having the mail. Raises StoreUnavailable."""
         names = {recipient_name(mail, mailbox) for mailbox in mailboxes}
 
         def number(connection: Connection) -> int:
@@ -269,7 +268,7 @@ class DeliveryRecords:
         return await self._database.reading(number) == len(names)
 
     async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """Deletes what is known of these; what waits for others stays. Raises StoreUnavailable."""
+        """Deletes the rows of these recipients; rows of others stay. Raises StoreUnavailable."""
         await self._write(Settlement(mail, replaced=[recipient_name(mail, mailbox) for mailbox in mailboxes]))
 
     async def settle_opened(
@@ -281,10 +280,10 @@ class DeliveryRecords:
         complete: Callable[[set[str]], bool] = lambda _: False,
         used: Sequence[KeysUsed] = (),
     ) -> set[str]:
-        """Notes who has the mail, and gives up the claims on who has it not; which of `opened.mailboxes` have it now.
+        """Stores who has the mail, and releases the other claims; returns those of `opened.mailboxes` that have it.
 
-        Where these are `complete`, the keys that were `used` end soon, in the same transaction. Where those who got it
-        now are so already, nobody else is looked for. Raises StoreUnavailable.
+        If these are `complete`, the `used` keys get an early expiry in the same transaction. If those delivered now are
+        already complete, no query is made. Raises StoreUnavailable.
         """
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
         has_it = [recipient_name(opened.name, mailbox) for mailbox in delivered]
@@ -299,7 +298,7 @@ class DeliveryRecords:
 
     @to_its_end
     async def go_on(self) -> None:
-        """Writes what could not be written when it should have been. Raises StoreUnavailable."""
+        """Repeats failed writes. Raises StoreUnavailable."""
         if self._unwritten:
             await self._write_now()
 
@@ -322,14 +321,13 @@ class DeliveryRecords:
         if writing.trouble is not None:
             raise writing.trouble
 
-    # What begins and what ends, together
+    # Beginnings and ends, in one transaction.
 
     async def _commit(self, items: Sequence[Beginning | _Writing]) -> None:
-        """Writes what was said, in the order in which it was, and begins what is to begin; what is written twice
-        changes nothing.
+        """Writes results in order, and begins attempts; idempotent.
 
-        That is one transaction, but not where sealed copies are to be written. A disk that has no room for them may
-        have room for what begins. Nor on a server, where two relays with the same mails would wait for each other.
+        It is one transaction, except with sealed copies, since a disk without room for them may have room for
+        beginnings. On a server there are two, so that two relays with the same mails do not deadlock.
         """
         outcomes = list(self._unwritten)
         beginnings = [each for each in items if isinstance(each, Beginning)]
@@ -346,7 +344,7 @@ class DeliveryRecords:
         beginnings: Sequence[Beginning],
         items: Sequence[Beginning | _Writing],
     ) -> None:
-        """One transaction; what went wrong with it, where it did, is noted in these items."""
+        """Runs one transaction; an error is set in these items."""
         if not outcomes and not beginnings:
             return
         fresh = self._received.fresh(at for each in beginnings for bound in each.bound for at in bound.places)
@@ -359,12 +357,12 @@ class DeliveryRecords:
             return forgotten_and_known
 
         if self._neighbours is not None:
-            # First: once it is written and its claims are over, another worker may begin, and has to look.
+            # First: once it is written and its claims have ended, another worker may begin, and must query.
             for each in outcomes:
                 self._neighbours.add(each.mail)
-        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
+        kinds = {at: each.kind for each in beginnings for at in each.mailboxes}
         try:
-            forgotten, known = await self._claims.change(work, wanted)
+            forgotten, remembered = await self._claims.change(work, kinds)
         except StoreUnavailable as error:
             for item in items:
                 item.trouble = StoreUnavailable(str(error))
@@ -374,20 +372,20 @@ class DeliveryRecords:
         self._unwritten = [each for each in self._unwritten if each not in written]
         if isinstance(self._known, set):
             self._known -= forgotten
-            self._known |= known
+            self._known |= remembered
         elif self._neighbours is not None:
             for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
                 self._neighbours.end(self._marked_still.pop(mail))
 
     def _may_know(self, mail: bytes) -> bool:
-        """Whether there may be something of this mail, that is none that was opened."""
+        """Whether this mail, not an opened one, may have rows."""
         return self._known is None or mail in self._known
 
     @to_its_end
     async def expire(self, now: float | None = None) -> int:
-        """Forgets mails that nobody tried again, and those that could no longer be opened; how many had waited.
+        """Deletes mails that were not retried, and those that can no longer be opened; returns how many had waited.
 
-        `now` is seconds since 1970, by default the clock's. Who waited is counted as recipients.
+        `now` is a Unix time, by default the clock's. Waiting recipients are counted.
         """
         now = self._clock() if now is None else now
         old = recipient_rows.c.forget_at < now
@@ -396,17 +394,17 @@ class DeliveryRecords:
         def forget(connection: Connection) -> tuple[int, set[bytes] | None]:
             waited = connection.scalar(select(func.count()).where(old, recipient_rows.c.copy.is_not(None)))
             gone = connection.execute(delete(recipient_rows).where(old))
-            wanted = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
-            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(wanted)))
+            needed = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
+            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(needed)))
             connection.execute(delete(recipient_rows).where(recipient_rows.c.mail.in_(closed)))
             connection.execute(delete(opened_rows).where(opened_rows.c.forget_at < now))
             return int(waited or 0), all_known(connection) if isinstance(self._known, set) and gone.rowcount else None
 
-        waited, known = await self._database.writing(forget)
-        if known is not None:
-            self._known = known
+        waited, remembered = await self._database.writing(forget)
+        if remembered is not None:
+            self._known = remembered
         return waited
 
 
 async def _nothing() -> None:
-    """Nobody else has anything to be taken over."""
+    """Default without other workers: there is nothing to take over."""

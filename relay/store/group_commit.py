@@ -1,5 +1,5 @@
-"""Writes that wait together are written together: one transaction, one fsync, for all who came meanwhile.
-Its users need no database: the audit record is files.
+"""Group commit: concurrent writes share one transaction and one fsync.
+It does not depend on a database: the audit record uses it for files.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class _QueuedWrite(Generic[Item]):
 class GroupCommit(Generic[Item]):
     """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
 
-    Nobody hears "done" before the commit that holds their item has returned.
-    An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
+    No call returns before the commit with its item. An item may be committed twice, if the committing task was
+    cancelled: commits must be idempotent.
     """
 
     def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
@@ -34,7 +34,7 @@ class GroupCommit(Generic[Item]):
         self._queue: list[_QueuedWrite[Item]] = []
 
     async def __call__(self, item: Item) -> None:
-        """Returns when the item is committed; raises StoreUnavailable when it could not be."""
+        """Returns when the item is committed. Raises StoreUnavailable."""
         mine = _QueuedWrite(item)
         self._queue.append(mine)
         try:

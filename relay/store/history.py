@@ -1,7 +1,7 @@
-"""What mails and keys were like, for some weeks back: the sums and lows of five minutes, and of an hour.
-Standard: each mail is counted once, whichever process is killed when; the number of rows is bounded.
+"""History of mails and keys for some weeks: sums and minimums of five minutes, and of an hour.
+Standard: each mail is counted once, even if a process is killed; the number of rows is bounded.
 
-All relays of a site add to the same rows. How much of a relay's counts is here already is written in the same
+All relays of a site add to the same rows. How much of a relay's counts has been added is written in the same
 transaction, under the name of its board (relay/counting/board.py). The board lives as long as the relay.
 """
 
@@ -17,18 +17,18 @@ from sqlalchemy import Column, Connection, Double, Integer, String, Table, Text,
 from relay.store.database import Database, metadata, to_its_end
 
 KEPT: Mapping[int, int] = {300: 576, 3600: 1008}
-"""Seconds of a stretch, and how many of the newest are kept: two days, and six weeks."""
+"""Length of a stretch, in seconds, and the number kept: two days, and six weeks."""
 MOST_POOLS = 100
 """Maximum number of pairs of KME and peer. A row takes about 60 bytes for each, and some hundred for mails."""
 BOARDS = 32
-"""Maximum number of relays known: those that wrote last."""
+"""Maximum number of relays kept, the most recent writers."""
 LOCK = 0x51754D48
-"""The PostgreSQL advisory lock under which a relay adds to rows that others add to."""
+"""The PostgreSQL advisory lock for adding to shared rows."""
 
 Mails = Mapping[tuple[str, ...], float]
-"""How many, by direction, level and outcome."""
+"""Number of mails by direction, level and outcome."""
 Pools = Mapping[tuple[str, ...], tuple[float, float]]
-"""By KME and peer: keys there are, and seconds until they are gone (inf: they do not go)."""
+"""By KME and peer: number of keys, and seconds until they run out (inf: never)."""
 
 _stretches = Table(
     "history",
@@ -49,7 +49,7 @@ _boards = Table(
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What came about in `seconds` from `at` on: mails are sums, keys are the fewest there were."""
+    """Data of `seconds` from `at` on: sums of mails, minimums of keys."""
 
     seconds: int
     at: int
@@ -57,7 +57,7 @@ class Stretch:
     pools: Pools = field(default_factory=dict)
 
     def with_more(self, mails: Mails, pools: Pools) -> Stretch:
-        """This one, and that as well."""
+        """This stretch with more data added."""
         lowest = dict(self.pools)
         for pool, (keys, empty) in pools.items():
             before = lowest.get(pool, (math.inf, math.inf))
@@ -74,29 +74,29 @@ class History:
         self._database = database
         self._clock = clock
         self.trouble = ""
-        """Why it could not be written last, "" where it could."""
+        """Why the last write failed, or ""."""
 
     async def read(self) -> list[Stretch]:
-        """All of it. Raises StoreUnavailable."""
+        """All stretches. Raises StoreUnavailable."""
         return [_stretch(*row) for row in await self._database.rows(select(_stretches))]
 
     @to_its_end
     async def add(self, board: str, counted: Mails, pools: Pools) -> list[Stretch]:
-        """Writes down what this board has `counted` so far, and how its keys stand now.
+        """Adds what this board has `counted` so far, and its current keys.
 
-        Gives the stretches that this or another relay may have changed lately. Raises StoreUnavailable.
+        Returns the stretches that this or another relay may have changed recently. Raises StoreUnavailable.
         """
         now = self._clock()
 
         def add(connection: Connection) -> list[Stretch]:
             if not self._database.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            known = connection.scalar(select(_boards.c.told).where(_boards.c.board == board))
-            before = dict(_mails(known)) if known else {}
+            stored = connection.scalar(select(_boards.c.told).where(_boards.c.board == board))
+            before = dict(_mails(stored)) if stored else {}
             new = {each: more for each, number in counted.items() if (more := number - before.get(each, 0.0)) > 0}
             changed = [stretch for seconds in KEPT for stretch in self._added(connection, seconds, now, new, pools)]
-            so_far = {"told": json.dumps(_listed(_sums(before, new))), "changed": now}
-            self._put(connection, _boards, {"board": board}, so_far)
+            totals = {"told": json.dumps(_listed(_sums(before, new))), "changed": now}
+            self._put(connection, _boards, {"board": board}, totals)
             last = select(_boards.c.board).order_by(_boards.c.changed.desc()).limit(BOARDS)
             connection.execute(delete(_boards).where(_boards.c.board.not_in(last)))
             return changed
@@ -107,13 +107,13 @@ class History:
         at = int(now // seconds * seconds)
         table = _stretches.c
         lately = select(_stretches).where(table.seconds == seconds, table.at.in_((at - seconds, at)))
-        found = {row.at: _stretch(*row) for row in connection.execute(lately)}
-        found[at] = found.get(at, Stretch(seconds, at)).with_more(mails, pools)
-        self._put(connection, _stretches, {"seconds": seconds, "at": at}, {"told": _told(found[at])})
-        # Counted and not by age: a clock that is ahead for a while takes no history with it.
+        stretches = {row.at: _stretch(*row) for row in connection.execute(lately)}
+        stretches[at] = stretches.get(at, Stretch(seconds, at)).with_more(mails, pools)
+        self._put(connection, _stretches, {"seconds": seconds, "at": at}, {"told": _as_text(stretches[at])})
+        # Limited by number and not by age: a clock that is temporarily ahead must not delete history.
         kept = select(table.at).where(table.seconds == seconds).order_by(table.at.desc()).limit(KEPT[seconds])
         connection.execute(delete(_stretches).where(table.seconds == seconds, table.at.not_in(kept)))
-        return list(found.values())
+        return list(stretches.values())
 
     def _put(
         self, connection: Connection, table: Table, key: Mapping[str, object], values: Mapping[str, object]
@@ -132,21 +132,21 @@ def _listed(mails: Mails) -> list[list[object]]:
     return [[*labels, number] for labels, number in mails.items()]
 
 
-def _mails(told: str) -> Iterator[tuple[tuple[str, ...], float]]:
-    for *labels, number in json.loads(told):
+def _mails(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    for *labels, number in json.loads(text):
         yield tuple(labels), number
 
 
-def _told(stretch: Stretch) -> str:
+def _as_text(stretch: Stretch) -> str:
     pools = [[*pool, *(None if math.isinf(each) else each for each in low)] for pool, low in stretch.pools.items()]
     return json.dumps({"mails": _listed(stretch.mails), "pools": pools})
 
 
-def _stretch(seconds: int, at: int, told: str) -> Stretch:
-    found = json.loads(told)
-    mails = {tuple(labels): number for *labels, number in found["mails"]}
+def _stretch(seconds: int, at: int, text: str) -> Stretch:
+    counts = json.loads(text)
+    mails = {tuple(labels): number for *labels, number in counts["mails"]}
     pools = {
         tuple(pool): (math.inf if keys is None else keys, math.inf if empty is None else empty)
-        for *pool, keys, empty in found["pools"]
+        for *pool, keys, empty in counts["pools"]
     }
     return Stretch(seconds, at, mails, pools)

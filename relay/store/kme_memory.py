@@ -1,9 +1,9 @@
-"""What is remembered of KMEs: which keys they have issued to this site, so that none is used twice, and trials of them.
-Standard: ETSI GS QKD 014 V1.1.1; a key is remembered, on the disk, before it can be used, and only by digests.
+"""Memory about KMEs: the keys issued to this site, so that none is used twice, and results of trials.
+Standard: ETSI GS QKD 014 V1.1.1; a key is stored, on disk and as digests only, before it can be used.
 
-A KME that was rolled back gives keys again. A key is known again by its key_ID, compared in any case, within its KME
-group, and by its bytes in any group. What the digests reveal: of a key_ID, which the wire shows as well, whether it was
-issued here; of bytes nothing without the site's secret.
+A KME that was rolled back may issue keys again. A key is recognised by its case-folded key_ID within its KME group, and
+by its bytes in any group. The digests reveal whether a key_ID, which is public, was issued here; about bytes they
+reveal nothing without the site's secret.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 
 KEEP_FOR_S = 400 * 86_400.0
-"""Seconds that a key is remembered; a KME is not set back further than a backup is old."""
+"""Retention of a key's digests, in seconds; longer than the age of any backup of a KME."""
 MOST: int = 5_000_000
-"""Maximum number of keys remembered, 110 bytes of disk each; of more, the oldest are forgotten."""
+"""Maximum number of keys, 110 bytes of disk each; beyond that, the oldest are deleted."""
 AT_ONCE: int = 5_000
-"""Maximum number of rows forgotten in one transaction, so that no other writer waits for long."""
+"""Maximum number of rows deleted in one transaction, so that no other writer waits long."""
 TELLING_OCTETS: Final = 16
 """Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
 DIGEST_OCTETS: Final = 16
 BELIEVED_S = 30 * 86400.0
-"""Seconds for which what was found out about a KME is believed."""
+"""Validity of a trial's result, in seconds."""
 TRYING_S = 20.0
-"""Seconds after which a trial counts as broken off: its process was killed."""
+"""Time after which a trial counts as interrupted, in seconds: its process was killed."""
 
 _issued = Table(
     "issued_keys",
@@ -76,15 +76,14 @@ class IssuedKeyMemory:
 
     @to_its_end
     async def ready(self) -> None:
-        """Returns when something could be written just now. Raises StoreUnavailable: then no key may be drawn."""
+        """Checks that the store can be written. Raises StoreUnavailable: then no key may be drawn."""
         await self._database.can_be_written()
 
     @to_its_end
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Remembers keys (bytes by key_ID) that a KME of this group has just issued; which of them came before.
+        """Stores keys (bytes by key_ID) just issued by a KME of this group; returns those issued before.
 
-        Those may not be used. What is new is on the disk when this returns. Raises StoreUnavailable: then nothing is
-        known, and none may be used.
+        These must not be used. New ones are on disk when this returns. Raises StoreUnavailable: then none may be used.
         """
         rows = await asyncio.to_thread(self._rows, group, keys)
 
@@ -99,9 +98,9 @@ class IssuedKeyMemory:
 
     @to_its_end
     async def expire(self, now: float | None = None) -> int:
-        """Forgets keys that were issued long ago, and the oldest where there are too many; returns how many.
+        """Deletes expired keys, and the oldest beyond the limit; returns how many.
 
-        `now` is seconds since 1970, by default the clock's.
+        `now` is a Unix time, by default the clock's.
         """
         forgotten = 0
         too_old = partial(_too_old, (self._clock() if now is None else now) - KEEP_FOR_S)
@@ -110,7 +109,7 @@ class IssuedKeyMemory:
         return forgotten
 
     def _rows(self, group: str, keys: Mapping[str, bytes]) -> dict[bytes, _MemoryRow]:
-        """By their names, in one order: two relays that were given the same keys must not wait for each other."""
+        """Rows by name, in sorted order, so that two relays with the same keys do not deadlock."""
         names: dict[bytes, str] = {}
         for key_ID in keys:
             names.setdefault(_name(group, key_ID), key_ID)
@@ -118,28 +117,28 @@ class IssuedKeyMemory:
         return {name: _MemoryRow(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
 
     def _inserted(self, connection: Connection, rows: Sequence[_MemoryRow]) -> Sequence[bytes]:
-        """The names of those that were not there, neither by name nor by bytes."""
+        """The names of the rows inserted: those new both by name and by bytes."""
         now = self._clock()
         insert = self._database.insert(_issued).on_conflict_do_nothing().returning(_issued.c.name)
         values = [{"name": row.name, "octets": row.octets, "issued_at": now} for row in rows]
         return connection.scalars(insert, values).all()
 
     def _under_older_secrets(self, connection: Connection, keys: Mapping[str, bytes]) -> set[str]:
-        """The key_IDs of those whose bytes came while the site had another secret."""
+        """The key_IDs of keys whose bytes are stored under an older secret of the site."""
         older = self._digest_keys[1:]
         if not older:
             return set()
         digests = {key_ID: {_octets(each, octets) for each in older} - {None} for key_ID, octets in keys.items()}
-        found: set[bytes | None] = set()
+        hits: set[bytes | None] = set()
         for some in batches(list(set().union(*digests.values()))):
-            found.update(connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
-        return {key_ID for key_ID, mine in digests.items() if mine & found}
+            hits.update(connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
+        return {key_ID for key_ID, mine in digests.items() if mine & hits}
 
 
 class Trials:
-    """What was found out about KMEs at the price of keys, so that a relay that starts again need not pay once more.
+    """Results of trials that cost keys, so that a restarted relay need not repeat them.
 
-    It is believed for BELIEVED_S, and only while the KME describes itself as it did then.
+    Valid for BELIEVED_S, and only while the KME's description is unchanged.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
@@ -148,7 +147,7 @@ class Trials:
         self._clock = clock
 
     async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:
-        """What was found about this KME (its URL and the SAEs) when it described itself so; None: try it.
+        """The result for this KME (its URL and the SAEs) with this description; None: no trial yet.
 
         Raises StoreUnavailable.
         """
@@ -156,19 +155,19 @@ class Trials:
             _trials.c.kme == _trial_digest(kme), _trials.c.described == _trial_digest(described)
         )
         for row in await self._database.rows(query):
-            # A clock that was ahead at the trial must not have it believed for longer.
+            # A clock that was ahead at the trial must not extend the validity.
             if 0 <= self._clock() - row.tried_at < BELIEVED_S:
                 return str(row.found)
         return None
 
-    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
-        """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
-        row = {"described": _trial_digest(described), "found": found, "tried_at": self._clock()}
+    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], result: str) -> None:
+        """Stores the `result`, at most 16 characters. Raises StoreUnavailable."""
+        row = {"described": _trial_digest(described), "found": result, "tried_at": self._clock()}
         put = self._database.insert(_trials).values(kme=_trial_digest(kme), **row)
         await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
 
     async def begin(self, kme: tuple[str, ...]) -> bool:
-        """Whether nobody tries this KME (its URL and our SAE) now; until `end`, or for TRYING_S, nobody else does.
+        """Whether no trial of this KME (its URL and our SAE) is running; reserves it until `end`, or for TRYING_S.
 
         Raises StoreUnavailable.
         """
@@ -180,7 +179,7 @@ class Trials:
         return await self._database.write(begun) > 0
 
     async def end(self, kme: tuple[str, ...]) -> None:
-        """The trial is over. Raises StoreUnavailable."""
+        """Ends the trial. Raises StoreUnavailable."""
         await self._database.write(delete(_trials).where(_trials.c.kme == _trial_digest(("trying", *kme))))
 
 

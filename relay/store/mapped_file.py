@@ -1,9 +1,8 @@
 """Writes record files (record_files.py) that are mapped into memory: a record costs no system call, and is not flushed.
-Standard: mmap(2), MAP_SHARED: what was put there is the kernel's.
+Standard: mmap(2), MAP_SHARED: written data survives the process.
 
-The length of a record is written last, so that a killed writer leaves a record or none. What is behind a length of 0
-was written before the file was emptied. Without allocated room a full disk would be a
-signal that ends the process.
+The length of a record is written last, so that a killed writer leaves a whole record or none. Data behind a length of 0
+is from before the file was emptied. Room is allocated: else a full disk would raise SIGBUS.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _END = bytes(LENGTH_OCTETS)
 
 
 class MappedFile:
-    """One that this process writes, from its start on."""
+    """A mapped file, written by this process."""
 
     __slots__ = ("_file", "_memory", "_most", "end", "path")
 
@@ -36,7 +35,7 @@ class MappedFile:
         return self.end + OVERHEAD_OCTETS + size <= self._most
 
     def add(self, record: bytes) -> bool:
-        """Writes one, and reports whether it did, since there was room; there is no await in here."""
+        """Writes a record; returns whether there was room. Contains no await."""
         begin, memory = self.end, self._memory
         body, end = begin + LENGTH_OCTETS, begin + OVERHEAD_OCTETS + len(record)
         if end > self._most:
@@ -48,16 +47,16 @@ class MappedFile:
         return True
 
     def empty(self) -> None:
-        """From here on there is nothing in it."""
+        """Empties the file."""
         self._memory[:LENGTH_OCTETS] = _END
         self.end = 0
 
     def close(self) -> None:
-        """Leaves it to the next process."""
+        """Closes the file and leaves it for the next process."""
         self._memory.close()
         os.close(self._file)
 
     def discard(self) -> None:
-        """Deletes it: nobody needs what is in it."""
+        """Closes and deletes the file."""
         self.path.unlink(missing_ok=True)
         self.close()

@@ -1,10 +1,9 @@
-"""What the workers of one relay must know of each other at once: which mails are under way, and which the store knows.
-Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
+"""State that the workers of one relay share: mails under way, and mails with rows in the store.
+Standard: shared memory (memfd_create(2)), whose buckets are protected by record locks (fcntl(2)).
 
-A transaction for each mail would do the same, and cost as much as sealing it. Here a delivery attempt marks its
-recipients for its worker before anything is done, and ends the marks when its client has heard the answer. A worker
-that has ended leaves what it delivered last in its own files (sent.py). No other one begins a mail before these were
-taken over.
+A transaction for each mail would do the same, and cost as much as sealing it. Here a delivery attempt first marks its
+recipients for its worker, and removes the marks when its client got the reply. A worker that has ended leaves its last
+deliveries in its own files (sent.py). No other worker begins a mail before these are taken over.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ class Neighbours:
     # Workers
 
     def lives(self, worker_id: int) -> None:
-        """This worker is about to be started."""
+        """Marks a worker as alive, before it is started."""
         self.memory[worker_id] = _LIVES
         self.memory[_HERE_AT + worker_id % _COUNTED] = 1
 
     def has_ended(self, worker_id: int) -> None:
-        """This worker's process is gone, and with it the locks on its files, and its connections."""
+        """Marks a worker as ended; its process, file locks and connections no longer exist."""
         self.memory[_HERE_AT + worker_id % _COUNTED] = 0
         at = _PRESENT_AT + worker_id % _COUNTED * _PRESENT_OCTETS
         self.memory[at : at + _PRESENT_OCTETS] = bytes(_PRESENT_OCTETS)
@@ -69,13 +68,13 @@ class Neighbours:
         self.memory[_NOTICE] = 1
 
     def ended(self) -> frozenset[int]:
-        """The workers that have ended, and whose files are to be taken over before any mail is begun."""
+        """The ended workers whose files must be taken over before any mail begins."""
         return frozenset(self._that_ended()) if self.memory[_NOTICE] else frozenset()
 
     def forget(self, lives: frozenset[int]) -> None:
-        """What these had delivered was taken over: they have nothing under way.
+        """Removes all marks of ended workers, after their files were taken over.
 
-        Raises DeliveryUnderWay where another worker marks at this moment; it is to be called again then.
+        Raises DeliveryUnderWay if another worker is marking now; then call it again.
         """
         for start in self._used():
             with self._locked(start):
@@ -98,7 +97,7 @@ class Neighbours:
     def begin(self, places: Sequence[bytes]) -> None:
         """Marks all of these (32 bytes each) as under way here; what was marked here before stays so.
 
-        Raises DeliveryUnderWay, with nothing more marked, where another worker has one of them, or had when it ended.
+        Raises DeliveryUnderWay, without new marks, if another worker has one of them, or had when it ended.
         """
         marked: list[bytes] = []
         try:
@@ -109,7 +108,7 @@ class Neighbours:
             raise
 
     def end(self, places: Iterable[bytes]) -> None:
-        """Removes these marks: what is to be known of them is in the store."""
+        """Removes these marks; their results are in the store."""
         for place in places:
             start, tag = _cell(place)
             for at, worker_id, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
@@ -125,7 +124,7 @@ class Neighbours:
                 if not worker_id:
                     free = at
                 elif whose == tag and worker_id == self.worker_id:
-                    return  # its last attempt is over, and what became of it could not be written yet
+                    return  # marked by an earlier attempt whose result could not be written yet
                 elif whose == tag:
                     raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
@@ -160,49 +159,49 @@ class Neighbours:
     # Mails of which there is something in the store
 
     def add(self, mail: bytes) -> None:
-        """There is something of this mail (its name, 32 bytes) in the store, or will be when its attempt has ended."""
+        """Notes that this mail (its name, 32 bytes) has rows in the store, or will have after its attempt."""
         self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
 
     def __contains__(self, mail: bytes) -> bool:
-        """False: there is nothing. True: it has to be looked for."""
+        """False: the mail has no rows. True: it may have some."""
         return self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] == 1
 
 
 class CountedTogether:
-    """An amount that all workers add to and see; what one has added stays when it ends."""
+    """A counter shared by all workers; the share of a worker stays when it ends."""
 
-    def __init__(self, neighbours: Neighbours, which: int) -> None:
-        """`which` is the number of the amount, the same for all, below COUNTERS."""
+    def __init__(self, neighbours: Neighbours, counter: int) -> None:
+        """`counter` is its number, the same for all workers, below COUNTERS."""
         self._memory = neighbours.memory
         self._all = struct.Struct(f"<{_COUNTED}Q")
-        self._at = _COUNTERS_AT + which * self._all.size
+        self._at = _COUNTERS_AT + counter * self._all.size
         self._mine = self._at + neighbours.worker_id % _COUNTED * 8
 
     def add(self, amount: int) -> None:
         """Adds `amount`."""
-        # Nobody else writes there, unless workers were restarted until one of them got our place.
+        # Only this worker writes there, unless so many were restarted that another one has the same place.
         struct.pack_into("<Q", self._memory, self._mine, struct.unpack_from("<Q", self._memory, self._mine)[0] + amount)
 
     @property
     def total(self) -> int:
-        """What all have added so far."""
+        """The total of all workers."""
         return sum(self._all.unpack_from(self._memory, self._at))
 
 
 class PresentTogether:
-    """How many there are of something now, at all workers; what was at one that has ended no longer counts."""
+    """Current counts over all living workers."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._memory = neighbours.memory
         self._mine = neighbours.worker_id % _COUNTED
         self._key = self._memory[_KEY_AT : _KEY_AT + _KEY_OCTETS]
 
-    def change(self, what: str, by: int) -> int:
-        """Counts `by` more of it here, or fewer; how many there are at all workers then.
+    def change(self, key: str, by: int) -> int:
+        """Adds `by`, which may be negative, for this worker; returns the count over all workers.
 
-        What falls into the same place is counted as one. Which that are nobody outside can know, nor choose.
+        Keys with the same hash share a count. The hash is keyed, so outsiders cannot cause collisions.
         """
-        mark = hashlib.blake2b(what.encode(), digest_size=8, key=self._key).digest()
+        mark = hashlib.blake2b(key.encode(), digest_size=8, key=self._key).digest()
         at = _PRESENT_AT + int.from_bytes(mark) % _PRESENT * 4
         mine = at + self._mine * _PRESENT_OCTETS
         struct.pack_into("<I", self._memory, mine, max(0, struct.unpack_from("<I", self._memory, mine)[0] + by))
@@ -214,7 +213,7 @@ class PresentTogether:
 
 
 def shared_memory() -> int:
-    """Memory in which nothing is marked and nothing known, as a descriptor that workers inherit."""
+    """Empty shared memory, as a descriptor that workers inherit."""
     descriptor = os.memfd_create("neighbours")
     os.ftruncate(descriptor, _OCTETS)
     os.pwrite(descriptor, os.urandom(_KEY_OCTETS), _KEY_AT)

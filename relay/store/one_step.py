@@ -1,6 +1,6 @@
-"""Statements that SQLite's own driver runs, about any number of rows in one step.
-Standard: each step lets other threads go on, and waits until it may go on itself: a busy relay's store would do little
-else if there were one for each row. On a server they run as SQLAlchemy has them.
+"""Bulk statements for SQLite's own driver, with many rows in one step.
+Standard: each step releases the interpreter lock and waits to get it back, which is expensive for single rows in a busy
+relay. On a server they run through SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class OneStep:
         self._expanded: dict[tuple[tuple[str, int], ...], _Expanded] = {}
 
     def rows(self, connection: Connection, **parameters: Any) -> list[Any]:
-        """What it gives."""
+        """The result rows."""
         if connection.dialect.name != "sqlite":
             return list(connection.execute(self.statement, parameters))
         return self._run(connection, parameters).fetchall()
 
     def changed(self, connection: Connection, **parameters: Any) -> int:
-        """How many rows it has changed."""
+        """The number of changed rows."""
         if connection.dialect.name != "sqlite":
             return connection.execute(self.statement, parameters).rowcount
         return self._run(connection, parameters).rowcount
@@ -62,7 +62,7 @@ class OneStep:
         if lengths not in self._expanded:
             lists = {name: [_Given(name, at) for at in range(length)] for name, length in lengths}
             given = {name: _Given(name, 0) for name in parameters} | lists
-            # Compiled once: that takes longer than to run it.
+            # Compiled once: that takes longer than running it.
             statement = cast(ClauseElement, self.statement)
             self._compiled = self._compiled or cast(SQLCompiler, statement.compile(dialect=sqlite.dialect()))
             state = self._compiled.construct_expanded_state(given)
@@ -82,7 +82,7 @@ class OneStep:
 
 
 class InsertNew:
-    """Adds rows to a table where there are none."""
+    """Inserts rows that do not exist yet."""
 
     def __init__(self, key: Column[Any], returning: Executable) -> None:
         """`key` is the primary key; `returning` is an INSERT that leaves alone what is there and returns the others."""
@@ -90,7 +90,7 @@ class InsertNew:
         self._returning = returning
 
     def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
-        """The keys of those that were added."""
+        """Inserts rows; returns the keys of new ones."""
         if connection.dialect.name != "sqlite":
             return set(connection.scalars(self._returning, list(rows))) if rows else set()
         name, added = self._key.name, set[Any]()
@@ -98,16 +98,16 @@ class InsertNew:
             try:
                 _insert(connection, self._key.table.name, some)
                 added.update([row[name] for row in some])
-            except sqlite3.IntegrityError:  # one of them is there, and nothing was added
+            except sqlite3.IntegrityError:  # one of them exists, and nothing was inserted
                 added.update(connection.scalars(self._returning, list(some)))
         return added
 
 
 class PutRows:
-    """Puts rows into a table, where some may be already."""
+    """Inserts or updates rows."""
 
     def __init__(self, insert: Insert, key: str, newer: Sequence[str]) -> None:
-        """`key` is the primary key; of a row that is there, the `newer` columns change."""
+        """`key` is the primary key; of existing rows, the `newer` columns are updated."""
         self._table = insert.table.name
         self._statement = insert.on_conflict_do_update(
             index_elements=[key], set_={name: insert.excluded[name] for name in newer}
@@ -115,7 +115,7 @@ class PutRows:
         self._end = f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in newer)}"
 
     def put(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """All of these."""
+        """Writes all rows."""
         if connection.dialect.name != "sqlite":
             if rows:
                 connection.execute(self._statement, list(rows))
@@ -150,5 +150,5 @@ def steps(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
-    """The driver's own connection, which is spared the way through SQLAlchemy."""
+    """The driver's connection, to bypass SQLAlchemy."""
     return cast(sqlite3.Connection, connection.connection.driver_connection)

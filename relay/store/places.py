@@ -1,5 +1,5 @@
-"""Says of which rows a table has none, from memory: mail whose key is new needs no query to find that out.
-Standard: a Bloom filter (B. H. Bloom, 1970); it may name a row that there is not, and leaves out none that was added.
+"""An in-memory filter of a table's rows, so that mail with a new key needs no query.
+Standard: a Bloom filter (B. H. Bloom, 1970), with false positives, but no false negatives.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Places:
     def __init__(self) -> None:
         self._bits = mmap(-1, 2**BITS_OF_PLACE // 8, MAP_PRIVATE | MAP_ANONYMOUS)
         self.complete = False
-        """Whether all rows were added. Until then any may be there."""
+        """Whether all rows were added. Until then any row may exist."""
 
     def add(self, places: Iterable[bytes]) -> None:
-        """There are rows at these places, or will be."""
+        """Adds places of rows that exist, or will."""
         for place in places:
             for begin in (0, _OCTETS):
                 at = int.from_bytes(place[begin : begin + _OCTETS], "big")
                 self._bits[at >> 3] |= 1 << (at & 7)
 
     def none_of(self, places: Iterable[bytes]) -> bool:
-        """Whether surely there is no row at any of these."""
+        """Whether certainly no row exists at any of these."""
         return self.complete and not any(map(self._may_have, places))
 
     def _may_have(self, place: bytes) -> bool:

@@ -128,8 +128,8 @@ def _hosts(url: URL) -> list[str]:
         return ["a service"]
     named = url.query.get("host", ())
     every = [url.host or "", *([named] if isinstance(named, str) else named)]
-    found = [host.strip() for each in every for host in each.split(",") if host.strip()]
-    return found or [os.environ.get("PGHOST", "")]
+    hosts = [host.strip() for each in every for host in each.split(",") if host.strip()]
+    return hosts or [os.environ.get("PGHOST", "")]
 
 
 def _is_local(host: str) -> bool:

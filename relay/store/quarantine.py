@@ -1,10 +1,9 @@
-"""The quarantine: messages that could not be handed on, sealed at rest, until a person decides about each.
-A message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
+"""The quarantine: undeliverable messages, sealed at rest, until an administrator decides.
+A message in quarantine is on disk, and leaves only when it is released or dropped.
 
-A message is one entry, however often and for however many recipients it comes; `mail` (32 bytes) says which
-message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it
-has waited for long, counted from attempt to attempt. A clock that is set meanwhile must not put mail aside whose key is
-late.
+A message is one entry, however often and for however many recipients it arrives; `mail` (32 bytes) identifies it.
+Nothing expires; `room` bounds the size. Mail that waits for its key is quarantined after a time, summed up from attempt
+to attempt. A clock that is set must not quarantine mail whose key is late.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ from relay.store.quarantine_table import (
 from relay.store.secret import SiteSecret
 
 CLAIM_S = 900.0
-"""Seconds that a release has for itself; a killed one is in nobody's way for longer."""
+"""Length of a release's claim, in seconds; one of a killed process expires."""
 WAITED_KEEP_FOR_S = 10 * 86400.0
-"""Seconds for which it is known how long a mail has waited for its key; no mail server retries for longer."""
+"""Retention of a mail's waiting time, in seconds; longer than mail servers retry."""
 MOST_BETWEEN_S = 4000.0
-"""Seconds that count at most from one attempt to the next: Postfix's longest pause."""
+"""Maximum time counted between two attempts, in seconds: Postfix's longest pause."""
 NOTED_S = 60.0
 """Minimum interval between recorded attempts, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many bytes there may be in all, and how many of one party."""
+    """Maximum size of the quarantine, and of one party's share, in bytes."""
 
     total: int
     share: int
@@ -56,7 +55,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class PutAside:
-    """Where a mail was put: the entry's id, whether it is a new one, and the recipients who are new in it."""
+    """The entry of a quarantined mail: its id, whether it is new, and its new recipients."""
 
     id: str
     new: bool
@@ -86,9 +85,9 @@ class Quarantine:
 
     @to_its_end
     async def put(self, mail: bytes, arrival: Arrival, room: Room) -> PutAside:
-        """Keeps the message, or adds its recipients where it is here already; on the disk when this returns.
+        """Stores the message, or adds its recipients to an existing entry; on disk when this returns.
 
-        Raises QuarantineFull and StoreUnavailable, and then nothing was changed.
+        Raises QuarantineFull and StoreUnavailable; then nothing was changed.
         """
         row = None if await self.has(mail) else await asyncio.to_thread(self._row, mail, arrival)
 
@@ -115,7 +114,7 @@ class Quarantine:
         return await self._kept(true() if reason is None else messages.c.reason == reason)
 
     async def latest(self, most: int) -> list[Kept]:
-        """Those that came last, the newest first, `most` at most. Raises StoreUnavailable."""
+        """The most recent messages, newest first, at most `most`. Raises StoreUnavailable."""
         return await self._kept(true(), messages.c.arrived_at.desc(), most)
 
     async def find(self, name: str) -> Kept | None:
@@ -124,9 +123,12 @@ class Quarantine:
 
     @to_its_end
     async def _kept(
-        self, which: ColumnElement[bool], order: ColumnElement[float] = messages.c.arrived_at, most: int | None = None
+        self,
+        condition: ColumnElement[bool],
+        order: ColumnElement[float] = messages.c.arrived_at,
+        most: int | None = None,
     ) -> list[Kept]:
-        query = select(*described).where(which).order_by(order, messages.c.id).limit(most)
+        query = select(*described).where(condition).order_by(order, messages.c.id).limit(most)
 
         def read(connection: Connection) -> list[Kept]:
             rows = connection.execute(query).all()
@@ -139,26 +141,26 @@ class Quarantine:
         return await self._database.reading(read)
 
     async def message(self, name: str) -> bytes:
-        """The bytes of a message that is here. Raises StoreUnavailable, also where its row was changed."""
+        """The bytes of a message. Raises StoreUnavailable, also if its row was modified."""
         rows = await self._database.rows(select(messages).where(messages.c.id == name))
         if not rows:
             raise StoreUnavailable(f"message {name} is not in quarantine any more")
         return await asyncio.to_thread(opened_message, self._secret, rows[0])
 
     async def claim(self, name: str) -> bool:
-        """Takes the message for a release; False where another one has it at this moment, or it is gone."""
+        """Claims the message for a release; False if another one has it now, or it no longer exists."""
         now = self._clock()
         free = or_(messages.c.claimed_until.is_(None), messages.c.claimed_until <= now)
         claim = update(messages).where(messages.c.id == name, free).values(claimed_until=now + CLAIM_S)
         return bool(await self._database.write(claim))
 
     async def unclaim(self, name: str) -> None:
-        """The release is over, and those who still wait may be tried again."""
+        """Ends the claim; recipients who still wait may be tried again."""
         await self._database.write(_unclaimed(messages.c.id == name))
 
     @to_its_end
     async def delivered(self, name: str, addresses: Iterable[str]) -> bool:
-        """These recipients have the message, and its release is over; True where it is gone since nobody waits."""
+        """Notes delivered recipients and ends the claim; returns whether the entry is gone, since none waits."""
         served = list(addresses)
 
         def note(connection: Connection) -> bool:
@@ -178,13 +180,13 @@ class Quarantine:
 
     @to_its_end
     async def drop(self, name: str) -> None:
-        """Destroys the message; nobody will get it. Raises StoreUnavailable."""
+        """Destroys the message. Raises StoreUnavailable."""
         gone = (delete(messages).where(messages.c.id == name), delete(recipients).where(recipients.c.id == name))
         await self._database.write(*gone)
         await self._database.scrub()
 
     async def totals(self) -> dict[tuple[str, str, str], Total]:
-        """How much there is, by reason, party and the peer it names. Raises StoreUnavailable."""
+        """Totals by reason, party and claimed peer. Raises StoreUnavailable."""
         by = (messages.c.reason, messages.c.party, messages.c.named)
         rows = await self._database.rows(select(*by, func.count(), func.sum(messages.c.octets)).group_by(*by))
         return {
@@ -210,7 +212,7 @@ class Quarantine:
         }
 
     def _insert(self, connection: Connection, row: dict[str, Any]) -> str:
-        """The id of the new entry, or of the one that another relay has made of the same message meanwhile."""
+        """The id of the new entry, or of one that another relay has just created for the same message."""
         insert = self._database.insert(messages).values(row)
         once = insert.on_conflict_do_update(
             index_elements=[messages.c.mail], set_={"arrivals": messages.c.arrivals + 1}
@@ -219,7 +221,7 @@ class Quarantine:
 
 
 class FirstSeen:
-    """How long mails have waited for their keys; a row for each, which its own queue outweighs by far."""
+    """How long mails have waited for their keys; a small row for each."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         """`clock` gives seconds since 1970."""
@@ -228,10 +230,10 @@ class FirstSeen:
 
     @to_its_end
     async def waits_for(self, mail: bytes) -> float:
-        """Seconds since this mail (32 bytes) was asked about first: 0 now. Raises StoreUnavailable."""
+        """Seconds that this mail (32 bytes) has waited so far; 0 the first time. Raises StoreUnavailable."""
         now = self._clock()
-        this = waiting_for_keys.c.mail == mail
-        rows = await self._database.rows(select(waiting_for_keys).where(this))
+        same_mail = waiting_for_keys.c.mail == mail
+        rows = await self._database.rows(select(waiting_for_keys).where(same_mail))
         if not rows:
             new = self._database.insert(waiting_for_keys).values(mail=mail, waited=0.0, last_seen=now)
             await self._database.write(new.on_conflict_do_nothing())
@@ -239,28 +241,28 @@ class FirstSeen:
         since = now - rows[0].last_seen
         waited = float(rows[0].waited + min(max(since, 0.0), MOST_BETWEEN_S))
         if abs(since) >= NOTED_S:
-            await self._database.write(update(waiting_for_keys).where(this).values(waited=waited, last_seen=now))
+            await self._database.write(update(waiting_for_keys).where(same_mail).values(waited=waited, last_seen=now))
         return waited
 
     async def expire(self) -> int:
-        """Forgets mails that have not come for WAITED_KEEP_FOR_S; returns how many. Raises StoreUnavailable."""
+        """Deletes mails not seen for WAITED_KEEP_FOR_S; returns how many. Raises StoreUnavailable."""
         before = self._clock() - WAITED_KEEP_FOR_S
         return await self._database.write(delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < before))
 
 
-def _unclaimed(which: ColumnElement[bool]) -> Update:
-    return update(messages).where(which).values(claimed_until=None)
+def _unclaimed(condition: ColumnElement[bool]) -> Update:
+    return update(messages).where(condition).values(claimed_until=None)
 
 
 def _arrived_again(connection: Connection, mail: bytes) -> str | None:
-    """Notes one more arrival of a message that is here, whose row is then ours until the end; gives its id."""
+    """Notes another arrival of an existing message, and locks its row; returns its id."""
     again = update(messages).where(messages.c.mail == mail).values(arrivals=messages.c.arrivals + 1)
     name: str | None = connection.scalar(again.returning(messages.c.id))
     return name
 
 
 def _check_room(connection: Connection, party: str, size: int, room: Room) -> None:
-    """Raises QuarantineFull where `size` more bytes would be too much of this party, or in all."""
+    """Raises QuarantineFull if `size` more bytes exceed this party's share, or the total."""
     everything = select(func.coalesce(func.sum(messages.c.octets), 0))
     theirs = connection.scalar(everything.where(messages.c.party == party)) or 0
     if theirs + size > room.share:
@@ -276,12 +278,12 @@ def _recipients(connection: Connection, names: Sequence[str], limit: int | None 
     return connection.execute(query).all()
 
 
-def _not_there(connection: Connection, name: str, wanted: Sequence[Recipient]) -> list[Recipient]:
-    """Those of the recipients who are not in this entry yet, each once."""
-    unique = {each.address: each for each in wanted}
+def _not_there(connection: Connection, name: str, expected: Sequence[Recipient]) -> list[Recipient]:
+    """The recipients not in this entry yet, without duplicates."""
+    unique = {each.address: each for each in expected}
     for some in batches(list(unique)):
-        there = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
-        for address in connection.scalars(there):
+        present = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
+        for address in connection.scalars(present):
             unique.pop(address, None)
     return list(unique.values())
 

@@ -1,5 +1,5 @@
-"""The tables of the quarantine: their columns, and messages going into and coming out of rows, sealed in between.
-A message leaves this file only when its row says of it just what it said when it was stored.
+"""The tables of the quarantine, and sealing of messages in their rows.
+A message is only returned if its row is unmodified.
 """
 
 from __future__ import annotations
@@ -68,11 +68,10 @@ RECIPIENT_OCTETS = 256
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A mail that is to be kept, for a `reason` (a word) and a `cause` (a sentence).
+    """A mail to quarantine, for a `reason` (a word) and a `cause` (a sentence).
 
-    `stored` are the message's bytes as they will be wanted again: those of the mail, or what it was opened to,
-    where that is known. Then `protection` and `peer` say how it came. `party` is whose share of the room it takes, and
-    `named` the peer in whose name it came, verified or not; "" for nobody's.
+    `stored` are the bytes to keep: the mail as received, or opened; then `protection` and `peer` are those of the
+    sealed mail. `party` is charged for its size. `named` is the claimed peer, verified or not, or "".
     """
 
     mail: Mail
@@ -87,10 +86,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A message in quarantine, without its bytes; its envelope names those who still wait for it.
+    """A message in quarantine, without its bytes; its envelope has the recipients who still wait.
 
-    `arrived_at` is in seconds since 1970, `size` the message's bytes, `digest` their SHA-256 as 64 hexadecimal
-    digits, `arrivals` how often it came.
+    `arrived_at` is a Unix time, `size` in bytes, `digest` the SHA-256 as 64 hexadecimal digits, `arrivals` the number
+    of times it arrived.
     """
 
     id: str
@@ -111,7 +110,7 @@ class Kept:
 
 
 def facts_of(arrival: Arrival) -> str:
-    """What the row keeps of the arrival beside its message and recipients, as JSON (which is ASCII)."""
+    """The other data of the arrival for its row, as ASCII JSON."""
     mail = arrival.mail
     envelope = mail.envelope
     return json.dumps(
@@ -132,7 +131,7 @@ def facts_of(arrival: Arrival) -> str:
 
 
 def kept_of(row: Row[Any], waiting: Sequence[Recipient]) -> Kept:
-    """The row as it is shown, with the recipients who wait."""
+    """The row and its waiting recipients, for output."""
     facts = json.loads(row.facts)
     envelope = Envelope(
         facts["sender"], tuple(waiting), smtputf8=facts["smtputf8"], ret=facts["ret"], envid=facts["envid"]
@@ -157,12 +156,12 @@ def kept_of(row: Row[Any], waiting: Sequence[Recipient]) -> Kept:
 
 
 def sealed_message(secret: SiteSecret, name: str, mail: bytes, reason: str, facts: str, message: bytes) -> SealedOctets:
-    """The message, sealed for this row and no other."""
+    """The message, sealed for this row only."""
     return secret.seal(message, _context(name, mail, reason, facts))
 
 
 def opened_message(secret: SiteSecret, row: Row[Any]) -> bytes:
-    """The message again; raises StoreUnavailable where anything that the row says of it was changed."""
+    """Opens the message. Raises StoreUnavailable if its row was modified."""
     return secret.open(SealedOctets(row.secret_id, row.sealed), _context_of(row))
 
 
@@ -176,7 +175,7 @@ def _context(name: str, mail: bytes, reason: str, facts: str) -> bytes:
 
 
 def recipient_octets(recipient: Recipient) -> int:
-    """What a recipient counts."""
+    """The size charged for a recipient, in bytes."""
     return RECIPIENT_OCTETS + len(recipient.address.encode()) + len(recipient.orcpt or "")
 
 

@@ -1,7 +1,7 @@
-"""What users and clients have spent of their hourly rates, and where users have logged in: for all processes of a site.
+"""Used rate limits of users and clients, and where users have logged in, for all processes of a site.
 Written in bulk, some seconds late, and added up in the database; a killed process loses those seconds.
 
-A row says until when something is remembered; each process adds what it has seen itself, and reads what changed.
+A row has an expiry time; each process adds its own usage, and reads what has changed.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _rate_limits = Table(
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Something of a kind, by its name of 16 bytes, and for how many seconds it is remembered.
+    """Usage of a kind, by its name of 16 bytes, as seconds until it expires.
 
-    On the way in these seconds are added to those that are there already, or with `anew` stand in their place.
+    When stored, these seconds are added to the stored ones, or with `anew` replace them.
     """
 
     kind: str
@@ -70,14 +70,14 @@ class RateLimits:
         self._seen = 0.0
 
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begins work with these that nobody need wait for; it ends before the store is closed."""
+        """Starts background work; it ends before the store is closed."""
         return self._database.later(work)
 
     @to_its_end
     async def add(self, spendings: Sequence[Spending]) -> None:
-        """Adds what was spent here, at most ROWS_AT_ONCE things. Raises StoreUnavailable, and then nothing is added."""
+        """Adds usage, at most ROWS_AT_ONCE rows. Raises StoreUnavailable; then nothing was added."""
         now = self._clock()
-        # In one order, so that two processes with the same names do not wait for each other.
+        # In sorted order, so that two processes with the same names do not deadlock.
         ordered = sorted(spendings, key=lambda each: each.name)
 
         def add(connection: Connection) -> None:
@@ -89,10 +89,10 @@ class RateLimits:
                 ]
                 if rows:
                     insert = self._database.insert(_rate_limits)
-                    there, new = _rate_limits.c.until, insert.excluded
-                    left = case((there > new.changed, there), else_=new.changed)
+                    stored, new = _rate_limits.c.until, insert.excluded
+                    left = case((stored > new.changed, stored), else_=new.changed)
                     until = (
-                        case((there > new.until, there), else_=new.until) if anew else left + new.until - new.changed
+                        case((stored > new.until, stored), else_=new.until) if anew else left + new.until - new.changed
                     )
                     change = insert.on_conflict_do_update(
                         index_elements=[_rate_limits.c.name], set_={"until": until, "changed": new.changed}
@@ -102,7 +102,7 @@ class RateLimits:
         await self._database.writing(add)
 
     async def changed(self) -> AsyncIterator[list[Spending]]:
-        """What any process has added since this was asked last; at first, all that counts. Raises StoreUnavailable."""
+        """What any process has added since the last call; at first, everything valid. Raises StoreUnavailable."""
         now = self._clock()
         after = (min(self._seen, now) - OVERLAP_S, b"")
         while rows := await self._page(after, now):
@@ -119,16 +119,16 @@ class RateLimits:
             .order_by(_rate_limits.c.changed, _rate_limits.c.name)
             .limit(ROWS_AT_ONCE)
         )
-        found = await self._database.rows(query)
-        return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in found]
+        rows = await self._database.rows(query)
+        return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in rows]
 
     @to_its_end
     async def expire(self) -> int:
-        """Forgets what no longer counts, and the rest where it is too much; returns how many rows."""
+        """Deletes expired rows, and those beyond MOST_ROWS; returns how many."""
         now = self._clock()
 
         def forget(connection: Connection) -> int:
-            # From a clock that was ahead for a while: what is left counts from now, or it would be left for as long.
+            # Written by a clock that was ahead: they expire as if written now, or they would be kept too long.
             ahead = update(_rate_limits).where(_rate_limits.c.changed > now + OVERLAP_S)
             connection.execute(ahead.values(until=_rate_limits.c.until - _rate_limits.c.changed + now, changed=now))
             gone = connection.execute(delete(_rate_limits).where(_rate_limits.c.until < now))

@@ -1,5 +1,5 @@
-"""Keys that a KME gave us to open mail with: stored sealed before use, kept for a while, then destroyed.
-Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no key_ID changes its bytes.
+"""Received keys, for opening mail: stored sealed before use, kept for a while, then destroyed.
+Standard: ETSI GS QKD 014 delivers a key once, so `put` is durable on return, and the bytes of a key_ID never change.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from relay.store.received_table import (
 from relay.store.secret import SiteSecret
 
 OTP_KEEP_FOR_S = 900.0
-"""Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
+"""Retention of a key of level otp once all recipients have the mail, in seconds: enough for retries."""
 USED_KEEP_FOR_S = 86_400.0
-"""Seconds that any other key is kept then."""
+"""Retention of any other key then, in seconds."""
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 """Seconds (30 days) that the ID of a destroyed key is remembered, to distinguish expired mail from lost keys."""
 
 PLACES_AT_ONCE = 5000
-"""Number of rows whose places are read at once: more would hold the event loop."""
+"""Number of rows whose places are read at once: more would block the event loop."""
 PROOF_S = 1.0
-"""Seconds for which a store is taken to be one that can be written after something was written."""
+"""Time after a write for which the store is assumed to be writable, in seconds."""
 FEW = 256
-"""Number of keys up to which it is worth asking memory before the store."""
+"""Maximum number of keys for which memory is checked before the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Storing:
-    """Keys to be stored, and what turned out to be wrong with some of them."""
+    """Keys to store, and the errors for some of them."""
 
     keys: Mapping[bytes, FreshKey]
     troubles: list[TryLater] = field(default_factory=list)
@@ -75,7 +75,7 @@ class _Storing:
 
 @dataclass(slots=True)
 class _KeySearch:
-    """Keys that are looked for, by the places of their rows, and the rows that were found."""
+    """A query for keys, by the places of their rows, and the rows found."""
 
     places: list[bytes]
     found: Mapping[bytes, ReceivedKeyRow] = field(default_factory=dict)
@@ -84,8 +84,8 @@ class _KeySearch:
 class ReceivedKeys:
     """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
 
-    A key whose time is over is held until destroy_expired has run. One that the second process has written down
-    (relay/key_receiver) is in memory. It gets its row with what it opens, or when the spool is taken over.
+    An expired key is held until destroy_expired has run. A key spooled by the second process (relay/key_receiver) is in
+    memory. It gets its row with what it opens, or when the spool is taken over.
     """
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
@@ -102,35 +102,34 @@ class ReceivedKeys:
         self._places = Places()
 
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
+        """Starts background work with these keys; it ends before the store is closed."""
         return self._database.later(work)
 
     @to_its_end
     async def ready(self) -> None:
-        """Returns when keys can be stored, as was seen less than PROOF_S ago. Raises StoreUnavailable."""
+        """Checks that keys can be stored, now or within the last PROOF_S. Raises StoreUnavailable."""
         await self._database.can_be_written(PROOF_S)
 
     # From the KME, or from its replies that are written down
 
     def spooled(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> None:
-        """The reply that has these keys, or some of them, is written down for the start after a kill."""
+        """Notes that the reply with these keys is spooled, for the start after a kill."""
         self._spooled.update(KeyName(group, master_sae, key_ID) for key_ID in key_IDs)
 
     def taken_over_from_now_on(self) -> frozenset[KeyName]:
-        """To be called before what is on the disk is taken over: of that, these are in their table already."""
+        """The spooled keys that already have rows; call it before the spool is taken over."""
         written, self._written, self._spooled = self._written, set(), set()
         return frozenset(written)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Takes keys (bytes by key_ID) as the KME gave them; no kill takes them once this returns.
+        """Stores keys (bytes by key_ID) received from a KME; they survive a kill once this returns.
 
-        A key that is already there with the same bytes is fine. Raises StoreUnavailable, and KMEBadReply
-        where a key_ID came with other bytes or after its key was destroyed; the other keys are then stored.
+        A key that already exists with the same bytes is accepted. Raises StoreUnavailable, and KMEBadReply for a key_ID
+        with other bytes, or whose key was destroyed; the other keys are stored then.
         """
         names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
-        # Written down by the second process before it answered: a kill from here on costs none of them. Nobody has to
-        # wait for the disk before a mail is opened: they are on it before anybody gets what they have opened (`admit`).
-        # All others would be lost with this process.
+        # Spooled by the second process before it replied: a kill loses none of them. Opening need not wait for the
+        # disk: they are on it before delivery (`admit`). All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
         self._fresh |= self._new_keys({names[key_ID]: keys[key_ID] for key_ID in spooled})
         self._spooled.difference_update(names.values())
@@ -138,25 +137,25 @@ class ReceivedKeys:
             await self.store(group, master_sae, others)
 
     async def store(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Gives these keys their rows, as `put` does with keys that are on no disk yet."""
+        """Writes the rows of these keys, as `put` does for keys not spooled."""
         put = _Storing(self._new_keys({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()}))
         await self._store_together(put)
         if put.troubles:
             raise put.troubles[0]
 
     def _new_keys(self, octets: Mapping[KeyName, bytes]) -> dict[bytes, FreshKey]:
-        """By the places of their rows, which may be there from now on."""
+        """The keys by the places of their rows, which may exist from now on."""
         fresh = {place(name): FreshKey(name, key) for name, key in octets.items()}
         self._places.add(fresh)
         return fresh
 
     async def learn_places(self) -> None:
-        """Reads of which keys there are rows, for `has_none_of`. For the one process that serves from this store."""
+        """Reads which keys have rows, for `has_none_of`. Only for the one process that serves from this store."""
         if not self._database.is_sqlite:
             return
         last = b""
         query = select(keys.c.place).order_by(keys.c.place).limit(PLACES_AT_ONCE)
-        # Where the store cannot be read, it is asked of each key.
+        # If the store cannot be read, each key is queried.
         with suppress(StoreUnavailable):
             while some := [at for (at,) in await self._database.rows(query.where(keys.c.place > last))]:
                 self._places.add(some)
@@ -164,7 +163,7 @@ class ReceivedKeys:
             self._places.complete = True
 
     async def note_unanswered(self, names: Collection[KeyName]) -> None:
-        """These were asked for by processes that were killed before they read the answer. Raises StoreUnavailable."""
+        """Stores keys requested by processes that were killed before they read the reply. Raises StoreUnavailable."""
         forget_at = self._clock() + UNUSED_KEEP_FOR_S
         rows = [{"place": at, "forget_at": forget_at} for at in sorted(map(place, names))]
         new = self._database.insert(unanswered_keys).on_conflict_do_nothing()
@@ -178,7 +177,7 @@ class ReceivedKeys:
 
     @to_its_end
     async def unanswered(self, names: Collection[KeyName]) -> bool:
-        """Whether one of these was asked for so: where no KME knows it, it is gone. Raises StoreUnavailable."""
+        """Whether one of these was requested so; if no KME has it, it is lost. Raises StoreUnavailable."""
         places = await off_loop_in_turn(KEY_WORK * len(names), lambda: sorted(map(place, names)))
         for some in batches(places):
             query = select(unanswered_keys.c.place).where(unanswered_keys.c.place.in_(some)).limit(1)
@@ -187,17 +186,17 @@ class ReceivedKeys:
         return False
 
     def fresh(self, places: Iterable[bytes]) -> dict[bytes, FreshKey]:
-        """Those that are written down, but have no row yet."""
+        """Those that are spooled, but have no row yet."""
         return {at: self._fresh[at] for at in places if at in self._fresh}
 
     def have_rows(self, written: Mapping[bytes, FreshKey]) -> None:
-        """These have their rows now."""
+        """Notes that these have rows now."""
         for at, key in written.items():
             if self._fresh.pop(at, None) is not None:
                 self._written.add(key.name)
 
     async def forget_taken_over(self) -> None:
-        """Forgets the bytes of keys that have rows since another process has taken them over: these destroy them.
+        """Drops the bytes of keys whose rows were written by another process, which will expire.
 
         Raises StoreUnavailable.
         """
@@ -208,9 +207,9 @@ class ReceivedKeys:
     # For the opener
 
     def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:
-        """Whether none of these few keys was put into the store by this process, or by any one before it started.
+        """Whether none of these few keys was stored by this process, or before it started.
 
-        Where a command has put one there since, `look` knows it.
+        Keys stored by a command since are only found by `look`.
         """
         if len(key_IDs) > FEW:
             return False
@@ -219,10 +218,10 @@ class ReceivedKeys:
     async def look(
         self, group: str, master_sae: str, key_IDs: Collection[str], use: KeyUse | None = None
     ) -> tuple[dict[str, bytes], frozenset[str]]:
-        """The bytes of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
+        """The bytes of the keys held, by key_ID, and the key_IDs of destroyed ones.
 
-        Raises KeyUsed where one has opened something that forbids this `use`. Raises StoreUnavailable, also where a row
-        was changed or its secret is gone: never another key.
+        Raises KeyUsed if a key has opened something that forbids this `use`. Raises StoreUnavailable, also if a row was
+        modified or its secret is missing.
         """
         work = KEY_WORK * len(key_IDs)
         names = await off_loop_in_turn(work, _at_their_places, group, master_sae, key_IDs)
@@ -231,24 +230,24 @@ class ReceivedKeys:
         if looking.places:
             await self._look_together(looking)
         octets = {names[at].key_ID: key.key for at, key in fresh.items()}
-        found = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
-        opened, destroyed = await off_loop_in_turn(KEY_WORK * len(found), _opened, self._secret, found, use)
+        keys = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
+        opened, destroyed = await off_loop_in_turn(KEY_WORK * len(keys), _opened, self._secret, keys, use)
         return octets | opened, destroyed
 
     @to_its_end
     async def _look_all(self, lookings: Sequence[_KeySearch]) -> None:
-        """One query for all."""
+        """Runs one query for all."""
         places = list({at for each in lookings for at in each.places})
-        found = await self._database.reading(lambda connection: find_at(connection, places))
+        rows = await self._database.reading(lambda connection: find_at(connection, places))
         for each in lookings:
-            each.found = found
+            each.found = rows
 
     @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
-        """Overwrites, then deletes, all keys whose time is over; forgets old tombstones. Returns how many.
+        """Overwrites, then deletes, all expired keys, and deletes old tombstones. Returns how many.
 
-        `now` is seconds since 1970, by default the clock's. What disks, and PostgreSQL until its VACUUM, keep
-        of old blocks is out of reach, but was sealed. Raises StoreUnavailable; the next call goes on with it.
+        `now` is a Unix time, by default the clock's. Old blocks that remain on disks, or in PostgreSQL until VACUUM,
+        are sealed. Raises StoreUnavailable; the next call resumes.
         """
         now = self._clock() if now is None else now
         destroyed = 0
@@ -275,12 +274,12 @@ class ReceivedKeys:
         return {(from_column(group), from_column(sae)): Counts(*numbers) for group, sae, *numbers in rows}
 
     def new_rows(self) -> NewRows:
-        """What gives keys their rows now."""
+        """A writer of rows with the current time."""
         return NewRows(self._new, self._secret, self._clock())
 
     @to_its_end
     async def _store_all(self, puts: Sequence[_Storing]) -> None:
-        """One transaction for all; a row that is there stays, and is compared with what came."""
+        """Stores all in one transaction; existing rows stay, and are compared."""
         new = self.new_rows()
         fresh = {at: key for put in puts for at, key in put.keys.items()}
 
@@ -288,10 +287,10 @@ class ReceivedKeys:
             new.add(connection, fresh)
             return find_at(connection, list(fresh))
 
-        found = await self._database.writing(store)
+        rows = await self._database.writing(store)
         self.have_rows(fresh)
         for put in puts:
-            unlike = (key.unlike(self._secret, found[at].sealed) for at, key in put.keys.items())
+            unlike = (key.unlike(self._secret, rows[at].sealed) for at, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
 
 
@@ -301,15 +300,15 @@ def _at_their_places(group: str, master_sae: str, key_IDs: Iterable[str]) -> dic
 
 
 def _opened(
-    secret: SiteSecret, found: Mapping[KeyName, ReceivedKeyRow], use: KeyUse | None
+    secret: SiteSecret, rows: Mapping[KeyName, ReceivedKeyRow], use: KeyUse | None
 ) -> tuple[dict[str, bytes], frozenset[str]]:
     """The bytes of the keys in these rows, and the key_IDs of those that were destroyed. Raises as `look` does."""
     if use is not None:
-        for name, row in found.items():
+        for name, row in rows.items():
             if trouble := use.trouble(row.level, row.bound_to):
                 raise KeyUsed(f"key {name.key_ID}: {trouble}")
-    octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in found.items() if row.sealed}
-    return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
+    octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in rows.items() if row.sealed}
+    return octets, frozenset(name.key_ID for name, row in rows.items() if not row.sealed)
 
 
 def _overwrite(now: float, connection: Connection) -> list[bytes]:
@@ -319,7 +318,7 @@ def _overwrite(now: float, connection: Connection) -> list[bytes]:
         .where(held, keys.c.expires_at <= now)
         .order_by(keys.c.place)
         .limit(ROWS_AT_ONCE)
-        # A relay that does the same work now has locked its part; we take another.
+        # Rows locked by a relay that does the same now are skipped.
         .with_for_update(skip_locked=True)
     )
     noise = update(keys).where(keys.c.place == bindparam("at")).values(sealed=bindparam("noise"), destroyed_at=now)

@@ -1,6 +1,6 @@
-"""The tables of received keys: what a key is called, its row, and what it has opened.
-Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only. Different names never share a row, however hostile
-the strings are, and the bytes of a key are only had from a row that is just as it was stored.
+"""The tables of received keys: a key's name, its row, and what it has opened.
+Standard: ETSI GS QKD 014 key_IDs are only unique within one KME. Different names never share a row, even for hostile
+strings, and the bytes of a key are only returned from an unmodified row.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ UNUSED_KEEP_FOR_S = 605_400.0
 class KeyName:
     """The three names of one key, all opaque strings of any length.
 
-    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key.
-    Otherwise a key could be used once more under another spelling.
+    A key_ID is kept as spelled by the KME, but compared without case. Otherwise a key could be used again under another
+    spelling.
     """
 
     group: str
@@ -53,7 +53,7 @@ class KeyName:
 
 
 def as_column(name: str) -> str:
-    """Any name as readable ASCII: PostgreSQL text takes neither NUL nor half a surrogate pair."""
+    """A name as readable ASCII: PostgreSQL text accepts neither NUL nor lone surrogates."""
     return name.encode("unicode_escape").decode("ascii")
 
 
@@ -91,10 +91,9 @@ unanswered_keys = Table(
     Column("place", LargeBinary(32), primary_key=True),
     Column("forget_at", Double, nullable=False),
 )
-"""Keys that were asked for when all processes of a relay were killed, so that no answer was read.
+"""Keys requested when all processes of a relay were killed, so that no reply was read.
 
-Where the KME no longer knows one of them, it is gone. `place` is that of the row which the key has not; `forget_at` is
-in seconds since 1970.
+If the KME no longer has one of them, it is lost. `place` is that of the missing row; `forget_at` is a Unix time.
 """
 
 held = keys.c.destroyed_at.is_(None)
@@ -130,12 +129,12 @@ _mark = OneStep(update(keys).where(_unused).values(first_used_at=bindparam("now"
 
 
 def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
-    """The bytes again; raises StoreUnavailable where they are not those that were sealed for this row."""
+    """Opens the bytes. Raises StoreUnavailable if they were not sealed for this row."""
     return secret.open(sealed, name.context(keys.name))
 
 
 def new_row(secret: SiteSecret, key: FreshKey, at: bytes, now: float, use: KeyUse | None) -> dict[str, Any]:
-    """The row of a key, which has opened what `use` says or nothing yet, by column name."""
+    """The row of a key by column name; `use` is what it has opened, or None."""
     name = key.name
     sealed = secret.seal(key.key, name.context(keys.name))
     return {
@@ -161,7 +160,7 @@ SEALED_KEYS = SealedRows("stored keys", keys, keys.c.place, held, _context_of, a
 
 @dataclass(frozen=True, slots=True)
 class ReceivedKeyRow:
-    """A row: the key as it is sealed (None: destroyed), and what it has opened so far."""
+    """A row: the sealed key (None: destroyed), and what it has opened so far."""
 
     sealed: SealedOctets | None
     level: str | None
@@ -171,22 +170,22 @@ class ReceivedKeyRow:
 def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
     places = {name: place(name) for name in names}
-    found = find_at(connection, list(places.values()))
-    return {name: found[at] for name, at in places.items() if at in found}
+    rows = find_at(connection, list(places.values()))
+    return {name: rows[at] for name, at in places.items() if at in rows}
 
 
 def find_at(connection: Connection, places: Sequence[bytes]) -> dict[bytes, ReceivedKeyRow]:
     """The rows that exist at these places."""
-    found = {}
+    rows = {}
     for some in steps(places):
         for at, secret_id, sealed, level, bound_to, is_held in _at.rows(connection, some=list(some)):
-            found[at] = ReceivedKeyRow(SealedOctets(secret_id, sealed) if is_held else None, level, bound_to)
-    return found
+            rows[at] = ReceivedKeyRow(SealedOctets(secret_id, sealed) if is_held else None, level, bound_to)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Keys of one KME group that have opened a ciphertext: from now on they open nothing that `use` forbids."""
+    """Keys of one KME group that have opened a ciphertext, and may open nothing else that `use` forbids."""
 
     group: str
     master_sae: str
@@ -207,7 +206,7 @@ class FreshKey:
     key: bytes = field(repr=False)
 
     def unlike(self, secret: SiteSecret, row: SealedOctets | None) -> TryLater | None:
-        """What is wrong with a row that is there already (None: destroyed), seen from this key; None: nothing is."""
+        """The conflict with an existing row (None: destroyed) of this key, or None."""
         name = self.name
         if row is None:
             return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came again after it was destroyed")
@@ -222,7 +221,7 @@ class FreshKey:
 
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """Gives keys their rows, sealed under the site secret; `now` is in seconds since 1970."""
+    """Writes rows of keys, sealed under the site secret; `now` is a Unix time."""
 
     insert: InsertNew
     secret: SiteSecret
@@ -234,9 +233,9 @@ class NewRows:
         fresh: Mapping[bytes, FreshKey],
         uses: Mapping[bytes, KeyUse] = MappingProxyType({}),
     ) -> set[bytes]:
-        """Adds rows, by their places, for keys that have opened what `uses` says; the places where there were none."""
+        """Inserts rows, by place, for keys that have opened what is in `uses`; returns the places of new rows."""
         added: set[bytes] = set()
-        # In one order, so that two relays with the same keys do not wait for each other.
+        # In sorted order, so that two relays with the same keys do not deadlock.
         for some in batches(sorted(fresh)):
             rows = [new_row(self.secret, fresh[at], at, self.now, uses.get(at)) for at in some]
             added |= self.insert.add(connection, rows)
@@ -250,14 +249,14 @@ def bind_keys(
 
     A `fresh` key of one of them gets its row with that, bound to what it has opened first.
     """
-    wanted = {at: bound.use for each in reversed(messages) for bound in reversed(each) for at in bound.places}
-    added = new.add(connection, fresh, wanted)
-    known: dict[bytes, _Opened] = {at: (wanted[at].level, wanted[at].fingerprint) for at in added}
+    uses = {at: bound.use for each in reversed(messages) for bound in reversed(each) for at in bound.places}
+    added = new.add(connection, fresh, uses)
+    opened: dict[bytes, _Opened] = {at: (uses[at].level, uses[at].fingerprint) for at in added}
     other: dict[bytes, TryLater] = {}
-    for some in batches(sorted(wanted.keys() - added)):
+    for some in batches(sorted(uses.keys() - added)):
         # Locked in one order, so that two relays with the same keys do not wait for each other.
         for row in connection.execute(_to_bind, {"some": some}):
-            known[row.place] = (row.level, row.bound_to)
+            opened[row.place] = (row.level, row.bound_to)
             # It has come twice, and what has opened the message need not be what is here.
             if row.place in fresh:
                 sealed = SealedOctets(row.secret_id, row.sealed)
@@ -269,13 +268,15 @@ def bind_keys(
         trouble: RelayError | None = None
         for bound in each:  # from the outermost layer inwards: an inner one may not use its keys once more
             unlike = [other[at] for at in bound.places if at in other]
-            trouble = unlike[0] if unlike else _trouble(bound, known)
+            trouble = unlike[0] if unlike else _trouble(bound, opened)
             if trouble is not None:
                 break
-            changed.update(_bound(bound, known))
+            changed.update(_bound(bound, opened))
         troubles.append(trouble)
     if changed:
-        connection.execute(_bind, [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in sorted(changed)])
+        connection.execute(
+            _bind, [{"at": at, "its_level": opened[at][0], "to": opened[at][1]} for at in sorted(changed)]
+        )
     return troubles
 
 
@@ -313,18 +314,18 @@ _Opened = tuple[str | None, bytes | None]
 """What a key has opened so far: `level` and `bound_to`."""
 
 
-def _trouble(bound: Bound, known: Mapping[bytes, _Opened]) -> CannotOpen | None:
+def _trouble(bound: Bound, opened: Mapping[bytes, _Opened]) -> CannotOpen | None:
     for at, key_ID in bound.places.items():
-        if at not in known:
+        if at not in opened:
             return KeyDestroyed(f"key {key_ID} was destroyed while the message was opened")
-        if trouble := bound.use.trouble(*known[at]):
+        if trouble := bound.use.trouble(*opened[at]):
             return KeyUsed(f"key {key_ID}: {trouble}")
     return None
 
 
-def _bound(bound: Bound, known: dict[bytes, _Opened]) -> list[bytes]:
-    """Notes in `known` what these keys have opened now; the places of those for which that is news."""
-    news = [at for at in bound.places if not bound.use.opened_before(known[at][1])]
+def _bound(bound: Bound, opened: dict[bytes, _Opened]) -> list[bytes]:
+    """Notes in `opened` what these keys have opened now; the places of those for which that is news."""
+    news = [at for at in bound.places if not bound.use.opened_before(opened[at][1])]
     for at in news:
-        known[at] = (bound.use.level, (known[at][1] or b"") + bound.use.fingerprint)
+        opened[at] = (bound.use.level, (opened[at][1] or b"") + bound.use.fingerprint)
     return news

@@ -91,11 +91,11 @@ def left_behind(directory: Path, suffix: str, secret: SiteSecret | None = None) 
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = _read(path, file, secret) if os.fstat(file).st_nlink else None
-            if found is not None and secret is not None and (missing := found.secret_ids.difference(secret.ids)):
+            records = _read(path, file, secret) if os.fstat(file).st_nlink else None
+            if records is not None and secret is not None and (missing := records.secret_ids.difference(secret.ids)):
                 _log_unread(path, f"site secret {', '.join(missing)} is missing")
-            elif found is not None:
-                yield found
+            elif records is not None:
+                yield records
         except BlockingIOError:
             continue
         except OSError as error:
@@ -113,15 +113,15 @@ def contents(directory: Path, suffix: str, secret: SiteSecret | None = None) -> 
         try:
             file = open_regular(path, os.O_RDONLY)
             try:
-                found = _read(path, file, secret)
+                content = _read(path, file, secret)
             finally:
                 os.close(file)
         except FileNotFoundError:
             continue
         except OSError as error:
-            found = RecordFile(path, error=error)
-        found.secret_ids.update(_WRITER.findall(path.name))
-        yield found
+            content = RecordFile(path, error=error)
+        content.secret_ids.update(_WRITER.findall(path.name))
+        yield content
 
 
 async def take_over(

@@ -64,13 +64,13 @@ class _Row(NamedTuple):
 def _marks(row: Sequence[object]) -> _Row | None:
     """None where one of its columns holds what is no moment."""
     moments = [_moment(each) for each in row]
-    known = [each for each in moments if each is not None]
-    return _Row(*known) if len(known) == len(moments) else None
+    marks = [each for each in moments if each is not None]
+    return _Row(*marks) if len(marks) == len(moments) else None
 
 
-def _moment(found: object) -> float | None:
+def _moment(value: object) -> float | None:
     """Seconds since 1970 that some clock may have shown; None for anything else, such as infinity."""
-    return float(found) if isinstance(found, int | float) and 0.0 <= found < YEAR_10000 else None
+    return float(value) if isinstance(value, int | float) and 0.0 <= value < YEAR_10000 else None
 
 
 class RestoreCheck:

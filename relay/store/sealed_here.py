@@ -49,8 +49,8 @@ class SealedHere:
         )
 
     def _place(self, digest: bytes, peer: str, protection: str, mailbox: str) -> tuple[int, bytes]:
-        what = digest + repr((peer, protection, mailbox)).encode()
-        mark = hashlib.blake2b(what, digest_size=8 + _TAG_OCTETS, key=self._key).digest()
+        text = digest + repr((peer, protection, mailbox)).encode()
+        mark = hashlib.blake2b(text, digest_size=8 + _TAG_OCTETS, key=self._key).digest()
         return int.from_bytes(mark[:8]) % _BUCKETS * _BUCKET_OCTETS, mark[8:]
 
 

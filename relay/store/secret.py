@@ -1,4 +1,4 @@
-"""The site secret, under which the store seals what nobody else may read, and its rotation.
+"""The site secret, under which the store seals its data, and its rotation.
 Standard: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce, key by HKDF-SHA256 (RFC 5869).
 
 The file has one line per secret, newest first: `id base64`. The id is 8 hexadecimal digits derived from the
@@ -29,7 +29,7 @@ NONCE_LENGTH = 12
 
 @dataclass(frozen=True, slots=True)
 class SealedOctets:
-    """What a table row keeps: which secret it is under; nonce, ciphertext and 16-byte tag in one piece."""
+    """A sealed value in a table row: the secret's id; nonce, ciphertext and 16-byte tag in one piece."""
 
     secret_id: str
     data: bytes = field(repr=False)
@@ -47,24 +47,24 @@ class SiteSecret:
 
     @classmethod
     def load(cls, path: Path) -> SiteSecret:
-        """The secrets in the file; raises ConfigError where it is missing, unsafe or not understood."""
+        """The secrets in the file. Raises ConfigError if it is missing, unsafe or invalid."""
         return cls(*_parse(secret_file.read(path), path))
 
     @classmethod
     def load_or_create(cls, path: Path) -> SiteSecret:
-        """The secrets in the file, which is made with a fresh secret where there is none.
+        """The secrets in the file, which is created with a fresh secret if missing.
 
-        It is whole or absent, for any reader and after a power failure. Raises ConfigError.
+        Readers never see a partial file, even after a power failure. Raises ConfigError.
         """
         secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
         return cls.load(path)
 
     @classmethod
     def rotate(cls, path: Path) -> SiteSecret:
-        """Puts a fresh secret before those in the file, in one step. Raises ConfigError.
+        """Adds a fresh secret before those in the file, atomically. Raises ConfigError.
 
-        Relays read the file when they start: until each was restarted, it holds mail whose keys another one
-        sealed under the fresh secret.
+        Relays read the file at start: until restarted, they hold mail whose keys another one sealed under the fresh
+        secret.
         """
 
         def with_fresh(content: bytes) -> bytes:
@@ -85,7 +85,7 @@ class SiteSecret:
         return SealedOctets(newest, nonce + self._ciphers[newest].encrypt(nonce, plaintext, context))
 
     def open(self, sealed: SealedOctets, context: bytes) -> bytes:
-        """What was sealed with the same context; raises StoreUnavailable, and never gives other bytes."""
+        """Opens what was sealed with the same context. Raises StoreUnavailable if it was modified."""
         cipher = self._ciphers.get(sealed.secret_id)
         if cipher is None:
             raise StoreUnavailable(f"a stored row is under site secret {sealed.secret_id}, which is missing")
@@ -96,7 +96,7 @@ class SiteSecret:
             raise StoreUnavailable("a stored row was changed: its tag does not match") from error
 
     def derived(self, purpose: bytes) -> tuple[bytes, ...]:
-        """A key of 32 bytes for another purpose than sealing, from each secret, that of the newest first."""
+        """A key of 32 bytes for another purpose than sealing, from each secret, newest first."""
         return tuple(_derive(secret, b"derived " + purpose, 32) for secret in self._secrets.values())
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ def _format(secrets: list[bytes]) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> list[bytes]:
-    """The secrets of a file's content; raises ConfigError with the line's number and never its text."""
+    """Parses the secrets. Raises ConfigError with the line's number, never its text."""
     secrets = []
     for number, line in enumerate(content.splitlines(), 1):
         *ids, encoded = line.split() or [b""]

@@ -79,16 +79,16 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check(found: os.stat_result, path: Path) -> None:
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISREG(found.st_mode):
+def _check(info: os.stat_result, path: Path) -> None:
+    mode = stat.S_IMODE(info.st_mode)
+    if not stat.S_ISREG(info.st_mode):
         raise ConfigError(f"{path}: not a regular file")
-    if found.st_uid not in (0, os.geteuid()):
-        raise AnothersFile(path, found.st_uid)
+    if info.st_uid not in (0, os.geteuid()):
+        raise AnothersFile(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    shown = permissions.shown_by_root(found) or (found.st_uid == 0 and _is_credential(path))
+    shown = permissions.shown_by_root(info) or (info.st_uid == 0 and _is_credential(path))
     if mode & ~(0o740 if shown else 0o700) & 0o777:
-        remedy = permissions.keep_to_us(path, found)
+        remedy = permissions.keep_to_us(path, info)
         raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: {remedy}")
 
 

@@ -1,9 +1,9 @@
-"""What next hops have accepted in the last moments: written in the step that reads their answer, for the retry.
-Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. No await is between.
+"""What next hops have accepted recently, recorded in the step that reads their reply.
+Standard: RFC 1047: a kill between a next hop's 250 and the record of it duplicates a mail. No await is in between.
 
-The store has it as well, but some milliseconds later, and only if the disk and the database allow. It does not have
-mail whose client hears at once that all is well. Here a record costs no system call (mapped_file.py). It is of use only
-to a relay that starts after a kill. So a file is deleted when its last client must have heard.
+The store has it too, but milliseconds later, and only if disk and database are available. It does not have mail whose
+client is answered at once with success. Here a record costs no system call (mapped_file.py). It is only needed by a
+relay that starts after a kill. A file is deleted when its last client must have got the reply.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from relay.store.record_files import contents, take_over
 log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
-"""Seconds after which a client has heard its answer, or has a retry that the store knows of."""
+"""Time after which a client has got its reply, or the store has the attempt, in seconds."""
 SENT = "sent.recent"
-"""Name of their directory beside the store."""
+"""Directory of these records, beside the store."""
 SUFFIX = ".sent"
 FILE_OCTETS = 4 * 2**20
 ROOM_OCTETS = 2**20
-"""Number of bytes reserved in a file before they are needed: the names of 32,000 recipients."""
+"""Number of bytes reserved in a file: the names of 32,000 recipients."""
 _VERSION, _NAME_OCTETS = 1, 32
 _HEAD = struct.Struct(f">BBd{_NAME_OCTETS}s")
 """Version, whether the mail was opened here, seconds of the clock, name of the mail; those of its recipients follow."""
@@ -67,9 +67,9 @@ class SentRecords:
         settled: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`settled` says whether the store has everything; until then nothing is thrown away here.
+        """`settled` returns whether the store has everything; until then nothing is deleted here.
 
-        `clock` gives seconds that never go back, the same for all processes of this machine.
+        `clock` is monotonic, the same for all processes of this host.
         """
         self._directory = directory
         self._settled = settled
@@ -81,15 +81,15 @@ class SentRecords:
         self._failed = False
 
     def ready(self) -> None:
-        """Takes room for the next records. To be called before a mail leaves. Raises StoreUnavailable."""
+        """Reserves room for the next records. Call it before a mail leaves. Raises StoreUnavailable."""
         self.tidy()
         if not self._files or not self._files[-1].fits(ROOM_OCTETS):
             self._files.append(MappedFile(self._directory, SUFFIX, FILE_OCTETS))
 
     def note(self, mail: bytes, recipients: Sequence[bytes], opened: bool = False) -> None:
-        """These have the mail, by the names of relay/mail.py; `opened`: its name is that of its sealed envelope.
+        """Records recipients (names of relay/mail.py) who have the mail; `opened`: named by its sealed envelope.
 
-        Never raises; there is no await in here.
+        Never raises; contains no await.
         """
         if not recipients:
             return
@@ -106,7 +106,7 @@ class SentRecords:
             self._failed = False
 
     def tidy(self) -> None:
-        """Throws away what is old. To be called now and then: an old record would swallow the same bytes sent anew."""
+        """Deletes old files. Call it regularly: an old record would suppress the same bytes sent again."""
         now = self._clock()
         if now - self._began <= KEPT_S or not self._settled():
             return
@@ -114,7 +114,7 @@ class SentRecords:
         if any(each.end for each in self._files):
             try:
                 fresh = MappedFile(self._directory, SUFFIX, FILE_OCTETS)
-            except StoreUnavailable:  # mail that is on its way has been promised room, and these have it
+            except StoreUnavailable:  # mail under way has room reserved in these files
                 return
             before, self._files = self._files, [fresh]
         for each in self._before:
@@ -122,7 +122,7 @@ class SentRecords:
         self._before, self._began = before, now
 
     def close(self) -> None:
-        """All clients have heard, and the store is closed: nothing needs to be known here, unless that could not."""
+        """Deletes the files after the store was closed, unless it could not be written."""
         for each in (*self._before, *self._files):
             if self._settled() or not each.end:
                 each.discard()
@@ -132,22 +132,22 @@ class SentRecords:
 
 
 def sent_of_late(directory: Path) -> frozenset[str]:
-    """The names, in hexadecimal, of all recipients of whom that stands there, as far as it can be read. Blocks."""
-    found: set[str] = set()
+    """The names, in hexadecimal, of all recorded recipients, as far as readable. Blocks."""
+    names: set[str] = set()
     for file in contents(directory, SUFFIX):
         for record in file.records:
-            with suppress(ValueError):  # take_over_sent says so
-                found.update(name.hex() for name in _Sent.read(record).recipients)
-    return frozenset(found)
+            with suppress(ValueError):  # logged by take_over_sent
+                names.update(name.hex() for name in _Sent.read(record).recipients)
+    return frozenset(names)
 
 
 async def take_over_sent(directory: Path, deliveries: DeliveryRecords) -> int:
-    """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable, OSError."""
+    """Stores what a killed process had sent; returns the number of mails. Raises StoreUnavailable and OSError."""
 
     async def put(records: Sequence[bytes]) -> int:
-        found = [_Sent.read(record) for record in records]
-        last = max((each.at for each in found), default=0.0)
-        recent = [each for each in found if each.at > last - KEPT_S]
+        entries = [_Sent.read(record) for record in records]
+        last = max((each.at for each in entries), default=0.0)
+        recent = [each for each in entries if each.at > last - KEPT_S]
         for together in batches(recent):
             remembered = (deliveries.remember(each.mail, each.recipients, opened=each.opened) for each in together)
             await asyncio.gather(*remembered)

@@ -1,6 +1,6 @@
-"""Writes record files (record_files.py) of sealed records, which are flushed to the disk: replies with received keys.
-Standard: write(2), fdatasync(2): a full disk is an error here, also on a file system that copies what it writes. There
-allocated room promises nothing, and what is put into mapped memory may be a signal that ends the process.
+"""Writes record files (record_files.py) of sealed records, flushed to disk: replies with received keys.
+Standard: write(2), fdatasync(2): a full disk is an error here, also on a copy-on-write file system. There, allocated
+room is no guarantee, and a write to mapped memory may raise SIGBUS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 SUFFIX = ".spool"
 ROOM_OCTETS = 2 * 2**20
-"""Number of bytes reserved in a file before they are needed: more than the largest reply of a real KME."""
+"""Number of bytes reserved in a file: more than the largest reply of a real KME."""
 
 
 class Spool:
@@ -42,7 +42,7 @@ class Spool:
         return self._end > 0
 
     def ready(self) -> None:
-        """Takes room for the next records. Raises StoreUnavailable where there is none."""
+        """Reserves room for the next records. Raises StoreUnavailable if there is none."""
         if self._file < 0:
             self._begin()
         elif self._room - self._end < ROOM_OCTETS:
@@ -60,15 +60,15 @@ class Spool:
             self._has_records = self._in_directory = False
 
     def append(self, record: bytes) -> None:
-        """Writes the record: once this has returned, it survives this process, not yet a power failure.
+        """Writes the record; it then survives this process, but not yet a power failure.
 
-        There is no await in here: between what happened and its record nothing else may. Raises StoreUnavailable.
+        Contains no await: nothing may happen between an event and its record. Raises StoreUnavailable.
         """
         self.note(record)
         self._has_records = True
 
     def note(self, record: bytes) -> None:
-        """Writes a record that only counts where this process is killed: it alone is no reason for a new file.
+        """Writes a record that only matters if this process is killed; it alone does not cause a new file.
 
         Raises StoreUnavailable.
         """
@@ -85,14 +85,14 @@ class Spool:
             while written < len(row):
                 written += os.pwrite(file, row[written:], end + written)
         except OSError as error:
-            # The next record goes to the same place: what is there now has no right checksum.
+            # The next record overwrites it: what is there now has an invalid checksum.
             raise self._not_written(error) from error
         return len(row)
 
     def flush(self) -> None:
         """Waits until what was written is on the disk. Raises StoreUnavailable; blocks.
 
-        Without it nothing here waits for a disk: what a killed process leaves is there without.
+        Nothing else here waits for a disk: data of a killed process survives without it.
         """
         try:
             os.fdatasync(self._file)
@@ -106,10 +106,10 @@ class Spool:
         return StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}")
 
     def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
-        """Lets go of the file, where there is more than notes in it: the next process finds it, and removes it.
+        """Closes the file, if it has more than notes, for the process that takes it over.
 
-        Not without another one: the room in this one may be needed for a reply that is on its way. The notes that are
-        `carried` go into the new file, and then the `last` one into the old file.
+        Only if a new one could be created: a pending reply may need the room in this one. The `carried` notes go into
+        the new file, then the `last` one into the old file.
         """
         if self._file < 0 or (not self._has_records and self._end < ROOM_OCTETS):
             return
@@ -127,7 +127,7 @@ class Spool:
                 os.close(before)
 
     def close(self) -> None:
-        """Lets go of the file, and deletes it where nothing was written."""
+        """Closes the file, and deletes it if it is empty."""
         if self._file >= 0:
             if not self._end:
                 self._path.unlink(missing_ok=True)

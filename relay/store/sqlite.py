@@ -1,6 +1,5 @@
-"""The embedded database: its file, its settings, and that one relay alone serves from it.
-Standard: what SQLite documents as durable; flock(2) on the file itself, whatever name leads to it, which the kernel
-ends with its process.
+"""The embedded database: its file, its settings, and the lock that lets only one relay serve from it.
+Standard: SQLite's durable settings; flock(2) on the file itself, under any name, released with its process.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
     """
     try:
         make_sqlite_file(path)
-        # SQLite does not wait for its turn when two processes change the journal mode at once.
+        # SQLite does not wait if two processes change the journal mode at once.
         with (
             secret_file.locked(path.parent),
             closing(connected(path, busy_timeout)) as connection,
@@ -92,12 +91,10 @@ def checkpoint(connection: Connection) -> None:
 
 @asynccontextmanager
 async def sole_relay(database: Path) -> AsyncIterator[int]:
-    """From here to the end of the block no other relay serves from this file, which is made if missing.
+    """Locks this file, created if missing, so that no other relay serves from it; yields the lock's descriptor.
 
-    Gives the lock's descriptor: it counts for a process that inherits it as well.
-
-    The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
-    meanwhile would keep the lock. Raises ConfigError.
+    A process that inherits the descriptor holds the lock too. The store must be opened and closed within the block.
+    Waits WAIT_S for a serving process. Raises ConfigError.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + WAIT_S
@@ -116,7 +113,7 @@ async def sole_relay(database: Path) -> AsyncIterator[int]:
     try:
         yield file
     finally:
-        # After the store: to close any descriptor of this file takes SQLite's own locks (fcntl) from the whole process.
+        # After the store: closing any descriptor of this file releases SQLite's own locks (fcntl) of the process.
         os.close(file)
 
 
@@ -128,7 +125,7 @@ def _locked(database: Path) -> int | None:
         held = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What was moved away while we looked is not what SQLite will open.
+            # If the file was moved meanwhile, SQLite would open another one.
             held = os.path.samestat(os.fstat(file), database.stat())
         except BlockingIOError:
             pass
@@ -141,14 +138,14 @@ def _locked(database: Path) -> int | None:
 
 
 def serving(database: Path) -> bool | None:
-    """Whether a relay serves from this file now; None where the system does not say. Blocks, and takes no lock."""
+    """Whether a relay serves from this file now; None if unknown. Blocks; takes no lock."""
     if not _LOCKS.exists():
         return None
     return _holder(database) != UNKNOWN
 
 
 def _holder(database: Path) -> str:
-    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not say."""
+    """The PID of the serving process, for messages; `UNKNOWN` if there is none or it cannot be determined."""
     with suppress(OSError):
         inode = database.stat().st_ino
         for _ in range(LOCKS_READ):

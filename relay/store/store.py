@@ -63,7 +63,7 @@ class Store:
         self.canaries = Canaries(database, clock)
 
     async def missing_secrets(self) -> dict[str, int]:
-        """The id of each secret that rows are sealed under and that we do not hold, with how many rows.
+        """The ids of missing secrets that rows are sealed under, with the number of rows.
 
         Raises StoreUnavailable.
         """
@@ -71,10 +71,10 @@ class Store:
         return dict(sum(missing, Counter[str]()))
 
     async def reseal(self) -> int:
-        """Seals anew, under the newest secret, every row that is under an older one; returns how many.
+        """Reseals all rows under older secrets with the newest one; returns how many.
 
-        Once it has returned, the older secrets may be taken out of the file. Raises StoreUnavailable, also
-        where some rows could not be opened; all others are then resealed nevertheless.
+        After that, the older secrets may be removed from the file. Raises StoreUnavailable, also if some rows could not
+        be opened; all others are resealed then.
         """
         resealed = 0
         troubles = []
@@ -90,7 +90,7 @@ class Store:
     async def close(self) -> None:
         """Closes all connections; to be called once, when nothing uses the store any longer.
 
-        A store that is locked or away is waited for once, by the first who has something to say.
+        A locked or unavailable store is waited for once.
         """
         await self._database.quiet()
         with suppress(StoreUnavailable):

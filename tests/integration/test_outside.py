@@ -243,7 +243,7 @@ class Server:
         self.got.append(mail)
         return (None,) * len(mail.envelope.recipients)
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:

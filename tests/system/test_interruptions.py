@@ -117,7 +117,7 @@ class Milter:
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
         """Their transaction is over."""
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:

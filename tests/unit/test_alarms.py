@@ -29,14 +29,14 @@ from relay.mail import Mail
 from relay.policy.decide import PolicySet
 from relay.process import app
 from relay.quarantine import REASONS
-from relay.status import Watched, alarms, sight, telling
+from relay.status import Watched, alarms, sight
 from relay.status.alarms import AGAIN_S, Alarms
+from relay.status.notifier import MOST as MOST_NOTICES, AlarmNotifier
 from relay.status.page.words import _errors, reason
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
 from relay.status.standing import MOST, Standing, public_cause
-from relay.status.telling import AlarmTelling
 
 EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
 ME = ("outgoing", "smtp", "", "plaintext", "delivered")
@@ -439,30 +439,30 @@ class _Out:
         return [None]
 
 
-@pytest.mark.parametrize("warnings", [1, 3 * telling.MOST])
+@pytest.mark.parametrize("warnings", [1, 3 * MOST_NOTICES])
 async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_told_around_it(warnings: int) -> None:
     config = SimpleNamespace(
         alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
         site=SimpleNamespace(name="alice", domains=("alice.example",), hostname="relay.alice.example"),
     )
     out = _Out()
-    told = AlarmTelling(cast(Config, config), Board(), cast(Any, out), {})
+    notifier = AlarmNotifier(cast(Config, config), Board(), cast(Any, out), {})
 
     def say(name: str, about: str) -> None:
-        told.tell(Standing(ALARMS[name], about, "a cause", since=0.0, told=0.0, seen=0.0), "begins")
+        notifier.notify(Standing(ALARMS[name], about, "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
 
     say("policy_in_vain", "")
     say("keys_gone", "bob")
     for number in range(warnings):
         say("keys_run_low", f"kme peer{number}")
-    mailing = asyncio.create_task(told.keep_up())
+    mailing = asyncio.create_task(notifier.keep_up())
     async with asyncio.timeout(30):
         await out.came.wait()
     mailing.cancel()
     [mail] = out.mails
     assert ALARMS["keys_gone"].line("bob") in mail["Subject"]
     assert "keys_gone (bob) begins" in mail.get_content()
-    assert f"(and {min(warnings + 1, telling.MOST - 1)} more)" in mail["Subject"]
+    assert f"(and {min(warnings + 1, MOST_NOTICES - 1)} more)" in mail["Subject"]
 
 
 @pytest.mark.parametrize("name", ["mail_held", "mail_stuck", "next_hop_away", "next_hop_refuses"])
@@ -475,10 +475,10 @@ def test_an_alarm_is_kept_from_the_mail_only_where_the_mail_could_not_leave(name
         ),
     )
     for way_out, mailed in ((cast(Any, _Out()), "incoming"), (None, "outgoing")):
-        told = AlarmTelling(config, Board(), way_out, {})
+        notifier = AlarmNotifier(config, Board(), way_out, {})
         for direction in ("outgoing", "incoming"):
-            told.tell(Standing(ALARMS[name], direction, "a cause", since=0.0, told=0.0, seen=0.0), "begins")
-        [word] = told.untold()["root@alice.example"]
+            notifier.notify(Standing(ALARMS[name], direction, "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
+        [word] = notifier.pending()["root@alice.example"]
         assert word["about"] == mailed
 
 
@@ -486,12 +486,12 @@ def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_no
     config = SimpleNamespace(
         alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None), site=SimpleNamespace()
     )
-    told = AlarmTelling(cast(Config, config), Board(), None, {})
-    told.tell(Standing(ALARMS["keys_gone"], "bob", "a cause", since=0.0, told=0.0, seen=0.0), "begins")
-    [word] = told.untold()["root@alice.example"]
-    after = AlarmTelling(cast(Config, config), Board(), None, {})
+    notifier = AlarmNotifier(cast(Config, config), Board(), None, {})
+    notifier.notify(Standing(ALARMS["keys_gone"], "bob", "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
+    [word] = notifier.pending()["root@alice.example"]
+    after = AlarmNotifier(cast(Config, config), Board(), None, {})
     after.resume({"root@alice.example": [word | {"name": "of_old"}, word]})
-    assert after.untold() == {"root@alice.example": [word]}
+    assert after.pending() == {"root@alice.example": [word]}
 
 
 def test_a_rule_that_breaks_keeps_no_other_from_being_raised(tmp_path: Path, now: list[float]) -> None:

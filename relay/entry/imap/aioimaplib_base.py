@@ -1,15 +1,15 @@
-"""aioimaplib's connection with a reader of its own: bounded in memory, and ended at once by whatever is not IMAP.
+"""aioimaplib's connection with our own reader: memory is bounded, and a protocol violation ends the connection.
 Standard: RFC 3501 2.2 and 4.3 (lines, literals, tags, continuations), RFC 2177 (IDLE).
 
-Of aioimaplib its commands, tags, states and which command may be sent when are used as they are. What is overridden, or
-used though it is not documented, is here, and a new version may break it:
+aioimaplib's commands, tags, states and command order are used as they are. What is overridden, or used although it is
+not documented, is here, and a new version may break it:
 
-- `data_received`, with `append_to_resp`, `_response_done`, `pending_sync_command`, `pending_async_commands`: its own
-  reader goes by recursion and without bounds;
-- `connection_lost`, `Command._exception`, `Command.close`: its commands never hear of a lost connection;
-- `Command._resp_lines`: its own has lines and literals mixed, ours one entry for each response;
-- `state`, `capabilities`, `_idle_event`: only its own commands set them, and they do more than is wanted;
-- `execute` raises `Abort`, which is none of our errors; its log has content, and is silenced.
+- `data_received`, with `append_to_resp`, `_response_done`, `pending_sync_command`, `pending_async_commands`: the
+  original reader is recursive and unbounded;
+- `connection_lost`, `Command._exception`, `Command.close`: the original does not fail pending commands;
+- `Command._resp_lines`: the original mixes lines and literals, ours has one entry for each response;
+- `state`, `capabilities`, `_idle_event`: only set by the original commands, which do more than we need;
+- `execute` raises `Abort`, which is not one of our errors; its log has content, and is silenced.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from aioimaplib import aioimaplib
 from relay.errors import MailboxUnavailable
 
 Untagged = tuple[bytes, ...]
-"""One untagged response: text and literals in turn, beginning and ending with text that has no CRLF."""
+"""One untagged response: alternating text and literals, first and last text, without CRLF."""
 
 MAX_LINE_OCTETS = 8 * 2**20
 """Maximum line length, in octets; a SEARCH result names all messages in one line."""
 MAX_RESPONSES = 20_000
-"""Maximum number of responses to one command; ours need fewer, and each costs time."""
+"""Maximum number of responses to one command; ours need fewer."""
 PIECE_OCTETS = 256 * 1024
 SLACK_OCTETS = 64 * 1024
 """Maximum size of unrequested data from a server, in octets."""
@@ -42,9 +42,9 @@ _NEWS = re.compile(rb"\* \d+ EXISTS$", re.IGNORECASE)
 
 
 class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no types
-    """One command; `replies` are what the server gets for each continuation that it asks for.
+    """One command; `replies` are sent in turn at each continuation request.
 
-    Its text is the line that is sent, which may hold a password: it must not be logged.
+    Its text is the line sent, which may have a password: it must not be logged.
     """
 
     def __init__(self, name: str, tag: str, *args: str, prefix: str | None = None, replies: Iterable[bytes] = ()):
@@ -53,27 +53,27 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
 
     @property
     def untagged(self) -> list[Untagged]:
-        """The untagged responses that came before the tagged one."""
+        """The untagged responses before the tagged one."""
         return [line for line in self._resp_lines if isinstance(line, tuple)]
 
     def fail(self, error: Exception) -> None:
-        """The command's caller gets this error."""
+        """Raises this error in the command's caller."""
         self._exception = error
         self.close(b"", "KO")
 
 
 class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
-    """One connection. `news` is set when the server reports new messages; `heard` is called for all that it says."""
+    """One connection. `news` is set when the server reports new messages; `on_data` is called at each read."""
 
     pending_sync_command: Request | None
     pending_async_commands: dict[str, Request]
 
     def __init__(self, server: str) -> None:
-        """`server` names it in errors."""
+        """`server` is its name in errors."""
         super().__init__(asyncio.get_running_loop())
         self.news = asyncio.Event()
         self.greeted = asyncio.Event()
-        self.heard: Callable[[], object] = lambda: None
+        self.on_data: Callable[[], object] = lambda: None
         self.failure: MailboxUnavailable | None = None
         self._server = server
         self._buffer = bytearray()
@@ -92,24 +92,24 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing lies here unread: after STARTTLS it could come from an attacker in between."""
+        """Whether no data is unread: before TLS, such data could come from an attacker."""
         return not self._buffer and not self._parts
 
     def is_logged_in(self) -> None:
-        """The server has said so."""
+        """Sets the state after a login."""
         self.state = aioimaplib.AUTH
 
     def has_selected(self) -> None:
-        """A folder is open."""
+        """Sets the state after SELECT."""
         self.state = aioimaplib.SELECTED
 
     def allow(self, size: int) -> None:
-        """What the server may send until this is called again, beside some slack; more ends the connection."""
+        """Sets how much the server may send until the next call, plus SLACK_OCTETS; more ends the connection."""
         self._allowance = size + SLACK_OCTETS
         self._responses = 0
 
     def end(self, cause: str) -> None:
-        """Breaks the connection; the command under way, and those to come, fail with `cause`."""
+        """Aborts the connection; the current command and all later ones fail with `cause`."""
         if self.failure is None:
             self.failure = MailboxUnavailable(f"{self._server}: {cause}")
         if self.transport is not None:
@@ -130,7 +130,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
     def data_received(self, data: bytes) -> None:
         if self.failure is not None:
             return
-        self.heard()
+        self.on_data()
         self._allowance -= len(data)
         if self._allowance < 0:
             self.end("it sends more than was asked for")
@@ -151,7 +151,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
         raise MailboxUnavailable(f"{self._server}: {command.name} is not possible in state {self.state}")
 
     def _read(self) -> None:
-        """Takes all whole lines and literals out of the buffer."""
+        """Parses all complete lines and literals in the buffer."""
         buffer, at = self._buffer, 0
         while self.failure is None:
             if self._literal is not None:
@@ -208,7 +208,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
         if line.startswith(b"* OK"):
             self.state = aioimaplib.NONAUTH
             self.greeted.set()
-        else:  # BYE, or PREAUTH: then somebody else has logged in, or wants to keep us from STARTTLS
+        else:  # BYE, or PREAUTH, which may be an attacker's way to prevent STARTTLS
             self.end(f"it greets with {printable(line)}")
 
     def _continuation(self, line: bytes) -> None:
@@ -223,7 +223,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
             self.end("it asks for more than there was to send")
 
     async def _send(self, reply: bytes) -> None:
-        """In pieces, for encrypting a large message at once would keep everybody else waiting."""
+        """Sends a large message in pieces: encrypting it at once would block the event loop."""
         for start in range(0, len(reply), PIECE_OCTETS):
             if self.failure is None:
                 self.transport.write(reply[start : start + PIECE_OCTETS])
@@ -231,12 +231,12 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
 
 
 def silence_log() -> None:
-    """aioimaplib logs nothing: it would log content."""
+    """Disables aioimaplib's log, which has content."""
     for name in ("aioimaplib", "aioimaplib.aioimaplib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def printable(line: bytes) -> str:
-    """What a server said, short, for the log."""
+    """The beginning of a server's line, safe in the log."""
     text = line[:200].decode("ascii", "replace")
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,5 +1,5 @@
-"""The mailboxes' part of `qumail-relay check`: login, folders, and what the server cannot do that the settings need.
-Standard: RFC 3501; each account is logged in to once, no message is looked at, and nothing is changed.
+"""The mailboxes' part of `qumail-relay check`: login, folders, and missing server capabilities.
+Standard: RFC 3501; one login for each account; no message is read, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 
 PATIENCE_S = 10.0
-"""Timeout of a check, in seconds: a person is waiting."""
+"""Timeout of a check, in seconds."""
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
     """For each account of [imap.*]: each item checked, its state and its faults."""
     for name, account in config.imap.items():
         patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})
-        what, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))
+        title, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))
         try:
             async with connected(patient, await credential(patient)) as session:
                 problems = [problem async for problem in _problems(session, account)]
-                yield what, f"{where}: {', '.join(_remarks(session, account))}", tuple(problems)
+                yield title, f"{where}: {', '.join(_remarks(session, account))}", tuple(problems)
         except ConfigError as error:
-            yield what, where, tuple(error.problems)
+            yield title, where, tuple(error.problems)
         except MailboxUnavailable as error:
-            yield what, where, (str(error),)
+            yield title, where, (str(error),)
 
 
 async def _problems(session: Session, account: IMAPSettings) -> AsyncIterator[str]:

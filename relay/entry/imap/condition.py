@@ -1,5 +1,5 @@
-"""Whether a mailbox is watched, and if not, since when and why: what the alarm about it and the metric go by.
-Standard: relay/counting/alarms.py (`mailbox_unwatched`); a label is one of a few words, what a server says is not.
+"""Whether a mailbox is watched, and if not, since when and why; the source of its alarm and metric.
+Standard: relay/counting/alarms.py (`mailbox_unwatched`); labels come from a fixed vocabulary, never from a server.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from relay.counting import metrics
 from relay.counting.board import Board
 
 Why = Literal["connection", "login", "folder", "settings", "error"]
-"""No connection, or one that breaks; the login is refused; a folder; our settings or files; what nobody foresaw."""
+"""No connection, or a broken one; login refused; a folder; our settings or files; an unexpected error."""
 
 
 class Failure(NamedTuple):
-    """One thing that fails, since a time in seconds since 1970; `cause` is what was said last."""
+    """A failure since a Unix time; `cause` is the latest one."""
 
     since: float
     why: Why
@@ -24,26 +24,26 @@ class Failure(NamedTuple):
 
 
 class Condition:
-    """What fails at one account now: a folder, or "" for all that comes before the folders."""
+    """The current failures of one account, by folder; "" for connection and login."""
 
     def __init__(self, account: str, board: Board) -> None:
         self._account = account
         self._board = board
         self._failing: dict[str, Failure] = {}
 
-    def fails(self, what: str, why: Why, cause: str) -> None:
-        """It failed once more, or for the first time."""
-        before = self._failing.get(what)
-        self._failing[what] = Failure(before.since if before is not None else time.time(), why, cause)
+    def fails(self, mailbox: str, why: Why, cause: str) -> None:
+        """Notes a failure."""
+        before = self._failing.get(mailbox)
+        self._failing[mailbox] = Failure(before.since if before is not None else time.time(), why, cause)
         self._show()
 
-    def works(self, what: str = "") -> None:
-        """It was done."""
-        self._failing.pop(what, None)
+    def works(self, mailbox: str = "") -> None:
+        """Notes a success."""
+        self._failing.pop(mailbox, None)
         self._show()
 
     def is_left(self) -> None:
-        """Another process watches the account."""
+        """Clears all failures: another process watches the account."""
         self._failing.clear()
         self._show()
 

@@ -1,12 +1,12 @@
-"""The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
-Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
+"""The recipe for one folder: find sealed messages, open them, append the originals, then move the sealed ones away.
+Standard: RFC 3501; an original confirmed by the server is identified by its mark, so each step may be repeated.
 
-Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder
-and appends no second original. It also notes in the store that the mail has come, and this note outlives the mark.
-Two watchers at once may both append. Each then keeps the first original, by UID, and removes later duplicates. Only
-then is the sealed message put away.
+A kill before APPEND has no effect. After it, the next run finds the mark of the sealed message in the folder and
+appends no second original. It also records in the store that the mail was delivered; this record outlives the mark. Two
+watchers at once may both append. Each then keeps the first original, by UID, and removes later duplicates. Only then is
+the sealed message moved away.
 
-A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
+A message with a forged mark is handled in the same way: a copy without it is appended, then the message is removed.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ log = structlog.get_logger(__name__)
 
 UNOPENED, OPENED, LOST = "$QuMailUnopened", "$QuMailOpened", "$QuMailKeyLost"
 OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
-"""Flags that are IMAP keywords (RFC 3501, 2.3.2), which servers and mail programs show to the user."""
+"""Our flags: IMAP keywords (RFC 3501, 2.3.2), which mail programs may show."""
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
-"""Maximum size of messages fetched and opened together, in octets; a larger one goes alone."""
+"""Maximum size of messages fetched and opened together, in octets; a larger one is fetched alone."""
 MEMORY_FACTOR = 3
-"""Memory a message takes while it is opened, as a multiple of its size."""
+"""Memory of a message while it is opened, as a multiple of its size."""
 RETRY_S, RETRY_LONGEST_S = 30.0, 3600.0
 """First and longest retry interval of a message that may open later, in seconds; doubled each time."""
 RETRY_REFUSED_S = 86_400.0
-"""Retry interval of a message for which waiting does not help, in seconds: a person may have fixed the cause."""
+"""Retry interval of a message that cannot be opened, in seconds: an administrator may have fixed the cause."""
 LINGER_S = 0.5
-"""Maximum wait of others for a message whose keys do not come, in seconds."""
+"""Maximum wait of other messages for one whose keys are late, in seconds."""
 MOST_BREAKS = 3
-"""Maximum number of broken connections over a message before it has to wait like one that cannot be opened."""
+"""Maximum number of broken connections over a message before it waits like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
-"""Age, at the start of the watch, up to which messages are checked for marks; later ones all are."""
+"""Maximum age of messages checked for marks at the start of the watch; all later ones are checked."""
 
 Progress = Callable[[int, int], None]
 """Progress callback: the number of messages opened so far, and of those that wait."""
@@ -68,10 +68,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class SealedMessage:
-    """A sealed message in the folder: when we saw it and its next attempt is due (in the loop's time), how many there
-    were.
+    """A sealed message in the folder: when it was seen, when its next attempt is due (loop time), number of attempts.
 
-    One that is `doubtful` has, or may have, a mark that somebody else wrote.
+    A `doubtful` one may have a forged mark.
     """
 
     size: int
@@ -83,8 +82,8 @@ class SealedMessage:
 
 
 @dataclass(slots=True)
-class MessageInHand:
-    """A message that is being opened, or `forged` and being replaced, and the memory that it holds."""
+class OpeningMessage:
+    """A message being opened, or being replaced if its mark is `forged`, and the memory that it holds."""
 
     share: Share
     forged: bool = False
@@ -96,7 +95,7 @@ class MessageInHand:
 
 
 class Folder:
-    """One folder of an account, over any number of connections one after the other."""
+    """One folder of an account, over any number of successive connections."""
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class Folder:
         hold_for: float,
         progress: Progress,
     ) -> None:
-        """A key that no KME knows `hold_for` seconds after its message came is lost."""
+        """A key still unknown to all KMEs `hold_for` seconds after its message arrived is lost."""
         self.account = account
         self.name = name
         self.opened = 0
@@ -122,22 +121,22 @@ class Folder:
         self._waiting: dict[int, SealedMessage] = {}
         self._originals: dict[str, set[int]] = {}
         self._written: set[str] = set()
-        self._taken: dict[int, MessageInHand] = {}
-        self._in_hand: Sequence[int] = ()
+        self._taken: dict[int, OpeningMessage] = {}
+        self._in_transfer: Sequence[int] = ()
         self._breaks: Counter[int] = Counter()
 
     @property
     def unopened(self) -> int:
-        """How many sealed messages are known and wait for their turn, or for another attempt."""
+        """Number of sealed messages that wait for their turn or for a retry."""
         return len(self._waiting)
 
     def pause(self) -> float:
-        """Seconds until the next attempt of a message is due, at most until the folder is looked at anyway."""
+        """Seconds until the next retry is due, or until the next regular scan."""
         now = asyncio.get_running_loop().time()
         return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
 
     async def begin(self, session: Session) -> None:
-        """Selects the folder on a new connection. Raises MailboxUnavailable, and ConfigError where settings clash."""
+        """Selects the folder on a new connection. Raises MailboxUnavailable, and ConfigError if settings conflict."""
         self._blame()
         self._session = session
         if session.receives_sealed(self.name):
@@ -149,37 +148,37 @@ class Folder:
             await self._begin_anew(self._selected)
 
     async def work(self) -> None:
-        """Opens all that can be opened now. Raises MailboxUnavailable; the next call goes on where this one was."""
-        there: list[int] = []
+        """Opens all messages that can be opened now. Raises MailboxUnavailable; the next call resumes there."""
+        taken: list[int] = []
         try:
             while True:
                 await self._scan()
-                await self._put_away(there)
-                there = await self._take()
+                await self._put_away(taken)
+                taken = await self._take()
                 if not self._taken:
                     break
-                there += await self._append_opened()
+                taken += await self._append_opened()
         finally:
-            await self._let_go()
+            await self._release_all()
 
-    # Finding
+    # Finding.
 
     async def _begin_anew(self, selected: Selected) -> None:
-        """The folder, or what its UIDs mean, is new to us: the first message to look at is the beginning."""
-        found = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
+        """Starts over: the folder is new to us, or its UIDVALIDITY has changed."""
+        uids = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
         with suppress(MailboxRefused):
             since = f"{datetime.now(UTC) - LOOK_BACK:%d-%b-%Y}"
-            found += await self._session.search("SINCE", since, "HEADER", "X-QuMail-Protection", '""')
+            uids += await self._session.search("SINCE", since, "HEADER", "X-QuMail-Protection", '""')
         self._waiting.clear()
         self._originals.clear()
         self._breaks.clear()
         self.lost.clear()
-        # Of what has arrived since SELECT, one search may have found a message, and an earlier one not those before it.
-        self._seen = min([*found, selected.next_uid]) - 1
+        # Messages arrive between the searches: the second may find one, and the first have missed an earlier one.
+        self._seen = min([*uids, selected.next_uid]) - 1
         self._validity = selected.validity
 
     async def _scan(self) -> None:
-        """Looks at all messages that were not looked at yet."""
+        """Scans all messages not scanned yet."""
         self._session.protocol.news.clear()
         uids = [uid for uid in await self._session.search("UID", f"{self._seen + 1}:*") if uid > self._seen]
         for start in range(0, len(uids), OVERVIEW_MESSAGES):
@@ -209,19 +208,19 @@ class Folder:
             now = asyncio.get_running_loop().time()
             self._waiting[message.uid] = SealedMessage(message.size, UNOPENED.lower() in flags, doubtful, now)
 
-    # Opening
+    # Opening.
 
     async def _take(self) -> list[int]:
-        """Fetches messages whose turn it is and begins to open them; gives those whose originals are there already."""
+        """Fetches due messages and begins to open them; returns those whose originals already exist."""
         sizes = await self._batch()
-        self._in_hand = tuple(sizes)
-        found = {each.uid: each for each in await self._session.messages(sizes)} if sizes else {}
-        self._in_hand = ()
-        there: list[int] = []
+        self._in_transfer = tuple(sizes)
+        messages = {each.uid: each for each in await self._session.messages(sizes)} if sizes else {}
+        self._in_transfer = ()
+        finished: list[int] = []
         for uid in sizes:
             taken = self._taken[uid]
-            taken.message = found.get(uid)
-            if taken.message is None:  # somebody else has taken it away
+            taken.message = messages.get(uid)
+            if taken.message is None:  # removed meanwhile
                 self._over(uid)
                 continue
             content = taken.message.content
@@ -233,19 +232,19 @@ class Folder:
             if await self._present(taken.marks):
                 if not taken.forged:
                     await self._opener.settle_late(content)
-                there.append(uid)
+                finished.append(uid)
             else:
                 mark = taken.marks[0]
                 work = self._copy(clean, mark) if taken.forged else self._opener.open(taken.message, mark)
                 taken.opening = asyncio.create_task(work)
-        return there
+        return finished
 
     async def _copy(self, clean: bytes, mark: str) -> Replacement | None:
-        """What takes the place of a message with a forged mark."""
+        """The replacement of a message with a forged mark."""
         return Replacement(await off_loop(mime.work(clean), self._marks.proven, copy_of(mark, clean)), mark, None)
 
     async def _batch(self) -> dict[int, int]:
-        """UIDs and sizes of what is fetched next, for which memory is held now."""
+        """UIDs and sizes of the messages to fetch next, with their memory reserved."""
         sizes: dict[int, int] = {}
         for uid, waiting in self._turns():
             alone = self._breaks[uid] > 0
@@ -262,20 +261,20 @@ class Folder:
             except TryLater as error:
                 self._postpone(uid, error)
                 break
-            self._taken[uid] = MessageInHand(share)
+            self._taken[uid] = OpeningMessage(share)
             sizes[uid] = waiting.size
             if alone:
                 break
         return sizes
 
     def _turns(self) -> list[tuple[int, SealedMessage]]:
-        """What is due and not taken yet: new messages first, then those that could not be opened before."""
+        """Messages that are due: new ones first, then retries."""
         now = asyncio.get_running_loop().time()
         due = [(uid, each) for uid, each in self._waiting.items() if each.due <= now and uid not in self._taken]
         return sorted(due, key=lambda turn: (turn[1].flagged or turn[1].tries > 0, self._breaks[turn[0]], turn[0]))
 
     async def _append_opened(self) -> list[int]:
-        """Appends the originals of what was opened by now: gives the UIDs of their sealed messages."""
+        """Appends the originals opened so far; returns the UIDs of their sealed messages."""
         openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
         if openings:
             await asyncio.wait(openings, timeout=LINGER_S)
@@ -285,8 +284,8 @@ class Folder:
             if taken.opening is not None and taken.opening.done() and await self._append(uid, taken, taken.opening)
         ]
 
-    async def _append(self, uid: int, taken: MessageInHand, opening: asyncio.Task[Replacement | None]) -> bool:
-        """Whether the original is in the folder now; where it is not, the sealed message is left as it is."""
+    async def _append(self, uid: int, taken: OpeningMessage, opening: asyncio.Task[Replacement | None]) -> bool:
+        """Appends the original; returns whether it is in the folder. If not, the sealed message stays as it is."""
         try:
             original = opening.result()
         except KeyNotFound as error:
@@ -301,7 +300,7 @@ class Folder:
         except RelayError as error:
             await self._leave(uid, error)
             return False
-        except Exception as error:  # whatever it is, the message stays
+        except Exception as error:  # in any case the message stays
             log.error("imap_opening_failed", folder=self.name, uid=uid, exc_info=error)
             await self._leave(uid, TryLater(type(error).__name__))
             return False
@@ -309,39 +308,39 @@ class Folder:
             self._over(uid)
             return False
         flags = [flag for flag in taken.message.flags if flag.lower() not in OURS and self._selected.keeps(flag)]
-        self._in_hand = (uid,)
+        self._in_transfer = (uid,)
         try:
             self._written.add(original.mark)
             await self._session.append(self.name, original.message, flags, taken.message.date)
         except MailboxRefused as error:
-            self._in_hand = ()
+            self._in_transfer = ()
             await self._opener.give_up(original.opened)
             await self._leave(uid, error)
             return False
-        self._in_hand = ()
+        self._in_transfer = ()
         taken.opening, taken.opened = None, original.opened
         await self._opener.settle(original.opened)
         self._opener.record(taken.message.content, original)
         taken.mail = original.mail
         return True
 
-    # What becomes of the sealed message
+    # Moving the sealed message away.
 
     async def _put_away(self, uids: list[int]) -> None:
-        """The originals of these are in the folder: as the settings say, their sealed messages may go now."""
+        """Moves, flags or deletes the sealed messages, as configured, once their originals are in the folder."""
         for uid in uids:
-            await self._remove_doubles(uid)
+            await self._remove_duplicates(uid)
         forged = [uid for uid in uids if self._taken[uid].forged]
         await self._move_on(forged, "delete")
         await self._move_on([uid for uid in uids if uid not in forged], self.account.after)
 
-    async def _move_on(self, uids: list[int], how: str) -> None:
+    async def _move_on(self, uids: list[int], outcome: str) -> None:
         if not uids:
             return
         try:
-            if how == "move":
+            if outcome == "move":
                 await self._session.move(uids, self.account.sealed_folder)
-            elif how == "flag":
+            elif outcome == "flag":
                 await self._session.add_flag(uids, OPENED)
             else:
                 await self._session.remove(uids)
@@ -354,8 +353,8 @@ class Folder:
         for uid in uids:
             await self._done(uid)
 
-    async def _remove_doubles(self, uid: int) -> None:
-        """Removes all originals but the first; all stay where nothing may be deleted."""
+    async def _remove_duplicates(self, uid: int) -> None:
+        """Removes all originals but the first, unless nothing may be deleted."""
         present = await self._present(self._taken[uid].marks, at_least=2)
         if not present[1:]:
             return
@@ -389,15 +388,15 @@ class Folder:
         )
 
     async def _present(self, marks: Iterable[str], at_least: int = 1) -> list[int]:
-        """The UIDs of the originals with one of these marks that are in the folder now, ascending.
+        """The UIDs of the originals in the folder with one of these marks, ascending.
 
-        The server is not asked, and there are none, where fewer than `at_least` were ever seen.
+        If fewer than `at_least` were ever seen, returns none without a query.
         """
-        known = {uid for mark in marks for uid in self._originals.get(mark, ())}
-        return sorted(await self._session.exist(known)) if len(known) >= at_least else []
+        uids = {uid for mark in marks for uid in self._originals.get(mark, ())}
+        return sorted(await self._session.exist(uids)) if len(uids) >= at_least else []
 
     async def _leave(self, uid: int, error: RelayError) -> None:
-        """The message stays as it is and is flagged, once."""
+        """Leaves the message as it is, and flags it once."""
         waiting = self._waiting[uid]
         self._release(uid)
         self._postpone(uid, error)
@@ -406,15 +405,15 @@ class Folder:
                 await self._session.add_flag([uid], UNOPENED)
         waiting.flagged = True
 
-    def _is_lost(self, uid: int, taken: MessageInHand) -> bool:
-        """Whether a key that no KME knows is no longer late; one attempt alone never decides that."""
+    def _is_lost(self, uid: int, taken: OpeningMessage) -> bool:
+        """Whether an unknown key is lost and no longer just late; never decided at the first attempt."""
         waiting, hold_for = self._waiting[uid], self._hold_for
         age = age_of(taken.message.date) if taken.message is not None else None
         waited = asyncio.get_running_loop().time() - waiting.since
         return waiting.flagged and (waited >= hold_for or (age is not None and age.total_seconds() >= hold_for))
 
     async def _lose(self, uid: int, error: KeyLost) -> None:
-        """The message stays as it is, and is not tried again unless somebody takes its flag away."""
+        """Leaves the message as it is, and flags it; it is retried only if the flag is removed."""
         self._over(uid)
         self.lost.add(uid)
         log.error("imap_key_lost", folder=self.name, uid=uid, kind=type(error).__name__, cause=str(error))
@@ -423,7 +422,7 @@ class Folder:
                 await self._session.add_flag([uid], LOST)
 
     def _postpone(self, uid: int, error: RelayError) -> None:
-        """Sets the time of the next attempt."""
+        """Schedules the next attempt."""
         waiting = self._waiting[uid]
         pause = min(RETRY_S * 2 ** min(waiting.tries, 30), RETRY_LONGEST_S)
         pause = RETRY_REFUSED_S if isinstance(error, Refuse) else pause
@@ -439,15 +438,15 @@ class Folder:
         )
 
     def _blame(self) -> None:
-        """The last connection broke over these: they are tried alone, and after some more breaks, later."""
-        for uid in self._in_hand:
+        """The connection broke over these messages: they are tried alone, and after MOST_BREAKS later."""
+        for uid in self._in_transfer:
             self._breaks[uid] += 1
             if self._breaks[uid] % MOST_BREAKS == 0 and uid in self._waiting:
                 self._postpone(uid, MailboxUnavailable("the connection breaks over this message"))
-        self._in_hand = ()
+        self._in_transfer = ()
 
     def _over(self, uid: int) -> None:
-        """Drops this message: there is nothing more to do for it."""
+        """Drops a finished message."""
         self._release(uid)
         del self._waiting[uid]
         del self._breaks[uid]
@@ -458,8 +457,8 @@ class Folder:
         if taken := self._taken.pop(uid, None):
             taken.share.reduce()
 
-    async def _let_go(self) -> None:
-        """Gives up what is being opened; keys that come for it are kept by the store."""
+    async def _release_all(self) -> None:
+        """Gives up all messages being opened; the store keeps keys that arrive for them."""
         openings = [taken.opening for taken in self._taken.values() if taken.opening is not None]
         for opening in openings:
             opening.cancel()

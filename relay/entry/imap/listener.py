@@ -1,5 +1,5 @@
 """Opens the IMAP listener: the watch over all mailboxes.
-What process/app.py knows of it, and `check`, is here.
+Its interface to process/app.py and `check` is here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from relay.runtime.aio import in_background
 
 
 def listens_on(config: Config) -> dict[str, Where]:
-    """Nowhere."""
+    """No addresses."""
     return {}
 
 
 @asynccontextmanager
 async def listener(inside: Inside) -> AsyncIterator[Listener]:
-    """Needs nothing."""
+    """The listener; the watch ends with the context."""
     async with AsyncExitStack() as stack:
         watched = mailboxes(inside.config, inside.originals, inside.budget, inside.tally, inside.board)
         yield IMAPListener(watched, stack)
@@ -32,7 +32,7 @@ class IMAPListener:
     """The watch over all mailboxes."""
 
     def __init__(self, watched: Mailboxes, stack: AsyncExitStack) -> None:
-        """The `stack` ends the watch in any case."""
+        """`stack` ends the watch in any case."""
         self._mailboxes = watched
         self._stack = stack
 
@@ -45,10 +45,10 @@ class IMAPListener:
         """No clients connect here."""
 
     async def stop(self) -> None:
-        """What is being opened is given up; any step may be repeated."""
+        """Gives up messages being opened; each step may be repeated."""
         await self._stack.aclose()
 
     @property
     def reloadable(self) -> Sequence[Reloadable]:
-        """Nothing: secrets are read for each login."""
+        """Nothing: secrets are read at each login."""
         return ()

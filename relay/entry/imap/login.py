@@ -1,10 +1,10 @@
-"""Logs in to an account: with a password from a file or systemd or a token from a command, and not too often.
-Standard: RFC 4616 (SASL PLAIN), XOAUTH2 as its providers document it; RFC 5530 response codes separate a refused
-password from trouble.
+"""Logs in to an account, with a password from a file or systemd or a token from a command, and rate-limited.
+Standard: RFC 4616 (SASL PLAIN), XOAUTH2 as documented by its providers; RFC 5530 response codes distinguish a refused
+password from an outage.
 
-The folders of an account log in one at a time. After a failure all of them wait together: exponential backoff with
-jitter above a floor. A provider that counts failed logins locks the account. So a password that was refused is not
-tried again until it has changed, or an hour has passed.
+The folders of an account log in one at a time. After a failure all wait: exponential backoff with jitter. A provider
+that counts failed logins would lock the account. So a refused password is not tried again until it has changed, or an
+hour has passed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ LONGEST_PAUSE_S = 300.0
 """Maximum pause between two connection attempts, in seconds; half of it is jitter."""
 REFUSED_S = 3600.0
 LOOK_S = 60.0
-"""Poll interval for another password or token meanwhile, in seconds."""
+"""Poll interval for a changed password or token, in seconds."""
 TOKEN_TIMEOUT_S = 30.0
 MAX_SECRET_OCTETS = 16 * 1024
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after this number of failures in a row, 1 at least."""
+    """Seconds to wait after this number of consecutive failures (at least 1)."""
     longest: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures - 1, 30))
     return longest * random.uniform(0.5, 1)  # noqa: S311
 
 
 class MailboxAccess:
-    """The way into one account."""
+    """Logs in to one account."""
 
     def __init__(self, account: IMAPSettings, condition: Condition) -> None:
         self._account = account
@@ -56,7 +56,7 @@ class MailboxAccess:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """A session that has logged in, however long that takes. Raises MailboxUnavailable where it breaks later."""
+        """A logged-in session, retried until it succeeds. Raises MailboxUnavailable if it breaks later."""
         async with AsyncExitStack() as stack:
             async with self._turn:
                 session = await self._logged_in(stack)
@@ -78,7 +78,7 @@ class MailboxAccess:
                 self._failed("connection", str(error))
             except ConfigError as error:
                 self._failed("settings", str(error))
-            except Exception as error:  # whatever it is, the next connection may do better
+            except Exception as error:  # the next connection may succeed
                 log.error("imap_failed", exc_info=error)
                 self._failed("error", type(error).__name__)
             else:
@@ -87,11 +87,11 @@ class MailboxAccess:
                 return session
 
     async def _when_due(self) -> Credential:
-        """What to log in with, once it is time to. Raises ConfigError."""
+        """The credential, once the next login is due. Raises ConfigError."""
         while (left := self._due - self._now()) > 0:
             await self._sleep(min(left, LOOK_S))
             if self._refused is not None and await self._is_another(self._refused):
-                # A token may be another one each time, which must not make it a guess a minute.
+                # A token may change each time; that must not cause a login a minute.
                 self._due = min(self._due, self._now() + pause_after(self._failures))
                 self._refused = None
         return await credential(self._account)
@@ -117,7 +117,7 @@ class MailboxAccess:
 
 
 async def credential(account: IMAPSettings) -> Credential:
-    """The credential of an account as it is now. Raises ConfigError, in which no secret is seen."""
+    """The current credential of an account. Raises ConfigError, without any secret in its text."""
     if account.token_command:
         return Credential(account.user, _checked(await _said(account.token_command), "token_command"), "XOAUTH2")
     path = account.password_file or _systemd_credential(account.password_credential)
@@ -135,7 +135,7 @@ def _systemd_credential(name: str) -> Path:
 
 
 def _checked(content: bytes, source: str) -> str:
-    """The secret without the line end that editors add; raises ConfigError."""
+    """The secret without a final line end. Raises ConfigError."""
     content = content.removesuffix(b"\n").removesuffix(b"\r")
     try:
         secret = content.decode("utf-8")
@@ -147,7 +147,7 @@ def _checked(content: bytes, source: str) -> str:
 
 
 async def _said(command: tuple[str, ...]) -> bytes:
-    """The standard output of a command, which is not given to a shell. Raises ConfigError."""
+    """The standard output of a command, run without a shell. Raises ConfigError."""
     name = command[0]
     if cause := why_not_as_root(name):
         raise ConfigError(f"token_command: {cause}")
@@ -156,8 +156,8 @@ async def _said(command: tuple[str, ...]) -> bytes:
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,  # it may say secrets there
-            start_new_session=True,  # so that it cannot type at the user's terminal
+            stderr=asyncio.subprocess.DEVNULL,  # may have secrets
+            start_new_session=True,  # without access to the user's terminal
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"token_command: {name} cannot be started: {type(error).__name__}") from error

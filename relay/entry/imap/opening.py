@@ -1,4 +1,4 @@
-"""Opens a sealed message of a mailbox for its account, and settles who has the mail once its original is there."""
+"""Opens a sealed message for its account, and settles the delivery once the original is in the mailbox."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = structlog.get_logger(__name__)
 
 MAX_FIELD_OCTETS = 8192
 KEYS_ARE_THERE = timedelta(minutes=10)
-"""Age in the mailbox from which a message no longer waits for keys."""
+"""Age from which a message no longer waits for keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What takes the place of a message in the mailbox, and its mark; `opened` is None where nothing was sealed.
+    """The replacement of a message in the mailbox, and its mark; `opened` is None if nothing was sealed.
 
-    `mail` is what log and audit record call it.
+    `mail` is its name in log and audit record.
     """
 
     message: bytes = field(repr=False)
@@ -41,7 +41,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class MailboxOpener:
-    """Opens for one account, which gets mail for `mailboxes`. The originals of `under_way` are about to get there."""
+    """Opens for one account, which gets mail for `mailboxes`; originals of `under_way` are about to be appended."""
 
     originals: Originals
     marks: OriginalMarks
@@ -50,21 +50,20 @@ class MailboxOpener:
     under_way: set[bytes] = field(default_factory=set)
 
     async def open(self, message: Fetched, mark: str) -> Replacement | None:
-        """The original with `mark`, proven to be ours, or None where the message is not sealed for us.
+        """The original with `mark` and proof, or None if the message is not sealed for us.
 
-        The mail is `under_way` until `settle` or `give_up`: a copy has to wait. While it may have come before its keys,
-        keys that the KME does not know yet are waited for. Raises TryLater or Refuse, and then nobody is claimed and
-        nothing under way.
+        The mail is `under_way` until `settle` or `give_up`: a duplicate has to wait. For a recent message, waits for
+        keys that the KME does not have yet. Raises TryLater or Refuse, without a claim and not under way.
         """
         mail = secrets.token_hex(6)
-        # To be called in a task of its own: all that is logged there is about this message.
+        # Call this in its own task: all its log lines name this message.
         structlog.contextvars.bind_contextvars(mail=mail, message_id=mime.message_id_hash(message.content))
-        # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
+        # Our own claim from before a kill does not count: only one watcher has the mailbox.
         original = await self.originals.open(
             message.content,
             await _sender_of(message.content),
             self.mailboxes,
-            patient=has_just_come(message.date),
+            patient=is_recent(message.date),
             mailbox=True,
             mark=f"; sealed={mark}",
         )
@@ -90,22 +89,22 @@ class MailboxOpener:
         return Replacement(proven, mark, opened, mail)
 
     async def settle(self, opened: Opened | None) -> None:
-        """The original is there: from now on a copy of the sealed message is a replay. Ordinary mail has none."""
+        """Settles after APPEND: from now on a copy of the sealed message is a replay."""
         if opened is not None:
             await self.originals.opener.settle(opened, (*opened.due, *opened.busy))
             self.under_way.discard(opened.mail)
 
     def record(self, sealed: bytes, original: Replacement) -> None:
-        """Records that the mailbox has the original in place of this."""
+        """Writes the audit record of this message."""
         if (opened := original.opened) is not None:
             envelope = Envelope(opened.envelope.sender, tuple(map(Recipient, (*opened.due, *opened.busy))))
             message_id = mime.message_id_hash(sealed)
             self.tally.opened(Mail(envelope, sealed, original.mail, listener="imap", message_id=message_id), opened)
 
     async def settle_late(self, sealed: bytes) -> None:
-        """The original of this message is there from before we were broken off, perhaps without a record of it.
+        """Settles a message whose original exists since before an interruption, perhaps without a record.
 
-        Else it would come again where the sealed message is copied back once the original has been filed away.
+        Otherwise it would be opened again if the sealed message were copied back after the original was filed away.
         """
         try:
             opened = await self.originals.opener.open(sealed, await _sender_of(sealed), self.mailboxes, patient=False)
@@ -116,14 +115,14 @@ class MailboxOpener:
             await self.settle(opened)
 
     async def give_up(self, opened: Opened | None) -> None:
-        """The original is not there, as far as we know: the next one to open it may have it."""
+        """Releases the claim: the original was not appended, as far as is known."""
         if opened is not None:
             self.under_way.discard(opened.mail)
             await self.originals.opener.give_up(opened)
 
 
 def _check(original: Original) -> None:
-    """Raises MalformedMessage and PolicyRefuses for what stays sealed: a mailbox has no quarantine."""
+    """Raises MalformedMessage and PolicyRefuses for messages that stay sealed: a mailbox has no quarantine."""
     if b"\0" in original.message:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
     if original.missed and original.missed.otherwise != "mark":
@@ -131,15 +130,15 @@ def _check(original: Original) -> None:
 
 
 async def _sender_of(sealed: bytes) -> str:
-    """As `sender_of`, in a thread where the header is long."""
+    """As `sender_of`, in a thread if the header is long."""
     return await off_loop(mime.header_work(sealed), sender_of, sealed)
 
 
 def sender_of(sealed: bytes) -> str:
-    """Whom a message in a mailbox is from: its envelope sender, else the one address in From; "" where neither is.
+    """The sender of a message in a mailbox: its envelope sender, else the address in From, else "".
 
-    The server that delivered it has put the envelope sender on top, as Return-Path (RFC 5321, 4.4). A sender may
-    choose that freely, but gains nothing: whose keys or signature opened the message decides whether it counts.
+    The delivering server has put the envelope sender on top, as Return-Path (RFC 5321, 4.4). Forging it gains nothing:
+    the keys or signature that open the message must be those of a peer.
     """
     authors: list[bytes] = []
     for name, raw in mime.fields(mime.header_of(sealed)):
@@ -151,19 +150,19 @@ def sender_of(sealed: bytes) -> str:
     try:
         [field] = authors
         [author] = read_addresses(field)
-    except ValueError:  # two fields, two addresses, or none that can be read without doubt
+    except ValueError:  # two fields, two addresses, or none that can be parsed unambiguously
         return ""
     return str(author)
 
 
-def has_just_come(date: str) -> bool:
-    """Whether a message with this INTERNALDATE may have come before its keys; those of an old one are there or gone."""
+def is_recent(date: str) -> bool:
+    """Whether a message with this INTERNALDATE may have arrived before its keys."""
     age = age_of(date)
     return age is None or age < KEYS_ARE_THERE
 
 
 def age_of(date: str) -> timedelta | None:
-    """How long ago this INTERNALDATE was, None where it is none."""
+    """The age of this INTERNALDATE, None if it cannot be parsed."""
     try:
         return datetime.now(UTC) - datetime.strptime(date.strip(), "%d-%b-%Y %H:%M:%S %z")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a server says of messages and namespaces, taken apart; folder names as they go over the wire.
+"""Parses server responses about messages and namespaces; encodes folder names.
 Standard: RFC 3501 7.4.2 (FETCH), 7.2.5 (SEARCH), 5.1.3 (modified UTF-7), 9 (syntax); RFC 2342 (NAMESPACE).
 """
 
@@ -22,9 +22,9 @@ _DATE = re.compile(r"[ \d]\d-[A-Za-z]{3}-\d{4} \d\d:\d\d:\d\d [+-]\d{4}")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One message in a folder: what of it was asked for.
+    """The requested data of a message in a folder.
 
-    `date` is its INTERNALDATE as the server wrote it, `size` is in octets, `content` the body section.
+    `date` is its INTERNALDATE as sent by the server, `size` is in octets, `content` the body section.
     """
 
     uid: int
@@ -36,13 +36,13 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """Prefixes of folder names, in modified UTF-7: those of the user's own folders, and these with all others."""
+    """Prefixes of folder names, in modified UTF-7: personal namespaces, and all namespaces."""
 
     own: tuple[str, ...] = ()
     every: tuple[str, ...] = ()
 
     def placed(self, name: str) -> str:
-        """A folder's name as it goes over the wire; one that no namespace can have is one of the user's own."""
+        """A folder's name on the wire; if no namespace matches, it is in the personal one."""
         wire = encoded(name)
         if not self.own or name.upper() == "INBOX" or wire.startswith(self.every):
             return wire
@@ -50,9 +50,9 @@ class Namespaces:
 
 
 def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
-    """The messages in the responses to UID FETCH; those without a UID (unsolicited) are left out.
+    """The messages in responses to UID FETCH, without unsolicited ones (which have no UID).
 
-    Raises ValueError where a response is not what the standard says.
+    Raises ValueError for an invalid response.
     """
     for response in responses:
         match = _FETCH.match(response[0])
@@ -65,16 +65,16 @@ def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
 
 def searched(responses: Iterable[Untagged]) -> list[int]:
     """The UIDs in the responses to UID SEARCH, ascending. Raises ValueError."""
-    found: set[int] = set()
+    uids: set[int] = set()
     for [line, *_] in responses:
         name, *numbers = line[2:].split()
         if name.upper() == b"SEARCH":
-            found.update(map(_number, numbers))
-    return sorted(found)
+            uids.update(map(_number, numbers))
+    return sorted(uids)
 
 
 def namespaces(responses: Iterable[Untagged]) -> Namespaces:
-    """What the response to NAMESPACE says. Raises ValueError."""
+    """The namespaces in the response to NAMESPACE. Raises ValueError."""
     for response in responses:
         if match := _NAMESPACE.match(response[0]):
             kinds = [_prefixes(kind) for kind in _tree(response, match.end())[:3]]
@@ -83,14 +83,14 @@ def namespaces(responses: Iterable[Untagged]) -> Namespaces:
 
 
 def _prefixes(kind: object) -> tuple[str, ...]:
-    """Returns the prefixes of one kind of namespaces: NIL or a list of (prefix, delimiter, extensions)."""
+    """The prefixes of one kind of namespace: NIL or a list of (prefix, delimiter, extensions)."""
     listed = kind if isinstance(kind, list) else []
-    found = [each[0] for each in listed if isinstance(each, list) and each]
-    return tuple(prefix.decode("ascii") for prefix in found if isinstance(prefix, bytes))
+    prefixes = [each[0] for each in listed if isinstance(each, list) and each]
+    return tuple(prefix.decode("ascii") for prefix in prefixes if isinstance(prefix, bytes))
 
 
 def status_code(responses: Iterable[Untagged], name: str) -> str | None:
-    """The value of a response code such as `* OK [UIDVALIDITY 3]`, or None where no response has it."""
+    """The value of a response code such as `* OK [UIDVALIDITY 3]`, or None."""
     pattern = re.compile(rb"\* OK \[%s ([^\]]*)\]" % name.encode(), re.IGNORECASE)
     for [line, *_] in responses:
         if match := pattern.match(line):
@@ -99,7 +99,7 @@ def status_code(responses: Iterable[Untagged], name: str) -> str | None:
 
 
 def number_of(value: str | None) -> int | None:
-    """The number that a response code says; None for all that is none of IMAP's (RFC 3501, 9: nz-number)."""
+    """The number in a response code, None if it is no nz-number (RFC 3501, 9)."""
     try:
         number = _number(value.encode() if value is not None else b"")
     except ValueError:
@@ -171,7 +171,7 @@ def _items(response: Untagged, begin: int) -> dict[str, object]:
 
 
 def _tree(response: Untagged, begin: int) -> list[object]:
-    """What a response says from `begin` on: octets, and lists of the same."""
+    """Parses a response from `begin` on into octets and nested lists."""
     lists: list[list[object]] = [[]]
     for token, is_text in _tokens(response, begin):
         if is_text and token == b"(":
@@ -191,7 +191,7 @@ def _tree(response: Untagged, begin: int) -> list[object]:
 
 
 def _tokens(response: Untagged, begin: int) -> Iterator[tuple[bytes, bool]]:
-    """Each token, and whether it stands in the text as it is (rather than being a string or a literal)."""
+    """The tokens, each with whether it is an atom or parenthesis (not a string or literal)."""
     for number, part in enumerate(response):
         if number % 2:
             yield part, False

@@ -30,13 +30,13 @@ MAX_OVERVIEW_OCTETS = 16 * 2**20
 MAX_IDLE_OCTETS = 2**20
 GOODBYE_S = 5.0
 LOGIN_REFUSED = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
-"""The response codes (RFC 5530) after which another attempt needs another password; without one it may be trouble."""
+"""Response codes (RFC 5530) that mean a wrong password; a NO without one may be an outage."""
 
 _Parsed = TypeVar("_Parsed")
 
 
 class MailboxRefused(MailboxUnavailable):
-    """The server answered NO or BAD to a command; the connection can be used on. `why` is its response code."""
+    """The server replied NO or BAD; the connection remains usable. `why` is the response code."""
 
     def __init__(self, server: str, command: str, text: str) -> None:
         super().__init__(f"{server}: {command}: {text}")
@@ -44,12 +44,12 @@ class MailboxRefused(MailboxUnavailable):
 
 
 class LoginRefused(MailboxUnavailable):
-    """The server knows better who we are: the same password or token will not be accepted later either."""
+    """The server refused the password or token, and will refuse it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What to log in with; never logged."""
+    """Login name and secret; never logged."""
 
     user: str
     secret: str = field(repr=False)
@@ -67,23 +67,22 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A folder as SELECT describes it; `keywords` are the flags that can be kept there, `*` standing for any."""
+    """The response to SELECT; `keywords` are the permanent flags, with `*` for any."""
 
     validity: int
     next_uid: int
     keywords: frozenset[str]
 
     def keeps(self, flag: str) -> bool:
-        """Whether a flag given to a message stays with it."""
+        """Whether a flag is permanent."""
         return flag.lower() in self.keywords or ("\\*" in self.keywords and not flag.startswith("\\"))
 
 
 @asynccontextmanager
 async def connected(account: IMAPSettings, login: Credential) -> AsyncIterator[Session]:
-    """A session that has logged in, over verified TLS; it is logged out of, or broken off, at the end.
+    """A logged-in session over verified TLS; logs out, or aborts, at the end.
 
-    Raises MailboxUnavailable (LoginRefused where that is final), and ConfigError where the account's own settings are
-    at fault.
+    Raises MailboxUnavailable (LoginRefused for a wrong secret), and ConfigError for faulty account settings.
     """
     silence_log()
     session = Session(account, await _connection(account, _tls(account)))
@@ -104,7 +103,7 @@ def _tls(account: IMAPSettings) -> ssl.SSLContext:
 
 
 async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> IMAPConnection:
-    """A connection that is encrypted, verified and greeted. Raises MailboxUnavailable."""
+    """An encrypted, verified connection after the greeting. Raises MailboxUnavailable."""
     server = str(TCPAddress(account.host, account.port))
     protocol = IMAPConnection(server)
     implicit = account.tls == "implicit"
@@ -124,7 +123,7 @@ async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> IMAPConnect
     except TimeoutError as error:
         protocol.end("no connection in time")
         raise MailboxUnavailable(f"{server}: no connection within {account.timeout:.0f} s") from error
-    except OSError as error:  # of which ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         protocol.end("no connection")
         raise MailboxUnavailable(f"{server}: {error}") from error
     except BaseException:
@@ -134,7 +133,7 @@ async def _connection(account: IMAPSettings, tls: ssl.SSLContext) -> IMAPConnect
 
 
 async def _start_tls(protocol: IMAPConnection, server: str, host: str, tls: ssl.SSLContext) -> None:
-    """From here on encrypted; what was said in clear before counts for nothing (RFC 3501, 6.2.1)."""
+    """Starts TLS; capabilities sent in clear are discarded (RFC 3501, 6.2.1)."""
     request = Request("STARTTLS", protocol.new_tag())
     await protocol.execute(request)
     if request.response.result != "OK" or not protocol.is_quiet:
@@ -144,7 +143,7 @@ async def _start_tls(protocol: IMAPConnection, server: str, host: str, tls: ssl.
 
 
 class Session:
-    """Commands one at a time; each raises MailboxRefused where the server says no, else MailboxUnavailable."""
+    """Commands, one at a time; each raises MailboxRefused for NO or BAD, else MailboxUnavailable."""
 
     def __init__(self, account: IMAPSettings, protocol: IMAPConnection) -> None:
         self.account = account
@@ -155,7 +154,7 @@ class Session:
         self._namespaces = Namespaces()
 
     async def log_in(self, login: Credential) -> None:
-        """Authenticates, after which the server's capabilities are known."""
+        """Authenticates, and reads the server's capabilities."""
         await self._learn_capabilities()
         try:
             if f"AUTH={login.mechanism}" in self._capabilities:
@@ -175,20 +174,20 @@ class Session:
                 self._namespaces = await self._parsed(await self._command("NAMESPACE"), responses.namespaces)
 
     def can(self, capability: str) -> bool:
-        """Whether the server has said that it can."""
+        """Whether the server has this capability."""
         return capability in self._capabilities
 
     def place(self, folder: str) -> str:
-        """The name that a folder of the settings has at this server, in modified UTF-7."""
+        """The server's name of a configured folder, in modified UTF-7."""
         return self._namespaces.placed(folder)
 
     def receives_sealed(self, folder: str) -> bool:
-        """Whether this is the folder that sealed messages are moved to, which must be none of those watched."""
+        """Whether sealed messages are moved to this folder, which must not be watched."""
         account = self.account
         return account.after == "move" and self.place(account.sealed_folder) == self.place(folder)
 
     async def log_out(self) -> None:
-        """Says goodbye where that takes no time; the connection is closed."""
+        """Logs out, with a short timeout, and closes the connection."""
         with suppress(MailboxUnavailable, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._command("LOGOUT")
@@ -205,35 +204,35 @@ class Session:
         validity, next_uid = (responses.number_of(codes[name]) for name in ("UIDVALIDITY", "UIDNEXT"))
         if validity is None:
             raise MailboxUnavailable(f"{self.server}: {folder!r} has no UIDVALIDITY, so its messages have no names")
-        known = frozenset((codes["PERMANENTFLAGS"] or "").strip("()").lower().split())
-        return Selected(validity, next_uid or 1, known)
+        permanent = frozenset((codes["PERMANENTFLAGS"] or "").strip("()").lower().split())
+        return Selected(validity, next_uid or 1, permanent)
 
     async def search(self, *criteria: str) -> list[int]:
-        """The UIDs of the messages in the folder to which all criteria apply, ascending."""
+        """The UIDs of the messages that match all criteria, ascending."""
         untagged = await self._command("SEARCH", *criteria, uid=True, allow=MAX_OVERVIEW_OCTETS)
         return await self._parsed(untagged, responses.searched)
 
     async def overview(self, first: int, last: int, fields: Sequence[str]) -> list[Fetched]:
         """UID, size, flags and these header fields of the messages with UIDs from `first` to `last`."""
         section = f"BODY.PEEK[HEADER.FIELDS ({' '.join(fields)})]<0.{MAX_FIELDS_OCTETS}>"
-        found = await self._fetch(f"{first}:{last}", f"(UID FLAGS RFC822.SIZE {section})", MAX_OVERVIEW_OCTETS)
-        return [each for each in found if first <= each.uid <= last]
+        fetched = await self._fetch(f"{first}:{last}", f"(UID FLAGS RFC822.SIZE {section})", MAX_OVERVIEW_OCTETS)
+        return [each for each in fetched if first <= each.uid <= last]
 
     async def messages(self, sizes: dict[int, int]) -> list[Fetched]:
-        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it reported them.
+        """The complete messages with these UIDs; `sizes` are in octets, as reported by the server.
 
-        Servers report sizes that are not quite right, so half as much again is taken.
+        Reported sizes are not exact, so half as much again is accepted.
         """
         size = sum(sizes.values()) * 3 // 2
-        found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", size)
-        return [each for each in found if each.uid in sizes]
+        fetched = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", size)
+        return [each for each in fetched if each.uid in sizes]
 
     async def exist(self, uids: Iterable[int]) -> set[int]:
-        """Those of these UIDs that are still there."""
+        """Those of these UIDs that still exist."""
         return {each.uid for each in await self._fetch(uid_set(uids), "(UID)")}
 
     async def append(self, folder: str, message: bytes, flags: Collection[str], date: str) -> None:
-        """Puts a message into a folder: it is there, on the server's disk, when this returns."""
+        """Appends a message to a folder; it is on the server's disk when this returns."""
         words = [quoted(self.place(folder)), f"({' '.join(flags)})"]
         if date:
             words.append(quoted(date))
@@ -241,31 +240,31 @@ class Session:
         await self._command("APPEND", *words, f"{{{len(message)}}}", replies=[reply])
 
     async def add_flag(self, uids: Iterable[int], flag: str) -> None:
-        """Gives the messages one more flag."""
+        """Adds a flag to messages."""
         await self._command("STORE", uid_set(uids), "+FLAGS.SILENT", f"({flag})", uid=True)
 
     async def move(self, uids: Collection[int], folder: str) -> None:
-        """Moves messages to a folder, which is made if missing; a UID that is gone already is no fault."""
+        """Moves messages to a folder, which is created if missing; UIDs that no longer exist are ignored."""
         try:
             await self._move(uids, folder)
         except MailboxRefused as error:
             if error.why != "TRYCREATE":
                 raise
-            with suppress(MailboxRefused):  # somebody else may be as quick
+            with suppress(MailboxRefused):  # may have been created concurrently
                 await self._command("CREATE", quoted(self.place(folder)))
                 await self._command("SUBSCRIBE", quoted(self.place(folder)))
             await self._move(uids, folder)
 
     async def remove(self, uids: Collection[int]) -> None:
-        """Deletes messages; where UIDs cannot be expunged alone, they are left flagged as deleted."""
+        """Deletes messages; without UIDPLUS they are only flagged as deleted."""
         await self.add_flag(uids, "\\Deleted")
         if self.can("UIDPLUS"):
             await self._command("EXPUNGE", uid_set(uids), uid=True)
 
     async def idle(self, seconds: float) -> bool:
-        """Waits for the server to report new messages, at most for `seconds`; whether it did.
+        """Waits up to `seconds` for new messages; returns whether there are any.
 
-        Where it cannot report them, this takes all of that time.
+        Without IDLE it always takes all of that time.
         """
         if self._may_idle and self.can("IDLE") and not self.protocol.news.is_set():
             try:
@@ -314,7 +313,7 @@ class Session:
         }
 
     async def _authenticate(self, login: Credential) -> None:
-        """A server that refuses a token may say why first, and waits for an empty line."""
+        """Authenticates; a server that refuses a token may first send an error and wait for an empty line."""
         if self.can("SASL-IR"):
             words, replies = [login.initial_response.decode()], [b"\r\n"]
         else:
@@ -328,12 +327,12 @@ class Session:
             await self._command("COPY", uid_set(uids), quoted(self.place(folder)), uid=True)
             await self.remove(uids)
 
-    async def _fetch(self, uids: str, what: str, size: int = 0) -> list[Fetched]:
-        untagged = await self._command("FETCH", uids, what, uid=True, allow=size)
+    async def _fetch(self, uids: str, items: str, size: int = 0) -> list[Fetched]:
+        untagged = await self._command("FETCH", uids, items, uid=True, allow=size)
         return await self._parsed(untagged, lambda said: list(responses.fetched(said)))
 
     async def _parsed(self, untagged: list[Untagged], parse: Callable[[list[Untagged]], _Parsed]) -> _Parsed:
-        """What the server says, read beside the loop where it says much."""
+        """Parses responses, in a thread if they are large."""
         try:
             return await off_loop(sum(len(part) for said in untagged for part in said), parse, untagged)
         except ValueError as error:
@@ -349,10 +348,10 @@ class Session:
         allow: int = 0,
         seconds: float | None = None,
     ) -> list[Untagged]:
-        """One command, and its untagged responses, of `allow` octets at most beside some slack.
+        """Runs a command and returns its untagged responses, of at most `allow` octets plus slack.
 
-        It may take `seconds`. Without that, the server may be silent for the account's timeout, and all may take
-        as long as these octets do over a slow connection.
+        The timeout is `seconds`. By default it is the account's timeout without any data, and in all the time for these
+        octets at LEAST_OCTETS_PER_S.
         """
         request = Request(name, self.protocol.new_tag(), *words, prefix="UID" if uid else None, replies=replies)
         self.protocol.allow(allow)
@@ -361,7 +360,7 @@ class Session:
         last = now() + silence + (0 if seconds else allow / LEAST_OCTETS_PER_S)
         try:
             async with asyncio.timeout(silence) as limit:
-                self.protocol.heard = lambda: _extend(limit, min(now() + silence, last))
+                self.protocol.on_data = lambda: _extend(limit, min(now() + silence, last))
                 await self.protocol.execute(request)
         except TimeoutError as error:
             self.protocol.end(f"{name} was not answered in time")
@@ -369,7 +368,7 @@ class Session:
         except ValueError as error:
             raise MailboxUnavailable(f"{self.server}: {name}: a word of it has control characters") from error
         finally:
-            self.protocol.heard = lambda: None
+            self.protocol.on_data = lambda: None
         self._answer = request.response.lines[-1]
         if request.response.result != "OK":
             raise MailboxRefused(self.server, name, printable(self._answer))

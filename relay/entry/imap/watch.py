@@ -1,5 +1,5 @@
-"""Watches mailboxes: for each folder a connection that works, waits for news, and comes back after any failure.
-Standard: RFC 2177 (IDLE); how often is tried again, login.py says; one process at a time an account.
+"""Watches mailboxes: for each folder a connection that opens mail, idles, and reconnects after any failure.
+Standard: RFC 2177 (IDLE); login.py has the retry intervals; an account is watched by one process at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relay.store.secret import SiteSecret
 log = structlog.get_logger(__name__)
 
 LOCK_PAUSE_S = 2.0
-"""Poll interval until another process has left an account, in seconds."""
+"""Poll interval of the lock while another process has an account, in seconds."""
 PROGRESS_S = 10.0
 """Interval at which a long run logs its progress, in seconds."""
 
@@ -43,7 +43,7 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Visited:
-    """What one look at a folder came to: messages opened, sealed ones left, those with a lost key; or why it failed."""
+    """The result for a folder: messages opened, sealed ones left, those with a lost key; or why it failed."""
 
     account: str
     folder: str
@@ -55,9 +55,9 @@ class Visited:
 
 @dataclass(frozen=True, slots=True)
 class Mailboxes:
-    """All accounts of [imap.*]; `directory` is where a file for each says that a process watches it.
+    """All accounts of [imap.*]; `directory` has a lock file for each account.
 
-    A key that no KME knows after `hold_for` seconds is lost.
+    A key still unknown to all KMEs after `hold_for` seconds is lost.
     """
 
     accounts: Mapping[str, IMAPSettings]
@@ -70,13 +70,13 @@ class Mailboxes:
     board: Board
 
     async def watch(self) -> None:
-        """Opens what arrives in all folders of all accounts, until it is cancelled."""
+        """Opens mail that arrives in all folders of all accounts, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for name in self.accounts:
                 group.create_task(self._watch(name))
 
     async def once(self, name: str, report: Report) -> list[Visited]:
-        """Opens what is in the folders of an account now. Raises ConfigError where another process watches it."""
+        """Opens the mail in the folders of an account now. Raises ConfigError if another process watches it."""
         with structlog.contextvars.bound_contextvars(account=name), self._locked(name) as ours:
             if not ours:
                 raise ConfigError(f"imap.{name}: another process is watching this account; it opens what arrives")
@@ -87,7 +87,7 @@ class Mailboxes:
                 try:
                     if not refused:
                         await _visit(folder)
-                except LoginRefused as error:  # it would be for each folder, and the server may count
+                except LoginRefused as error:  # not once more for each folder: the server may count failures
                     failure = refused = str(error)
                 except (MailboxUnavailable, ConfigError) as error:
                     failure = str(error)
@@ -130,7 +130,7 @@ class Mailboxes:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[bool]:
-        """Whether the account is ours; the lock goes with the process, however that ends. Raises ConfigError."""
+        """Whether the account's lock was taken; it ends with the process. Raises ConfigError."""
         path = self.directory / f"imap-{name}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -149,14 +149,14 @@ class Mailboxes:
 
 
 def mailboxes(config: Config, originals: Originals, budget: Budget, tally: Tally, board: Board) -> Mailboxes:
-    """What opens sealed messages in the mailboxes of [imap.*]."""
+    """The watch of the mailboxes of [imap.*]."""
     secret = SiteSecret.load(config.store.secret)
     directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
     return Mailboxes(config.imap, originals, secret, budget, directory, hold_for, tally, board)
 
 
 async def _visit(folder: Folder) -> None:
-    """Opens what is there now. Raises MailboxUnavailable and ConfigError."""
+    """Opens the mail in a folder now. Raises MailboxUnavailable and ConfigError."""
     async with connected(folder.account, await credential(folder.account)) as session:
         await folder.begin(session)
         await folder.work()
@@ -174,7 +174,7 @@ async def _watch_folder(folder: Folder, access: MailboxAccess, condition: Condit
                     await folder.work()
                     condition.works(folder.name)
                     if not await session.idle(folder.pause()):
-                        await folder.begin(session)  # somebody may have deleted it and made another of its name
+                        await folder.begin(session)  # it may have been deleted and created anew
                     failures = 0
         except MailboxRefused as error:
             why, cause = "folder", str(error)
@@ -182,7 +182,7 @@ async def _watch_folder(folder: Folder, access: MailboxAccess, condition: Condit
             why, cause = "connection", str(error)
         except ConfigError as error:
             why, cause = "settings", str(error)
-        except Exception as error:  # whatever it is, the next connection may do better
+        except Exception as error:  # the next connection may succeed
             why, cause = "error", type(error).__name__
             log.error("imap_failed", folder=folder.name, exc_info=error)
         failures += 1
@@ -193,7 +193,7 @@ async def _watch_folder(folder: Folder, access: MailboxAccess, condition: Condit
 
 
 def _in_the_log() -> Report:
-    """Says in the log how a long run gets on."""
+    """Logs the progress of a long run."""
     said = time.monotonic()
 
     def report(account: str, folder: str, opened: int, left: int) -> None:

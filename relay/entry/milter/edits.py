@@ -1,5 +1,5 @@
-"""What a mail server has to do so that its message becomes another one: fields away, fields and body new.
-Standard: milter protocol 6 with SMFIP_HDR_LEADSPC; a value has LF where the message has CRLF, and keeps its blanks.
+"""The milter edits that turn one message into another: fields removed and added, body replaced.
+Standard: milter protocol 6 with SMFIP_HDR_LEADSPC; values have LF for CRLF, and keep their blanks.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from relay.formats import mime
 from relay.formats.pieces import Octets
 
 BODY_OCTETS = 65_535
-"""The largest piece of a body in one packet (libmilter's MILTER_CHUNK_SIZE)."""
+"""Maximum size of a body packet (libmilter's MILTER_CHUNK_SIZE)."""
 
 Field = tuple[str, bytes]
-"""A header field as the milter protocol has it: name, and value with everything behind the colon."""
+"""A header field of the milter protocol: name, and everything behind the colon."""
 
 
 def message_of(fields: Sequence[Field], body: bytes) -> bytes:
-    """The message that the mail server has: the same octets that went into it."""
+    """The mail server's message, octet for octet."""
     header = b"".join(
         name.encode("ascii") + b":" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
         for name, value in fields
@@ -29,8 +29,8 @@ def message_of(fields: Sequence[Field], body: bytes) -> bytes:
     return header + b"\r\n" + body
 
 
-def can_be_told(message: bytes) -> bool:
-    """Whether edits can make exactly this message: its header has nothing but fields, and no NUL."""
+def can_be_edited(message: bytes) -> bool:
+    """Whether edits can produce exactly this message: its header has only fields, and no NUL."""
     end, begin = mime.bounds(message)
     header = message[:end]
     raw = list(mime.fields(header))
@@ -40,10 +40,10 @@ def can_be_told(message: bytes) -> bool:
 
 
 def edits(before: Sequence[Field], body: Octets, message: bytes, *, under_trace: bool) -> Iterator[EditMessage]:
-    """Makes `message` of the header fields and the body before; nothing where it is the same.
+    """The edits that turn the header fields `before` and the `body` into `message`; none if they are the same.
 
-    With `under_trace` those Received fields from before stay that the new header has not, on top of it. Otherwise
-    every field stays that is in its place, since each edit costs the mail server time.
+    With `under_trace`, Received fields that the new header lacks stay on top of it. Otherwise every field already in
+    its place stays, since each edit costs the mail server time.
     """
     end, begin = mime.bounds(message)
     after = [_field(raw) for _, raw in mime.fields(message[:end])]
@@ -59,9 +59,9 @@ def edits(before: Sequence[Field], body: Octets, message: bytes, *, under_trace:
 
 
 def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
-    """Says of each earlier field whether a mail server has put it on top of the sealed message.
+    """Whether each earlier field was put on top of the sealed message by a mail server.
 
-    The Received fields below are the original's, which a sealed message shows; the new header brings them again.
+    The Received fields below are the original's, shown by the sealed message; the new header has them again.
     """
     inside = Counter(value for name, value in after if name.lower() == "received")
     stay = []
@@ -74,19 +74,19 @@ def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]
 
 
 def _in_order(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
-    """Says of each earlier field whether it stays; those that stay begin the new header."""
-    wanted = iter(after)
-    expected = next(wanted, None)
+    """Whether each earlier field stays; those that stay begin the new header."""
+    remaining = iter(after)
+    expected = next(remaining, None)
     stay = []
     for each in before:
         stay.append(each == expected)
         if each == expected:
-            expected = next(wanted, None)
+            expected = next(remaining, None)
     return stay
 
 
 def _removals(before: Sequence[Field], stay: Sequence[bool]) -> Iterator[EditMessage]:
-    """Each field by its name and its number among those of that name; the last one first, since numbers move up."""
+    """Removes fields by name and index among those of that name, the last one first, since indices shift."""
     numbers = Counter(name.lower() for name, _ in before)
     for (name, _), stays in zip(reversed(before), reversed(stay), strict=True):
         if not stays:

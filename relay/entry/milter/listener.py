@@ -1,5 +1,5 @@
 """Opens the milter listener: a listener for each direction.
-What process/app.py knows of it, and `check`, is here.
+Its interface to process/app.py and `check` is here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 @asynccontextmanager
 async def listener(inside: Inside) -> AsyncIterator[Listener]:
-    """Needs nothing."""
+    """The listener; it needs no resources."""
     yield MilterListener(inside)
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-    """There is nothing to look at that can be wrong before a mail server connects."""
+    """Yields nothing: no fault can be detected before a mail server connects."""
     for _ in range(0):
         yield "", "", ()
 
@@ -41,7 +41,7 @@ class MilterListener(SocketServers):
         self._inside = inside
 
     async def start(self) -> dict[str, TCPAddress]:
-        """The real addresses as `outgoing_milter` and `incoming_milter`, but for Unix sockets."""
+        """The bound TCP addresses as `outgoing_milter` and `incoming_milter`."""
         addresses: dict[str, TCPAddress] = {}
         for name, direction, recipe in self._inside.directions:
             if sockets := self._inside.sockets.get(f"{name}.milter"):

@@ -1,5 +1,5 @@
-"""One connection of a mail server: collects each mail as it passes, and at its end says what takes its place.
-Standard: milter protocol 6; unknown errors answer 451, and a broken connection the mail server's own default.
+"""One connection of a mail server: collects each mail, and replies with its replacement.
+Standard: milter protocol 6; unknown errors give 451, and a broken connection the mail server's default action.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kilter.protocol.core import FilterMessage, MTAMessage
 from relay.entry import RecipientChecks
 from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.listening import SocketServer
-from relay.entry.milter.edits import Field, can_be_told, edits, message_of
+from relay.entry.milter.edits import Field, can_be_edited, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
 from relay.entry.streams import StreamConnection
 from relay.entry.transaction import Transaction
@@ -44,19 +44,19 @@ from relay.runtime.aio import Turns, off_loop
 log = structlog.get_logger(__name__)
 
 PROGRESS_S = 15.0
-"""Interval of progress replies to the mail server, in seconds; it waits for 300 s without (milter_content_timeout)."""
+"""Interval of progress replies, in seconds; without them the mail server gives up after milter_content_timeout."""
 KNOWN_PARAMETERS = ("SMTPUTF8", "RET=", "ENVID=", "NOTIFY=", "ORCPT=")
 WHOLE_FIELD_OCTETS = 54_000
-"""Postfix gives a milter 60,000 octets of a header field, cut at the last line end unless that lost a tenth of them."""
+"""Maximum size of a header field, in octets: Postfix passes 60,000, and may cut up to a tenth at a line end."""
 FIELD_OCTETS = 200
 """Memory overhead of a header field, in bytes."""
 CONNECTION_STAGES = frozenset(b"CH")
-"""Macros of these hold for all mails of a connection; those of the others end with their mail."""
+"""Stages whose macros apply to all mails of a connection; macros of other stages end with their mail."""
 
 
 @dataclass(slots=True)
 class _Message:
-    """What has come of a mail so far; `paths` are the recipients as they came, each in angle brackets."""
+    """A mail received so far; `paths` are the recipients in angle brackets, as received."""
 
     transaction: Transaction
     paths: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Message:
 
     @property
     def memory(self) -> int:
-        """What the room for it has to be reckoned from."""
+        """Its size for the memory budget, in bytes."""
         return self.size + FIELD_OCTETS * len(self.fields)
 
 
@@ -79,14 +79,14 @@ class InPlaceRecipe(RecipientChecks, Protocol):
     """outgoing.py or incoming.py, as the milter sees them."""
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
-        """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients.
+        """The replacement in the mail server. Raises TryLater or Refuse, for all recipients.
 
-        A message that does not fit there goes to the next hop.
+        A message that does not fit goes to the next hop.
         """
 
 
 class MilterSession(StreamConnection):
-    """One connection; a mail server sends several mails over it, one after the other. `idle` is set between them."""
+    """One connection, with any number of mails in turn. `idle` is set between them."""
 
     def __init__(self, server: SocketServer, recipe: InPlaceRecipe) -> None:
         super().__init__(server)
@@ -102,18 +102,18 @@ class MilterSession(StreamConnection):
         await self.run(Packets(reader, writer, self._settings.timeout))
 
     def client(self, writer: asyncio.StreamWriter) -> str:
-        """None is counted: all connections are the mail server's own."""
+        """Always "": all connections are the mail server's own, and not limited by client."""
         return ""
 
     async def run(self, packets: Packets) -> None:
-        """Until the mail server ends it, or does what the protocol does not know."""
+        """Runs until the mail server closes the connection, or violates the protocol."""
         self._packets = packets
         turns = Turns()
         try:
             while not (self.ending and self.idle.is_set()):
                 in_content = self._message is not None and bool(self._message.fields)
                 message = await packets.next(in_content=in_content)
-                self._answer_was_heard(message is not None)
+                self._confirm_reply(message is not None)
                 if message is None or isinstance(message, Close):
                     break
                 await self._one(message)
@@ -125,17 +125,17 @@ class MilterSession(StreamConnection):
         except Exception as error:
             log.error("milter_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
         finally:
-            self._answer_was_heard(False)
+            self._confirm_reply(False)
             self._start_over()
 
-    def _answer_was_heard(self, heard: bool) -> None:
-        """A mail server that goes on talking has read our last answer; of one that is gone nobody knows."""
+    def _confirm_reply(self, answered: bool) -> None:
+        """Reports whether our last reply was read: certain once the mail server sends its next command."""
         taken, self._taken = self._taken, None
         if taken is not None:
-            taken(heard)
+            taken(answered)
 
     async def _one(self, message: MTAMessage) -> None:
-        """Takes one message in and answers it where an answer is waited for."""
+        """Handles one message, and replies if the mail server expects it."""
         answer: Iterable[FilterMessage] = [Continue()]
         match message:
             case Negotiate():
@@ -161,16 +161,16 @@ class MilterSession(StreamConnection):
         if self._packets.needs_answer(message):
             await self._packets.send(answer)
 
-    # One step each.
+    # One method for each command.
 
     def _mail(self, sender: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         self._start_over()
-        path, known = _text(self._whole(sender, "mail_addr")), _known(parameters)
-        if not (path.isascii() and all(map(str.isascii, known))) and "SMTPUTF8" not in map(str.upper, known):
-            known.append("SMTPUTF8")  # sendmail(1) does not say so
+        path, supported = _text(self._whole(sender, "mail_addr")), _supported(parameters)
+        if not (path.isascii() and all(map(str.isascii, supported))) and "SMTPUTF8" not in map(str.upper, supported):
+            supported.append("SMTPUTF8")  # sendmail(1) does not say so
         transaction = Transaction(self.server, self._recipe)
         try:
-            transaction.mail(path, known)
+            transaction.mail(path, supported)
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             return [_reply(error)]
@@ -183,7 +183,7 @@ class MilterSession(StreamConnection):
         transaction = message.transaction
         with structlog.contextvars.bound_contextvars(mail=transaction.id, **self._log_words()):
             try:
-                transaction.rcpt(_text(self._whole(recipient, "rcpt_addr")), _known(parameters), utf8=True)
+                transaction.rcpt(_text(self._whole(recipient, "rcpt_addr")), _supported(parameters), utf8=True)
             except RelayError as error:
                 log.warning("recipient_not_accepted", sender=transaction.sender, reply=error.reply, cause=str(error))
                 return [_reply(error)]
@@ -210,7 +210,7 @@ class MilterSession(StreamConnection):
             await self._hold_room(message)
 
     async def _hold_room(self, message: _Message) -> None:
-        """What is too large, or has no room, is no longer taken, and answered at its end."""
+        """Gives up a message that is too large, or has no room; the reply is sent at its end."""
         if message.size > self._settings.max_message_size:
             limit = self._settings.max_message_size
             self._give_up(message, MessageTooBig(f"the message is over the limit of {limit} octets"))
@@ -229,13 +229,13 @@ class MilterSession(StreamConnection):
         self._share.reduce()
 
     async def _end(self) -> list[FilterMessage]:
-        """The whole mail is here: what takes its place, or why there is nothing."""
+        """The reply to a complete mail: its replacement, or an error."""
         message = self._in_message()
         with structlog.contextvars.bound_contextvars(mail=message.transaction.id, **self._log_words()):
             try:
                 if message.fault is not None:
                     raise message.fault  # noqa: TRY301
-                # Else nobody would be left to have it, and it would be thrown away.
+                # Otherwise it would be discarded.
                 if not message.transaction.recipients:
                     raise TryLater("a mail without a recipient")  # noqa: TRY301
                 return await self._in_place(message)
@@ -265,29 +265,29 @@ class MilterSession(StreamConnection):
         try:
             return await off_loop(max(work, len(result.message)), _answer, message, before, mail, result)
         except BaseException:
-            self._answer_was_heard(False)
+            self._confirm_reply(False)
             raise
 
     async def _working(self, mail: Mail) -> InPlace:
-        """The recipe, and heartbeats meanwhile; it goes on to its end also when the mail server is gone."""
+        """Runs the recipe and sends progress replies; it finishes even if the mail server disconnects."""
 
         def fits(message: bytes) -> bool:
-            return message == mail.message or can_be_told(message)
+            return message == mail.message or can_be_edited(message)
 
         task = self.server.run(self._recipe.in_place(mail, fits))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear it
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks the exception as retrieved
         try:
             while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
-                self._packets.say_that_we_work()
+                self._packets.send_progress()
                 await self._packets.drain()
         except BaseException:
-            share, self._share = self._share, Share(self.server.budget)  # it still takes its memory
+            share, self._share = self._share, Share(self.server.budget)  # the recipe still uses the memory
             task.add_done_callback(lambda _: share.reduce())
             task.add_done_callback(_not_taken)
             raise
         return task.result()
 
-    # What stands behind.
+    # State.
 
     def _in_message(self) -> _Message:
         if self._message is None:
@@ -305,13 +305,13 @@ class MilterSession(StreamConnection):
         self._macros = {stage: macros for stage, macros in self._macros.items() if stage in CONNECTION_STAGES}
 
     def _macro(self, name: str) -> str:
-        """The value that the latest stage gave, or ""."""
+        """The value given at the latest stage, or ""."""
         braced = f"{{{name}}}"
-        found = (macros.get(braced) or macros.get(name) for macros in reversed(self._macros.values()))
-        return next(filter(None, found), "")
+        values = (macros.get(braced) or macros.get(name) for macros in reversed(self._macros.values()))
+        return next(filter(None, values), "")
 
     def _whole(self, path: bytes, macro: str) -> bytes:
-        """The path, with the domain that the mail server adds where it has none (`<root>`)."""
+        """The path, with the domain that the mail server adds to a bare name (`<root>`)."""
         full = self._macro(macro).encode("utf-8", "surrogateescape")
         return full if path not in (b"", b"<>") and b"@" not in path and b"@" in full else path
 
@@ -322,7 +322,7 @@ class MilterSession(StreamConnection):
             port=self._macro("client_port"),
             ident=self._macro("i"),
             user=self._macro("auth_authen"),
-            # Asked for beside the user: where it came, a mail server without user has none.
+            # Requested together with the user: if it was sent, a missing user means none.
             asks_user="{client_addr}" in self._macros.get(EnvelopeFrom.ident, ()),
         )
 
@@ -337,39 +337,39 @@ def milter_connection(server: SocketServer, recipe: InPlaceRecipe) -> asyncio.St
 
 
 def _not_taken(task: asyncio.Task[InPlace]) -> None:
-    """What came of this nobody has heard."""
+    """The mail server disconnected before the reply."""
     if not task.cancelled() and task.exception() is None and (taken := task.result().taken):
         taken(False)
 
 
 def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> list[FilterMessage]:
-    """The edits, and the last word."""
+    """The edits, and the final reply."""
     assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
-    told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
-    # Of two spellings of a domain the mail server has kept one, and does not report which.
+    edited = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
+    # If two spellings of a domain were given, the mail server has kept one of them, and does not report which.
     stay = {Recipient(address).mailbox for address in result.recipients}
     given = zip(before.paths, mail.envelope.mailboxes, strict=True)
-    # A mail server knows a recipient by what the client called them.
+    # A mail server identifies a recipient by the path that the client gave.
     gone = [RemoveRecipient(path) for path, mailbox in given if mailbox not in stay]
-    return [*told, *gone, Accept()]
+    return [*edited, *gone, Accept()]
 
 
 def _text(path: bytes) -> str:
-    """The address in a path, which may stand in angle brackets."""
+    """The address in a path, with or without angle brackets."""
     text = path.decode("utf-8", "surrogateescape")
     return text[1:-1] if text.startswith("<") and text.endswith(">") else text
 
 
-def _known(parameters: list[bytes]) -> list[str]:
-    """Those that we pass on."""
-    return [text for each in parameters if _is_known(text := each.decode("utf-8", "surrogateescape"))]
+def _supported(parameters: list[bytes]) -> list[str]:
+    """The parameters that we pass on."""
+    return [text for each in parameters if _is_supported(text := each.decode("utf-8", "surrogateescape"))]
 
 
-def _is_known(parameter: str) -> bool:
+def _is_supported(parameter: str) -> bool:
     return parameter.upper().startswith(KNOWN_PARAMETERS)
 
 
 def _reply(error: RelayError) -> ReplyCode:
-    """The reply as one line; per cent signs mean something to some mail servers."""
+    """The reply as one line, per cent signs escaped: some mail servers interpret them."""
     return ReplyCode(error.reply.replace("%", "").encode("ascii", "replace") + b"\0")

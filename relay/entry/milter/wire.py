@@ -1,5 +1,5 @@
-"""Milter packets on a connection: each is read whole, checked, and given as a message; a malformed one ends it all.
-Standard: a packet is 4 octets of length, 1 of command, and its data (libmilter's mfdef.h); checked by kilter-protocol.
+"""Milter packets on a connection: reads, checks and parses each; a malformed one ends the connection.
+Standard: a packet has 4 octets of length, 1 of command, and data (libmilter's mfdef.h); parsed by kilter-protocol.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from kilter.protocol.core import FilterMessage, MTAMessage
 from relay.errors import TryLater
 
 MAX_PACKET_OCTETS = 2 * 1024 * 1024
-"""A header field is one packet; body packets have 64 KiB, or 1 MiB where that is negotiated."""
+"""Maximum packet size, in bytes. A header field is one packet; body packets have 64 KiB, or 1 MiB if negotiated."""
 VERSION = 6
 ACTIONS = ActionFlags.ADD_HEADERS | ActionFlags.CHANGE_HEADERS | ActionFlags.CHANGE_BODY | ActionFlags.DELETE_RECIPIENT
 NEEDED = ProtocolFlags.HDR_LEADSPC
-"""Without the blanks behind the colon a header could not be given back octet for octet."""
+"""Required options: without the blanks behind the colon, a header could not be restored octet for octet."""
 WISHED = (
     ProtocolFlags.NO_CONNECT
     | ProtocolFlags.NO_HELO
@@ -40,32 +40,32 @@ WISHED = (
     | ProtocolFlags.NR_EOH
     | ProtocolFlags.NR_BODY
 )
-"""Fewer packets and fewer answers to wait for, where the mail server offers them."""
+"""Options for fewer packets and replies, used if offered."""
 MACROS = {
     Stage.ENVELOPE_FROM: ("{auth_authen}", "{client_addr}", "{client_name}", "{client_port}", "{mail_addr}"),
     Stage.ENVELOPE_RECIPIENT: ("{rcpt_addr}",),
     Stage.END_MESSAGE: ("i",),
 }
-"""What we want to know for the log, and addresses with the domain that the mail server adds where there is none."""
+"""Macros requested: for the log, and addresses with the domain that the mail server adds."""
 QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
-"""Socket option that acknowledges at once what came (tcp(7), Linux). Nagle's algorithm has the mail server wait for
-that before it sends more. Without an answer to carry the acknowledgement it would wait for 40 ms, once a mail."""
+"""Socket option for an immediate ACK (tcp(7), Linux). By Nagle's algorithm the mail server waits for the ACK before it
+sends more. Without a reply to carry it, that would take 40 ms for each mail."""
 HEADER = b"L"
-"""The command of header fields, which come many at a time."""
+"""The command of a header field; many come at once."""
 
 PACKETS_AT_ONCE = 64
-"""Number of packets handled before other tasks get a turn: a mail may have thousands of header fields."""
+"""Packets handled before other tasks get a turn: a mail may have thousands of header fields."""
 
 
 class ProtocolFault(TryLater):
-    """The mail server does not speak the milter protocol as it must; its default action holds the mail."""
+    """The mail server violates the milter protocol; its default action holds the mail."""
 
 
 class Packets:
     """The packets of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float) -> None:
-        """`timeout` is in seconds, for each packet once it has begun."""
+        """`timeout` is in seconds, for each packet from its first octet."""
         self._reader = reader
         self._writer = writer
         self._timeout = timeout
@@ -75,13 +75,13 @@ class Packets:
         connection = writer.get_extra_info("socket")
         is_tcp = connection.family != socket.AF_UNIX
         self._tcp = connection if QUICKACK and is_tcp else None
-        if is_tcp:  # between mails there is no time limit, and connections of a host that is gone would stay for ever
+        if is_tcp:  # there is no timeout between mails: else connections of a vanished host would never end
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     async def next(self, *, in_content: bool) -> MTAMessage | None:
         """The next message, or None at the end of the connection. Raises ProtocolFault.
 
-        A mail server may be silent between mails, and while its client is; not in the content, which it has whole.
+        The timeout only applies within the content, which the mail server has complete.
         """
         self._read += 1
         if not self._read % PACKETS_AT_ONCE:
@@ -107,7 +107,7 @@ class Packets:
         return self._parsed(head + data)
 
     def negotiate(self, offer: Negotiate) -> None:
-        """Answers what the mail server offers with what we need. Raises ProtocolFault where it offers too little."""
+        """Negotiates options. Raises ProtocolFault if the mail server lacks a required one."""
         if missing := (NEEDED & ~offer.protocol_flags) | (ACTIONS & ~offer.action_flags):
             raise ProtocolFault(f"the mail server cannot do {missing!r}, which we need")
         self._negotiated = True
@@ -118,11 +118,11 @@ class Packets:
         self._writer.write(self._packed(Negotiate(min(VERSION, offer.version), actions, flags, macros)))
 
     def needs_answer(self, message: MTAMessage) -> bool:
-        """Whether the mail server waits for one."""
+        """Whether the mail server expects a reply."""
         return self._protocol.needs_response(message)
 
     async def send(self, messages: Iterable[FilterMessage]) -> None:
-        """Writes them, a large body not faster than the mail server reads it. Raises ProtocolFault, as `drain`."""
+        """Writes messages, with flow control for a large body. Raises ProtocolFault, as `drain`."""
         waiting = bytearray()  # one write for many small packets
         for number, message in enumerate(messages, 1):
             waiting += self._packed(message)
@@ -141,14 +141,14 @@ class Packets:
         self._protocol.write_to(buffer, message)
         return buffer[:].tobytes()
 
-    def say_that_we_work(self) -> None:
-        """Sends a progress reply, so that the mail server keeps waiting for the answer to a message."""
+    def send_progress(self) -> None:
+        """Sends a progress reply, which restarts the mail server's timeout."""
         buffer = SimpleBuffer(16)
         Progress().pack(buffer)
         self._writer.write(buffer[:].tobytes())
 
     async def drain(self) -> None:
-        """Raises ProtocolFault where the mail server is gone or does not read."""
+        """Waits for room. Raises ProtocolFault if the mail server is gone or does not read."""
         transport = self._writer.transport
         if not transport.get_write_buffer_size() and not transport.is_closing():
             return
@@ -166,7 +166,7 @@ class Packets:
             message.freeze()
         except UnicodeDecodeError:
             if packet[4:5] == b"D":
-                return _macros(packet[5:])  # the library knows ASCII alone, and addresses may be UTF-8
+                return _macros(packet[5:])  # the library only supports ASCII, and addresses may be UTF-8
             raise ProtocolFault("a packet with other characters than it may have") from None
         except Exception as error:
             raise ProtocolFault(f"a malformed or misplaced packet: {type(error).__name__}") from error
@@ -176,13 +176,13 @@ class Packets:
 
 
 def _macros(data: bytes) -> Macro:
-    """Stage, then names and values in turn, each with a NUL behind it."""
+    """Parses stage, names and values, each ended by NUL."""
     words = [word.decode("utf-8", "replace") for word in data[1:].split(b"\0")]
     return Macro(data[0], dict(zip(words[::2], words[1::2], strict=False)))
 
 
 def _size(message: Message) -> int:
-    """Room for the packet of a message, in octets."""
+    """The packet size of a message, in octets."""
     match message:
         case Header():
             return 64 + len(message.name) + len(message.value)

@@ -1,25 +1,24 @@
-"""aiosmtpd's connection as our sessions use it, and all that is done otherwise than aiosmtpd documents.
+"""aiosmtpd's connection as our sessions use it, with everything that relies on undocumented parts of aiosmtpd.
 Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 2920 (pipelining), RFC 3207 (STARTTLS);
 poll(2) and tcp(7) (TCP_INFO) for whether the client is still there.
 
-Sessions stand on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
-The exceptions, each of which a new version may break, are here:
+Sessions rely on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
+The exceptions, which a new version may break, are here:
 
-- `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it. It
-  reports exceptions to the client, and greets everybody. It goes on as long as commands come, while all other
-  connections wait;
-- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421. It is paused while a mail is
-  delivered, and not reset for each command;
-- `push`: its own waits also where all was written at once;
-- `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away. Where no
-  line is there, the client is waited for;
-- `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
+- `_handle_client`: the original accepts commands that end in a bare LF or have control characters. It reports
+  exceptions to the client, greets everybody, and lets a client that pipelines starve all others;
+- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: the timer also sends 421. It is paused during delivery, and not
+  reset for each command;
+- `push`: the original also waits if everything was written at once;
+- `_reader._buffer`: data behind the content is put back, data before TLS is discarded, and a missing line shows that
+  the client is idle;
+- `_reader._transport`, `_writer.start_tls`: the original STARTTLS uses parts of asyncio that uvloop lacks;
 - `mail.log`, its log, which has addresses and content, is silenced;
-- `__dir__` of session and handler: it searches both for its `_smtp_methods`. For each connection this takes as long
-  as all the rest; `commands` has ours;
-- `_writer`, `_client_connected_cb`: each has the session. In such a circle a connection that has ended would stay until
-  garbage is collected, and most of that would be connections;
-- `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
+- `__dir__` of session and handler: searched for `_smtp_methods`, which takes as long as the rest of a connection's
+  setup; ours are in `commands`;
+- `_writer`, `_client_connected_cb`: reference cycles with the session, which would keep closed connections until the
+  next garbage collection;
+- `eof_received`: the original ends a session whose client has half-closed and waits for its reply.
 """
 
 from __future__ import annotations
@@ -46,28 +45,28 @@ log = structlog.get_logger(__name__)
 BUFFER_OCTETS = 64 * 1024
 COMMAND_OCTETS = 2048
 PIECE_OCTETS = 1024 * 1024
-"""One read takes all that the stream has buffered, so that what follows the content can be put back."""
+"""One read empties the stream's buffer, so that data behind the content can be put back."""
 MAX_ERRORS = 20
-"""Number of commands that make no sense after which the connection ends."""
+"""Maximum number of bad commands before the connection is closed."""
 AT_ONCE, IN_A_TURN = 4, 16
-"""Number of pipelined commands handled before other clients get a turn, and number in each further turn."""
+"""Number of pipelined commands in the first turn of a client, and in each further one."""
 TURN_S = 0.01
-"""Maximum length of such a turn, in seconds: a recipient may have a thousand rules."""
+"""Maximum length of a turn, in seconds: a recipient may have a thousand rules."""
 SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
-"""Allowance of a client between two mails, in commands, and its refill in commands a second."""
+"""Commands allowed to a client between two mails, and their refill rate per second."""
 HANDSHAKE_S = 30.0
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
-"""Of struct tcp_info (linux/tcp.h): `tcpi_last_data_recv`, in milliseconds."""
+"""`tcpi_last_data_recv` of struct tcp_info (linux/tcp.h), in milliseconds."""
 NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_DONE_HERE = frozenset(("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "STARTTLS", "TURN", "XCLIENT"))
 _NOT_MAIL = re.compile(rb"(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT) |[^\s:]+:", re.IGNORECASE)
-"""What a web browser can be made to say to a mail server."""
+"""Lines of a web browser that was tricked into connecting to a mail server."""
 
 
 class _NoMethods:
-    """Has none that aiosmtpd could find by their names."""
+    """Hides its methods from aiosmtpd's search by name."""
 
     def __dir__(self) -> list[str]:
         return []
@@ -77,11 +76,11 @@ _NO_HANDLER = _NoMethods()
 
 
 class CommandStream(_NoMethods, SMTP):
-    """One connection: reads commands one by one, lets go who is too slow or makes no sense, and knows no mail yet.
+    """One connection: reads commands one by one, and disconnects slow or confused clients; it has no mail yet.
 
-    A subclass says which `commands` it knows, each a method `smtp_VERB`. `idle` is set while no mail is in flight; who
-    has `left` sends no more; one that is `ending` gets no further command read. It may say `spare` more commands at any
-    pace before it brings a mail.
+    A subclass lists its `commands`, each a method `smtp_VERB`. `idle` is set while no mail is in flight. A client that
+    has `left` sends nothing more; once `ending`, no further command is read. `spare` commands are left until the client
+    is slowed down.
     """
 
     commands: ClassVar[tuple[str, ...]] = ()
@@ -92,7 +91,7 @@ class CommandStream(_NoMethods, SMTP):
     transport: asyncio.Transport | None
 
     def __init__(self, server: SocketServer, hostname: str) -> None:
-        """`hostname` is what we say in the greeting."""
+        """`hostname` is the name in the greeting."""
         self._until = self._fires = NEVER
         super().__init__(
             _NO_HANDLER,
@@ -106,9 +105,9 @@ class CommandStream(_NoMethods, SMTP):
         self.server = server
         self.settings = server.settings
         self.client = self.port = ""
-        """IP address and port of who has connected, "" where that can no longer be known."""
+        """IP address and port of the client, "" if they can no longer be determined."""
         self.trusted = self.secured = False
-        """Whether the client belongs to the networks that relay.toml trusts, and whether the connection is TLS."""
+        """Whether the client is in a trusted network, and whether the connection is TLS."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.ending = False
@@ -122,13 +121,13 @@ class CommandStream(_NoMethods, SMTP):
 
     @property
     def gone(self) -> bool:
-        """Whether nothing can be sent to the client any longer."""
+        """Whether nothing more can be sent to the client."""
         return self.transport is None or self.transport.is_closing()
 
     def absent(self) -> float:
-        """As Mail.absent: also of a client whose leaving was not read yet, as the kernel knows it.
+        """As Mail.absent; asks the kernel, since a FIN or RST may not have been read yet.
 
-        One that sends no more may wait for its answer, or may have gone when the last octets had come from it.
+        A half-closed client may wait for its reply, or may have gone right after its last octets.
         """
         if self.transport is None or self.transport.is_closing():
             return math.inf
@@ -146,7 +145,7 @@ class CommandStream(_NoMethods, SMTP):
         return max(1, int(milliseconds)) / 1000
 
     def connection_made(self, transport: Any) -> None:
-        """Counts the connection before its first octet is read."""
+        """Counts the connection before anything is read."""
         super().connection_made(transport)
         if isinstance(peer := self.session.peer, tuple):
             self.client, self.port = str(peer[0]), str(peer[1])
@@ -156,7 +155,7 @@ class CommandStream(_NoMethods, SMTP):
             self._refused_because = self.server.add(self, self.client)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The delivery of a mail that is complete goes on."""
+        """Ends the session; the delivery of a complete mail goes on."""
         self.left = True
         super().connection_lost(error)
         self._client_connected_cb = None
@@ -164,7 +163,7 @@ class CommandStream(_NoMethods, SMTP):
         self.idle.set()
 
     def eof_received(self) -> bool | None:
-        """The client sends no more, and perhaps hears no more: what it has sent is still answered."""
+        """The client has half-closed the connection, or is gone: what it has sent is still answered."""
         self.left = True
         return asyncio.StreamReaderProtocol.eof_received(self)
 
@@ -191,20 +190,20 @@ class CommandStream(_NoMethods, SMTP):
         if self.transport is None or self.transport.is_closing():
             return
         if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it does not read what we say
+            self.transport.abort()  # the client does not read
             return
         self.transport.write(reply.encode() + b"\r\n")
         self.transport.close()
 
     async def begin_tls(self, context: ssl.SSLContext) -> None:
-        """The handshake, after all that came in clear was thrown away. Raises OSError: then nothing more is read."""
+        """Discards buffered plaintext and does the handshake. Raises OSError; then nothing more is read."""
         if injected := len(self._reader._buffer):  # type: ignore[attr-defined]
             log.warning("plaintext_before_tls_discarded", client=self.client, octets=injected)
             self._reader._buffer.clear()  # type: ignore[attr-defined]
         self.ending = True
         await self._writer.start_tls(context, ssl_handshake_timeout=HANDSHAKE_S)
         self.ending = False
-        # Reader and aiosmtpd still have the transport below.
+        # Reader and aiosmtpd still have the raw transport.
         self.transport = cast(asyncio.Transport, self._writer.transport)
         self.secured = True
         self._reader._transport = self.transport  # type: ignore[attr-defined]
@@ -212,10 +211,10 @@ class CommandStream(_NoMethods, SMTP):
         self.session.peer = peer
         self.start_timer()
 
-    # What it reads.
+    # Reading.
 
     async def read_line(self) -> bytes | None:
-        """The next line with its end, None for one that is longer than the buffer."""
+        """The next line with its line end; None for a line longer than the buffer."""
         whole = True
         while True:
             try:
@@ -227,22 +226,22 @@ class CommandStream(_NoMethods, SMTP):
                 return line if whole else None
 
     async def read_piece(self) -> bytes:
-        """All that has come. Raises ConnectionResetError where no more will come."""
+        """All data received so far. Raises ConnectionResetError at the end of the stream."""
         piece = await self._reader.read(PIECE_OCTETS)
         if not piece:
             raise ConnectionResetError("the client left in the middle of the content")
         return piece
 
     def put_back(self, octets: bytes) -> None:
-        """These are read next."""
-        self._reader._buffer[:0] = octets  # type: ignore[attr-defined]  # feed_data refuses where no more is sent
+        """Puts octets back, to be read next."""
+        self._reader._buffer[:0] = octets  # type: ignore[attr-defined]  # feed_data raises after EOF
 
     def drop_what_did_not_wait(self) -> None:
-        """DATA is not accepted: content that was sent without waiting for that is never read as commands."""
+        """Ends the session if content was sent before DATA was refused: it must not be read as commands."""
         if self._reader._buffer:  # type: ignore[attr-defined]
             self.ending = True
 
-    # What it says.
+    # Writing.
 
     async def push(self, status: str | bytes) -> None:
         """Sends a reply, in one write; returns when there is room for more. Raises ConnectionError."""
@@ -254,7 +253,7 @@ class CommandStream(_NoMethods, SMTP):
     # Time.
 
     def start_timer(self, duration: float | None = None) -> None:
-        """The client has `duration` seconds, or the usual time, from now on."""
+        """Starts the client's timeout, of `duration` seconds or the default."""
         self._until = self.loop.time() + (duration or self.settings.timeout)
         if self._until < self._fires:
             self._wake_at(self._until)
@@ -262,11 +261,11 @@ class CommandStream(_NoMethods, SMTP):
     _reset_timeout = start_timer
 
     def stop_timer(self) -> None:
-        """It is our turn."""
+        """Stops the client's timeout: it is our turn."""
         self._until = NEVER
 
     def _wake_at(self, when: float) -> None:
-        """The one timer of this connection fires then; a later time is left to it when it does."""
+        """Sets the connection's only timer; if it fires early, `_timeout_cb` sets it again."""
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         if when < NEVER:
@@ -275,7 +274,7 @@ class CommandStream(_NoMethods, SMTP):
     # Commands.
 
     async def _handle_client(self) -> None:
-        """What aiosmtpd starts for each connection."""
+        """Serves the connection; started by aiosmtpd."""
         try:
             if self._refused_because:
                 log.warning("connection_refused", client=self.client, cause=self._refused_because)
@@ -292,7 +291,7 @@ class CommandStream(_NoMethods, SMTP):
             del self._writer
 
     async def _let_others_go_on(self) -> None:
-        """Yields to other clients where this one has pipelined many commands; such clients are served in turn."""
+        """Yields to other clients if this one has pipelined many commands; such clients take turns."""
         if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
             self.begin_turn()
             return
@@ -302,11 +301,11 @@ class CommandStream(_NoMethods, SMTP):
             self._at_once, self._turn_began = AT_ONCE - IN_A_TURN, time.monotonic()
 
     def begin_turn(self) -> None:
-        """Others could go on just now: its turn begins with the next command."""
+        """Begins a new turn with the next command: other clients have just had theirs."""
         self._at_once, self._turn_began = 0, NEVER
 
     async def _keep_pace(self, command: str) -> None:
-        """Makes a client wait that says much and brings no mail; what a mail needs it may say at any pace."""
+        """Slows down a client that sends many commands without a mail."""
         now = self.loop.time()
         come_back = (now - self._spare_at) * SPARE_A_SECOND
         self.spare, self._spare_at = min(SPARE_COMMANDS, self.spare + come_back) - 1, now
@@ -341,7 +340,7 @@ class CommandStream(_NoMethods, SMTP):
             await getattr(self, f"smtp_{command}")(rest.strip().decode("utf-8", "surrogateescape") or None)
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001 - the client hears nothing of the cause
+        except Exception as error:  # noqa: BLE001 - the cause is not disclosed to the client
             await self.push(unforeseen(error).reply)
 
     async def _unknown(self, line: bytes, command: str) -> None:
@@ -355,7 +354,7 @@ class CommandStream(_NoMethods, SMTP):
             await self.wrong("500 5.5.1 Command not known")
 
     async def wrong(self, reply: str) -> None:
-        """Answers a command that makes no sense; too many of them end the connection."""
+        """Replies to a bad command; after MAX_ERRORS of them the connection is closed."""
         self._errors += 1
         if self._errors < MAX_ERRORS:
             await self.push(reply)
@@ -366,11 +365,11 @@ class CommandStream(_NoMethods, SMTP):
 
 
 def silence_log() -> None:
-    """Lets aiosmtpd log errors only."""
+    """Restricts aiosmtpd's log to errors."""
     logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
 def unforeseen(error: Exception) -> TryLater:
-    """What we did not foresee holds the mail."""
+    """Logs an unexpected error, which holds the mail."""
     log.error("smtp_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
     return TryLater("unforeseen")

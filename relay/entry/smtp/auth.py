@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 
 
 class LoginFailed(Refuse):
-    """No such user, or not their password; which of the two is not disclosed."""
+    """Unknown user or wrong password; the reply does not disclose which."""
 
     code = 535
     status = "5.7.8"
@@ -35,7 +35,7 @@ class LoginFailed(Refuse):
 
 
 class TooManyFailures(TryLater):
-    """Too many logins have failed from there, or for that user: no further one is looked at now."""
+    """Too many failed logins from this network or for this user: no further one is checked now."""
 
     code = 421
     status = "4.7.0"
@@ -43,7 +43,7 @@ class TooManyFailures(TryLater):
 
 
 class LoginUnavailable(TryLater):
-    """Whether the password is right cannot be found out now."""
+    """The password cannot be checked now."""
 
     code = 454
     status = "4.7.0"
@@ -51,7 +51,7 @@ class LoginUnavailable(TryLater):
 
 
 class BadExchange(Refuse):
-    """What the client sent is not what its mechanism expects."""
+    """The client's response does not fit its mechanism."""
 
     def __init__(self, cause: str, reply: str = "501 5.5.2 Not a valid authentication response") -> None:
         self._reply = reply
@@ -59,33 +59,33 @@ class BadExchange(Refuse):
 
     @property
     def reply(self) -> str:
-        """The reply for this kind of mistake (RFC 4954, 4)."""
+        """The reply for this fault (RFC 4954, 4)."""
         return self._reply
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a user says of themselves."""
+    """Name and password as given by the client."""
 
     name: str
     password: str = field(repr=False)
 
 
 class BackEnd(Protocol):
-    """Something that knows users."""
+    """A source of users."""
 
     async def verify(self, credentials: Credentials, client: str) -> str | None:
-        """The user's own name, None where the password is wrong; `client`: an IP address. Raises LoginUnavailable."""
+        """The user's canonical name, None for a wrong password; `client`: IP address. Raises LoginUnavailable."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """What a user who has logged in may send from, None if they no longer exist."""
+        """The sender addresses of a user, None if the user no longer exists."""
 
     def close(self) -> None:
-        """Ends what it runs."""
+        """Stops its threads."""
 
 
 class FileBackEnd:
-    """Users of the password file; argon2 runs in two threads of its own."""
+    """Users of the password file; argon2 runs in its own threads."""
 
     def __init__(self, users: UserFile) -> None:
         self._users = users
@@ -115,14 +115,14 @@ FAILURE_DELAY_S = 2.0
 
 
 class Logins:
-    """All login attempts; failures count against the client's network and the user's name, however it is spelt.
+    """Rate-limits failed logins by the client's network and by the user's name in any spelling.
 
-    Where a user has logged in before, only failures with their name from that network count. Neither guesses from
-    elsewhere nor a neighbour's broken program lock them out.
+    From a network where a user has logged in before, only failures of that user from there count. So neither guesses
+    from elsewhere nor a neighbour's broken program lock them out.
     """
 
     def __init__(self, back_end: BackEnd, failures_per_hour: int, key: bytes = b"") -> None:
-        """`key` is that of the names in the store."""
+        """`key` hashes the names in the store."""
         self.back_end = back_end
         self._by_network = HourlyRate(failures_per_hour, "failures network", key=key)
         self._by_user = HourlyRate(failures_per_hour, "failures user", key=key)
@@ -131,7 +131,7 @@ class Logins:
 
     @property
     def rates(self) -> tuple[HourlyRate | Seen, ...]:
-        """To be shared with other processes."""
+        """The rates to share with other processes."""
         return self._by_network, self._by_user, self._by_place, self._places
 
     async def login(self, credentials: Credentials, client: str) -> str:
@@ -142,7 +142,7 @@ class Logins:
             charges = [(self._by_place, place)]
         else:
             charges = [(self._by_network, network), (self._by_user, user)]
-        # Taken before it is known how this ends: a hundred attempts at once are a hundred attempts.
+        # Charged before the result is known, so that a hundred concurrent attempts count as a hundred.
         for rate, name in charges:
             if not rate.take(name):
                 raise TooManyFailures(f"failed logins of {printable(name)}")
@@ -160,10 +160,10 @@ class Logins:
 
 
 def counted_name(name: str) -> str:
-    """What failures with this name are counted under: one for all spellings that a back end might take for one user.
+    """The name under which failures are counted: the same for all spellings that a back end may treat as one user.
 
-    Case, width, blanks around it and the domain are left out, for Dovecot folds case and may drop the domain. It is at
-    most MAX_NAME characters long, and only as many are looked at, so that no name takes long to fold.
+    Case, width, surrounding blanks and domain are dropped, since Dovecot folds case and may drop the domain. Only the
+    first MAX_NAME characters are used, which bounds the work.
     """
     cut = name.strip()[:MAX_NAME]
     user = cut.partition("@")[0] or cut
@@ -191,7 +191,7 @@ def parse_plain(response: bytes) -> Credentials:
 
 
 def credentials_of(name: bytes, password: bytes) -> Credentials:
-    """Name and password as text. Raises LoginFailed where no user can have them."""
+    """Name and password as text. Raises LoginFailed if no user can have them."""
     try:
         credentials = Credentials(name.decode(), password.decode())
     except UnicodeDecodeError as error:
@@ -202,7 +202,7 @@ def credentials_of(name: bytes, password: bytes) -> Credentials:
 
 
 def decoded(response: bytes) -> bytes:
-    """The octets of one response; raises BadExchange where it is not base64 (RFC 4954, 4)."""
+    """The octets of one response. Raises BadExchange if it is not base64 (RFC 4954, 4)."""
     try:
         return pybase64.b64decode(response, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a submission server does to a mail before it goes its way: checks its authors, adds Date and Message-ID.
+"""Prepares a submitted mail for delivery: checks its authors, adds Date and Message-ID.
 Standard: RFC 6409 6.1 (authors), 8.2 and 8.3 (missing Date and Message-ID); nothing else is touched.
 """
 
@@ -24,14 +24,14 @@ REMEMBERED = 1000
 
 
 class Rights(Protocol):
-    """Knows which addresses users may send from."""
+    """Returns the addresses that users may send from."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """None for one who is no longer a user."""
+        """The sender addresses; None if the user no longer exists."""
 
 
 class NoUser(Refuse):
-    """Nobody has logged in, or the user no longer exists."""
+    """The client has not authenticated, or the user no longer exists."""
 
     code = 530
     status = "5.7.0"
@@ -41,8 +41,7 @@ class NoUser(Refuse):
 class Completion:
     """The outgoing recipe for submitted mail.
 
-    A mail that is tried again gets the same fields as the first time. It has to be the same mail: otherwise what has
-    left already would leave once more.
+    A retry gets the same fields as the first attempt. Otherwise it would be another mail, and sent twice.
     """
 
     def __init__(self, recipe: Recipe, users: Rights, hostname: str, *, check_from: bool) -> None:
@@ -69,24 +68,24 @@ class Completion:
             return await self._recipe.process(mail)
         return await self._completed(mail, missing)
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         self._done.pop(mail.id, None)
-        self._recipe.heard(mail)
+        self._recipe.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         if (done := self._done.pop(mail.id, None)) is not None:
             key, added = done
-            _put(self._waiting, key, added)  # at once: its next attempt may be on the way
+            _put(self._waiting, key, added)  # at once: the retry may already be on its way
             mail = mail.changed(message=added + mail.message)
         await self._recipe.client_gone(mail, outcomes)
 
     def _look(self, message: bytes, rights: SenderRights) -> frozenset[bytes]:
-        """Which fields are missing, once the authors are found to be the user. Raises what `process` does."""
-        mime.check_first_line(message)  # before a field is put in front of it, which would hide that
+        """Checks the authors and returns the missing fields. Raises as `process` does."""
+        mime.check_first_line(message)  # before fields are put in front of it
         if self._check_from:
             rights.check_from(message)
-        there = {name for name, _ in mime.fields(mime.header_of(message))}
-        return frozenset({b"date", b"message-id"}) - there
+        names = {name for name, _ in mime.fields(mime.header_of(message))}
+        return frozenset({b"date", b"message-id"}) - names
 
     async def _completed(self, mail: Mail, missing: frozenset[bytes]) -> Outcomes:
         key = await asyncio.to_thread(_key, mail)
@@ -118,14 +117,14 @@ _Value = TypeVar("_Value")
 
 
 def _put(table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Adds to a table that forgets what came first when it is full."""
+    """Adds to a table that drops its oldest entry when full."""
     table[key] = value
     if len(table) > REMEMBERED:
         table.popitem(last=False)
 
 
 def _key(mail: Mail) -> bytes:
-    """What every attempt with the same mail has: its user, its sender and its octets."""
+    """The key of a mail and its retries: user, sender and message."""
     digest = hashlib.sha256(mail.message)
     digest.update(repr((mail.origin.user, mail.envelope.sender)).encode())
     return digest.digest()

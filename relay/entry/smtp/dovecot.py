@@ -1,4 +1,4 @@
-"""Asks Dovecot's auth service whether a password is right, over its Unix socket.
+"""Checks passwords with Dovecot's auth service, over its Unix socket.
 Standard: the Dovecot authentication protocol, version 1 (client side), mechanism PLAIN.
 """
 
@@ -19,14 +19,14 @@ from relay.entry.smtp.users import UserFile
 log = structlog.get_logger(__name__)
 
 MAX_LINE = 16384
-"""Maximum line length, in octets; the protocol promises no longer lines."""
+"""Maximum line length of the protocol, in octets."""
 MAX_LINES = 200
-"""Maximum number of lines in a handshake; a service that sends more is not Dovecot."""
+"""Maximum number of lines in a handshake."""
 _ESCAPES = {"0": "\0", "1": "\1", "t": "\t", "r": "\r", "l": "\n"}
 
 
 class DovecotBackEnd:
-    """Users whom Dovecot knows. A connection for each login: it is a local socket, and no login waits for another."""
+    """Dovecot's users. Each login has its own connection, so that none waits for another."""
 
     def __init__(self, socket: Path, domains: Iterable[str], users: UserFile | None) -> None:
         """A user without a line in `users` may send from their own name, in `domains` if it has no domain."""
@@ -51,7 +51,7 @@ class DovecotBackEnd:
         """Does nothing: no connection is kept between two logins."""
 
     async def handshake(self) -> None:
-        """Raises LoginUnavailable where no Dovecot answers that would take a password."""
+        """Raises LoginUnavailable unless a Dovecot answers that offers PLAIN."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 reader, writer = await asyncio.open_unix_connection(self._socket, limit=MAX_LINE)
@@ -73,14 +73,14 @@ class DovecotBackEnd:
 
 
 def _request(credentials: Credentials, client: str) -> bytes:
-    """The AUTH line. nologin: nobody will ask the service to start a session. resp= has to be the last."""
+    """The AUTH line. `nologin`: no session will be started. `resp=` must be last."""
     response = pybase64.b64encode(f"\0{credentials.name}\0{credentials.password}".encode()).decode()
     parameters = ("AUTH", "1", "PLAIN", "service=smtp", "nologin", f"rip={client}", "secured", f"resp={response}")
     return "\t".join(parameters).encode() + b"\n"
 
 
 async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Both sides say who they are; ValueError where the other one is not what we need."""
+    """The handshake of both sides. Raises ValueError if the other side lacks what we need."""
     writer.write(f"VERSION\t1\t1\nCPID\t{os.getpid()}\n".encode())
     plain = False
     for _ in range(MAX_LINES):
@@ -97,7 +97,7 @@ async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def _words(reader: asyncio.StreamReader) -> list[str]:
-    """The parts of one line, unescaped. Raises EOFError and ValueError."""
+    """The unescaped parts of one line. Raises EOFError and ValueError."""
     line = await reader.readline()
     if not line.endswith(b"\n"):
         raise EOFError("the connection was closed; is this Dovecot's auth service for clients?")
@@ -110,7 +110,7 @@ def _unescaped(word: str) -> str:
 
 
 def _result(words: list[str], name: str) -> str | None:
-    """The user's name as Dovecot has it, or None where it says that the password is wrong."""
+    """The user's name as returned by Dovecot, or None for a wrong password."""
     parameters = dict(word.partition("=")[::2] for word in words[2:])
     match words[:2]:
         case ["OK", "1"]:

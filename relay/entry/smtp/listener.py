@@ -1,5 +1,5 @@
 """Opens the SMTP listener: a listener for SMTP and LMTP of each direction, and the submission server.
-What process/app.py knows of it, and `check`, is here.
+Its interface to process/app.py and `check` is here.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from relay.errors import ConfigError
 
 def listens_on(config: Config) -> dict[str, Where]:
     """The addresses of [outgoing], [incoming] and [submission], by setting."""
-    found: dict[str, TCPAddress | None] = {}
+    addresses: dict[str, TCPAddress | None] = {}
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
-            found |= {f"{name}.listen": direction.listen, f"{name}.lmtp": direction.lmtp}
+            addresses |= {f"{name}.listen": direction.listen, f"{name}.lmtp": direction.lmtp}
     if (users := config.submission) is not None:
-        found |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
-    return {setting: where for setting, where in found.items() if where is not None}
+        addresses |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
+    return {setting: where for setting, where in addresses.items() if where is not None}
 
 
 @asynccontextmanager
 async def listener(inside: Inside) -> AsyncIterator[Listener]:
-    """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
+    """The listener. Raises ConfigError if a file of [submission] cannot be used, and StoreUnavailable."""
     silence_log()
     async with AsyncExitStack() as stack:
         service = None
@@ -48,7 +48,7 @@ async def listener(inside: Inside) -> AsyncIterator[Listener]:
 
 
 class SMTPListener(SocketServers):
-    """A SocketServer for each address of a direction, and one for both of [submission], whose limits they share."""
+    """A SocketServer for each address of a direction, and one for all of [submission], which share their limits."""
 
     def __init__(self, inside: Inside, submission: SubmissionService | None) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class SMTPListener(SocketServers):
         self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
         config, hostname = inside.config, inside.config.site.hostname
         for name, direction, recipe in inside.directions:
-            for what, protocol, session in (("listen", "smtp", SMTPSession), ("lmtp", "lmtp", LMTPSession)):
+            for setting, protocol, session in (("listen", "smtp", SMTPSession), ("lmtp", "lmtp", LMTPSession)):
                 server = server_inside(inside, name, protocol, direction)
-                self._sessions[f"{name}.{what}"] = server, partial(session, server, hostname, recipe)
+                self._sessions[f"{name}.{setting}"] = server, partial(session, server, hostname, recipe)
         if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
             completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
             server = server_inside(inside, "outgoing", "submission", users)
@@ -68,7 +68,7 @@ class SMTPListener(SocketServers):
         self.servers.update(server for server, _ in self._sessions.values())
 
     async def start(self) -> dict[str, TCPAddress]:
-        """The real addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
+        """The bound addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
         addresses: dict[str, TCPAddress] = {}
         for setting, (server, session) in self._sessions.items():
             if sockets := self._sockets.get(setting):
@@ -86,9 +86,9 @@ class SMTPListener(SocketServers):
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-    """For `check`: certificate, password file and Dovecot's socket of [submission]; each, its state and its faults.
+    """For `check`: certificate, password file and Dovecot socket of [submission], with state and faults.
 
-    Nothing is changed, and nobody logs in.
+    Changes nothing, and logs nobody in.
     """
     table = config.submission
     if table is None:

@@ -1,9 +1,9 @@
-"""How often somebody may do something: token buckets in bounded memory, which all processes of a site share.
+"""Rate limits: token buckets in bounded memory, shared by all processes of a site.
 Standard: RFC 6409 6.3 leaves limits to the site.
 
-Nothing waits for the store: each process keeps its own rates, and shares them every few seconds in bulk. While the
-store cannot be written each keeps its own count, and shares it later. What two processes allow beyond a rate, and what
-a kill forgets, is what comes within EXCHANGE_S.
+Nothing waits for the store: each process keeps its own buckets and shares them in bulk every EXCHANGE_S. If the store
+cannot be written, they are shared later. Several processes may together exceed a rate by what comes within EXCHANGE_S,
+and a kill loses as much.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ MAX_ENTRIES = 20_000
 """Maximum number of tracked clients; the least recently seen is forgotten first."""
 HOUR_S = 3600.0
 SEEN_S = 30 * 86400.0
-"""Time for which other processes remember a report, in seconds; while it goes on, it is repeated."""
-TELL_AGAIN_S = 86400.0
+"""Time for which other processes remember a name, in seconds; it is renewed while in use."""
+RENEW_S = 86400.0
 ROUNDING = 1e-6
 
 
 class HourlyRate:
-    """At most `per_hour` of something for each name, all at once or spread: a bucket that refills steadily.
+    """A token bucket for each name, of `per_hour` tokens, which refills steadily.
 
-    What is taken here can be shared with other processes (`spendings`), and what they have taken counts too (`learn`).
+    `spendings` are shared with other processes, and theirs are added by `learn`.
     """
 
     def __init__(
@@ -48,23 +48,23 @@ class HourlyRate:
         clock: Callable[[], float] = time.monotonic,
         max_entries: int = MAX_ENTRIES,
     ) -> None:
-        """`kind` separates its names from those of other rates, `key` makes them unreadable; `clock` gives seconds."""
+        """`kind` separates its names from those of other rates; `key` hashes them; `clock` is in seconds."""
         self.kind = kind
         self._per_hour = per_hour
         self._key = key
         self._clock = clock
         self._max_entries = max_entries
         self._taken: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        self._untold: OrderedDict[bytes, int] = OrderedDict()
+        self._unshared: OrderedDict[bytes, int] = OrderedDict()
 
     def take(self, name: str) -> bool:
-        """Takes one, and says whether there was one left."""
+        """Takes a token; returns whether one was left."""
         place = named(self._key, self.kind, name)
         taken, now = self._now(place)
         if taken + 1 > self._per_hour + ROUNDING:
             return False
         self._put(place, taken + 1, now)
-        self._tell(place, 1)
+        self._note(place, 1)
         return True
 
     def give_back(self, name: str) -> None:
@@ -72,22 +72,22 @@ class HourlyRate:
         place = named(self._key, self.kind, name)
         taken, now = self._now(place)
         self._put(place, max(taken - 1, 0.0), now)
-        self._tell(place, -1)
+        self._note(place, -1)
 
     def spendings(self) -> list[Spending]:
-        """What was taken here since this was asked last; it goes back (`untold`) where it was not stored."""
-        told, self._untold = self._untold, OrderedDict()
+        """The tokens taken here since the last call; `unshared` returns those that could not be stored."""
+        taken, self._unshared = self._unshared, OrderedDict()
         each = HOUR_S / self._per_hour
-        return [Spending(self.kind, place, number * each) for place, number in told.items() if number]
+        return [Spending(self.kind, place, number * each) for place, number in taken.items() if number]
 
-    def untold(self, spending: Spending) -> None:
-        """It comes with the next `spendings`."""
-        self._tell(spending.name, round(spending.seconds * self._per_hour / HOUR_S))
+    def unshared(self, spending: Spending) -> None:
+        """Returns what could not be stored to the next `spendings`."""
+        self._note(spending.name, round(spending.seconds * self._per_hour / HOUR_S))
 
     def learn(self, spending: Spending) -> None:
-        """What all processes together have taken, as the seconds until it is forgotten."""
+        """Sets the bucket to the total of all processes, given as seconds until it is full again."""
         taken = min(spending.seconds * self._per_hour / HOUR_S, float(self._per_hour))
-        self._put(spending.name, max(taken + self._untold.get(spending.name, 0), 0.0), self._clock())
+        self._put(spending.name, max(taken + self._unshared.get(spending.name, 0), 0.0), self._clock())
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -99,23 +99,23 @@ class HourlyRate:
 
     def _put(self, place: bytes, taken: float, now: float) -> None:
         if taken <= 0:
-            self._taken.pop(place, None)  # as good as never seen
+            self._taken.pop(place, None)  # full: as if never used
             return
         self._taken[place] = taken, now
         self._taken.move_to_end(place)
         while len(self._taken) > self._max_entries:
             self._taken.popitem(last=False)
 
-    def _tell(self, place: bytes, number: int) -> None:
-        self._untold[place] = self._untold.get(place, 0) + number
-        if not self._untold[place]:
-            del self._untold[place]
-        while len(self._untold) > self._max_entries:
-            self._untold.popitem(last=False)
+    def _note(self, place: bytes, number: int) -> None:
+        self._unshared[place] = self._unshared.get(place, 0) + number
+        if not self._unshared[place]:
+            del self._unshared[place]
+        while len(self._unshared) > self._max_entries:
+            self._unshared.popitem(last=False)
 
 
 class Seen:
-    """Names that were added, the most recently added or asked for of them; other processes hear of them too."""
+    """A least-recently-used set of names, shared with other processes."""
 
     def __init__(
         self,
@@ -131,28 +131,28 @@ class Seen:
         self._clock = clock
         self._max_entries = max_entries
         self._names: OrderedDict[bytes, float] = OrderedDict()
-        self._untold: dict[bytes, None] = {}
+        self._unshared: dict[bytes, None] = {}
 
     def add(self, name: str) -> None:
-        """Remembers it, and forgets the one that was not asked for the longest where there are too many."""
+        """Adds a name; drops the least recently used one if there are too many."""
         place, now = named(self._key, self.kind, name), self._clock()
-        if now - self._names.get(place, -math.inf) > TELL_AGAIN_S:
+        if now - self._names.get(place, -math.inf) > RENEW_S:
             self._put(place, now)
-            self._untold[place] = None
+            self._unshared[place] = None
         self._names.move_to_end(place)
 
     def spendings(self) -> list[Spending]:
         """As for HourlyRate."""
-        told, self._untold = self._untold, {}
-        return [Spending(self.kind, place, SEEN_S, anew=True) for place in told]
+        places, self._unshared = self._unshared, {}
+        return [Spending(self.kind, place, SEEN_S, anew=True) for place in places]
 
-    def untold(self, spending: Spending) -> None:
+    def unshared(self, spending: Spending) -> None:
         """As for HourlyRate."""
         if spending.name in self._names:
-            self._untold[spending.name] = None
+            self._unshared[spending.name] = None
 
     def learn(self, spending: Spending) -> None:
-        """Another process has added it."""
+        """Adds a name of another process."""
         if spending.seconds > 0 and spending.name not in self._names:
             self._put(spending.name, self._clock())
 
@@ -167,17 +167,17 @@ class Seen:
         self._names[place] = now
         if len(self._names) > self._max_entries:
             forgotten, _ = self._names.popitem(last=False)
-            self._untold.pop(forgotten, None)
+            self._unshared.pop(forgotten, None)
 
 
 def named(key: bytes, kind: str, name: str) -> bytes:
-    """What a name is called outside this process (16 octets): nobody can read it without the site's secret."""
+    """The keyed hash of a name for the store (16 octets); unreadable without the site's secret."""
     text = f"{kind}\0{name}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, key=key, digest_size=16).digest()
 
 
 class SharedRates:
-    """The rates of one process, each of another kind."""
+    """All rates of one process, by kind."""
 
     def __init__(self, store: RateLimits, rates: Sequence[HourlyRate | Seen]) -> None:
         self._store = store
@@ -185,41 +185,41 @@ class SharedRates:
         self._turn = asyncio.Lock()
 
     async def exchange(self) -> None:
-        """Shares what was taken here and learns what others have taken. Raises StoreUnavailable, and loses nothing."""
-        # Broken off it would not know what the store has, and add it twice.
+        """Shares our spendings and adds those of others. Raises StoreUnavailable, without losing any."""
+        # If cancelled, it would not know what was stored, and would add it twice.
         await asyncio.shield(self._store.later(self._exchange()))
 
     async def _exchange(self) -> None:
         async with self._turn:
-            untold = [spending for rate in self._rates.values() for spending in rate.spendings()]
+            spendings = [spending for rate in self._rates.values() for spending in rate.spendings()]
             try:
-                while untold:
-                    await self._store.add(untold[-ROWS_AT_ONCE:])
-                    del untold[-ROWS_AT_ONCE:]
+                while spendings:
+                    await self._store.add(spendings[-ROWS_AT_ONCE:])
+                    del spendings[-ROWS_AT_ONCE:]
             finally:
-                for spending in untold:
-                    self._rates[spending.kind].untold(spending)
+                for spending in spendings:
+                    self._rates[spending.kind].unshared(spending)
             async for some in self._store.changed():
                 for spending in some:
                     if (rate := self._rates.get(spending.kind)) is not None:
                         rate.learn(spending)
 
     async def keep_up(self) -> None:
-        """Exchanges every few seconds, until it is cancelled."""
-        said = False
+        """Exchanges every EXCHANGE_S seconds until cancelled."""
+        logged = False
         while True:
             await asyncio.sleep(EXCHANGE_S)
             try:
                 await self.exchange()
             except RelayError as error:
-                if not said:
+                if not logged:
                     log.warning("rates_not_shared", cause=str(error))
-                said = True
+                logged = True
             else:
-                said = False
+                logged = False
 
     async def close(self) -> None:
-        """Shares what is left to share, where that is possible."""
+        """Shares the last spendings; a failure is logged."""
         try:
             await self.exchange()
         except RelayError as error:

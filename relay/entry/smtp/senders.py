@@ -1,7 +1,7 @@
-"""Which sender addresses a user may use, in MAIL FROM and in the fields that show readers whom a mail is from.
+"""The sender addresses that a user may use, in MAIL FROM and in the fields that readers see.
 Standard: RFC 5321 2.4 (domains in any case, local parts exactly), RFC 6409 6.1, RFC 5322 3.6.2 and 3.6.6.
 
-Reply-To is free: it says where answers go, and mail programs show it as nothing else.
+Reply-To is unrestricted: mail programs only use it as the address of replies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.formats.mailbox import fold_domain
 ANY = "*"
 """Any address but the null sender."""
 NULL = "<>"
-"""The null reverse-path, with which mail programs send notices such as read receipts (RFC 8098, 3)."""
+"""The null reverse-path, which mail programs use for notices such as read receipts (RFC 8098, 3)."""
 
 WHOM_FROM = {
     b"from": "From",
@@ -26,7 +26,7 @@ WHOM_FROM = {
     b"resent-from": "Resent-From",
     b"resent-sender": "Resent-Sender",
 }
-"""What mail programs show as who wrote or sent a mail: with Sender, "boss on behalf of ann"."""
+"""The fields that mail programs show as the author; with Sender, "boss on behalf of ann"."""
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _RIGHT = re.compile(r"[^\s,:<>\"@]*@[^\s,:<>\"@]+")
@@ -40,7 +40,7 @@ class SenderNotAllowed(Refuse):
 
 
 class FromNotAllowed(Refuse):
-    """A field that says whom the mail is from names somebody that the user is not."""
+    """A field that shows the author names somebody other than the user."""
 
     public = "You may not write this address in From, Sender or a Resent field"
 
@@ -49,7 +49,7 @@ class FromNotAllowed(Refuse):
 class SenderRights:
     """The addresses that one user may send from.
 
-    `addresses` are whole ones, `domains` stand for every address in them; domains are folded (lower case, A-labels).
+    `addresses` are full addresses; `domains`, folded (lower case, A-labels), permit every address in them.
     """
 
     addresses: frozenset[tuple[str, str]] = frozenset()
@@ -63,10 +63,10 @@ class SenderRights:
             raise SenderNotAllowed(f"sender <{sender}> is none of the user's addresses")
 
     def check_from(self, message: bytes) -> None:
-        """Every author and sender must be the user, also where the mail was sent once more (Resent-).
+        """Checks that every author and sender is the user, also in Resent fields.
 
-        Raises FromNotAllowed, and MalformedMessage where there is not one From. A line that is no field is refused as
-        well: some programs read it as one, without its first octets.
+        Raises FromNotAllowed, and MalformedMessage unless there is exactly one From. A line that is no field is refused
+        too: some programs read it as one, without its first octets.
         """
         if self.any_address:
             return
@@ -121,7 +121,7 @@ def parse_rights(entries: Iterable[str]) -> SenderRights:
 
 
 def own_name(name: str, domains: Iterable[str]) -> SenderRights:
-    """What a user may use of whom only the name is known: the name itself, or name@domain in each of `domains`."""
+    """The rights of a user without an entry: the name itself, or name@domain in each of `domains`."""
     if name.startswith("@"):  # would be a whole domain
         return SenderRights()
     try:
@@ -131,7 +131,7 @@ def own_name(name: str, domains: Iterable[str]) -> SenderRights:
 
 
 def _parts(address: str) -> tuple[str, str]:
-    """Local part (without quotes, in its own case) and folded domain; raises ValueError."""
+    """Local part (unquoted, case kept) and folded domain. Raises ValueError."""
     local, _, domain = address.rpartition("@")
     if quoted := _QUOTED.fullmatch(local):
         local = re.sub(r"\\(.)", r"\1", quoted[1])

@@ -1,8 +1,8 @@
-"""One SMTP or LMTP session: its commands, and what becomes of a mail from MAIL to the reply to its content.
+"""One SMTP or LMTP session: its commands, from MAIL to the reply to the content.
 Standard: RFC 5321 (3.3, 4.1.1, 6.1), RFC 2033 (LMTP), RFC 3848 (names in Received), Postfix's XFORWARD_README.
 
-Content ends at CRLF.CRLF and nowhere else (RFC 5321, 4.1.1.4 and 4.5.2). What is too large is read to its end before it
-is refused (RFC 1870, 6.3).
+Content ends at CRLF.CRLF and nowhere else (RFC 5321, 4.1.1.4 and 4.5.2). Content that is too large is read to its end
+before it is refused (RFC 1870, 6.3).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ COMMANDS = ("MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "XFO
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 END_OF_DATA = b"\r\n.\r\n"
 LEAST_RATE = 1024
-"""Minimum average rate of content, in octets a second, beside each client's idle time."""
+"""Minimum average rate of content, in octets per second, after one idle timeout."""
 FASTER = 16
-"""Speed of joining pieces, as a multiple of other work on as many octets."""
+"""Speed of joining pieces, relative to other work on as many octets."""
 
 
 class SMTPSession(CommandStream):
     """One SMTP connection, whose mails go to one recipe.
 
-    A subclass may know other `commands`, announce other `extensions`, and override `check_client_may_mail` and
-    `origin`. What MAIL and RCPT have said is in `transaction`.
+    A subclass may have other `commands` and `extensions`, and override `check_client_may_mail` and `origin`.
+    `transaction` has what MAIL and RCPT have set.
     """
 
     commands: ClassVar[tuple[str, ...]] = ("HELO", "EHLO", *COMMANDS)
     greets_with: ClassVar[str] = "EHLO"
     each_answered: ClassVar[bool] = False
     ignored_parameters: ClassVar[frozenset[str]] = frozenset()
-    """Parameters of MAIL that a subclass understands, or that mean nothing to it."""
+    """Parameters of MAIL that are accepted and ignored."""
 
     def __init__(self, server: SocketServer, hostname: str, recipe: Recipe) -> None:
         super().__init__(server, hostname)
@@ -59,34 +59,34 @@ class SMTPSession(CommandStream):
         self.forwarded = UNKNOWN
 
     def start_over(self) -> None:
-        """No transaction, and nothing known that was said about one."""
+        """Resets the transaction and what XFORWARD has set."""
         self.transaction.over(self.origin)
         self.transaction = Transaction(self.server, self.recipe)
         self.forwarded = UNKNOWN
 
-    # What a subclass may do otherwise.
+    # What a subclass may override.
 
     def extensions(self) -> list[str]:
-        """The lines of the answer to EHLO, but for the first (RFC 5321, 4.1.1.1)."""
-        known = ["PIPELINING", f"SIZE {self.settings.max_message_size}", *EXTENSIONS]
-        return [*known, XFORWARD] if self.trusted else known
+        """The keywords in the reply to EHLO (RFC 5321, 4.1.1.1)."""
+        keywords = ["PIPELINING", f"SIZE {self.settings.max_message_size}", *EXTENSIONS]
+        return [*keywords, XFORWARD] if self.trusted else keywords
 
     async def check_client_may_mail(self, sender: str) -> None:
-        """Raises the RelayError that MAIL from this sender is to be answered with."""
+        """Raises the RelayError that becomes the reply to MAIL."""
 
     def origin(self) -> Origin:
-        """The client that the mail comes from: what a trusted mail server has said, or else who has connected."""
+        """The origin of the mail: as given by a trusted mail server (XFORWARD), else the connected client."""
         if self.forwarded != UNKNOWN:
             return self.forwarded
         proto = "ESMTP" if self.session.extended_smtp else "SMTP"
         return Origin(addr=self.client, port=self.port, proto=proto, helo=self.session.host_name or "")
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Ends a transaction that has come to no content."""
+        """Ends a transaction without content."""
         super().connection_lost(error)
         self.transaction.over(self.origin)
 
-    # Commands that are not about a mail.
+    # Commands outside of a mail transaction.
 
     async def smtp_EHLO(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.1; in the middle of a transaction it is RSET as well (4.1.4)."""
@@ -113,7 +113,7 @@ class SMTPSession(CommandStream):
         await self.push("250 2.0.0 Ok")
 
     async def smtp_VRFY(self, arg: str | None) -> None:
-        """RFC 5321, 4.1.1.6 and 7.3: we do not disclose who can be reached here."""
+        """RFC 5321, 4.1.1.6 and 7.3: valid addresses are not disclosed."""
         if arg:
             await self.push("252 2.0.0 Send some mail, and see")
         else:
@@ -140,10 +140,10 @@ class SMTPSession(CommandStream):
         self.start_over()
         await self.push("250 2.0.0 Ok")
 
-    # The commands of a mail.
+    # Commands of a mail transaction.
 
     async def smtp_XFORWARD(self, arg: str | None) -> None:
-        """What a trusted mail server knows of its own client; it holds for the next transaction."""
+        """The origin, given by a trusted mail server; applies to the next transaction."""
         if not self.trusted:
             await self.wrong("550 5.7.1 You are not trusted with this command")
         elif self.transaction.begun is not None:
@@ -178,7 +178,7 @@ class SMTPSession(CommandStream):
                 log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             await self.push(error.reply)
         else:
-            # Not before: after any other error recipients would be taken from a sender that was never checked.
+            # Not earlier: after an error, recipients would be accepted for a sender that was not checked.
             self.transaction = transaction
             await self.push("250 2.1.0 Ok")
 
@@ -198,12 +198,12 @@ class SMTPSession(CommandStream):
         await self.push("250 2.1.5 Ok")
 
     async def refuse_recipient(self, error: RelayError) -> None:
-        """Says so, and that it was so in the log; to be called within `named_in_log`."""
+        """Sends the reply and logs the cause; to be called within `named_in_log`."""
         log.warning("recipient_not_accepted", sender=self.transaction.sender, reply=error.reply, cause=str(error))
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
 
     def named_in_log(self, mail_id: str = "") -> AbstractContextManager[None]:
-        """Within it every line of the log names this mail, or that of `transaction`, and where it comes from."""
+        """Context manager: log lines within it name this mail, or that of `transaction`, and its origin."""
         said, connected = self.forwarded, self.client
         client = said.addr or said.name or connected
         words = {"client": client, "via": connected if connected != client else "", "queue_id": said.ident}
@@ -259,34 +259,34 @@ class SMTPSession(CommandStream):
                 self.spare = float(SPARE_COMMANDS)  # it has brought a mail
                 origin = self.origin()
                 if self.trusted and not origin.ident and (queue_id := mime.queue_id(content)):
-                    # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
+                    # For local mail (sendmail, cron) Postfix sends no IDENT, but its Received field has the queue ID.
                     origin = self.forwarded = replace(origin, ident=queue_id)
                 mail = transaction.complete(
                     content, origin=origin, each_answered=self.each_answered, trace=trace, absent=self.absent
                 )
                 self.stop_timer()
-                delivery = self.server.deliver(self.recipe, mail, share, partial(self._has_heard, mail))
+                delivery = self.server.deliver(self.recipe, mail, share, partial(self._send_outcomes, mail))
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
                     share.reduce()
 
-    async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
-        """Answers; whether the client was there to hear it. Raises ConnectionError where it was not.
+    async def _send_outcomes(self, mail: Mail, outcomes: Outcomes) -> bool:
+        """Sends the reply; returns whether the client got it. Raises ConnectionError if it is gone.
 
-        One that sends no more may or may not hear it. It is taken for gone only where its retry can be distinguished
-        from a second mail, which must not be lost.
+        A half-closed client may or may not get it. It counts as gone only if its retry can be distinguished from a
+        second mail, which must not be lost.
         """
         if self.transport is not None:
-            self.start_timer()  # also for a client that does not read the answer
-        absent = self.absent()  # before the answer: a client that has heard it may go
+            self.start_timer()  # also for a client that does not read the reply
+        absent = self.absent()  # before the reply: a client that has got it may disconnect
         await self._answer(mail.id, outcomes)
         if self.gone or math.isinf(absent):
-            return False  # who has left while we said it raises nothing
+            return False  # a client that leaves during the write raises nothing
         return not ((absent or self.left) and mime.is_like_no_other(mail.message))
 
     async def _answer(self, mail_id: str, outcomes: Outcomes) -> None:
-        """Says, and logs, what becomes of the mail; who is gone hears nothing."""
+        """Sends and logs the outcomes; nothing is sent to a client that is gone."""
         if failure := for_all(outcomes):
             kind = type(failure).__name__
             log.warning("mail_not_accepted", reply=failure.reply, kind=kind, cause=str(failure))
@@ -294,7 +294,7 @@ class SMTPSession(CommandStream):
             await self.push(self.reply(mail_id, outcomes, failure))
 
     def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
-        """The one reply to the content (RFC 5321, 4.2.5), and what it does not say of the other recipients."""
+        """The reply to the content (RFC 5321, 4.2.5), one for all recipients."""
         if failure is None:
             return f"250 2.0.0 Ok: {mail_id}"
         accepted = sum(outcome is None for outcome in outcomes)
@@ -302,7 +302,7 @@ class SMTPSession(CommandStream):
         return failure.reply + (f" ({accepted} of {len(outcomes)} recipients have it)" if final else "")
 
     def _received_field(self, transaction: Transaction) -> bytes:
-        """It names who has connected, whatever XFORWARD said; the log has both."""
+        """The Received field. It names the connected client, not that of XFORWARD; the log has both."""
         word = self.protocol if self.protocol == "LMTP" or not self.session.extended_smtp else "ESMTP"
         if transaction.begun is not None and transaction.begun.smtputf8:
             word = f"UTF8{self.protocol}"
@@ -316,7 +316,7 @@ class SMTPSession(CommandStream):
 
 
 class LMTPSession(SMTPSession):
-    """One LMTP connection; the way to hand mail to the relay that lets each recipient have its own outcome."""
+    """One LMTP connection: each recipient gets an individual reply."""
 
     commands: ClassVar = ("LHLO", *COMMANDS)
     greets_with: ClassVar = "LHLO"
@@ -328,15 +328,15 @@ class LMTPSession(SMTPSession):
         await self.smtp_EHLO(arg)
 
     def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
-        """A reply for each recipient that RCPT has accepted, in their order (RFC 2033, 4.2)."""
+        """A reply for each accepted recipient, in order (RFC 2033, 4.2)."""
         return "\r\n".join(f"250 2.1.5 Ok: {mail_id}" if outcome is None else outcome.reply for outcome in outcomes)
 
 
 async def receive(stream: CommandStream, limit: int, share: Share) -> bytes:
-    """The content up to CRLF.CRLF, if it comes fast enough, dots unstuffed; `share` holds the room for it afterwards.
+    """The content up to CRLF.CRLF, dots unstuffed; `share` then holds its memory.
 
-    `limit` is in octets. Raises MessageTooBig or Overloaded, but only after all of it was read, and
-    ConnectionResetError where the client left before the end.
+    `limit` is in octets. Raises MessageTooBig or Overloaded, after all of it was read, and ConnectionResetError if the
+    client leaves before the end.
     """
     content = _Content()
     failed: MessageTooBig | TryLater | None = None
@@ -365,7 +365,7 @@ async def receive(stream: CommandStream, limit: int, share: Share) -> bytes:
 
 
 async def _fault(size: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
-    """Why no more than these octets can be kept, if so."""
+    """The error if content of this size cannot be kept, else None."""
     if size > limit:
         return MessageTooBig(f"the content is over the limit of {limit} octets")
     if share.held < room_for(size):
@@ -378,7 +378,7 @@ async def _fault(size: int, limit: int, share: Share) -> MessageTooBig | TryLate
 
 @dataclass(slots=True)
 class _Content:
-    """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end."""
+    """The content received so far; `size` in octets without doubled dots, `behind` what followed its end."""
 
     ended: bool = False
     behind: bytes = b""
@@ -388,9 +388,9 @@ class _Content:
     _extra: int = 2
 
     def add(self, piece: bytes) -> None:
-        """What has come now. At its end, what may be the beginning of CRLF.CRLF is held back."""
+        """Adds a piece; a suffix that may begin CRLF.CRLF is held back."""
         text = self._held + piece if self._held else piece
-        # One octet is found much faster than five, and most pieces of an attachment have no dot at all.
+        # Searching for one octet is much faster than for five, and most pieces of an attachment have no dot.
         dotted = b"." in text
         end = text.find(END_OF_DATA) if dotted else -1
         if end >= 0:
@@ -406,18 +406,18 @@ class _Content:
         self._pieces.append(text)
 
     def drop(self) -> None:
-        """Keeps nothing of what has come."""
+        """Discards the content."""
         self._pieces.clear()
 
     def octets(self) -> bytes:
-        """All of it, which is there twice until this is done: as often as when it is sealed then."""
+        """The whole content. Its memory is needed twice meanwhile, no more than for sealing."""
         content = b"".join(self._pieces)
         self._pieces.clear()
         return content
 
 
 def _held_back(text: bytes) -> tuple[bytes, bytes]:
-    """The text before what may be the beginning of CRLF.CRLF, and that."""
+    """Splits off a suffix that may be the beginning of CRLF.CRLF."""
     mark = text.find(b"\r", max(0, len(text) - len(END_OF_DATA) + 1))
     while mark >= 0 and not END_OF_DATA.startswith(text[mark:]):
         mark = text.find(b"\r", mark + 1)

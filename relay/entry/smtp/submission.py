@@ -1,4 +1,4 @@
-"""The submission server: a conversation that takes mail only over TLS, from users who have logged in, within limits.
+"""The submission server: accepts mail only over TLS, from authenticated users, within rate limits.
 Standard: RFC 6409 (submission), RFC 8314 (TLS), RFC 3207 (STARTTLS), RFC 4954 (AUTH), RFC 4616 (PLAIN).
 """
 
@@ -45,7 +45,7 @@ MAX_RESPONSE = 12288
 
 
 class NotSecured(Refuse):
-    """The client must begin TLS before anything else."""
+    """The client must use STARTTLS first."""
 
     code = 530
     status = "5.7.0"
@@ -53,7 +53,7 @@ class NotSecured(Refuse):
 
 
 class TooMuchMail(TryLater):
-    """The user or their client has sent what may be sent in an hour."""
+    """The user or client address has reached its hourly limit."""
 
     code = 450
     status = "4.7.1"
@@ -61,10 +61,10 @@ class TooMuchMail(TryLater):
 
 
 class SubmissionRates:
-    """What users and client addresses may send in an hour: mails and recipients."""
+    """Hourly limits of users and client addresses, for mails and recipients."""
 
     def __init__(self, limits: config.SubmissionSettings, key: bytes = b"") -> None:
-        """`key` is that of the names in the store."""
+        """`key` hashes the names in the store."""
         self._rates = {
             "mails": (
                 HourlyRate(limits.mails_per_user, "mails user", key=key),
@@ -78,23 +78,23 @@ class SubmissionRates:
 
     @property
     def rates(self) -> tuple[HourlyRate, ...]:
-        """To be shared with other processes."""
+        """The rates to share with other processes."""
         return tuple(rate for pair in self._rates.values() for rate in pair)
 
-    def take(self, what: Literal["mails", "recipients"], user: str, client: str) -> None:
-        """One more. Raises TooMuchMail."""
-        of_user, of_client = self._rates[what]
+    def take(self, kind: Literal["mails", "recipients"], user: str, client: str) -> None:
+        """Takes one token for user and client. Raises TooMuchMail."""
+        of_user, of_client = self._rates[kind]
         network = network_of(client)
         if not of_user.take(user):
-            raise TooMuchMail(f"{what} of user {user}")
+            raise TooMuchMail(f"{kind} of user {user}")
         if not of_client.take(network):
             of_user.give_back(user)
-            raise TooMuchMail(f"{what} of client {network}")
+            raise TooMuchMail(f"{kind} of client {network}")
 
 
 @dataclass(frozen=True, slots=True)
 class SubmissionService:
-    """What all connections of the submission server share."""
+    """The parts that all connections of the submission server share."""
 
     logins: Logins
     tls: ServerTLS
@@ -103,13 +103,13 @@ class SubmissionService:
 
 @asynccontextmanager
 async def submission_service(table: config.SubmissionSettings, inside: Inside) -> AsyncIterator[SubmissionService]:
-    """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
+    """The service. Raises ConfigError if a file of [submission] cannot be used, and StoreUnavailable."""
     users = UserFile(table.users) if table.users else None
     back_end: BackEnd
     if table.dovecot_auth:
         back_end = DovecotBackEnd(table.dovecot_auth, inside.config.site.domains, users)
     else:
-        assert users is not None  # noqa: S101 - one of the two is set: load_config has looked
+        assert users is not None  # noqa: S101 - load_config has checked that one of the two is set
         back_end = FileBackEnd(users)
     try:
         key = inside.secret.derived(b"rates")[0]
@@ -134,7 +134,7 @@ class SubmissionSession(SMTPSession):
         *(verb for verb in COMMANDS if verb != "XFORWARD"),
     )
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
-    """RFC 4954, 5: it may be given with MAIL; no client is believed that says for whom it sends."""
+    """RFC 4954, 5: AUTH= of MAIL is accepted, and ignored: no client is trusted with it."""
 
     def __init__(self, server: SocketServer, hostname: str, recipe: Recipe, service: SubmissionService) -> None:
         super().__init__(server, hostname, recipe)
@@ -142,7 +142,7 @@ class SubmissionSession(SMTPSession):
         self._user = ""
 
     def extensions(self) -> list[str]:
-        """RFC 3207 and RFC 4954: passwords are not asked for before they are safe."""
+        """RFC 3207 and RFC 4954: AUTH is only offered over TLS."""
         size = f"SIZE {self.settings.max_message_size}"
         return ["PIPELINING", size, *EXTENSIONS, "AUTH PLAIN LOGIN" if self.secured else "STARTTLS"]
 
@@ -157,7 +157,7 @@ class SubmissionSession(SMTPSession):
         self._service.rates.take("mails", self._user, self.client)
 
     async def smtp_RCPT(self, arg: str | None) -> None:
-        """Every recipient counts, also one who is refused: addresses are not to be tried out here."""
+        """Every recipient counts, also a refused one, so that addresses cannot be harvested."""
         if self.transaction.begun is not None:
             try:
                 with self.server.counted():
@@ -176,7 +176,7 @@ class SubmissionSession(SMTPSession):
     # STARTTLS.
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:
-        """RFC 3207: nothing that was said before TLS counts after it, and nothing that was sent before it is read."""
+        """RFC 3207: state from before TLS is reset, and data sent before it is discarded."""
         if arg:
             await self.wrong("501 5.5.4 Syntax: STARTTLS")
         elif self.secured:
@@ -185,12 +185,12 @@ class SubmissionSession(SMTPSession):
             await self._start_tls()
 
     async def _start_tls(self) -> None:
-        assert self.transport is not None  # noqa: S101 - the command has just come over it
-        self.transport.pause_reading()  # from here on what comes is for TLS
+        assert self.transport is not None  # noqa: S101 - the command was received over it
+        self.transport.pause_reading()  # further data is for TLS
         await self.push("220 2.0.0 Ready to start TLS")
         try:
             await self.begin_tls(self._service.tls.context)
-        except OSError as error:  # TLS errors and timeouts are of this kind
+        except OSError as error:  # includes TLS errors and timeouts
             log.info("tls_not_begun", client=self.client, cause=str(error))
         else:
             self.start_over()
@@ -225,7 +225,7 @@ class SubmissionSession(SMTPSession):
             yield "503 5.5.1 Not in the middle of a transaction"
 
     async def _credentials(self, mechanism: str, initial: bytes) -> Credentials:
-        """Name and password, after as many challenges as the mechanism needs. Raises BadExchange or LoginFailed."""
+        """Name and password, by the challenges of the mechanism. Raises BadExchange or LoginFailed."""
         match mechanism:
             case "PLAIN":
                 return parse_plain(await self._response(b"", initial))
@@ -237,7 +237,7 @@ class SubmissionSession(SMTPSession):
         raise BadExchange("a mechanism that is not offered", "504 5.5.4 Unrecognized authentication type")
 
     async def _response(self, challenge: bytes, initial: bytes = b"") -> bytes:
-        """What the client answers, decoded; `initial` is what it has sent with AUTH, "=" for nothing at all."""
+        """The client's decoded response; `initial` is that sent with AUTH, "=" for an empty one."""
         if initial:
             return b"" if initial == b"=" else decoded(initial)
         await self.push(b"334 " + pybase64.b64encode(challenge))

@@ -1,4 +1,4 @@
-"""TLS for mail programs: connections that begin with it.
+"""Implicit TLS for mail programs.
 Standard: RFC 8314 (3.3, implicit TLS).
 """
 
@@ -23,7 +23,7 @@ RETRY_S = 1.0
 
 
 class TLSServer:
-    """Takes connections that begin with TLS, and counts each before its handshake, which may take its time.
+    """Accepts TLS connections and counts each before its handshake.
 
     asyncio's own server reports a connection only after its handshake.
     """
@@ -35,7 +35,7 @@ class TLSServer:
         session: Callable[[], SMTPSession],
         sockets: Sequence[socket.socket],
     ) -> None:
-        """`session` makes that of one more connection to one of the `sockets`, which listen already."""
+        """`session` creates the session of a connection; `sockets` listen already."""
         self._tls = tls
         self._server = server
         self._session = session
@@ -45,14 +45,14 @@ class TLSServer:
             self._run(self._accept(listening))
 
     def close(self) -> None:
-        """Takes no new connection, and ends those whose handshake is not over."""
+        """Stops accepting, and closes connections whose handshake has not finished."""
         for task in self._tasks:
             task.cancel()
         for listening in self._sockets:
             listening.close()
 
     async def wait_closed(self) -> None:
-        """Returns when that is done."""
+        """Returns when they are closed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -73,7 +73,7 @@ class TLSServer:
                 self._run(self._shake_hands(accepted, client, session))
 
     async def _shake_hands(self, accepted: socket.socket, client: str, session: SMTPSession) -> None:
-        """After the handshake the session lives by itself."""
+        """Does the handshake; after it the session runs by itself."""
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: session, accepted, ssl=self._tls.context, ssl_handshake_timeout=HANDSHAKE_S
@@ -81,7 +81,7 @@ class TLSServer:
         except BaseException as error:
             self._server.discard(session)
             accepted.close()
-            if not isinstance(error, OSError):  # TLS errors and timeouts are of this kind
+            if not isinstance(error, OSError):  # includes TLS errors and timeouts
                 raise
             log.info("tls_not_begun", client=client, cause=str(error))
 

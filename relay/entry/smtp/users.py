@@ -1,4 +1,4 @@
-"""The password file: who may submit mail, by which password, from which addresses.
+"""The password file: users, their password hashes and sender addresses.
 Standard: one line a user, `name:argon2id hash:address,address`; hashes as RFC 9106 recommends, by argon2-cffi.
 """
 
@@ -25,11 +25,11 @@ from relay.identity.files import changing, read_secret, write
 log = structlog.get_logger(__name__)
 
 MAX_MEMORY_KIB = 1024 * 1024
-"""Maximum memory for checking a hash, in KiB; more is a mistake that would stop the relay."""
+"""Maximum memory for checking a hash, in KiB; more is a mistake, and would exhaust memory."""
 MAX_NAME = 255
 
 NO_PASSWORD = "-"  # noqa: S105 - it says that there is none
-"""Placeholder for the hash where Dovecot checks passwords and the file only has the addresses."""
+"""Placeholder for the hash if Dovecot checks passwords and the file only has addresses."""
 
 _NAME = re.compile(r"[^\x00-\x20\x7f-\x9f:,#\ud800-\udfff][^\x00-\x20\x7f-\x9f:,\ud800-\udfff]*")
 _HEADER = "# QuMail Relay, who may submit mail: name:hash:addresses (qumail-relay users --help)\n"
@@ -37,7 +37,7 @@ _HEADER = "# QuMail Relay, who may submit mail: name:hash:addresses (qumail-rela
 
 @dataclass(frozen=True, slots=True)
 class SubmissionUser:
-    """One line of the file. `addresses` are as they stand there, `rights` what they mean."""
+    """One line of the file. `addresses` are as written there, `rights` as parsed."""
 
     name: str
     password_hash: str = field(repr=False)
@@ -51,13 +51,13 @@ class SubmissionUser:
 
 
 class UserFile:
-    """The file in force: an edit counts from the next look on, a broken one leaves what was before in force.
+    """The current password file. An edit takes effect at the next access; a broken file leaves the last one in force.
 
-    Its methods read files and may take tens of milliseconds: they are for threads.
+    Its methods read files and may take tens of milliseconds: call them in threads.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError where the file cannot be used."""
+        """Raises ConfigError if the file cannot be used."""
         self.path = path
         self._lock = threading.Lock()
         self._seen = stamp_of(path)
@@ -66,15 +66,15 @@ class UserFile:
         self._nobody = self._hasher.hash("the password of nobody")
 
     def get(self, name: str) -> SubmissionUser | None:
-        """The user of this name, or None; a longer name than any user has is not even folded."""
+        """The user of this name, or None; an overlong name is not folded."""
         return self._current().get(folded_name(name)) if len(name) <= MAX_NAME else None
 
     def verify(self, name: str, password: str) -> SubmissionUser | None:
-        """The user whose password this is; as much work for a name that is not there as for a wrong password."""
+        """The user with this password, or None; an unknown name takes as long as a wrong password."""
         user = self.get(name)
-        known = user is not None and user.password_hash != NO_PASSWORD
-        right = matches(self._hasher, user.password_hash if user and known else self._nobody, password)
-        return user if known and right else None
+        has_password = user is not None and user.password_hash != NO_PASSWORD
+        right = matches(self._hasher, user.password_hash if user and has_password else self._nobody, password)
+        return user if has_password and right else None
 
     def _current(self) -> dict[str, SubmissionUser]:
         with self._lock:
@@ -121,7 +121,7 @@ def read_users(path: Path) -> dict[str, SubmissionUser]:
 
 
 def parse_user(line: str) -> SubmissionUser:
-    """One line; raises ValueError saying what is wrong, without the hash."""
+    """Parses one line. Raises ValueError, whose text does not have the hash."""
     parts = line.split(":")
     if len(parts) != 3:
         raise ValueError("a line is name:hash:addresses")
@@ -135,18 +135,18 @@ def parse_user(line: str) -> SubmissionUser:
 
 
 def folded_name(name: str) -> str:
-    """Returns the name as names are compared: exactly, in NFC, but the domain after an @ in any case."""
+    """The name as compared: in NFC, with a folded domain after an @."""
     local, at, domain = unicodedata.normalize("NFC", name).rpartition("@")
     return local + at + domain.lower() if at else domain
 
 
 def hashed(password: str) -> str:
-    """An argon2id hash with argon2-cffi's parameters, which are those of RFC 9106 for little memory."""
+    """An argon2id hash with argon2-cffi's parameters: RFC 9106's for low memory."""
     return PasswordHasher().hash(_prepared(password))
 
 
 def matches(hasher: PasswordHasher, password_hash: str, password: str) -> bool:
-    """Whether it is the password; False for one that no file could have."""
+    """Whether the password matches; False for one that no file can have."""
     with suppress(Argon2Error, InvalidHashError):
         return hasher.verify(password_hash, _prepared(password))
     return False
@@ -155,14 +155,14 @@ def matches(hasher: PasswordHasher, password_hash: str, password: str) -> bool:
 def change_users(
     path: Path, change: Callable[[dict[str, SubmissionUser]], None], *, owner: rights.UnixUser | None = None
 ) -> None:
-    """Has `change` alter the users and writes all of them in one step, mode 600; root makes the file for `owner`.
+    """Applies `change` to the users and replaces the file, mode 600; root creates it for `owner`.
 
-    Comments at the head of the file stay. Raises ConfigError.
+    Comments at the head of the file are kept. Raises ConfigError.
     """
     with changing(path.absolute().parent):
-        there = is_there(path)
-        users = read_users(path) if there else {}
-        head = _head(read_secret(path).decode()) if there else _HEADER
+        exists = is_there(path)
+        users = read_users(path) if exists else {}
+        head = _head(read_secret(path).decode()) if exists else _HEADER
         change(users)
         text = head + "".join(user.line for user in users.values())
         write(path, text.encode(), owner=owner)
@@ -192,7 +192,7 @@ def _prepared(password: str) -> str:
 
 
 def listed(users: Iterable[SubmissionUser]) -> list[dict[str, object]]:
-    """Returns every user with their addresses, without the hash, for programs."""
+    """All users with their addresses, without hashes, for JSON."""
     return [
         {"name": user.name, "addresses": list(user.addresses), "password": user.password_hash != NO_PASSWORD}
         for user in users

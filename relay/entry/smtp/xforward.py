@@ -1,4 +1,4 @@
-"""Reads XFORWARD, by which a trusted mail server says who its own client was.
+"""Parses XFORWARD, by which a trusted mail server names its own client.
 Standard: Postfix's XFORWARD_README (attributes, [UNAVAILABLE], when they end).
 """
 
@@ -13,13 +13,13 @@ from relay.entry.transaction import BadParameter
 from relay.mail import Origin
 
 XFORWARD = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"
-"""The extension, by which a trusted mail server says who its own client was."""
+"""The EHLO keyword and its attributes."""
 _ATTRIBUTES = {word: word.lower() for word in XFORWARD.split()[1:]}
 _UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
-def parse_xforward(arg: str | None, known: Origin) -> Origin:
-    """What is known of the original client after this command; values that it does not name stay.
+def parse_xforward(arg: str | None, origin: Origin) -> Origin:
+    """The origin after this command; attributes that it does not name keep their values.
 
     Raises BadParameter.
     """
@@ -32,11 +32,11 @@ def parse_xforward(arg: str | None, known: Origin) -> Origin:
         if not equals or not value or name.upper() not in _ATTRIBUTES:
             raise BadParameter(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
         changes[_ATTRIBUTES[name.upper()]] = _value(name.upper(), value)
-    return replace(known, **changes)
+    return replace(origin, **changes)
 
 
 def _value(name: str, text: str) -> str:
-    """One attribute decoded, "" where the client does not have it; raises BadParameter."""
+    """One decoded attribute, "" if unavailable. Raises BadParameter."""
     if text.upper() in _UNAVAILABLE:
         return ""
     value = _decoded(text)
@@ -48,7 +48,7 @@ def _value(name: str, text: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """The text that the xtext stands for; characters that could not stand in a log line become "?"."""
+    """Decodes xtext; characters not allowed in a log line become "?"."""
     octets = re.sub(r"\+([0-9A-Fa-f]{2})", lambda match: chr(int(match[1], 16)), text)
     return re.sub(r"[^\x20-\x7e]", "?", octets)
 

@@ -1,8 +1,8 @@
-"""Opens what is sealed for this site, claims those who are to get it, and notes who has it.
+"""Opens mail sealed for this site, claims its recipients, and records who has it.
 Standard: relay/FORMAT.md, the receiver's order; nothing is released before the last step.
 
-layers.py opens; original.py makes of that what is handed on. Who may have it is decided here: the sealed envelope has
-to fit what was opened, and names the recipients. All mailboxes are in their one spelling (relay/formats/mailbox.py).
+layers.py opens; original.py prepares the original for delivery. This module decides who may have it: the sealed
+envelope must fit what was opened, and names the recipients. All mailboxes are folded (relay/formats/mailbox.py).
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from relay.store.restore_check import RestoreCheck
 log = structlog.get_logger(__name__)
 
 WINDOW = timedelta(days=7)
-"""Time after sealing in which a message opens; IDs are remembered, and keys wait for late recipients, as long."""
+"""Time after sealing in which a message can be opened; IDs and keys of late recipients are kept as long."""
 SKEW = timedelta(minutes=10)
 """Maximum clock skew between two sites."""
 PATIENT_OCTETS = 2 * 2**20
-"""Maximum size of a message that waits for lagging keys, in bytes: meanwhile it takes memory from others."""
+"""Maximum size of a message that waits for lagging keys, in bytes, since it holds memory meanwhile."""
 ENVELOPE_COSTS = 4
-"""Cost of a byte of a sealed envelope, as a multiple of one of a message: a few may be an address."""
+"""Cost of a byte of a sealed envelope, as a multiple of a byte of a message."""
 RECIPIENT_OCTETS = 64
-"""Cost of one recipient, in bytes, where it is decided whether work is done in a thread."""
+"""Cost of one recipient, in bytes, for the decision whether to use a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The original message, byte for byte as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it. The mailboxes that were asked
-    about are in four groups. Those that are `due` get it now, and those that are `served` have it. Those that are
-    `busy` get it from another relay now, and `strangers` are not named by the sealed envelope. `relay` is the name
-    under which those that are due are claimed. `config` was in force when it was opened, and holds for it to the end.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it. The requested mailboxes are in
+    four groups. Those `due` get it now, those `served` have it. Those `busy` are being served by another relay, and
+    `strangers` are not named by the sealed envelope. `relay` is the owner of the claims. `config` was in force when it
+    was opened, and applies to it to the end.
     """
 
     original: bytes = field(repr=False)
@@ -82,29 +82,29 @@ class Opened:
 
     @property
     def mail(self) -> bytes:
-        """What all copies of it have in common."""
+        """The name that all copies of it have in common."""
         return self.arrived.name if self.arrived is not None else b""
 
     @property
     def sealed(self) -> str:
-        """What log and audit record call it, here and where it was sealed."""
+        """Its name in log and audit record, at both sites."""
         return sealed_name(self.envelope.id, self.envelope.master_sae).hex()[:16]
 
     def name_in_store(self, mailbox: str) -> bytes:
-        """What the store calls this recipient of it."""
+        """The name of this recipient in the store."""
         return recipient_name(self.mail, mailbox)
 
     def to_the_due(self, mail: Mail) -> Mail:
-        """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
+        """`mail` to the due recipients, from the sealed sender: MAIL FROM, NOTIFY and RET can be forged.
 
-        An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed. Nor does
-        what MAIL FROM said show whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
+        A success notice or a full bounce would disclose the content to an outsider. Whether SMTPUTF8 is needed depends
+        on the sealed sender too (RFC 6531, 3.4).
         """
         envelope, due = mail.envelope, set(self.due)
         to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
         sender = self.envelope.sender
         utf8 = envelope.smtputf8 or not sender.isascii()
-        # RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content.
+        # RET=HDRS (RFC 3461, 4.3): a bounce must not quote content readable here.
         return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
@@ -114,9 +114,9 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class MailOpener:
-    """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware).
+    """Opens sealed messages; one value for the relay's lifetime. `clock` returns the receiver's time (aware).
 
-    `layers` gives what opens layers, asked once for each mail: what is read again meanwhile counts for the next one.
+    `layers` is called once for each mail; a reload applies to the next one.
     """
 
     layers: Callable[[], Layers]
@@ -136,13 +136,12 @@ class MailOpener:
         patient: bool = True,
         any_time: bool = False,
     ) -> Opened | None:
-        """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
+        """The original, or None if `message` is not sealed for us: ordinary mail, or sealed by others.
 
-        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us.
-        `mailboxes`, in their one spelling (Recipient.mailbox), want the mail: those who are `due` are claimed until
-        `settle` or `give_up`; None claims nobody. An original with more than `max_hops` Received fields is in a loop.
-        With `patient`, keys that its KME does not know yet are waited for; with `any_time` a person answers for its
-        age. Raises KeyUnavailable, StoreUnavailable or CannotOpen.
+        The SMTP `sender` only decides whether a message that we cannot parse was meant for us. `mailboxes` (folded) are
+        the recipients; those `due` are claimed until `settle` or `give_up`; None claims nobody. An original with more
+        than `max_hops` Received fields is in a loop. With `patient`, waits for keys that the KME does not have yet;
+        with `any_time`, the age is not checked. Raises KeyUnavailable, StoreUnavailable or CannotOpen.
         """
         layers = self.layers()
         outermost = await layers.recognise(message, sender)
@@ -163,46 +162,46 @@ class MailOpener:
         patient: bool,
         any_time: bool,
     ) -> Opened:
-        """`open`, for a message of `size` bytes whose outermost layer `layers` have recognised."""
-        found = OpenedLayers()
+        """`open`, for a message of `size` bytes whose outermost layer was recognised by `layers`."""
+        inner = OpenedLayers()
         try:
             try:
                 patient = patient and size <= PATIENT_OCTETS
-                entity = await layers.open(found, outermost, size, patient=patient)
+                entity = await layers.open(inner, outermost, size, patient=patient)
                 any_time = any_time or mailboxes is None
                 check = partial(self._envelope, layers.config, max_hops=max_hops, any_time=any_time)
                 work = max(size, len(entity.content), ENVELOPE_COSTS * len(entity.envelope))
-                envelope, named, strangers = await off_loop(work, check, found, entity, mailboxes or ())
+                envelope, named, strangers = await off_loop(work, check, inner, entity, mailboxes or ())
             except RelayError as error:
-                # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
-                await self.deliveries.admit(found.bound)
+                # A valid tag binds the keys, even if the content is invalid: they open nothing else.
+                await self.deliveries.admit(inner.bound)
                 if isinstance(error, KeyNotFound):
-                    error.claimed = found.claimed
+                    error.claimed = inner.claimed
                     await self._check_not_lost(outermost, error)
                 raise
             arrived = None
-            if mailboxes is not None:  # what the store remembers, until no copy could be opened any longer
+            if mailboxes is not None:  # stored until no copy could be opened any longer
                 latest = (max(self.clock(), envelope.sealed_at) + WINDOW + SKEW).timestamp()
-                arrived = OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest, named)
-            # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
-            # hand it on once more, or open another message under the same keys.
+                arrived = OpenedMail(envelope.master_sae, envelope.id, inner.fingerprint, latest, named)
+            # On disk before delivery. Otherwise another relay, or this one after a kill, could deliver it again, or
+            # open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
-                begun = await self.deliveries.admit(found.bound, arrived)
+                begun = await self.deliveries.admit(inner.bound, arrived)
         except CannotOpen as error:
-            # All are answered alike: else answers would reveal who is named, or what is right about a forgery.
-            error.silent, error.claimed = True, found.claimed
+            # The same reply for all: else it would reveal who is named, or what is right about a forgery.
+            error.silent, error.claimed = True, inner.claimed
             raise
-        # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
+        # No await from here to the end: a task cancelled later has the claims, and releases them.
         of = {
             state: tuple(box for box in named if arrived and begun.state(box) == state)
             for state in ("due", "served", "busy")
         }
-        (peer,) = found.peers
+        (peer,) = inner.peers
         return Opened(
             entity.content,
-            found.names,
+            inner.names,
             peer,
-            tuple(found.keys),
+            tuple(inner.keys),
             envelope,
             layers.config,
             arrived,
@@ -212,18 +211,18 @@ class MailOpener:
         )
 
     async def _check_not_lost(self, outermost: Layer, error: KeyNotFound) -> None:
-        """Raises KeyLost where a key that no KME knows was asked for when all processes of a relay were killed."""
+        """Raises KeyLost for an unknown key that was requested when all processes of a relay were killed."""
         named = by_origin(outermost.references).items()
         names = [KeyName(group, master, each.key_ID) for (group, master), some in named for each in some]
         if names and await self.received.unanswered(names):
             raise KeyLost(f"{error}: it was given away while all processes of the relay were killed") from error
 
     async def settle(self, opened: Opened, has_it: Collection[str]) -> None:
-        """These mailboxes have the mail; others who were due have it not, and may try again at once.
+        """Stores that these mailboxes have the mail, and releases the claims on the others.
 
-        To be called once the next hop has said 250: noted before, a mail that was never sent would be taken for a copy.
-        Whatever fails is only logged, for the mail has left, and who hears of a failure sends it again. Once all whom
-        the sealed envelope names have it, its keys are kept only for as long as copies may still come.
+        Called after the next hop's 250: earlier, a mail that was never sent would be taken for a duplicate. Failures
+        are only logged, since the mail has left and an error would cause a retry. Once all named recipients have it,
+        its keys are kept only as long as copies may still arrive.
         """
         if opened.arrived is None:
             return
@@ -243,17 +242,17 @@ class MailOpener:
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
     def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
-        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any longer."""
+        """Starts `settle`, shielded from cancellation, without the original: its memory is no longer budgeted."""
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
-        """Releases the claimed recipients, who may be retried at once, despite cancellation."""
+        """Releases the claims, despite cancellation; the recipients may be retried at once."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
-        """The keys that are destroyed soon, once nobody waits for this mail any longer."""
+        """The keys to destroy once no recipient waits for this mail."""
         if opened.config.peers[opened.peer].key_max_messages > 1:
-            return []  # other mails, with recipients who may come late, are under the same key
+            return []  # other mails under the same key may have late recipients
         keep_for = OTP_KEEP_FOR_S if opened.protection in OF_PADS else USED_KEEP_FOR_S
         return [
             KeysUsed(group, master, tuple(each.key_ID for each in references), keep_for)
@@ -263,18 +262,18 @@ class MailOpener:
     def _envelope(
         self,
         config: Config,
-        found: OpenedLayers,
+        layers: OpenedLayers,
         entity: mime.Entity,
         mailboxes: Sequence[str],
         *,
         max_hops: int,
         any_time: bool,
     ) -> tuple[SealedEnvelope, tuple[str, ...], tuple[str, ...]]:
-        """The sealed envelope, once it and the original are as they must be, and of `mailboxes` whom it names, or not.
+        """The checked sealed envelope, and those of `mailboxes` that it names and that it does not.
 
         Raises CannotOpen.
         """
-        envelope = _read_envelope(config, found, entity.envelope)
+        envelope = _read_envelope(config, layers, entity.envelope)
         if not any_time:
             trusted_from = self.restore_check.trusted_from if self.restore_check is not None else float("-inf")
             _check_time(envelope.sealed_at, self.clock(), trusted_from)
@@ -282,31 +281,31 @@ class MailOpener:
             mime.check_carriable(entity.content, max_hops)
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
-        return envelope, *_told_apart(config, envelope, mailboxes)
+        return envelope, *_partition(config, envelope, mailboxes)
 
 
 def _without_success(recipient: Recipient) -> Recipient:
-    """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
+    """The recipient without SUCCESS in NOTIFY (RFC 3461, 4.1)."""
     if recipient.notify is None:
         return recipient
-    wanted = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
-    return replace(recipient, notify=",".join(wanted) or None)
+    conditions = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(conditions) or None)
 
 
-def _read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
-    """The sealed envelope, once it fits what was opened. Raises CannotOpen."""
-    if len(found.peers) != 1:
-        raise BadSignature(f"its layers come from different peers: {', '.join(sorted(found.peers))}")
-    (name,) = found.peers
+def _read_envelope(config: Config, layers: OpenedLayers, der: bytes) -> SealedEnvelope:
+    """The sealed envelope, which must fit what was opened. Raises CannotOpen."""
+    if len(layers.peers) != 1:
+        raise BadSignature(f"its layers come from different peers: {', '.join(sorted(layers.peers))}")
+    (name,) = layers.peers
     peer = config.peers[name]
-    if found.protection[0] not in peer.accept:
-        raise NotAccepted(f"sealed at level {found.protection[0]}, which peer {name!r} may not use (`accept`)")
+    if layers.protection[0] not in peer.accept:
+        raise NotAccepted(f"sealed at level {layers.protection[0]}, which peer {name!r} may not use (`accept`)")
     domains = (*peer.domains, *peer.forwards)
-    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, found.names, domains))
+    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, layers.names, domains))
 
 
 def _check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
-    """Raises OutsideWindow; from `trusted_from` on, seconds since 1970, the store remembers what was opened."""
+    """Raises OutsideWindow. The store is complete from `trusted_from` (Unix time) on."""
     if sealed_at < now - WINDOW:
         raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, more than {WINDOW.days} days ago")
     if sealed_at > now + SKEW:
@@ -316,21 +315,21 @@ def _check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None
 
 
 def _all_named(config: Config, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
-    """By recipient, whom their mail may arrive for: themselves first, then their aliases here."""
+    """The addresses of each recipient: their own first, then their aliases here."""
     return {recipient: (recipient, *config.aliases.get(recipient, ())) for recipient in envelope.recipients}
 
 
-def _told_apart(
+def _partition(
     config: Config, envelope: SealedEnvelope, mailboxes: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
+    """The mailboxes that the sealed envelope names, aliases of this site included, and the others."""
     allowed = {each for names in _all_named(config, envelope).values() for each in names}
     once = dict.fromkeys(mailboxes)
     return tuple([box for box in once if box in allowed]), tuple([box for box in once if box not in allowed])
 
 
 def _all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
-    """Whether each recipient of `_all_named` has the mail, themselves or by all their aliases."""
+    """Whether each recipient of `_all_named` has the mail, directly or at all their aliases."""
     return all(
         recipient in served or (bool(aliases) and served.issuperset(aliases)) for recipient, *aliases in named.values()
     )

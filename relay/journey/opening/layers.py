@@ -32,17 +32,17 @@ log = structlog.get_logger(__name__)
 
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
-"""Number of keys asked for at first: anybody can send a mail that names thousands which do not exist."""
+"""Number of keys requested at first: anybody can send a mail that names thousands of keys that do not exist."""
 _AROUND = frozenset({ON_TOP, *cms.FURTHER_KEMS})
-"""The levels that may go around another one."""
+"""The levels that may wrap another one."""
 _SIGNED = " and ".join(level.name for level in LEVELS if not level.quantum)
 
 
 @dataclass(slots=True)
 class OpenedLayers:
-    """What was found on the way inwards; `fingerprint` is that of the outermost layer.
+    """What opening has found, from the outside in; `fingerprint` is that of the outermost layer.
 
-    `claims` are the known peers that the layers name by SAE or certificate, `peers` those of whom that is verified.
+    `claims` are the configured peers that the layers name by SAE or certificate, `peers` those verified as sealers.
     """
 
     claims: set[str] = field(default_factory=set)
@@ -59,12 +59,12 @@ class OpenedLayers:
 
     @property
     def claimed(self) -> str:
-        """The one peer whose name it bears, "" where it bears none or several."""
+        """The one peer that the layers name; "" for none or several."""
         return _the_one(self.claims)
 
 
 class Layer(NamedTuple):
-    """One layer that is still sealed; the keys that it names, and the peer whose they are, where it names any."""
+    """One layer that is still sealed, the keys that it names, and the peer that these keys belong to."""
 
     level: Scheme
     enveloped: cms.AuthEnveloped
@@ -74,7 +74,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What opens layers, the same for one mail from start to end; `certificates` are the peers' by peer name."""
+    """Opens layers; the same value for one mail from start to end. `certificates` are by peer name."""
 
     config: Config
     levels: Mapping[str, Scheme]
@@ -83,10 +83,10 @@ class Layers:
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
     async def recognise(self, message: bytes, sender: str) -> Layer | None:
-        """The outermost layer of a message that is sealed for us, None for ordinary mail and what others have sealed.
+        """The outermost layer of a message sealed for us; None for ordinary mail, and mail sealed by others.
 
-        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us. Raises
-        BadStructure where it was, UnknownPeer and NotAccepted.
+        The SMTP `sender` only decides whether a message that we cannot parse was meant for us; then BadStructure is
+        raised. Also raises UnknownPeer and NotAccepted.
         """
         try:
             return await off_loop(mime.work(message), self._outermost, message)
@@ -95,25 +95,25 @@ class Layers:
                 raise
             return None
 
-    async def open(self, found: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
+    async def open(self, opened: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
         """The payload of the innermost layer; `size` is that of the message in bytes.
 
-        Raises CannotOpen, KeyUnavailable or StoreUnavailable; what was found until then stands in `found`.
+        Raises CannotOpen, KeyUnavailable or StoreUnavailable; `opened` then has what was found so far.
         """
         while True:
             level = layer.level.name
-            found.protection.insert(0, level)
-            payload = await self._unsealed(found, layer, patient=patient)
+            opened.protection.insert(0, level)
+            payload = await self._unsealed(opened, layer, patient=patient)
             entity = await off_loop(max(size, len(payload)), mime.unwrap, payload)
-            del payload  # nor is it for longer than it takes
+            del payload  # frees memory early
             if entity.kind == "message" and level not in cms.FURTHER_KEMS:
-                if layer.level.quantum and len(found.protection) > 1:
-                    raise BadStructure(f"{found.names}: level {ON_TOP} goes around {_SIGNED} only")
+                if layer.level.quantum and len(opened.protection) > 1:
+                    raise BadStructure(f"{opened.names}: level {ON_TOP} goes around {_SIGNED} only")
                 return entity
-            if entity.kind != "enveloped" or level not in _AROUND or len(found.protection) == MAX_LAYERS:
+            if entity.kind != "enveloped" or level not in _AROUND or len(opened.protection) == MAX_LAYERS:
                 raise BadStructure(f"{entity.kind} data inside a layer of {level}")
-            layer = await off_loop(size, self._inner, entity.content, found.protection)
-            del entity  # a large message is not there once more for each layer
+            layer = await off_loop(size, self._inner, entity.content, opened.protection)
+            del entity  # or a large message would be held once more for each layer
 
     def _outermost(self, message: bytes) -> Layer | None:
         if not mime.is_sealed(message):
@@ -125,11 +125,11 @@ class Layers:
             return self._checked(level, enveloped, references)
         except CannotOpen as error:
             saes = {each.master_sae or "" for each in references}
-            error.claimed = _the_one({known[0] for sae in saes if (known := self.config.peer_by_sae(sae))})
+            error.claimed = _the_one({named[0] for sae in saes if (named := self.config.peer_by_sae(sae))})
             raise
 
     def _inner(self, der: bytes, around: list[str]) -> Layer:
-        """What is inside; a further KEM goes around level pqc or another one, each once: none says who sealed."""
+        """The inner layer. A further KEM wraps pqc or another further KEM, each once; neither names the sealer."""
         level, enveloped, references = self._decoded(der)
         outer, inner = around[0], level.name
         kems = cms.FURTHER_KEMS
@@ -145,7 +145,7 @@ class Layers:
         raise BadStructure("no level seals for this mixture of recipients")
 
     def _is_for_us(self, level: Scheme, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
-        """Whether a message is between a peer and us, rather than one that people sealed for each other."""
+        """Whether a message was sealed by a relay for us, and not by one person for another."""
         if level.quantum:
             return bool(references)
         return self.identity is not None and any(
@@ -155,17 +155,17 @@ class Layers:
         )
 
     def _checked(self, level: Scheme, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
-        """The one place that decides whether keys are of a peer, for us, of a group that both share, for this level.
+        """Checks that the keys belong to a peer, are for us, of a shared group, and allowed for this level.
 
-        No key is asked for before: a stranger who names keys would make KMEs work, and burn keys of others.
+        No key is requested before that. Otherwise anybody could load the KMEs and burn keys by naming them.
         """
-        known: tuple[str, PeerSettings] | None = None
+        named: tuple[str, PeerSettings] | None = None
         origins = {(each.master_sae, each.slave_sae, each.kme_group): each for each in references}
         for (master_sae, slave_sae, group), each in origins.items():
-            known = self.config.peer_by_sae(master_sae or "")
-            if known is None:
+            named = self.config.peer_by_sae(master_sae or "")
+            if named is None:
                 raise UnknownPeer(f"key {each.key_ID}: sealed by SAE {master_sae!r}, which is no peer of ours")
-            name, peer = known
+            name, peer = named
             if slave_sae != self.config.site.sae_id:
                 raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {slave_sae!r}, which we are not")
             if group not in peer.kme_groups:
@@ -174,63 +174,63 @@ class Layers:
                 raise NotAccepted(f"keys of KME group {group!r} are not for level {level.name} (`use`)")
             if level.name != ON_TOP and level.name not in peer.accept:  # no other level can be inside
                 raise NotAccepted(f"sealed at level {level.name}, which peer {name!r} may not use (`accept`)")
-        return Layer(level, enveloped, references, known)
+        return Layer(level, enveloped, references, named)
 
-    async def _unsealed(self, found: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:
-        """The payload of one layer, verified; what its tag has shown is noted even where something else is wrong."""
+    async def _unsealed(self, opened: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:
+        """The verified payload of one layer. Keys with a valid tag are noted even if something else is wrong."""
         level, enveloped, references, peer = layer
-        found.claims |= {peer[0]} if peer is not None else set()
+        opened.claims |= {peer[0]} if peer is not None else set()
         fingerprint = await off_loop(len(enveloped.ciphertext), enveloped.fingerprint)
-        found.fingerprint = found.fingerprint or fingerprint
-        # A key of a pad never opens two messages, whatever is set.
+        opened.fingerprint = opened.fingerprint or fingerprint
+        # A key of a pad never opens two messages, regardless of settings.
         most = peer[1].key_max_messages if peer is not None and level.name == AES.name else 1
         use = KeyUse(level.name, fingerprint, most)
         keys = await self._keys(references, use, patient=patient) if references else {}
-        verified = partial(_note_bound, found, references, use)
+        verified = partial(_note_bound, opened, references, use)
         unsealed = await level.open(
-            enveloped, Opening(keys, self.identity, partial(self._signers, found), verified=verified)
+            enveloped, Opening(keys, self.identity, partial(self._signers, opened), verified=verified)
         )
-        found.peers |= {peer[0]} if peer is not None else set()
-        found.peers |= {unsealed.signed_by.name} if unsealed.signed_by is not None else set()
+        opened.peers |= {peer[0]} if peer is not None else set()
+        opened.peers |= {unsealed.signed_by.name} if unsealed.signed_by is not None else set()
         return unsealed.payload
 
     async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
-        """The keys that the site holds already, else from the KME.
+        """The keys from the store, else from the KME.
 
-        What came from there is written down before it is used, since a KME gives a key once. A relay that is killed
-        while it opens the mail, or cannot hand it on, needs the key again. Only a pad has more than the first few
-        keys, and it needs all of them. Where one of the first is missing nobody is asked for the rest.
+        A key from a KME is stored before use, since the KME delivers it once, and a retry needs it again. Only a pad
+        has more than the first few keys, and it needs all of them. If one of the first is missing, the rest are not
+        requested.
         """
         first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
         try:
-            found = await self.keys.fetch(first, use=use, patient=patient)
-            if rest and len(found) == len(first):
-                found |= await self.keys.fetch(rest, use=use, patient=patient)
+            fetched = await self.keys.fetch(first, use=use, patient=patient)
+            if rest and len(fetched) == len(first):
+                fetched |= await self.keys.fetch(rest, use=use, patient=patient)
         except KeyUsed as error:
             log.error("key_used_before", peer_sae=references[0].master_sae, cause=str(error))
             raise
-        keys = {reference.key_ID: key for reference, key in found.items()}
+        keys = {reference.key_ID: key for reference, key in fetched.items()}
         if not keys:
             named = ", ".join(reference.key_ID for reference in references[:3])
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
-    def _signers(self, found: OpenedLayers, identifier: cms.CertificateID) -> list[PeerCertificates]:
-        """The peers one of whose signing certificates this is."""
+    def _signers(self, opened: OpenedLayers, identifier: cms.CertificateID) -> list[PeerCertificates]:
+        """The peers that have this signing certificate."""
         signers = [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
-        found.claims |= {peer.name for peer in signers}
+        opened.claims |= {peer.name for peer in signers}
         return signers
 
 
 def _the_one(names: set[str]) -> str:
-    """The only one of them, "" where there are several or none."""
+    """The only element, "" for none or several."""
     return next(iter(names)) if len(names) == 1 else ""
 
 
-def _note_bound(found: OpenedLayers, references: Sequence[KeyReference], use: KeyUse) -> None:
-    """A right tag has shown what these keys are for."""
-    found.keys += references
-    found.bound += [
+def _note_bound(opened: OpenedLayers, references: Sequence[KeyReference], use: KeyUse) -> None:
+    """Binds the keys to what they have opened, once the tag is verified."""
+    opened.keys += references
+    opened.bound += [
         Bound(group, master, tuple([each.key_ID for each in some]), use)
         for (group, master), some in by_origin(references).items()
     ]

@@ -1,7 +1,7 @@
-"""Makes of a sealed message what is handed on: opens it, checks what policy requires of it, and marks it.
-Standard: policies/README.md (`require`); RFC 8601 4 and 5 (Authentication-Results), where [dkim] is set.
+"""Turns a sealed message into the one to deliver: opens it, checks what policy requires, and marks it.
+Standard: policies/README.md (`require`); RFC 8601 4 and 5 (Authentication-Results), if [dkim] is set.
 
-Mail by SMTP and milter (incoming.py), in mailboxes (entry/imap) and out of quarantine all comes through here.
+Used for mail by SMTP and milter (incoming.py), in mailboxes (entry/imap), and released from quarantine.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What was `opened`, and the `message` to hand on, marked; b"" where nobody gets it now.
+    """The `opened` mail, and the marked `message` to deliver; b"" if nobody gets it now.
 
-    `missed` is what policy requires and it lacks, None for nothing; its mark says so already.
+    `missed` is the policy requirement that it does not meet, or None; its mark already includes that.
     """
 
     message: bytes = field(repr=False)
@@ -42,7 +42,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """What it works with; one value for the life of the relay. `dkim` gives what verifies, asked once for each mail."""
+    """The parts used; one value for the relay's lifetime. `dkim` returns the verifier, once for each mail."""
 
     opener: MailOpener
     policies: Callable[[], PolicySet]
@@ -61,17 +61,17 @@ class Originals:
         mailbox: bool = False,
         mark: str = "",
     ) -> Original | None:
-        """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for `open`.
+        """The original for those `due`, or None if `message` is not sealed for us; arguments as for MailOpener.open.
 
-        The caller then calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
-        writes to. There `busy` counts as due, and the outer signatures are those that its server has checked. `mark`
-        is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
+        The caller then calls `settle` or `give_up` of the opener. With `mailbox` it is for a mailbox with only one
+        writer: `busy` counts as due, and the outer signatures were checked by its server. `mark` is added to
+        X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, without a claim.
         """
         layers, dkim = self.opener.layers(), self.dkim() if self.dkim is not None else None
         outermost = await layers.recognise(message, sender)
         if outermost is None:
             return None
-        # Before anything is claimed: a DNS server that is slow would make a retry by another relay wait.
+        # Before anything is claimed: with a slow DNS server, a retry at another relay would have to wait.
         results: Sequence[AuthResult] = ()
         if dkim and not mailbox:
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "verify").timed():
@@ -82,7 +82,7 @@ class Originals:
         if not opened.due and not (mailbox and opened.busy):
             return Original(b"", opened, None)
         try:
-            # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
+            # By the sealed sender: MAIL FROM can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
             marked = await off_loop(
@@ -96,13 +96,13 @@ class Originals:
         return Original(marked, opened, missed)
 
     async def unopened(self, message: bytes) -> bytes:
-        """A message as it came, without marks and results that only we may write: it must not claim to be opened."""
+        """The message without marks and results that only we may add: it must not claim to be opened."""
         message = await off_loop(mime.work(message), mime.without_fields, message, mime.OUR_MARKS)
         dkim = self.dkim() if self.dkim is not None else None
         return await dkim.without_forged(message) if dkim else message
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
-        """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
+        """The requirement not met by a mail with this protection from this peer ("", "" if unsealed), or None."""
         required = await off_loop_in_turn(mime.work(content.message), self.policies().require, sender, content)
         missed = required.missed(protection, peer)
         if missed is not None:

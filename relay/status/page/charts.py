@@ -1,5 +1,5 @@
-"""Curves and bars, as SVG without text: they stretch with the page, and words stand beside them.
-Standard: SVG 2; each has a name that says what it shows, for those who do not see it.
+"""Curves and bars, as SVG without text, which scales with the page; labels are beside them.
+Standard: SVG 2; each has an accessible name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ POINTS = 144
 
 
 def curve(name: str, points: Sequence[tuple[float, float]], *, each_s: float, since: float, until: float) -> Html:
-    """Values over time, one every `each_s` seconds, an area down to 0; where there is nothing the curve is broken."""
+    """Values over time, one every `each_s` seconds, as an area down to 0, with gaps for missing values."""
     width = max(each_s, (until - since) / POINTS)
     slots = max(1, math.ceil((until - since) / width))
     most = max((value for _, value in points), default=0) or 1
@@ -66,7 +66,7 @@ def _y(value: float, most: float) -> float:
 
 
 def _runs(slots: Sequence[int]) -> list[list[int]]:
-    """What stands close enough together to be one line."""
+    """Runs of points close enough for one line."""
     runs: list[list[int]] = []
     for slot in slots:
         if runs and slot - runs[-1][-1] <= 2:

@@ -1,5 +1,5 @@
-"""What the page shows now, made once for all viewers, and what has changed since each one's last event.
-Standard: WHATWG HTML, 9.2 (server-sent events); viewers are limited in number, and one who does not read is left.
+"""The current content of the page, rendered once for all viewers, and the changes since each one's last event.
+Standard: WHATWG HTML, 9.2 (server-sent events); the number of viewers is limited, and slow ones are disconnected.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ SECTIONS: Mapping[str, Callable[[Now], Html]] = {
 
 @dataclass(slots=True)
 class Shown:
-    """What was made last: the sections, each with the number of the look at which it changed; `time` since 1970."""
+    """The last rendering: the sections, each with the number of the rendering that changed it; `time` is Unix time."""
 
     time: float = 0.0
     title: str = ""
@@ -90,7 +90,7 @@ class Feed:
     """The page's content, and the viewers."""
 
     def __init__(self, watched: Watched, record: Record) -> None:
-        """Reads from their files whose KMEs are development key servers: another one needs a start of the relay."""
+        """Reads which KMEs are development key servers, once at the start."""
         self._watched = watched
         self._development = frozenset(name for name, kme in watched.config.kmes.items() if from_development_kme(kme.ca))
         self._record = record
@@ -99,12 +99,12 @@ class Feed:
         self._making = asyncio.Lock()
         self._not_before = float("-inf")
         self._news = asyncio.Event()
-        self._wanted = asyncio.Event()
+        self._requested = asyncio.Event()
         self._epoch = 0
         self.viewers = 0
 
     async def shown(self) -> Shown:
-        """Returns the current content, or one that is a moment old."""
+        """The current content, or a recent one."""
         async with self._making:
             if (began := time.monotonic()) >= self._not_before:
                 cost = await self._look()
@@ -112,9 +112,9 @@ class Feed:
             return self._shown
 
     async def keep_up(self) -> None:
-        """Notifies the viewers, for ever; where there are none, nothing is made."""
+        """Renders and notifies viewers, until cancelled; renders nothing without viewers."""
         while True:
-            await self._wanted.wait()
+            await self._requested.wait()
             try:
                 await self.shown()
             except Exception as error:
@@ -124,34 +124,34 @@ class Feed:
             await asyncio.sleep(max(TICK_S, sent / OCTETS_A_SECOND, self._not_before - time.monotonic()))
 
     def send_off(self) -> None:
-        """Ends all streams; a browser asks for another one by itself, if it may."""
+        """Ends all streams; browsers reconnect by themselves."""
         self._epoch += 1
         self._wake()
 
     def _wake(self) -> None:
-        """Wakes each viewer, which looks for what is new."""
+        """Wakes all viewers, which send what is new."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """A stream of what changes, until the viewer has gone."""
+        """A stream of changes, until the viewer disconnects."""
         if self.viewers >= MOST_VIEWERS:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many viewers\n")
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
         self.viewers += 1
-        self._wanted.set()
+        self._requested.set()
         try:
             if (transport := request.transport) is not None:
-                transport.set_write_buffer_limits(high=1)  # what is sent is with the system, or is waited for
+                transport.set_write_buffer_limits(high=1)  # flow control with a small buffer
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_OCTETS)
-            await self._tell(request, response)
+            await self._send(request, response)
         finally:
             self.viewers -= 1
             if not self.viewers:
-                self._wanted.clear()
+                self._requested.clear()
         return response
 
-    async def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _send(self, request: web.Request, response: web.StreamResponse) -> None:
         epoch, seen = self._epoch, 0
         await response.prepare(request)
         await self.shown()
@@ -170,7 +170,7 @@ class Feed:
             await news.wait()
 
     def _since(self, look: int) -> bytes:
-        """The event for those whose last one was at that look: the same for all of them."""
+        """The event for viewers whose last one was at that rendering; shared by all of them."""
         if look not in self._events:
             changed = {name: text for name, (at, text) in self._shown.sections.items() if at > look}
             said = {"time": _iso(self._shown.time), "title": self._shown.title, "sections": changed}
@@ -178,13 +178,13 @@ class Feed:
         return self._events[look]
 
     async def _look(self) -> float:
-        """Makes it anew; gives the seconds of processor time that it took."""
+        """Renders the content; returns the processor time, in seconds."""
         totals = await self._watched.board.totals()
         self._record.note(totals)
         config = self._watched.config
         addresses = config.status is not None and config.status.addresses
         now = Now(config.site.name, time.time(), totals, self._record.view(), addresses, self._development)
-        # In a thread: with many KMEs and peers it takes longer than mail may wait for its turn.
+        # In a thread: with many KMEs and peers it would block the event loop too long.
         made, cost = await asyncio.to_thread(_made, now)
         shown, look = self._shown, self._shown.look + 1
         for name, text in made.items():

@@ -1,5 +1,5 @@
-"""What the page shows, at one moment: the numbers of all processes, and what was remembered.
-Standard: a plain value, all that a page needs.
+"""The data of the page at one moment: metrics of all processes, and the record.
+Standard: a plain value with everything that the page needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relay.store.history import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """One moment; `time` is in seconds since 1970, and `addresses` says whether people may be named.
+    """One moment; `time` is a Unix time; with `addresses`, people may be named.
 
     `development` has the names of KMEs whose keys are not quantum (relay/keys/development.py).
     """
@@ -27,7 +27,7 @@ class Now:
     development: frozenset[str] = frozenset()
 
     def stands(self, name: str, about: str = "") -> bool:
-        """Whether this condition stands."""
+        """Whether this alarm is active."""
         return any((each.alarm.name, each.about) == (name, about) for each in self.past.standing)
 
     def series(self, metric: Metric) -> list[tuple[Labels, float]]:
@@ -35,9 +35,9 @@ class Now:
         return [(labels, numbers[0]) for labels, numbers in sorted(self.totals.get(metric, {}).items())]
 
     def value(self, metric: Metric, *labels: str) -> float | None:
-        """One number, None where it is not known."""
-        found = self.totals.get(metric, {}).get(labels)
-        return found[0] if found else None
+        """One value, None if unknown."""
+        value = self.totals.get(metric, {}).get(labels)
+        return value[0] if value else None
 
     def sum(self, metric: Metric, **labels: str) -> float:
         """Returns the sum over all that have these labels."""
@@ -45,11 +45,11 @@ class Now:
         return sum(value for has, value in self.series(metric) if all(has[place] == each for place, each in at.items()))
 
     def stretches(self, seconds: int, since: float) -> list[Stretch]:
-        """Those of the history of this length that began then or later, and not after this moment."""
+        """Stretches of the history with this length that began between `since` and this moment."""
         return [each for each in self.past.stretches.get(seconds, ()) if since <= each.at <= self.time]
 
     def last(self, direction: str, *outcomes: str) -> float:
-        """How many seconds ago a mail of this direction ended so, inf for never."""
+        """Seconds since a mail of this direction had one of these outcomes, inf for never."""
         ended = [
             self.past.at - self.past.last[direction, each] for each in outcomes if (direction, each) in self.past.last
         ]

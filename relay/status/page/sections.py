@@ -83,26 +83,26 @@ def code(text: str) -> list[Content]:
 
 def show_verdict(now: Now) -> Html:
     """The one thing to be read."""
-    found = verdict(now)
+    worst = verdict(now)
     return element(
         "div",
-        element("span", _SIGNS[found.state], class_="sign", aria_hidden="true"),
-        element("div", element("h1", found.line), element("p", found.more)),
-        class_=f"verdict {found.state}",
+        element("span", _SIGNS[worst.state], class_="sign", aria_hidden="true"),
+        element("div", element("h1", worst.line), element("p", worst.more)),
+        class_=f"verdict {worst.state}",
     )
 
 
 def show_troubles(now: Now) -> Html:
     """What is wrong, each with what to do, and what was lately."""
-    found = troubles(now)
+    rows = troubles(now)
     each = [
         element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.line),
                 element("p", _sentence(one.what), "."), element("p", code(one.do)), _whence(one)))
-        for one in found
+        for one in rows
     ]  # fmt: skip
     shown = (
         element("ul", each, class_="troubles", role="list")
-        if found
+        if rows
         else element(
             "p",
             "The relay knows of nothing that is wrong",
@@ -113,7 +113,7 @@ def show_troubles(now: Now) -> Html:
             class_="quiet",
         )
     )
-    return section("troubles", "What is wrong, and what to do" if found else "Nothing to do", shown, _ended(now))
+    return section("troubles", "What is wrong, and what to do" if rows else "Nothing to do", shown, _ended(now))
 
 
 def _sentence(text: str) -> str:
@@ -285,11 +285,11 @@ def columns_of(
 
 def _delivered(mails: Mapping[tuple[str, ...], float], direction: str) -> dict[str, float]:
     """By part of a column; what stays inside is left out."""
-    found: dict[str, float] = {}
+    delivered: dict[str, float] = {}
     for (way, level, outcome), count in mails.items():
         if (way, outcome) == (direction, "delivered"):
-            found[_part(level)] = found.get(_part(level), 0) + count
-    return found
+            delivered[_part(level)] = delivered.get(_part(level), 0) + count
+    return delivered
 
 
 def _part(level: str) -> str:
@@ -332,12 +332,12 @@ def _times(numbers: Sequence[float]) -> str:
     return f"half {half}, 95 % {most} ({amounts.many(count, 'mail')})"
 
 
-def _within(buckets: Sequence[float], wanted: float) -> str:
+def _within(buckets: Sequence[float], remaining: float) -> str:
     """The bound below which this number of them lies."""
     bounds = metrics.STEP_SECONDS.buckets
     for at, number in enumerate(buckets):
-        wanted -= number
-        if wanted <= 0 and at < len(bounds):
+        remaining -= number
+        if remaining <= 0 and at < len(bounds):
             bound = bounds[at]
             return f"within {bound * 1000:g} ms" if bound < 1 else f"within {bound:g} s"
     return f"over {bounds[-1]:g} s"

@@ -73,14 +73,14 @@ def show_policies(now: Now) -> Html:
 
 def show_quarantine(now: Now) -> Html:
     """What waits for a person."""
-    there = [(reason, peer, count) for (reason, peer), count in now.series(metrics.QUARANTINE_MESSAGES) if count]
+    counts = [(reason, peer, count) for (reason, peer), count in now.series(metrics.QUARANTINE_MESSAGES) if count]
     taken, limit = now.value(metrics.QUARANTINE_BYTES) or 0, now.value(metrics.QUARANTINE_LIMIT) or 0
     facts: list[tuple[str, Content]] = [
-        ("messages", words.number(sum(count for *_, count in there))),
+        ("messages", words.number(sum(count for *_, count in counts))),
         ("room taken", f"{amounts.octets(taken)} of {amounts.octets(limit)}"),
     ]
     rows: list[list[Content]] = [
-        [element("code", reason), peer or "no peer", words.number(count)] for reason, peer, count in there
+        [element("code", reason), peer or "no peer", words.number(count)] for reason, peer, count in counts
     ]
     shown = table("quarantine", "Messages by reason", ["reason", "from", "messages"], rows) if rows else None
     return section("quarantine", "Quarantine", facts_list(facts), shown)

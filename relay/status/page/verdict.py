@@ -1,5 +1,5 @@
-"""Whether mail flows, and what is wrong: what somebody who was woken needs first.
-Standard: the conditions that stand (relay/counting/alarms.py) say it, and no other rule is here.
+"""The overall state: whether mail flows, and what is wrong.
+Standard: derived from active alarms (relay/counting/alarms.py) only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A condition that stands; `do` has commands between backticks, `since` is in seconds since 1970."""
+    """An active alarm; `do` has commands in backticks, `since` is a Unix time."""
 
     state: State
     line: str
@@ -48,7 +48,7 @@ def state_of(standing: Standing) -> State:
 
 
 def verdict(now: Now) -> Verdict:
-    """Whether mail flows, by the worst condition that stands."""
+    """The overall state, by the most severe active alarm."""
     recent = now.past.recent[metrics.MAILS]
     through, refused = (
         sum(number for labels, number in recent.items() if labels[-1] in outcomes)
@@ -72,7 +72,7 @@ def verdict(now: Now) -> Verdict:
 
 
 def troubles(now: Now) -> list[Trouble]:
-    """All conditions that stand, the worst first, and of one kind what began last."""
+    """All active alarms, the most severe first, of the same severity the latest first."""
     return [
         Trouble(
             state_of(each), each.alarm.line(each.about), each.public_cause, each.alarm.what_to_do, each.alarm.name,

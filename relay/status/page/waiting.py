@@ -1,12 +1,12 @@
-"""The section that lists what was put aside and what is held now: when, whose, why, how large, and what to type.
-Standard: as sections.py; addresses stand there where [status] says so, and nothing of any content.
+"""The section with quarantined and held mail: when, whose, why, how large, and the commands to type.
+Standard: as sections.py; addresses only as set in [status], and no content.
 """
 
 from __future__ import annotations
 
 from relay.counting import amounts, metrics
 from relay.policy.names import printable
-from relay.quarantine import told
+from relay.quarantine import reason_text
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
@@ -20,7 +20,7 @@ _COMMANDS = {
     "next hop": "qumail-relay check",
     "store": "qumail-relay check",
 }
-"""What says more, by the cause for which mail waits; for others the log."""
+"""Where to find details, by the cause for which mail waits; for others the log."""
 
 
 def show_waiting(now: Now) -> Html:
@@ -37,7 +37,7 @@ def _aside(now: Now) -> Html | None:
         return None
     rows: list[list[Content]] = [
         [words.clock(each.arrived_at, "%Y-%m-%d %H:%M"), _whose(now, each),
-         [told(each.reason), " ", element("code", each.reason)],
+         [reason_text(each.reason), " ", element("code", each.reason)],
          amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
         for each in now.past.aside
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def _held(now: Now) -> Html | None:
 
 
 def _peers(now: Now, direction: str) -> str:
-    """Returns the peers whose mail was held lately, with the number of attempts; "" where none was."""
+    """The peers whose mail was recently held, with the number of attempts, or ""."""
     tries: dict[str, float] = {}
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:

@@ -1,4 +1,4 @@
-"""Numbers, times and reasons as people read them.
+"""Formats numbers, times and reasons for people.
 Standard: times are UTC, as in the log; a number can be compared with /metrics.
 """
 
@@ -42,7 +42,7 @@ def number(value: float) -> Html:
 
 
 def duration(seconds: float) -> str:
-    """3 h 20 min, and from ten of a unit on that one alone: who reads it twice a minute need not see it change."""
+    """3 h 20 min; only the larger unit from ten of it on, so that it does not change at each update."""
     if math.isinf(seconds):
         return "for ever"
     for at, (unit, size) in enumerate(_UNITS):
@@ -71,7 +71,7 @@ def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:
 
 
 def reason(name: str) -> str:
-    """What an error's class means, for people: as above, else the first paragraph that is written at the class."""
+    """The meaning of an error's class: as above, else the first paragraph of its docstring."""
     if name in _OURS:
         return _OURS[name]
     for each in _errors(RelayError):

@@ -17,7 +17,7 @@ SOON = """
 import asyncio, time
 from relay.runtime import stopping
 from relay.store.store import Store
-stopping.TELLS_S, stopping.ENDS_S = 0.2, 1.0
+stopping.LOG_WAITING_S, stopping.ENDS_S = 0.2, 1.0
 """
 WAITS = """
 async def hangs(self):

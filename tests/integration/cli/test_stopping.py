@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from relay.runtime.stopping import Stopped, told_to_stop
+from relay.runtime.stopping import Stopped, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -25,7 +25,7 @@ async def test_work_is_ended_and_then_the_parts_are_closed_whatever_signals_stil
             await asyncio.sleep(0)
             order.append("ended")
 
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         try:
             with pytest.raises(Stopped):
                 await stop.or_end(work())
@@ -34,7 +34,7 @@ async def test_work_is_ended_and_then_the_parts_are_closed_whatever_signals_stil
             for _ in range(10):
                 await asyncio.sleep(0)
             order.append("closed")
-        assert stop.told
+        assert stop.requested
     assert order == ["ended", "closed"]
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
@@ -53,9 +53,9 @@ async def test_what_was_done_already_counts_and_errors_stay_what_they_are() -> N
             return 43
         return 0
 
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         assert await stop.or_end(done()) == 42
         with pytest.raises(ValueError, match="wrong"):
             await stop.or_end(wrong())
-        stop.tell()
+        stop.request()
         assert await stop.or_end(holds_out()) == 43

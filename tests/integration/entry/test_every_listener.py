@@ -135,7 +135,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], found: Seen) -> None:
     process, in_place = recipe.process, recipe.in_place
-    heard, client_gone = recipe.heard, recipe.client_gone
+    answered, client_gone = recipe.client_answered, recipe.client_gone
     check_recipient, not_taken = recipe.check_recipient, recipe.not_taken
 
     def checked(self: Any, sender: str, recipient: str) -> None:
@@ -156,8 +156,8 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
         return await in_place(self, mail, fits)
 
     def was_heard(self: Any, mail: Mail) -> None:
-        found.said.append((mail.id, "heard"))
-        heard(self, mail)
+        found.said.append((mail.id, "client_answered"))
+        answered(self, mail)
 
     async def was_gone(self: Any, mail: Mail, outcomes: Any) -> None:
         found.said.append((mail.id, "client_gone"))
@@ -167,7 +167,7 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
     monkeypatch.setattr(recipe, "in_place", kept)
     monkeypatch.setattr(recipe, "check_recipient", checked)
     monkeypatch.setattr(recipe, "not_taken", was_not_taken)
-    monkeypatch.setattr(recipe, "heard", was_heard)
+    monkeypatch.setattr(recipe, "client_answered", was_heard)
     monkeypatch.setattr(recipe, "client_gone", was_gone)
 
 
@@ -340,7 +340,9 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     if not seen.in_place:  # else the mail server has the mail, its trace and its retries
         assert mail.trace.startswith(b"Received: "), "Mail(trace=...): without it a loop is not noticed (RFC 5321 4.4)"
         assert mail.confirmed, "Mail(confirmed=True): a client that is gone gets no second copy"
-        assert seen.said == [(mail.id, "heard")], "heard or client_gone, once (use SocketServer.deliver)"
+        assert seen.said == [(mail.id, "client_answered")], (
+            "client_answered or client_gone, once (use SocketServer.deliver)"
+        )
     assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
 
 

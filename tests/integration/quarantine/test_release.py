@@ -109,11 +109,11 @@ async def test_a_release_that_is_stopped_finishes_the_message_that_is_on_its_way
     bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = Stop()
-    monkeypatch.setattr(import_module("relay.cli.quarantine"), "told_to_stop", lambda: nullcontext(stop))
+    monkeypatch.setattr(import_module("relay.cli.quarantine"), "stop_on_signals", lambda: nullcontext(stop))
     sink.gate = asyncio.Event()
     releasing = asyncio.create_task(bob.command("release", waiting, "another"))
     await sink.reached.wait()
-    stop.tell()
+    stop.request()
     sink.gate.set()
     status, err, _ = await releasing
     assert (status, "another and what comes after it stay in quarantine" in err) == (1, True)

@@ -19,7 +19,7 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from relay.status import sight, telling
+from relay.status import notifier, sight
 from relay.status.standing import Standing
 from tests.integration.status.test_metrics import asked, numbers, with_status
 from tests.integration.test_workers import workers
@@ -160,7 +160,7 @@ async def test_check_has_an_alarm_of_the_serving_relay_as_a_finding(site: Site) 
 async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
     site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "MAIL_EVERY_S", 1.5)
+    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 1.5)
     with_alarms(site, 'mail_to = ["root@alice.example", "root@bob.example"]')
     async with app.running(site.config) as addresses:
         break_policies(site)
@@ -194,7 +194,7 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
 async def test_each_address_is_told_each_word_once_also_where_another_cannot_be_told(
     site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.1)
+    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 0.1)
     with_alarms(site, 'mail_to = ["good@alice.example", "bad@alice.example"]')
     sink.on_rcpt["bad@alice.example"] = "450 4.2.0 mailbox busy"
     with capture_logs() as logs:
@@ -233,7 +233,7 @@ async def test_what_was_still_to_be_told_is_told_once_by_the_relay_that_starts_n
         await until_all_is_told(site)
         assert second.message.count(b"policy_broken ends") == 1
         assert second.message.count(b"policy_broken begins") == 0
-    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.1)
+    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 0.1)
     async with app.running(site.config):
         break_policies(site)
         await sink.messages(3)
@@ -261,12 +261,12 @@ async def test_mail_does_not_wait_for_a_command_that_hangs(site: Site, sink: Sin
 
 async def test_telling_ends_when_the_relay_does_also_if_there_is_something_to_tell_at_that_moment(site: Site) -> None:
     with_alarms(site, 'mail_to = ["root@alice.example"]')
-    alarm = Standing(ALARMS["policy_broken"], "", "", since=0, told=0, seen=0)
+    alarm = Standing(ALARMS["policy_broken"], "", "", since=0, reported=0, seen=0)
     for turns in range(6):
-        tells = telling.AlarmTelling(site.config, Board(), None, {})
+        tells = notifier.AlarmNotifier(site.config, Board(), None, {})
         keeping = asyncio.create_task(tells.keep_up())
         for pause in (20, turns):  # at first the mail cannot be sent, and waits for the next one
-            tells.tell(alarm, "begins")
+            tells.notify(alarm, "begins")
             for _ in range(pause):
                 await asyncio.sleep(0)
         keeping.cancel()
@@ -278,7 +278,7 @@ async def test_no_mail_is_sent_about_what_keeps_it_from_leaving(
     site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sight, "free_octets", lambda _: 1000)
-    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.05)
+    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 0.05)
     with_alarms(site, 'mail_to = ["root@alice.example"]')
     async with app.running(site.config):
         await until_written(site, "disk_full")
@@ -290,7 +290,7 @@ async def test_no_mail_is_sent_about_what_keeps_it_from_leaving(
 async def test_a_mail_that_policy_keeps_is_not_sent_and_waits_for_the_next(
     site: Site, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.2)
+    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 0.2)
     with_alarms(site, 'mail_to = ["root@nobody.example"]')
     with capture_logs() as logs:
         async with app.running(site.config) as addresses:
@@ -306,7 +306,7 @@ async def test_a_mail_that_policy_keeps_is_not_sent_and_waits_for_the_next(
 async def test_a_command_is_run_without_a_shell_with_json_on_its_input_and_little_time(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "COMMAND_S", 2.0)
+    monkeypatch.setattr(notifier, "COMMAND_S", 2.0)
     program = tmp_path / "page"
     program.write_text(
         '#!/bin/sh\ncat >>"$1"\necho "$2" >>"$1"\n[ "$NOTIFY_SOCKET" ] && echo leaked >>"$1"\nsleep 100 &\nwait\n'

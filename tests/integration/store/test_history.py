@@ -118,6 +118,6 @@ def test_a_row_of_a_large_site_is_small() -> None:
     pools: dict[tuple[str, ...], tuple[float, float]] = {
         (f"kme-of-some-name-{each}", "peer-of-some-name"): (123_456.0, 123_456.5) for each in range(200)
     }
-    told = history._told(Stretch(300, 0).with_more(counted, pools))
+    told = history._as_text(Stretch(300, 0).with_more(counted, pools))
     assert len(told) < 10_000
     assert sum(KEPT.values()) * len(told) < 16 * 2**20

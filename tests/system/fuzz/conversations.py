@@ -62,7 +62,7 @@ class Recorder:
             TryLater(CAUSE) if address.startswith("hold") else Refuse(CAUSE) if address.startswith("refuse") else None
         )
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:

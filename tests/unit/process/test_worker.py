@@ -14,15 +14,15 @@ async def test_a_word_of_any_length_arrives_and_then_the_end() -> None:
         with here:
             worker = Worker(1, 2, {}, -1, here.fileno(), -1, -1, -1)
             report = {"pools": [{"peer": f"peer {number}", "used": number} for number in range(30_000)]}
-            worker.say("keys", report)
-            assert await Worker.heard(there) == ("keys", report)
-            worker.say("serves", {})
-            assert await Worker.heard(there) == ("serves", {})
-        assert await Worker.heard(there) is None
+            worker.send("keys", report)
+            assert await Worker.receive(there) == ("keys", report)
+            worker.send("serves", {})
+            assert await Worker.receive(there) == ("serves", {})
+        assert await Worker.receive(there) is None
 
 
 def test_what_nobody_listens_to_is_lost() -> None:
     there, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     there.close()
     with here:
-        Worker(1, 2, {}, -1, here.fileno(), -1, -1, -1).say("keys", {})
+        Worker(1, 2, {}, -1, here.fileno(), -1, -1, -1).send("keys", {})

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from relay.config import load_config
 from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged
 from relay.entry.imap.marks import OriginalMarks, mark_in
-from relay.entry.imap.opening import has_just_come, sender_of
+from relay.entry.imap.opening import is_recent, sender_of
 from relay.entry.imap.responses import Fetched, encoded, fetched, namespaces, searched, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.store.secret import SiteSecret
@@ -197,9 +197,9 @@ async def test_a_command_on_a_connection_that_has_ended_fails_at_once() -> None:
         await protocol.execute(Request("NOOP", "T1"))
 
 
-def test_only_a_message_that_has_just_come_waits_for_keys_that_are_on_their_way() -> None:
+def test_only_a_message_that_is_recent_waits_for_keys_that_are_on_their_way() -> None:
     now = datetime.now(timezone(timedelta(hours=2)))
     dates = [now, now - timedelta(minutes=5), now - timedelta(hours=1), now - timedelta(days=400)]
-    assert [has_just_come(f"{date:%d-%b-%Y %H:%M:%S %z}") for date in dates] == [True, True, False, False]
-    assert not has_just_come(" 1-Nov-2020 10:00:00 +0000")
-    assert has_just_come(""), "a server that does not say when"
+    assert [is_recent(f"{date:%d-%b-%Y %H:%M:%S %z}") for date in dates] == [True, True, False, False]
+    assert not is_recent(" 1-Nov-2020 10:00:00 +0000")
+    assert is_recent(""), "a server that does not say when"

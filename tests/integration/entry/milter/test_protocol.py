@@ -26,7 +26,7 @@ from relay.config import ListenerSettings, TCPAddress
 from relay.entry.budget import Budget
 from relay.entry.listening import SocketServer, address_of, bound
 from relay.entry.milter import session
-from relay.entry.milter.edits import can_be_told, message_of
+from relay.entry.milter.edits import can_be_edited, message_of
 from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
 from relay.errors import ConfigError, KMEExhausted, PolicyRefuses, RelayError
 from relay.formats import mime
@@ -509,9 +509,9 @@ async def test_it_listens_on_a_unix_socket_in_the_place_of_a_dead_one(tmp_path: 
 
 
 @given(st.binary(max_size=300))
-def test_what_can_be_told_in_edits_is_told_exactly(noise: bytes) -> None:
+def test_what_can_be_edited_in_edits_is_told_exactly(noise: bytes) -> None:
     message = b"Subject: x\r\n" + noise.replace(b"\n", b"\r\n")
-    if not can_be_told(message):
+    if not can_be_edited(message):
         return
     header, body = mime.split(message)
     fields = []

@@ -62,7 +62,7 @@ class Recorder:
         self.mails.append(mail)
         return tuple(self.outcomes.get(address) for address in mail.envelope.addresses)
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:

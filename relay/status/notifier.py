@@ -1,9 +1,9 @@
-"""Notifies an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
-Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
+"""Notifies administrators of alarms, as set in [alarms]: by mail, or by running a program.
+Standard: it names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
 
-The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. Each address, and
-the program, gets each notice separately, once; what could not be mailed goes into the next mail. What is still
-pending survives the relay: alarms.py writes it down (`untold`), and hands it back (`resume`).
+The mail takes the journey out like any other, under policy. Each address, and the program, gets each notice once,
+independently of the others. What could not be mailed goes into the next mail. What is still
+pending survives a restart: alarms.py writes it to its file (`pending`), and reads it back (`resume`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAIL_S = 60.0
 MOST = 100
 """Maximum backlog of notices; the oldest are dropped, warnings first."""
 _COMMAND = "command"
-"""Name of the program in the file, where others are addresses."""
+"""Key of the program's notices in the file; all other keys are addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +84,34 @@ class _Notice:
         return f"{begun}Cause: {public_cause(self.name, self.cause)}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
-class _Untold:
+class _NoticeQueue:
     """The notices that wait for one address, or for the program."""
 
     def __init__(self) -> None:
         self.words: deque[_Notice] = deque()
-        self._something = asyncio.Event()
+        self._not_empty = asyncio.Event()
 
     def add(self, word: _Notice) -> None:
         if len(self.words) >= MOST:
             self.words.remove(next((each for each in self.words if not each.critical), self.words[0]))
         self.words.append(word)
-        self._something.set()
+        self._not_empty.set()
 
     async def wait(self) -> list[_Notice]:
-        """All there is, once there is something."""
+        """All pending notices, as soon as there is at least one."""
         while not self.words:
-            self._something.clear()
-            await self._something.wait()
+            self._not_empty.clear()
+            await self._not_empty.wait()
         return list(self.words)
 
-    def told(self, words: Sequence[_Notice]) -> None:
+    def discard(self, words: Sequence[_Notice]) -> None:
         for each in words:
-            with suppress(ValueError):  # it was one too many meanwhile
+            with suppress(ValueError):  # dropped meanwhile, because the queue was full
                 self.words.remove(each)
 
 
 def _headline(words: Sequence[_Notice]) -> str:
-    """The worst alarm that begins, and how many more do."""
+    """The most severe alarm that begins, and the number of others."""
     begin = sorted((word for word in words if word.state == "begins"), key=lambda each: not each.critical)
     if not begin:
         return "alarms"
@@ -119,21 +119,21 @@ def _headline(words: Sequence[_Notice]) -> str:
     return f"{ALARMS[begin[0].name].line(begin[0].about)}{more}"
 
 
-class AlarmTelling:
+class AlarmNotifier:
     """The queue of notices, and their sending."""
 
     def __init__(self, config: Config, board: Board, way_out: WayOut | None, next_hops: Mapping[str, NextHop]) -> None:
-        """The mail takes the `way_out`, else goes to our own people by the next hop of incoming mail."""
+        """Mail goes through `way_out`; without it, to our own domains through the next hop of incoming mail."""
         self._settings = config.alarms
         self._site = config.site
         self._board = board
         self._way_out = way_out
         self._inwards = next_hops.get("incoming")
-        self._mails = {address: _Untold() for address in config.alarms.mail_to or ()}
-        self._runs = {_COMMAND: _Untold()} if config.alarms.command else {}
+        self._mails = {address: _NoticeQueue() for address in config.alarms.mail_to or ()}
+        self._runs = {_COMMAND: _NoticeQueue()} if config.alarms.command else {}
 
-    def tell(self, standing: Standing, state: State) -> None:
-        """Soon."""
+    def notify(self, standing: Standing, state: State) -> None:
+        """Queues a notice for each receiver."""
         alarm = standing.alarm
         word = _Notice(
             state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do
@@ -142,54 +142,54 @@ class AlarmTelling:
             each.add(word)
 
     def _may_leave(self, alarm: Alarm, about: str) -> bool:
-        """Whether a mail of this alarm is not kept back by what the alarm is about."""
+        """Whether a mail about this alarm can leave despite the fault that the alarm reports."""
         ours = "outgoing" if self._way_out is not None else "incoming"
         return alarm.mailed or (alarm.about == "direction" and about != ours)
 
-    def untold(self) -> dict[str, Any]:
+    def pending(self) -> dict[str, Any]:
         """The pending notices by receiver, for a file."""
         waiting = {**self._mails, **self._runs}
         return {to: [asdict(word) for word in each.words] for to, each in waiting.items() if each.words}
 
-    def resume(self, untold: Mapping[str, Any]) -> None:
-        """What `untold` gave, to those that alarms are still due to. Raises ValueError, KeyError and TypeError."""
+    def resume(self, pending: Mapping[str, Any]) -> None:
+        """Queues what `pending` returned, for receivers still configured. Raises ValueError, KeyError and TypeError."""
         for to, each in {**self._mails, **self._runs}.items():
-            for word in (_Notice(**fields) for fields in untold.get(to, ())):
+            for word in (_Notice(**fields) for fields in pending.get(to, ())):
                 if word.name in ALARMS:
                     each.add(word)
 
     async def keep_up(self) -> None:
         """Sends notices until cancelled; no receiver waits for another."""
         async with asyncio.TaskGroup() as group:
-            for address, untold in self._mails.items():
-                group.create_task(self._keep_mailing(address, untold))
-            for untold in self._runs.values():
-                group.create_task(self._keep_running(untold))
+            for address, queue in self._mails.items():
+                group.create_task(self._keep_mailing(address, queue))
+            for queue in self._runs.values():
+                group.create_task(self._keep_running(queue))
 
-    async def _keep_mailing(self, address: str, untold: _Untold) -> None:
+    async def _keep_mailing(self, address: str, queue: _NoticeQueue) -> None:
         while True:
-            words = await untold.wait()
+            words = await queue.wait()
             if await self._mail(address, words):
-                untold.told(words)
+                queue.discard(words)
             await asyncio.sleep(MAIL_EVERY_S)
 
-    async def _keep_running(self, untold: _Untold) -> None:
+    async def _keep_running(self, queue: _NoticeQueue) -> None:
         while True:
-            for word in await untold.wait():
+            for word in await queue.wait():
                 await self._run(word)
-                untold.told([word])
+                queue.discard([word])
 
     async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
-        """Whether it was taken."""
+        """Whether the mail was accepted."""
         try:
             async with asyncio.timeout(MAIL_S):
                 await self._send(address, words)
-        except Exception as error:  # noqa: BLE001 - the next one has it too
-            self._board.add(metrics.ALARMS_TOLD, "mail", "failed")
+        except Exception as error:  # noqa: BLE001 - the next mail repeats these notices
+            self._board.add(metrics.ALARM_NOTICES, "mail", "failed")
             cause = f"{type(error).__name__}: {error}"
             log.warning("alarm_mail_not_sent", to=address, alarms=len(words), cause=cause)
             return False
-        self._board.add(metrics.ALARMS_TOLD, "mail", "sent")
+        self._board.add(metrics.ALARM_NOTICES, "mail", "sent")
         return True
 
     async def _send(self, address: str, words: Sequence[_Notice]) -> None:
@@ -228,12 +228,12 @@ class AlarmTelling:
         except OSError as error:
             status = str(error)
         outcome = "failed" if status else "sent"
-        self._board.add(metrics.ALARMS_TOLD, "command", outcome)
+        self._board.add(metrics.ALARM_NOTICES, "command", outcome)
         if status:
             log.warning("alarm_command_failed", command=command[0], alarm=word.name, cause=status)
 
     async def _ran(self, command: Sequence[str], text: bytes) -> str:
-        """What it ended with, "" where that is 0. Raises OSError and TimeoutError; nothing of it is left then."""
+        """The exit status as text, "" for 0. Raises OSError and TimeoutError, after killing the process group."""
         if cause := why_not_as_root(command[0]):
             return cause
         process = await asyncio.create_subprocess_exec(
@@ -248,7 +248,7 @@ class AlarmTelling:
             async with asyncio.timeout(COMMAND_S):
                 await process.communicate(text)
         finally:
-            # With all that it has started, which else would hold on to what it was given.
+            # Its children too: they would keep its standard input open.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
