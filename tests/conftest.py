@@ -22,6 +22,7 @@ from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.long import be_long
 from tests.testlib.once import made_once
+from tests.testlib.ports import two_free_ports
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
@@ -118,7 +119,9 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
     """KM1 and KM2 on free ports."""
     link = LinkSettings(key_rate=1_000_000)
-    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as servers:
+    async with DevelopmentKMEs(
+        state_dir=tmp_path / "kme", host="127.0.0.1", ports=two_free_ports(), link=link
+    ) as servers:
         yield servers
 
 

@@ -21,7 +21,7 @@ from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 
 HERE = Path(relay.__file__).parent
-MAILS = 10
+MAILS, MAX_MAILS = 10, 100
 MAX_FUNCTIONS, MAX_FILES = 300, 45
 
 
@@ -45,7 +45,8 @@ def called() -> Iterator[set[CodeType]]:
 def functions_of(codes: set[CodeType]) -> set[tuple[Path, str]]:
     """Those of the relay, without lambdas and comprehensions."""
     named = {(Path(each.co_filename), each.co_qualname) for each in codes if not each.co_name.startswith("<")}
-    return {(file, name) for file, name in named if HERE in file.parents}
+    beside = {HERE / "kme", HERE / "status"}  # the development KMEs are in this process too
+    return {(file, name) for file, name in named if HERE in file.parents and beside.isdisjoint(file.parents)}
 
 
 @pytest.mark.in_process
@@ -60,15 +61,16 @@ async def test_a_sealed_mail_runs_through_few_functions_in_few_files(
     )  # fmt: skip
     path: set[tuple[Path, str]] = set()
     async with serving(site) as addresses:
-        for number in range(MAILS):
+        for number in range(MAX_MAILS):
             with called() as codes:
                 reply = await submit(addresses["outgoing"], mails.plain(), recipients=["bob@bob.example"])
             assert reply.code == 250, reply
-            # What all of them run through is a mail's; what the relay does beside mail comes once in a while.
+            # What all of them run through is a mail's; what the relay does beside mail comes once in a while, and on
+            # a busy machine beside many of them.
             functions = functions_of(codes)
             path = functions if number == 0 else path & functions
-    beside = {HERE / "kme", HERE / "status"}  # the development KMEs are in this process too
-    path = {each for each in path if beside.isdisjoint(each[0].parents)}
+            if number >= MAILS and len(path) <= MAX_FUNCTIONS:
+                break
     files = {file for file, _ in path}
     assert {HERE / "outgoing.py", HERE / "journey/sealing.py", HERE / "forward/transaction.py"} <= files
     assert len(path) <= MAX_FUNCTIONS, sorted(name for _, name in path)

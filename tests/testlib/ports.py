@@ -35,6 +35,12 @@ def free_addresses(number: int) -> list[TCPAddress]:
     return found
 
 
+def two_free_ports() -> tuple[int, int]:
+    """The ports of two of them, for KMEs that are started again: meanwhile the kernel gives them to no connection."""
+    one, other = free_addresses(2)
+    return one.port, other.port
+
+
 def _own_ports() -> Iterator[int]:
     above = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % PARTS

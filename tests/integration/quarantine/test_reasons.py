@@ -24,6 +24,7 @@ from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, s
 from tests.testlib import mails
 from tests.testlib.counted import counted
 from tests.testlib.identities import Identities
+from tests.testlib.ports import two_free_ports
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
@@ -182,7 +183,7 @@ async def kmes(request: pytest.FixtureRequest, tmp_path: Path, kme_clock: KMEClo
     """As everywhere, but keys come to the other side `lag` seconds of the test's own clock later."""
     link = LinkSettings(key_rate=1_000_000, lag=getattr(request, "param", 0.0))
     async with DevelopmentKMEs(
-        state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link, clock=kme_clock
+        state_dir=tmp_path / "kme", host="127.0.0.1", ports=two_free_ports(), link=link, clock=kme_clock
     ) as servers:
         yield servers
 

@@ -85,12 +85,14 @@ async def start(bob: Site, how: str, before: str = "") -> RelayCommand:
 
 
 def _locked(path: Path) -> bool:
-    """Whether somebody still writes to this file."""
-    with path.open("rb") as file:
-        try:
+    """Whether somebody still writes to this file; one that is gone by now was taken over."""
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
     return False
 
 
