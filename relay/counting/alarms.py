@@ -228,10 +228,10 @@ _ALL: Final = (
         "store_unwritable",
         "All mail is held: the store cannot be written",
         "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",
-        "a row could not be written within ten seconds",
+        "a row could not be written within ten seconds; or its file was moved, deleted or emptied, or is damaged",
         "it can be written again",
         "`qumail-relay check` says the cause: a full disk, a program that locks the database, a PostgreSQL that is "
-        "away, rights. What is held comes again by itself.",
+        "away, rights, a file that was moved. What is held comes again by itself.",
         clear_s=15.0,
         mailed=False,
         not_ready=True,

@@ -4,8 +4,10 @@ Standard: the result codes of SQLite; a file of mode 0600 in a directory of mode
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +18,18 @@ BUSY_S = 5.0
 """Timeout for a file lock held by another process, in seconds."""
 ROOM_TO_START = 16 * 2**20
 """Disk space required at the start, in bytes; nearly all of it for data that must not wait for room."""
+NOT_REGULAR = "it is no regular file: move it away"
 
 
 def make_sqlite_file(path: Path) -> None:
-    """Creates the file, empty and of mode 0600, if it is missing. Raises OSError; blocks."""
+    """Creates the file, empty and of mode 0600, if it is missing. Raises OSError, also if not regular; blocks."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
+    try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError as error:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, NOT_REGULAR, str(path)) from error
+    else:
         sync_directory(path.parent)
 
 

@@ -8,6 +8,7 @@ the whole transaction. With PostgreSQL the event loop continues during each stat
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sqlite3
 import threading
@@ -37,9 +38,17 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.sqlite import said_by_sqlite
+from relay.files.sqlite import is_damage, said_by_sqlite
 from relay.store.postgresql import exposed, postgresql_engine, postgresql_insert, without_secrets
-from relay.store.sqlite import checkpoint, prepare_sqlite_file, sqlite_engine
+from relay.store.sqlite import (
+    DAMAGED,
+    EMPTIED,
+    checkpoint,
+    is_begun_file,
+    prepare_sqlite_file,
+    sqlite_engine,
+    why_another_file,
+)
 
 if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.dialects import postgresql
@@ -51,6 +60,8 @@ POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""
 READERS = 4
 """Maximum number of transactions that read from an embedded database at once."""
+FILE_LOOK_S = 1.0
+"""Seconds between two looks at the file of an embedded database, whether it is the one that was opened."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock for creating the schema."""
 
@@ -154,12 +165,19 @@ class OnServer:
 
 
 class Database:
-    """Connections to one database; created by open_database. `name` is for messages, without a password."""
+    """Connections to one database; created by open_database. `name` is for messages, without a password.
 
-    def __init__(self, name: str, reader: Runner, writer: Runner) -> None:
+    `file` is that of an embedded one, as it was when it was opened.
+    """
+
+    def __init__(self, name: str, reader: Runner, writer: Runner, file: os.stat_result | None = None) -> None:
         self.name = name
         self._reader = reader
         self._writer = writer
+        self._file = file
+        self._file_looked_at = float("-inf")
+        self._not_here = ""
+        self._damage = ""
         self._running: set[asyncio.Task[Any]] = set()
         self._written_at = float("-inf")
         self._inserts: dict[Table, Insert] = {}
@@ -206,7 +224,13 @@ class Database:
         return await self.to_its_end(self.writing(run))
 
     async def can_be_written(self, proof_s: float = 0.0) -> None:
-        """Checks that the store can be written, now or within the last `proof_s` seconds. Raises StoreUnavailable."""
+        """Checks that the store can be written, now or within the last `proof_s` seconds. Raises StoreUnavailable.
+
+        Writes to a file that was moved away are lost, and writes to a damaged one may be.
+        """
+        await self._look_at_file()
+        if why := self._damage or self._not_here:
+            raise StoreUnavailable(why)
         if time.monotonic() - self._written_at < proof_s:
             return
         # A row of our own: with a shared row, a frozen relay would block all others.
@@ -217,6 +241,15 @@ class Database:
             connection.execute(delete(_written).where(_written.c.one == mine))
 
         await self.writing(write)
+
+    async def _look_at_file(self) -> None:
+        if self._file is None or time.monotonic() - self._file_looked_at < FILE_LOOK_S:
+            return
+        self._file_looked_at = time.monotonic()
+        why = await asyncio.to_thread(why_another_file, Path(self.name), self._file)
+        self._not_here = why and f"{self.name}: {why}"
+        if why == EMPTIED:
+            self._damage = self._not_here
 
     async def scrub(self) -> None:
         """Checkpoints and truncates SQLite's write-ahead log, which has old versions of rows."""
@@ -262,6 +295,8 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error, OSError, EOFError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
             said = said_by_sqlite(Path(self.name), cause) if self.is_sqlite else str(cause)
+            if isinstance(cause, sqlite3.Error) and is_damage(cause):
+                self._damage = f"{self.name}: {said}: {DAMAGED}"
             raise StoreUnavailable(f"{self.name}: {said or type(cause).__name__}") from error
 
 
@@ -301,11 +336,12 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     url = _url(where)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
-        await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
+        file = await asyncio.to_thread(prepare_sqlite_file, path, _schema.name, busy_timeout)
         database = Database(
             str(path),
             reader=InThreads(sqlite_engine(path, "BEGIN", READERS, busy_timeout), READERS),
             writer=InThreads(sqlite_engine(path, "BEGIN IMMEDIATE", 1, busy_timeout), 1),
+            file=file,
         )
     else:
         database = _on_server(url, busy_timeout)
@@ -321,8 +357,7 @@ async def is_begun(where: str | Path, *, busy_timeout: float) -> bool:
     """Whether a store exists there; creates nothing. Raises ConfigError and StoreUnavailable."""
     url = _url(where)
     if url.drivername == "sqlite":
-        path = Path(url.database or "")
-        return await asyncio.to_thread(lambda: path.exists() and path.stat().st_size > 0)
+        return await asyncio.to_thread(is_begun_file, Path(url.database or ""))
     database = _on_server(url, busy_timeout)
     try:
         return await database.reading(lambda connection: inspect(connection).has_table(_schema.name))

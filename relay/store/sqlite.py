@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -18,8 +19,9 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.permissions import why_not_written
-from relay.files.sqlite import connected, make_sqlite_file, said_by_sqlite
+from relay.files.permissions import cause, why_not_written
+from relay.files.sqlite import NOT_REGULAR, connected, make_sqlite_file, said_by_sqlite
+from relay.files.stamps import is_gone
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
@@ -29,18 +31,38 @@ WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
+TAKEN_AWAY = (
+    "is not the file from which the relay serves, which was moved or deleted: put it back if it was moved, "
+    "then restart the relay"
+)
+EMPTIED = "was emptied while the relay serves from it: stop the relay, and restore a backup"
+DAMAGED = "it counts as damaged until the relay is restarted: stop the relay, and restore a backup"
 UNKNOWN = "unknown"
 LOCKS_READ = 5
 """Number of readings: while other locks come and go, one reading may leave some out."""
 
 # In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
+_AWAY = "move it away, or give the relay another path (store.database)"
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
 
-def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
-    """Makes the file if need be (its directory too, of mode 0700) and puts it in WAL mode.
+def is_begun_file(path: Path) -> bool:
+    """Whether there is something in the file; looking makes nothing. Raises ConfigError; blocks."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if is_gone(error):
+            return False
+        raise ConfigError(cause(path, error)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path}: {NOT_REGULAR}")
+    return found.st_size > 0
 
-    `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
+
+def prepare_sqlite_file(path: Path, table: str, busy_timeout: float) -> os.stat_result:
+    """Makes the file if need be (its directory too, of mode 0700), puts it in WAL mode, and returns which file it is.
+
+    One that has tables has this `table`. `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
     """
     try:
         make_sqlite_file(path)
@@ -49,19 +71,24 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
             secret_file.locked(path.parent),
             closing(connected(path, busy_timeout)) as connection,
         ):
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and table not in tables:
+                raise ConfigError(f"{path}: has another program's tables and none of a relay's: {_AWAY}")
             connection.execute("PRAGMA journal_mode = WAL")
+        return path.stat()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made or opened: {why_not_written(path, error)}") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise ConfigError(f"{path}: is not an SQLite database") from error
+            raise ConfigError(f"{path}: is not an SQLite database: {_AWAY}") from error
         raise StoreUnavailable(f"{path}: {said_by_sqlite(path, error)}") from error
 
 
 def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float) -> Engine:
     """Connections that open every transaction with the statement `begin`; `busy_timeout` is seconds."""
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        # What is gone is not made anew, empty, under a relay that serves.
+        URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "rw", "uri": "true"}),
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -137,11 +164,20 @@ def _locked(database: Path) -> int | None:
     return file if held else None
 
 
-def serving(database: Path) -> bool | None:
-    """Whether a relay serves from this file now; None if unknown. Blocks; takes no lock."""
+def why_another_file(path: Path, opened: os.stat_result) -> str:
+    """Why the file at this path is not usable as the one that was opened, "" if it is. Blocks."""
+    with suppress(OSError):
+        found = path.stat()
+        if os.path.samestat(found, opened):
+            return "" if found.st_size else EMPTIED
+    return TAKEN_AWAY
+
+
+def serving(locked: Path) -> bool | None:
+    """Whether a relay has its lock on this file now; None if unknown. Blocks; takes no lock."""
     if not _LOCKS.exists():
         return None
-    return _holder(database) != UNKNOWN
+    return _holder(locked) != UNKNOWN
 
 
 def _holder(database: Path) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,18 @@ async def test_while_the_store_cannot_be_written_it_is_not_ready(site: Site, mon
         somebody.close()
         await until(status, lambda code, text: (code, text) == (200, "ready\n"))
         assert (await numbers(status)).sum("qumail_store_writable") == 1
+
+
+async def test_without_the_file_of_its_store_it_is_not_ready(site: Site) -> None:
+    path = site.directory / "relay.db"
+    async with app.running(site.config) as addresses:
+        status = addresses["status"]
+        path.rename(site.directory / "elsewhere")
+        await until(status, lambda code, text: code == 503 and f"{path}: is not the file from which" in text)
+        (site.directory / "elsewhere").rename(path)
+        await until(status, lambda code, text: (code, text) == (200, "ready\n"))
+        os.truncate(path, 0)
+        await until(status, lambda code, text: code == 503 and f"{path}: was emptied" in text)
 
 
 async def test_on_a_full_disk_it_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

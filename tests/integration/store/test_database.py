@@ -5,8 +5,11 @@ Standard: what cannot be right is ConfigError before any mail is taken; no passw
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -121,8 +124,65 @@ async def test_a_file_that_is_no_database_is_a_configuration_fault(tmp_path: Pat
 
 
 async def test_a_directory_in_the_place_of_the_file_is_reported(tmp_path: Path, secret: SiteSecret) -> None:
-    with pytest.raises(StoreUnavailable, match=f"^{tmp_path}: unable to open"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: cannot be made or opened: it is no regular file: move it"):
         await open_store(tmp_path, secret)
+
+
+async def test_another_programs_database_is_left_alone(tmp_path: Path, secret: SiteSecret) -> None:
+    path = tmp_path / "places.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=f"^{path}: has another program's tables"):
+        await open_store(path, secret)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["moved", "replaced", "emptied"])
+async def test_where_the_file_is_no_longer_what_was_opened_the_store_cannot_be_written(
+    sqlite: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("relay.store.database.FILE_LOOK_S", 0.0)
+    path = Path(sqlite.where)
+    async with await open_store(sqlite.where, secret) as store:
+        await store.received.ready()
+        if what == "emptied":
+            os.truncate(path, 0)
+        else:
+            path.rename(path.with_name("elsewhere"))
+        if what == "replaced":
+            path.write_bytes(path.with_name("elsewhere").read_bytes())
+        said = "was emptied while" if what == "emptied" else "is not the file from which the relay serves"
+        with pytest.raises(StoreUnavailable, match=f"^{path}: {said}"):
+            await store.received.ready()
+        if what != "emptied":
+            path.with_name("elsewhere").rename(path)
+            await store.received.ready()
+
+
+async def test_a_file_that_is_gone_is_not_made_anew_by_a_store_that_is_open(sqlite: Backend) -> None:
+    database = await open_database(sqlite.where, busy_timeout=1.5)
+    Path(sqlite.where).unlink()
+    with pytest.raises(StoreUnavailable, match="unable to open database file"):  # by the first connection that reads
+        await database.rows(text("SELECT 1"))
+    await database.close()
+    assert not Path(sqlite.where).exists()
+
+
+async def test_what_was_found_damaged_counts_as_unwritable_though_a_row_can_be_written(sqlite: Backend) -> None:
+    path = Path(sqlite.where)
+    await (await open_database(path, busy_timeout=1.5)).close()
+    database = await open_database(path, busy_timeout=1.5)
+    await database.can_be_written()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    await database.can_be_written()
+    with pytest.raises(StoreUnavailable, match="malformed"):
+        await database.rows(text("SELECT * FROM received_keys"))
+    with pytest.raises(StoreUnavailable, match=f"^{path}: .*malformed.*: it counts as damaged until the relay is re"):
+        await database.can_be_written()
+    await database.close()
 
 
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path, secret: SiteSecret) -> None:
