@@ -22,7 +22,8 @@ log = structlog.get_logger(__name__)
 
 WAIT_S, LOOK_S = 5.0, 0.05
 """Maximum wait for a relay that ends, and the interval of looks, in seconds."""
-_NAME = ".relay"
+LOCK = ".relay"
+"""Name of the file in the directory that a relay which serves keeps under its lock."""
 
 
 @asynccontextmanager
@@ -31,7 +32,7 @@ async def sole_recorder(directory: Path) -> AsyncIterator[None]:
 
     If nothing can be written, [audit] decides whether mail goes on.
     """
-    path = directory / _NAME
+    path = directory / LOCK
     try:
         file = await _waited_for(path)
     except OSError as error:

@@ -26,11 +26,12 @@ from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_listeners import listener_states, postfix_states, unit_states
 from relay.cli.check_rights import owner_states, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
+from relay.cli.check_store import kept_state, secret_state, store_state
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.cli.quarantine import existing_store, quarantine_state
+from relay.cli.quarantine import quarantine_state
 from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
@@ -51,13 +52,11 @@ from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
 from relay.store import sent, spool
-from relay.store.database import transport_problem
 from relay.store.mapped_file import MappedFile
 from relay.store.record_files import contents
 from relay.store.secret import SiteSecret
 from relay.store.sent import SENT
 from relay.store.spool import Spool
-from relay.store.store import Store
 
 HELD = "mail is held (451)"
 
@@ -174,7 +173,7 @@ async def _states(
     next_hops: bool,
 ) -> AsyncIterator[State]:
     now = datetime.now(UTC)
-    for state in (_policies(config), _secret(config), await _store(config)):
+    for state in (_policies(config), secret_state(config), await store_state(config)):
         yield state
     for state in _canary(config):
         yield state
@@ -244,52 +243,19 @@ def _canary(config: Config) -> Iterator[State]:
         yield "canary", f"every {every:.0f} s to {asked}", problems
 
 
-def _secret(config: Config) -> State:
-    path = config.store.secret
-    if not path.exists():
-        return "store secret", f"{path}: will be made when the relay first starts", ()
-    try:
-        SiteSecret.load(path)
-    except RelayError as error:
-        return "store secret", str(path), (str(error),)
-    return "store secret", str(path), ()
-
-
-async def _store(config: Config) -> State:
-    """How it is reached, and whether it can be written."""
-    where = config.store.database
-    try:
-        problem = transport_problem(where)
-    except ConfigError as error:
-        return "store", "", tuple(error.problems)
-    detail = str(where) if isinstance(where, Path) else "PostgreSQL"
-    problems = [problem] if problem else []
-    try:
-        async with existing_store(config) as store:
-            if store is not None:
-                problems += await _missing_secrets(store, config)
-                await store.received.ready()
-    except StoreUnavailable as error:
-        problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
-    except ConfigError:
-        pass  # which is found elsewhere
-    return "store", detail, tuple(problems)
-
-
-async def _missing_secrets(store: Store, config: Config) -> list[str]:
-    return [
-        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} lacks: put it "
-        "back, as in the file of the relay that wrote them; until then mail that needs them is held"
-        for secret_id, rows in (await store.missing_secrets()).items()
-    ]
-
-
 def file_states(config: Config) -> list[State]:
     """State directory, spools and audit record, which must take what cannot wait for room. Blocks.
 
     Looking leaves nothing behind and gets in the way of no relay that serves.
     """
-    return [*_state(config), *_received(config), *_sent(config), *_announced(config), *_audit(config)]
+    return [
+        *_state(config),
+        kept_state(config),
+        *_received(config),
+        *_sent(config),
+        *_announced(config),
+        *_audit(config),
+    ]
 
 
 def _state(config: Config) -> list[State]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from relay import postfix
 from relay.cli.as_relay import relays_user
 from relay.cli.check_site import NOBODY, RESTART, State
+from relay.cli.serving import serves
 from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
@@ -25,7 +26,6 @@ from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.process import app
 from relay.status import StatusModule
-from relay.store.sqlite import serving
 
 PATIENCE_S = 2.0
 """The longest wait for a connection to a listener, in seconds: it is on this machine."""
@@ -35,17 +35,16 @@ _LISTENS = "0A"
 
 async def listener_states(config: Config, folders: Collection[ListenerModule | StatusModule]) -> AsyncIterator[State]:
     """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?"""
-    database = config.store.database
-    serves = await asyncio.to_thread(serving, database) if isinstance(database, Path) else None
+    serving = await asyncio.to_thread(serves, config)
     for folder in folders:
         for setting, where in folder.listens_on(config).items():
             listens = await listens_at(where)
-            problems = tuple(_problems(config, where, listens=listens, serves=serves))
+            problems = tuple(_problems(config, where, listens=listens, serves=serving))
             yield f"listener {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
-    """`serves`: whether a relay has this site's database in use; None where this machine cannot say."""
+    """`serves`: whether a relay of this site serves; None where this machine cannot say."""
     users = _users(where) if listens else set()
     whose = f" of user {', '.join(sorted(map(owner_name, users)))}" if users else ""
     if listens and serves is False:

@@ -21,9 +21,10 @@ from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.output import Cell, json_option, plain_console, print_json, print_pairs, print_table
+from relay.cli.serving import database_taken_away
 from relay.config import Config, LogSettings
 from relay.counting.amounts import many, octets
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.formats import mime
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -260,9 +261,11 @@ async def existing_store(config: Config) -> AsyncIterator[Store | None]:
     """The store, or None before the relay has first started: looking makes nothing.
 
     Where the site secret is gone, what it seals stays closed, and all else is seen. Raises ConfigError and
-    StoreUnavailable.
+    StoreUnavailable, also where the relay that serves has another file than lies there.
     """
     database, file = config.store.database, config.store.secret
+    if taken_away := await asyncio.to_thread(database_taken_away, config):
+        raise StoreUnavailable(taken_away)
     if not await is_begun(database, busy_timeout=BUSY_TIMEOUT_S):
         yield None
         return

@@ -126,6 +126,11 @@ class Config(toml.Table):
         return self.audit.directory or self.store.secret.with_name("audit")
 
     @property
+    def restore_check_file(self) -> Path:
+        """The file that tells a restored store (relay/store/restore_check.py)."""
+        return self.store.secret.with_name("restore.check")
+
+    @property
     def keys_file(self) -> Path:
         """The file for the state of the serving relay's keys; it contains no key."""
         return self.store.secret.with_name("keys.json")

@@ -104,8 +104,9 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
-        restore_check_file = config.store.secret.with_name("restore.check")
-        store = await open_store(config.store.database, secret, restore_check_file=restore_check_file, board=board)
+        store = await open_store(
+            config.store.database, secret, restore_check_file=config.restore_check_file, board=board
+        )
         sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last writes may fail
         stack.push_async_callback(store.close)

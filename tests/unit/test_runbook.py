@@ -29,6 +29,7 @@ FINDERS = (
     "cli/check_kmes.py",
     "cli/check_rights.py",
     "cli/check_site.py",
+    "cli/check_store.py",
     "cli/dkim.py",
     "cli/quarantine.py",
     "config/__init__.py",

@@ -1,0 +1,94 @@
+"""What `check` says of the store and its secret, and of the files beside them that a relay writes for itself.
+Looking makes nothing: only a store that is there is opened, and only by its own relay's file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.cli.check_site import State
+from relay.cli.quarantine import existing_store
+from relay.config import Config
+from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.policy.kept import KEPT_POLICIES
+from relay.store.database import transport_problem
+from relay.store.secret import SiteSecret
+from relay.store.store import Store
+
+
+def secret_state(config: Config) -> State:
+    """Whether it can be read."""
+    path = config.store.secret
+    if not path.exists():
+        return "store secret", f"{path}: will be made when the relay first starts", ()
+    try:
+        SiteSecret.load(path)
+    except RelayError as error:
+        return "store secret", str(path), (str(error),)
+    return "store secret", str(path), ()
+
+
+async def store_state(config: Config) -> State:
+    """How it is reached, and whether it is there and can be written."""
+    where = config.store.database
+    try:
+        problem = transport_problem(where)
+    except ConfigError as error:
+        return "store", "", tuple(error.problems)
+    detail = str(where) if isinstance(where, Path) else "PostgreSQL"
+    problems = [problem] if problem else []
+    try:
+        async with existing_store(config) as store:
+            if store is not None:
+                problems += await _missing_secrets(store, config)
+                await store.received.ready()
+            else:
+                problems += await asyncio.to_thread(lambda: list(_missed(config, detail)))
+    except StoreUnavailable as error:
+        problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
+    except ConfigError as error:
+        if not secret_state(config)[2]:  # which is found elsewhere
+            problems += error.problems
+    return "store", detail, tuple(problems)
+
+
+def _missed(config: Config, store: str) -> Iterator[str]:
+    """Where there is no store: whether there was one. Blocks."""
+    if config.restore_check_file.is_file():
+        yield (
+            f"{store}: is gone or empty, and {config.restore_check_file} says that there was a store: received keys, "
+            "what lay in quarantine and what was delivered are forgotten: put it back, or restore a backup, with the "
+            "relay stopped"
+        )
+
+
+async def _missing_secrets(store: Store, config: Config) -> list[str]:
+    return [
+        f"{rows} keys and messages are under site secret {secret_id}, whose line {config.store.secret} lacks: put it "
+        "back, as in the file of the relay that wrote them; until then mail that needs them is held"
+        for secret_id, rows in (await store.missing_secrets()).items()
+    ]
+
+
+def kept_state(config: Config) -> State:
+    """Whether what a relay writes for its next start and for people has its place. Blocks."""
+    return "state files", str(config.state_directory), tuple(_in_the_way(config))
+
+
+def _in_the_way(config: Config) -> Iterator[str]:
+    files = {
+        config.restore_check_file: "a restored store is not noticed",
+        config.former_peers_file: "a restart forgets whose the peers' domains were",
+        config.held_file: "a restart forgets whose mail waits",
+        config.alarms_file: "check knows no alarms",
+        config.keys_file: "keys status knows nothing of the relay that serves",
+    }
+    for path, until in files.items():
+        if os.path.lexists(path) and not path.is_file():
+            yield f"{path}: is no regular file: move it away; until then {until}"
+    kept = config.state_directory / KEPT_POLICIES
+    if os.path.lexists(kept) and not kept.is_dir():
+        yield f"{kept}: is no directory: move it away; until then no relay starts on broken policies"

@@ -1,0 +1,167 @@
+"""What `check` says of the store's file and of those beside it: gone, empty, another program's, of no use.
+Standard: what is lost with a file is said before the relay starts without it; nothing waits for a FIFO.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay.kme import DevelopmentKMEs
+from relay.process import app
+from tests.testlib.ports import free_address
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site, relay_process
+
+Findings = dict[str, list[str]]
+REGULAR = ("restore.check", "held.json", "alarms.json", "former_peers.json", "keys.json")
+
+
+@pytest.fixture
+def site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    address = sink.address
+    return make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=address, outgoing=address
+    )
+
+
+async def findings(site: Site) -> Findings:
+    _, _, out = await run("check", "--json", "--config", site.config_file)
+    return {each["what"]: each["problems"] for each in json.loads(out)}
+
+
+async def has_served(site: Site) -> None:
+    async with app.running(site.config):
+        pass
+    assert (await findings(site))["store"] == []
+
+
+def fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def directory(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"no database\n" * 1000)
+
+
+def of_another_program(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+
+
+def of_a_newer_relay(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE store_schema SET version = 99")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (fifo, "no regular file: move it away"),
+        (directory, "no regular file: move it away"),
+        (no_database, "is not an SQLite database: move it away"),
+        (of_another_program, "has another program's tables and none of a relay's: move it away"),
+        (of_a_newer_relay, "has schema 99"),
+    ],
+)
+async def test_what_is_no_relays_database_is_said_wherever_the_store_is_opened(
+    site: Site, made: Callable[[Path], None], said: str
+) -> None:
+    await has_served(site)
+    path = site.directory / "relay.db"
+    made(path)
+    found = await findings(site)
+    assert any(str(path) in each and said in each for each in found["store"]), found["store"]
+    for command in (("quarantine", "list"), ("serve",)):
+        status, err, _ = await run(*command, "--config", site.config_file)
+        assert status != 0
+        assert said in err
+        assert str(path) in err
+    if made is of_another_program:
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
+
+
+async def test_where_there_has_been_no_store_yet_all_is_well(site: Site) -> None:
+    assert (await findings(site))["store"] == []
+
+
+@pytest.mark.parametrize("what", ["gone", "empty"])
+async def test_a_store_that_was_there_is_missed(site: Site, what: str) -> None:
+    await has_served(site)
+    path = site.directory / "relay.db"
+    path.unlink()
+    if what == "empty":
+        path.touch()
+    [problem] = (await findings(site))["store"]
+    assert problem.startswith(f"{path}: is gone or empty, and {site.directory / 'restore.check'} says ")
+    assert "what was delivered" in problem
+
+
+async def test_a_store_that_is_emptied_under_a_relay_is_missed(site: Site) -> None:
+    async with relay_process(site):
+        os.truncate(site.directory / "relay.db", 0)
+        [problem] = (await findings(site))["store"]
+    assert "is gone or empty" in problem
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "another"])
+async def test_a_file_taken_away_from_under_the_relay_that_serves_is_named_and_no_listener_is_accused(
+    site: Site, what: str
+) -> None:
+    path = site.directory / "relay.db"
+    listen = {"incoming": free_address(), "outgoing": free_address()}
+    async with relay_process(site, listen=listen):
+        if what == "deleted":
+            path.unlink()
+        else:
+            path.rename(site.directory / "elsewhere")
+        if what == "another":
+            of_another_program(path)
+        found = await findings(site)
+        status, err, _ = await run("quarantine", "list", "--config", site.config_file)
+    told = f"{path}: is not the file from which the relay serves, which was moved or deleted: "
+    assert any(told in each for each in found["store"]), found["store"]
+    assert status != 0
+    assert told in err
+    assert [found[f"listener {name}.listen"] for name in listen] == [[], []]
+
+
+@pytest.mark.parametrize("made", [fifo, directory])
+@pytest.mark.parametrize("name", REGULAR)
+async def test_what_stands_where_a_file_of_the_relay_has_to_be_is_said(
+    site: Site, name: str, made: Callable[[Path], None]
+) -> None:
+    path = site.directory / name
+    made(path)
+    [problem] = (await findings(site))["state files"]
+    assert problem.startswith(f"{path}: is no regular file: move it away; until then ")
+
+
+@pytest.mark.parametrize("made", [fifo, Path.touch])
+async def test_what_stands_where_the_directory_of_kept_policies_has_to_be_is_said(
+    site: Site, made: Callable[[Path], None]
+) -> None:
+    path = site.directory / "policies.kept"
+    made(path)
+    [problem] = (await findings(site))["state files"]
+    assert problem.startswith(f"{path}: is no directory: move it away; until then ")
+
+
+async def test_files_that_are_as_they_have_to_be_are_well(site: Site) -> None:
+    await has_served(site)
+    assert (await findings(site))["state files"] == []
