@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -25,7 +26,7 @@ from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_listeners import listener_states, postfix_states, unit_states
 from relay.cli.check_rights import owner_states, rights_state
-from relay.cli.check_site import State, next_steps, peer_states, summary
+from relay.cli.check_site import State, next_steps, peer_states, planner_of, summary
 from relay.cli.check_store import kept_state, secret_state, store_state
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, troubles_of_the_serving_relay
@@ -43,7 +44,8 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
-from relay.policy.findings import in_vain
+from relay.levels import LevelName
+from relay.policy.findings import in_vain, levels_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
@@ -173,7 +175,7 @@ async def _states(
     next_hops: bool,
 ) -> AsyncIterator[State]:
     now = datetime.now(UTC)
-    for state in (_policies(config), secret_state(config), await store_state(config)):
+    for state in (_policies(config, certificates), secret_state(config), await store_state(config)):
         yield state
     for state in _canary(config):
         yield state
@@ -216,7 +218,7 @@ def standing_states(config: Config) -> Iterator[State]:
         yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
 
 
-def _policies(config: Config) -> State:
+def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> State:
     directory = config.policies.directory
     try:
         policies = PolicyFolder(directory, config.peer_domains, site=SiteFacts.of(config)).read_tested()
@@ -224,9 +226,23 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, in_vain(policies, sends=config.outgoing is not None)))
+    doubts = list(in_vain(policies, sends=config.outgoing is not None))
+    if config.outgoing is not None:
+        doubts += levels_held(policies, _obstacle(config, certificates))
+    problems = tuple(map(str, doubts))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
+
+
+def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> Callable[[str, LevelName], str]:
+    """Why a level cannot be had for a peer; what is wrong with the peer itself is found elsewhere."""
+    planner = planner_of(config, certificates)
+
+    @cache
+    def obstacle(peer: str, level: LevelName) -> str:
+        return planner.obstacle_for_peer(peer, level) if peer in config.peers and level in planner.levels else ""
+
+    return obstacle
 
 
 def _canary(config: Config) -> Iterator[State]:

@@ -24,12 +24,17 @@ NOBODY = "nobody listens"
 RESTART = "it was started with other settings; restart it"
 
 
-def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
-    """A line for each peer, with what it shares with us, and one for each level, with whom it is available for."""
+def planner_of(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
+    """Knows which levels are possible for whom."""
     identity = None
     with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
         identity = own_identity(config)
-    planner = Planner(config, all_schemes(config), identity, certificates)
+    return Planner(config, all_schemes(config), identity, certificates)
+
+
+def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
+    """A line for each peer, with what it shares with us, and one for each level, with whom it is available for."""
+    planner = planner_of(config, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
         can = [level for level in SEALING if not planner.obstacle_for_peer(name, level)]

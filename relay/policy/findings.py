@@ -218,6 +218,23 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
                 yield _doubt(policies.directory, file, (*place, "levels"), what)
 
 
+def levels_held(policies: PolicySet, obstacle: Callable[[str, LevelName], str]) -> Iterator[Doubt]:
+    """Finds files and rules whose mail to a peer is never sealed: none of their levels is possible for it.
+
+    `obstacle` says of a peer and a level why it is not, "" if it is.
+    """
+    covering = ((policies.covering(domain), peer) for domain, peer in policies.owners.items())
+    named = ((file, file.policy.peer) for file in policies.files.values())
+    of = {(file.name, peer): file for file, peer in (*covering, *named) if file is not None and peer is not None}
+    for (_, peer), file in sorted(of.items(), key=lambda each: each[0]):
+        for place, settings in _settings(file):
+            why = {level: obstacle(peer, level) for level in settings.levels or ()}
+            if why and all(why.values()):
+                causes = "; ".join(f"{level}: {cause}" for level, cause in why.items())
+                what = f"no level that stands here can be had for peer {peer!r}, so this mail is held or refused"
+                yield _doubt(policies.directory, file, (*place, "levels"), f"{what}: {causes}")
+
+
 def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
     for place, settings in _settings(file):
         for name in (settings.kem or ())[1:]:

@@ -43,6 +43,7 @@ from relay.store.postgresql import exposed, postgresql_engine, postgresql_insert
 from relay.store.sqlite import (
     DAMAGED,
     EMPTIED,
+    SCHEMA_TABLE,
     checkpoint,
     is_begun_file,
     prepare_sqlite_file,
@@ -76,7 +77,7 @@ _Arguments = ParamSpec("_Arguments")
 metadata = MetaData()
 """All tables of the store; each table's file adds its own."""
 
-_schema = Table("store_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+_schema = Table(SCHEMA_TABLE, metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 _written = Table(
     "store_written",
     metadata,
@@ -336,7 +337,7 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     url = _url(where)
     if url.drivername == "sqlite":
         path = Path(url.database or "")
-        file = await asyncio.to_thread(prepare_sqlite_file, path, _schema.name, busy_timeout)
+        file = await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
         database = Database(
             str(path),
             reader=InThreads(sqlite_engine(path, "BEGIN", READERS, busy_timeout), READERS),

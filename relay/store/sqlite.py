@@ -31,6 +31,8 @@ WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
+SCHEMA_TABLE = "store_schema"
+"""Name of a table that each relay's database has."""
 TAKEN_AWAY = (
     "is not the file from which the relay serves, which was moved or deleted: put it back if it was moved, "
     "then restart the relay"
@@ -59,10 +61,10 @@ def is_begun_file(path: Path) -> bool:
     return found.st_size > 0
 
 
-def prepare_sqlite_file(path: Path, table: str, busy_timeout: float) -> os.stat_result:
+def prepare_sqlite_file(path: Path, busy_timeout: float) -> os.stat_result:
     """Makes the file if need be (its directory too, of mode 0700), puts it in WAL mode, and returns which file it is.
 
-    One that has tables has this `table`. `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
+    `busy_timeout` is seconds. Raises ConfigError and StoreUnavailable; blocks.
     """
     try:
         make_sqlite_file(path)
@@ -72,7 +74,7 @@ def prepare_sqlite_file(path: Path, table: str, busy_timeout: float) -> os.stat_
             closing(connected(path, busy_timeout)) as connection,
         ):
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and table not in tables:
+            if tables and SCHEMA_TABLE not in tables:
                 raise ConfigError(f"{path}: has another program's tables and none of a relay's: {_AWAY}")
             connection.execute("PRAGMA journal_mode = WAL")
         return path.stat()

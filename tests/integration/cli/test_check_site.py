@@ -82,6 +82,26 @@ async def test_a_peer_without_a_group_is_found_by_check_keys_status_and_the_log(
     assert json.loads(line) | {"peer": "bob", "cause": problem, "level": "warning"} == json.loads(line)
 
 
+@pytest.mark.parametrize(
+    ("levels", "held"), [('["pqc"]', True), ('["pqc", "rsa"]', True), ('["pqc", "aes"]', False), ('["aes"]', False)]
+)
+@pytest.mark.parametrize("where", ["default.toml", "bob.example.toml", "rule"])
+async def test_a_policy_none_of_whose_levels_can_be_had_for_a_peer_is_found(
+    alice: Site, where: str, levels: str, held: bool
+) -> None:
+    if where == "rule":
+        text = f'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nlevels = {levels}\n'
+        alice.write_policies({"bob.example.toml": text})
+    else:
+        alice.write_policies({where: f"levels = {levels}\n"})
+    problems = (await findings(alice))["policies"]
+    assert len(problems) == held
+    line = 4 if where == "rule" else 1
+    name = "bob.example.toml" if where == "rule" else where
+    start = f"{alice.directory / 'policies' / name}:{line}:1: no level that stands here can be had for peer 'bob'"
+    assert all(each.startswith(start) for each in problems)
+
+
 async def test_no_quantum_keys_on_purpose_are_no_finding(alice: Site) -> None:
     with_second_group(alice)
     edit(alice, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')
