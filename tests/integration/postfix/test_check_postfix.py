@@ -177,7 +177,7 @@ async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_progra
         return ours or await listens_at(where, unknown=unknown)
 
     monkeypatch.setattr(check_listeners, "listens_at", listens)
-    monkeypatch.setattr(check_listeners, "serving", lambda _: None)
+    monkeypatch.setattr(check_listeners, "serves", lambda _: None)
     words = ["check", "--postfix", str(directory / "etc"), "--config", str(reference.written(tmp_path)), "--json"]
     done = await asyncio.to_thread(CliRunner().invoke, cli, words)
     assert [(finding["what"], finding["problems"]) for finding in json.loads(done.output)] == [
