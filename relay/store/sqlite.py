@@ -43,8 +43,8 @@ UNKNOWN = "unknown"
 LOCKS_READ = 5
 """Number of readings: while other locks come and go, one reading may leave some out."""
 
-# In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _AWAY = "move it away, or give the relay another path (store.database)"
+# In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")
 
 
