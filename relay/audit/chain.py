@@ -4,7 +4,8 @@ JSON lines, each with its number and the SHA-256 of the line before it, over all
 A confirmed line is never changed or removed. A line cut short by a crash was not confirmed; it stays, and the next
 record is bound to it and everything before. A finished file is read-only (mode 0400): a process that still has it open
 notices, and opens the next one. So it does for a file that was moved away. The chain continues after its last line, so
-that the gap is detected, and closed when the file is back.
+that the gap is detected, and closed when the file is back. A process never appends to a file that ends before the last
+record it knows of: it finishes that file, and begins another.
 """
 
 from __future__ import annotations
@@ -113,14 +114,35 @@ class Chain:
         self._file = self._lock = -1
         self._newest = ChainFile(0, "", directory)
         self._size = 0
-        self._end = BEGINNING
+        self._end = self._gone = BEGINNING
         self._one_at_a_time = threading.Lock()
 
     def look(self) -> None:
-        """Sets `place` before the first append, if possible."""
-        with suppress(OSError):
-            for newest in files_of(self.directory)[-1:]:
-                self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
+        """Opens the newest file, and finds the end of the chain: once they are gone, it is too late. Creates nothing.
+
+        To be called before the first append, and periodically: a process may append nothing for long. Blocks.
+        """
+        with self._one_at_a_time, suppress(OSError):
+            if self._file >= 0 and os.fstat(self._file).st_mode & stat.S_IWUSR:
+                return
+            self._look()
+            if files := files_of(self.directory):
+                locked = self._locked()
+                try:
+                    self._learn(files, locked=locked)
+                finally:
+                    if locked:
+                        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _learn(self, files: Sequence[ChainFile], *, locked: bool) -> None:
+        newest, end = files[-1], end_of_files(files)
+        if end.number < self._end.number:
+            return
+        self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
+        self._open_if_unfinished(newest)
+        if locked or self._file < 0:  # else another process may truncate what it is writing
+            self._end = end
+        self._size = -1  # read again before the first append
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
         """Appends a line for each of these JSON members, all or none; with `flush` they are on disk.
@@ -170,10 +192,13 @@ class Chain:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
+    def _directory(self) -> int:
+        return os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+
     def _locked(self) -> bool:
         if self._lock < 0:
             make_directory(self.directory)
-            self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            self._lock = self._directory()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -187,44 +212,69 @@ class Chain:
     def _open(self) -> None:
         """Opens the file to append to, and finds the end of the chain. Finishes a full or old file."""
         gone = self._look()
+        known, was = self._end, self._newest.path
         if self._file < 0:
-            self._open_newest()
-            self._end = max(self._end, gone, key=lambda each: each.number)
+            end = self._open_newest()
+            if end.number < known.number:
+                gone = True
+                self._finish()
+            else:
+                self._end = end
+        if gone and known != self._gone:
+            log.error("audit_file_gone", file=str(was), last=known.number, head=known.head)
+            self._gone = known
         today = f"{datetime.now(UTC):%Y-%m-%d}"
         # One without a record is not finished: the next one would have its name.
         begun = self._file >= 0 and self._size and self._end.number >= self._newest.first
         if begun and (self._newest.day != today or self._size >= self._file_octets):
-            os.fsync(self._file)
-            os.fchmod(self._file, _READ_ONLY)
-            self._close_file()
+            self._finish()
         if self._file < 0:
             self._begin(today)
 
-    def _look(self) -> End:
-        """Checks that the open file is still current, and reads what others have added; returns the end."""
+    def _look(self) -> bool:
+        """Reads what others have added to the open file, and closes one that is not current.
+
+        Returns whether it is gone, or was cut short.
+        """
         if self._file < 0:
-            return BEGINNING
-        info = os.fstat(self._file)
+            return False
+        info, cut = os.fstat(self._file), False
         if info.st_size != self._size:
             end = end_of(self._file)
-            self._size, self._end = info.st_size, end if end.number else end_of_files(files_of(self.directory))
+            end = end if end.number else end_of_files(files_of(self.directory))
+            self._size, cut = info.st_size, end.number < self._end.number
+            self._end = self._end if cut else end
         if not info.st_mode & stat.S_IWUSR:
             self._close_file()
-        elif not leads_to(self._newest.path, self._file):
-            log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
+            return cut
+        if cut or not leads_to(self._newest.path, self._file):
+            with suppress(OSError):  # no process appends to it when it is put back
+                self._finish()
             self._close_file()
-            return self._end
-        return BEGINNING
+            return True
+        return False
 
-    def _open_newest(self) -> None:
-        """None is open afterwards where there is none, or it is finished; where the chain is, is known."""
+    def _open_newest(self) -> End:
+        """Opens the newest file unless it is finished; returns the end of the chain."""
         files = files_of(self.directory)
-        self._end = end_of_files(files)
-        if not files or files[-1].is_compressed or not files[-1].path.stat().st_mode & stat.S_IWUSR:
+        end = end_of_files(files)
+        if files:
+            self._open_if_unfinished(files[-1])
+        return end
+
+    def _open_if_unfinished(self, newest: ChainFile) -> None:
+        self._close_file()
+        self._newest = newest
+        if newest.is_compressed or not newest.path.stat().st_mode & stat.S_IWUSR:
             return
-        self._newest = files[-1]
-        self._file = open_regular(self._newest.path, os.O_RDWR | os.O_APPEND)
+        self._file = open_regular(newest.path, os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
+
+    def _finish(self) -> None:
+        if self._file >= 0:
+            os.fsync(self._file)
+            os.fchmod(self._file, _READ_ONLY)
+            self._close_file()
 
     def _begin(self, today: str) -> None:
         first = self._end.number + 1

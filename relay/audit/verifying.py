@@ -157,10 +157,16 @@ class _RecordVerifier:
 
     def _check(self, line: Line, record: dict[str, Any]) -> None:
         number = _number(record)
+        follows = record.get("previous") == self._head
         if number != self._number:
-            self._add(f"{line.place}: number {record.get('number')!r}, and {self._number} is expected")
+            missing = ""
+            if number > self._number and not follows:
+                one = number == self._number + 1
+                missing = f": {self._number} {'is' if one else f'to {number - 1} are'} missing"
+            self._add(f"{line.place}: number {record.get('number')!r}, and {self._number} is expected{missing}")
+            follows = follows or missing != ""  # it continues one of those
             self._number = number or self._number
-        if record.get("previous") != self._head:
+        if not follows:
             self._add(f"{line.place}: does not continue the line before it; one of them was changed")
         self._times.see(line.place, record)
         if record.get("event") == REMOVED:

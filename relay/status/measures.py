@@ -41,7 +41,7 @@ async def keep_lag(watched: Watched) -> None:
 
 
 async def keep_own(watched: Watched) -> None:
-    """Measures this process, until cancelled."""
+    """Measures this process, and has it know the end of the audit record, until cancelled."""
     board = watched.board
     board.set(metrics.STARTED, to=time.time())
     board.set(metrics.BUILD, installed().version, to=1)
@@ -51,6 +51,7 @@ async def keep_own(watched: Watched) -> None:
         board.set(metrics.RESIDENT, to=_resident())
         board.set(metrics.MESSAGE_MEMORY, to=watched.budget.used)
         report.show(watched.keys, board)
+        await asyncio.to_thread(watched.audit.chain.look)
 
     await _periodically("process", MEASURE_S, look)
 
