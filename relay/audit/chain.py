@@ -192,13 +192,10 @@ class Chain:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def _directory(self) -> int:
-        return os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-
     def _locked(self) -> bool:
         if self._lock < 0:
             make_directory(self.directory)
-            self._lock = self._directory()
+            self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
