@@ -5,14 +5,17 @@ Standard: deploy/AUDIT.md; what is missing shows in the numbers, and what the re
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from structlog.testing import LogCapture
 
 from relay.audit.chain import Chain
@@ -197,6 +200,59 @@ def test_a_process_that_adds_nothing_learns_of_the_next_file_when_it_looks_again
     add(idle)
     add(busy)
     assert numbers(directory) == [10, 11]
+
+
+def move_away(directory: Path) -> None:
+    if not (directory.parent / "moved").exists():
+        directory.rename(directory.parent / "moved")
+
+
+def merge(directory: Path) -> None:
+    """What was moved away lies beside what came after it; no name is taken."""
+    for path in (directory.parent / "moved").glob("*.jsonl"):
+        directory.mkdir(exist_ok=True)
+        assert not (directory / path.name).exists()
+        path.rename(directory / path.name)
+    shutil.rmtree(directory.parent / "moved", ignore_errors=True)
+
+
+def replace(directory: Path) -> None:
+    if (directory.parent / "moved").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        (directory.parent / "moved").rename(directory)
+
+
+def remove_newest(directory: Path) -> None:
+    for path in sorted(directory.glob("*.jsonl"))[-1:]:
+        path.unlink()
+
+
+OPERATIONS = (0, 0, 1, 1, remove_all, remove_files, remove_newest, move_away, merge, replace)
+
+
+@given(operations=st.lists(st.sampled_from(OPERATIONS), max_size=14))
+@settings(max_examples=60, deadline=None)
+def test_whatever_files_go_and_come_back_a_loss_is_found_and_nothing_else_is(
+    operations: list[int | Callable[[Path], None]],
+) -> None:
+    with TemporaryDirectory() as work:
+        directory = Path(work) / "audit"
+        chains = Chain(directory, 300), Chain(directory, 300)
+        written: list[str] = []
+        for operation in (0, 0, *operations, 0, 1):
+            if isinstance(operation, int):
+                written.append(chains[operation].append([b'"count": %d' % len(written)], flush=False).head)
+                for chain in chains:
+                    chain.look()
+            elif directory.exists() or operation in (merge, replace):
+                operation(directory)
+        found = verify(directory)
+        lines = [line for path in directory.glob("*.jsonl") for line in path.read_bytes().splitlines()]
+        lost = set(written) - {hashlib.sha256(line).hexdigest() for line in lines}
+        assert bool(found.problems) == bool(lost)
+        assert CHANGED not in problems(directory)
+        for chain in chains:
+            chain.close()
 
 
 async def test_a_record_that_is_removed_while_one_worker_has_written_and_one_has_not_goes_on_as_one_chain(
