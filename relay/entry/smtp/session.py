@@ -237,13 +237,7 @@ class SMTPSession(CommandStream):
         share = Share(self.server.budget)
         with self.named_in_log():
             try:
-                try:
-                    with self.server.counted():
-                        await share.hold(room_for(transaction.size))
-                except RelayError as error:
-                    log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
-                    await self.push(error.reply)
-                    self.drop_what_did_not_wait()
+                if not await self._has_room(transaction, share):
                     return
                 await self.push("354 End data with <CR><LF>.<CR><LF>")
                 try:
@@ -270,6 +264,18 @@ class SMTPSession(CommandStream):
             finally:
                 if delivery is None:
                     share.reduce()
+
+    async def _has_room(self, transaction: Transaction, share: Share) -> bool:
+        """Holds memory for the content; without any to spare, replies so and returns False."""
+        try:
+            with self.server.counted():
+                await share.hold(room_for(transaction.size))
+        except RelayError as error:
+            log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
+            await self.push(error.reply)
+            self.drop_what_did_not_wait()
+            return False
+        return True
 
     async def _send_outcomes(self, mail: Mail, outcomes: Outcomes) -> bool:
         """Sends the reply; returns whether the client got it. Raises ConnectionError if it is gone.
