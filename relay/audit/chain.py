@@ -430,7 +430,7 @@ def make_directory(directory: Path) -> None:
 
 def why_not_writable(directory: Path) -> str:
     """Why no line can be written there, or ""; creates nothing. Blocks."""
-    place = directory.resolve()
+    place = resolved(directory)
     try:
         if not place.exists():
             place = place.parent

@@ -94,11 +94,11 @@ def kme(
 def _noted(state: Path) -> Iterator[None]:
     """Programs that do not say where look in the default directory: while we run, it names ours."""
     note = elsewhere_file()
-    if state.resolve() == default_state_dir().resolve():
+    if resolved(state) == resolved(default_state_dir()):
         note.unlink(missing_ok=True)
         yield
         return
-    mine = json.dumps({"state": str(state.resolve())}).encode()
+    mine = json.dumps({"state": str(resolved(state))}).encode()
     try:
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(note, mine)

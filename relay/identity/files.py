@@ -135,7 +135,7 @@ def _check_mode(status: os.stat_result, path: Path, forbidden: int) -> None:
 
 def _is_credential(path: Path) -> bool:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))
 
 
 def _refuse_root(path: Path) -> None:

@@ -275,7 +275,7 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
     """A private board, with the locks on embedded database and audit record. Raises ConfigError."""
     async with AsyncExitStack() as stack:
         if isinstance(config.store.database, Path):
-            database = await asyncio.to_thread(config.store.database.resolve)
+            database = await asyncio.to_thread(resolved, config.store.database)
             await stack.enter_async_context(sole_relay(database))
         await stack.enter_async_context(sole_recorder(config.audit_directory))
         board = Board()

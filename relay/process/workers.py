@@ -339,7 +339,7 @@ async def serve(
             stack.callback(os.close, board)
             lock = -1
             if isinstance(config.store.database, Path):
-                database = await asyncio.to_thread(config.store.database.resolve)
+                database = await asyncio.to_thread(resolved, config.store.database)
                 lock = await stack.enter_async_context(sole_relay(database))
             await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))

@@ -259,7 +259,7 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
     Root writes it as the owner of its directory.
     """
     for name, content in contents.items():
-        path = (directory / name).resolve()
+        path = resolved(directory / name)
         with as_owner_of(path.parent):
             if _content(path) != content:
                 info = path.stat()

@@ -57,7 +57,7 @@ def create(path: Path, content: bytes) -> None:
 def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
     """The file with its content changed, for all readers at once; owner and mode stay. Raises ConfigError."""
     try:
-        path = path.resolve()
+        path = resolved(path)
         with locked(path.parent):
             content = change(read(path))
             before = path.stat()
@@ -94,4 +94,4 @@ def _check(info: os.stat_result, path: Path) -> None:
 
 def _is_credential(path: Path) -> bool:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))
