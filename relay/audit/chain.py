@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from relay.files import open_regular, sync_directory
+from relay.files import open_regular, resolved, sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -432,7 +432,7 @@ def why_not_writable(directory: Path) -> str:
     """Why no line can be written there, or ""; creates nothing. Blocks."""
     place = resolved(directory)
     try:
-        if not place.exists():
+        if not os.path.lexists(place):
             place = place.parent
         with TemporaryFile(dir=place):
             pass

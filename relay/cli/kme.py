@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from relay.cli.logs import configure_logging
+from relay.files import resolved
 from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.kme.certificates import write_private

@@ -31,6 +31,7 @@ from relay.cli.policy_traffic import (
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.files.rights import as_owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare

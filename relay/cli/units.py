@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from relay.files import permissions
+from relay.files import permissions, resolved
 
 DIRECTORIES = tuple(
     Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, written_beside
+from relay.files import permissions, resolved, written_beside
 from relay.files.rights import UnixUser, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20

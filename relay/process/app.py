@@ -30,6 +30,7 @@ from relay.entry.budget import Budget
 from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.formats import characters
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount

@@ -27,7 +27,7 @@ from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
 from relay.counting.board import BoardPlaces, held_on, shared_board
 from relay.entry.listening import Sockets, close_all
-from relay.files import toml, write_whole
+from relay.files import resolved, toml, write_whole
 from relay.keys.report import together
 from relay.process import app
 from relay.process.fork_server import Forked, ForkServer

@@ -18,6 +18,7 @@ import relay
 from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address

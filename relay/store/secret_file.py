@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relay import files
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, written_beside
+from relay.files import permissions, resolved, written_beside
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""

@@ -334,6 +334,49 @@ async def test_a_configuration_with_a_fault_is_named_with_file_and_line(tmp_path
     assert "relay.toml:2: site.names: unknown setting; did you mean 'name'?" in err + out.decode()
 
 
+async def test_output_that_cannot_be_written_is_one_line_and_1(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+    config = ("--config", str(alice.config_file))
+    for words in (
+        ("--help",), ("--version",), ("check", *config), ("check", "--json", *config), ("audit", "export", *config),
+        ("policy", "list", *config),
+    ):  # fmt: skip
+        for unbuffered in ("", "1"):
+            with Path("/dev/full").open("wb") as full:
+                ended = subprocess.run(
+                    (sys.executable, "-m", "relay", *words), stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+                    env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                )  # fmt: skip
+            said = "standard output cannot be written: No space left on device\n"
+            assert (ended.returncode, ended.stderr) == (1, said), words
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--before-start",)])
+async def test_a_loop_of_links_in_place_of_relay_toml_is_said_to_be_one(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    loop = tmp_path / "relay.toml"
+    loop.symlink_to(loop)
+    status, said, out = await run("check", "--config", loop, *options)
+    assert status == 1
+    assert f"{loop}: Too many levels of symbolic links" in " ".join(said.split() + out.decode().split())
+
+
+@pytest.mark.parametrize("name", ["audit", "relay.db", "site.secret"])
+async def test_a_loop_of_links_in_place_of_what_the_relay_writes_is_said_to_be_one(
+    sites: tuple[Site, Site], name: str
+) -> None:
+    alice, _ = sites
+    loop = alice.directory / name
+    loop.symlink_to(loop)
+    for command in ("check", "serve"):
+        status, said, out = await run(command, "--config", alice.config_file)
+        assert status == 1
+        assert "Too many levels of symbolic links" in " ".join(said.split() + out.decode().split())
+
+
 async def test_wrong_usage_ends_with_2(sites: tuple[Site, Site]) -> None:
     for arguments in (["seal"], ["nonsense"], ["kme", "--port", "1"], ["open", "--config", "x", "/no/such/file"]):
         status, err, _ = await run(*arguments)
