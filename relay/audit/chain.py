@@ -431,6 +431,8 @@ def make_directory(directory: Path) -> None:
 def why_not_writable(directory: Path) -> str:
     """Why no line can be written there, or ""; creates nothing. Blocks."""
     place = resolved(directory)
+    if place.exists() and not place.is_dir():
+        return f"{os.strerror(errno.ENOTDIR)}: move it away, or name another directory (audit.directory)"
     try:
         if not os.path.lexists(place):
             place = place.parent

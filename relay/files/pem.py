@@ -1,8 +1,8 @@
 """Files in PEM that settings name, as OpenSSL takes them: regular files alone, each opened here and by nobody else.
 Standard: open(2), fifo(7): who opens a FIFO waits for somebody at its other end, and all that the thread serves waits.
 
-OpenSSL opens what it is given the name of. So it is given the name that proc(5) has for a descriptor: nobody can put
-anything else there between the look at the file and its use.
+OpenSSL opens files by name. It gets the name that proc(5) has for a descriptor. So nobody can exchange the file between
+the look at it and its use.
 """
 
 from __future__ import annotations

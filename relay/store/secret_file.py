@@ -82,7 +82,9 @@ def locked(directory: Path) -> Iterator[None]:
 def _check(info: os.stat_result, path: Path) -> None:
     mode = stat.S_IMODE(info.st_mode)
     if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{path}: not a regular file")
+        raise ConfigError(
+            f"{path}: not a regular file: move it away, and put the file back, from its backup if need be"
+        )
     if info.st_uid not in (0, os.geteuid()):
         raise AnothersFile(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
