@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from relay.files import open_regular, sync_directory
+from relay.files import open_regular, resolved, sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -430,9 +430,11 @@ def make_directory(directory: Path) -> None:
 
 def why_not_writable(directory: Path) -> str:
     """Why no line can be written there, or ""; creates nothing. Blocks."""
-    place = directory.resolve()
+    place = resolved(directory)
+    if place.exists() and not place.is_dir():
+        return f"{os.strerror(errno.ENOTDIR)}: move it away, or name another directory (audit.directory)"
     try:
-        if not place.exists():
+        if not os.path.lexists(place):
             place = place.parent
         with TemporaryFile(dir=place):
             pass

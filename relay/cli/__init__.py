@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from relay.cli import stdout
 from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.files import permissions
@@ -96,6 +97,19 @@ def main() -> None:
     """The console script: errors that the user can fix are said in one line each, never as a traceback."""
     if sys.argv[1:2] == ["serve"]:  # to load what it needs takes most of a second
         signals.end_nothing()
+    stdout.open_output()
+    try:
+        try:
+            _run()
+        finally:
+            stdout.flush_output()
+    except stdout.NotPrinted as error:
+        stdout.drop_output()
+        _say(stdout.why(error))
+        sys.exit(1)
+
+
+def _run() -> None:
     try:
         forbid_core_dumps()
         os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # it looks through all that is installed, and would run it

@@ -47,14 +47,19 @@ def become_owner_of_settings(config_file: Path) -> None:
 def load_to_serve(config_file: Path, text: str | None = None) -> Config:
     """The settings of a relay, which runs as the user that starts it; a `text` that is given is read instead.
 
-    Raises ConfigError, for root also where anybody else can write the file: it names programs.
+    Raises ConfigError, also where `refuse_others_settings` does.
     """
+    refuse_others_settings(config_file)
+    return load_config(config_file, text)
+
+
+def refuse_others_settings(config_file: Path) -> None:
+    """Raises ConfigError for root, where anybody else can write the file: it names programs."""
     if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
         raise ConfigError(
             f"{config_file}: user {owner.name} can write it, so root does not run what it says: run this as "
             f"{owner.name} (runuser -u {owner.name} -- qumail-relay ...), or make file and directory root's"
         )
-    return load_config(config_file, text)
 
 
 def refuse_root(config: Config, config_file: Path) -> None:

@@ -316,7 +316,10 @@ def _received(config: Config) -> list[State]:
 
 def _sent(config: Config) -> list[State]:
     """Whether it could be written down what has left; where nothing is there, nothing."""
-    return _mapped(config.state_directory / SENT, sent.SUFFIX, "sent mails", f"all {HELD}")
+    directory, title = config.state_directory / SENT, "sent mails"
+    if not directory.is_dir():
+        return _no_directory(directory, title, "no relay starts")
+    return _mapped(directory, sent.SUFFIX, title, f"all {HELD}")
 
 
 def _announced(config: Config) -> list[State]:

@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from relay.cli.logs import configure_logging
+from relay.files import resolved
 from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.kme.certificates import write_private
@@ -94,11 +95,11 @@ def kme(
 def _noted(state: Path) -> Iterator[None]:
     """Programs that do not say where look in the default directory: while we run, it names ours."""
     note = elsewhere_file()
-    if state.resolve() == default_state_dir().resolve():
+    if resolved(state) == resolved(default_state_dir()):
         note.unlink(missing_ok=True)
         yield
         return
-    mine = json.dumps({"state": str(state.resolve())}).encode()
+    mine = json.dumps({"state": str(resolved(state))}).encode()
     try:
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(note, mine)

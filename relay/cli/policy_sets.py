@@ -31,6 +31,7 @@ from relay.cli.policy_traffic import (
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.files.rights import as_owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
@@ -132,7 +133,7 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
         _wait_for_others(click.get_current_context(), link.parent)
     except OSError as error:
         _fail(f"Not installed: {link.parent}: {error.strerror}")
-    before = str(link.resolve()) if link.exists() else None
+    before = str(resolved(link)) if link.exists() else None
     if through := _links_through(after, directory, link):
         said = f"{through} leads through {link}, which is about to lead elsewhere"
         _fail(f"Not installed: {printable(said)}: let the link lead to a file of the new set.")
@@ -149,22 +150,22 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
     if (now := _version_of(after, directory)) != after.policies.version:
         _fail(f"Not installed: {directory} has changed meanwhile ({now}); run this again once it stays as it is.")
     try:
-        _swap(link, directory.resolve(), after.policies.version)
+        _swap(link, resolved(directory), after.policies.version)
     except OSError as error:
         _fail(f"Not installed: {link}: {error.strerror}")
     try:
         _last(link.parent)
         if (now := _version_of(after, link)) != after.policies.version:
-            _fail(f"Installed: {directory.resolve()}; but it has changed meanwhile, and {link} leads to {now}.")
+            _fail(f"Installed: {resolved(directory)}; but it has changed meanwhile, and {link} leads to {now}.")
         if as_json:
-            installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
+            installed = {"directory": str(resolved(directory)), "before": before, "version": after.policies.version}
             print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
             return
-        click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
+        click.echo(f"Installed: {resolved(directory)}, version {after.policies.version}; {len(after.tests)} tests.")
         if before is not None:
             click.echo(f"Undo with: qumail-relay policy install {before}")
     except OSError as error:
-        _fail(f"Installed: {directory.resolve()}; but afterwards: {error.strerror}")
+        _fail(f"Installed: {resolved(directory)}; but afterwards: {error.strerror}")
 
 
 def _relay_can_read(config: Config, directory: Path) -> None:
@@ -178,7 +179,7 @@ def _relay_can_read(config: Config, directory: Path) -> None:
 
 def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | None:
     """A link of the new set that leads to what is not compared: to the set of before now, and elsewhere afterwards."""
-    listing = Listing(directory.resolve())
+    listing = Listing(resolved(directory))
     with relay_rights(after.config):
         listing.look()
         paths = (listing.directory / name for name in sorted(listing.links))

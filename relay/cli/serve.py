@@ -18,10 +18,10 @@ import structlog
 import uvloop
 
 from relay import key_receiver
-from relay.cli.as_relay import load_to_serve, refuse_root
+from relay.cli.as_relay import load_to_serve, refuse_others_settings, refuse_root
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, TCPAddress
+from relay.config import Config, TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.files import toml, write_whole
 from relay.process import app, fork_server, workers
@@ -79,7 +79,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel:
         if isinstance(forks, socket.socket):
             _serve_as_worker(forks, config_file)
         else:
-            uvloop.run(workers.serve(config, config_file, text, forks, ready))
+            uvloop.run(workers.serve(config, config_file, text, forks, ready, refuse_others_settings))
         return
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     settings = Settings(config, partial(load_to_serve, config_file))
@@ -87,10 +87,13 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel:
 
 
 def _serve_as_worker(channel: socket.socket, config_file: Path) -> None:
-    """Forks workers as requested on `channel`. Each serves with the relay.toml and the sockets handed to it."""
+    """Forks workers as requested on `channel`. Each serves with the relay.toml and the sockets handed to it.
+
+    Who could write that file was checked when it was read. Whatever has become of it since, workers start anew.
+    """
 
     def read(text: str) -> Config:
-        return load_to_serve(config_file, text)
+        return load_config(config_file, text)
 
     def read_again() -> Config:
         return worker.share_of(read(worker.texts.last))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from relay.files import permissions
+from relay.files import permissions, resolved
 
 DIRECTORIES = tuple(
     Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
@@ -40,10 +40,10 @@ class Unit(NamedTuple):
 
 def unit_of(config_file: Path) -> Unit | None:
     """The unit whose relay reads this file; None where there is none, or systemd does not run."""
-    file = config_file.resolve()
+    file = resolved(config_file)
     if not BOOTED.is_dir():
         return None
-    return next((unit for unit in _units() if unit.config.resolve() == file), None)
+    return next((unit for unit in _units() if resolved(unit.config) == file), None)
 
 
 def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
@@ -52,7 +52,7 @@ def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "
         return f"systemctl {action} {unit.name}"
     user = user or _as_whom(config_file)
     first = "end it, then: " if action == "restart" else ""
-    if user and BOOTED.is_dir() and config_file.resolve() == DEFAULT_CONFIG.resolve():
+    if user and BOOTED.is_dir() and resolved(config_file) == resolved(DEFAULT_CONFIG):
         return first + INSTALL_UNIT
     return f"{first}{f'runuser -u {user} -- ' if user else ''}qumail-relay serve --config {config_file}"
 

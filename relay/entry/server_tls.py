@@ -13,7 +13,8 @@ import structlog
 from cryptography import x509
 
 from relay.errors import ConfigError
-from relay.files.stamps import Stamps, is_there, stamps_of
+from relay.files import pem
+from relay.files.stamps import Stamps, is_there, read_regular, stamps_of
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
+        pem.show(context, certificate, key, _no_passphrase)
     except ssl.SSLError as error:
         cause = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
         raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {cause}") from error
@@ -73,7 +74,7 @@ def certificate_state(certificate: Path, key: Path, now: datetime) -> tuple[str,
     """A description of the certificate (names, expiry), and the faults of the two files."""
     try:
         server_context(certificate, key)
-        leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+        leaf = x509.load_pem_x509_certificates(read_regular(certificate))[0]
     except ConfigError as error:
         return str(certificate), error.problems
     until = leaf.not_valid_after_utc

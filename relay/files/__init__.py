@@ -61,6 +61,14 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def resolved(path: Path) -> Path:
+    """Where the path leads. What is not there stays as it is, and so does a loop of links: opening it says so.
+
+    `Path.resolve` fails for a loop, with another exception in each version of Python.
+    """
+    return Path(os.path.realpath(path))
+
+
 def sync_directory(directory: Path) -> None:
     """Flushes the entries of a directory after a file was created or renamed."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)

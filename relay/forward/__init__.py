@@ -25,6 +25,7 @@ from relay.errors import (
     RelayError,
     StoreUnavailable,
 )
+from relay.files import pem
 from relay.forward.client import Client, Gone, NotTaken, RecipientOverLimit, Silent, Timeouts
 from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed, transact
 from relay.mail import Mail
@@ -330,10 +331,10 @@ def _context(ca: Path | str, *, verify: bool) -> ssl.SSLContext:
     """A client context; `ca` is a file of CA certificates, or "system". Raises ConfigError."""
     try:
         if isinstance(ca, Path):
-            context = ssl.create_default_context(cafile=ca)
+            context = pem.trusting(ca)
         else:  # loading the system's takes milliseconds
             context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         raise ConfigError(f"next_hop_ca: {ca} cannot be used as CA certificates: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not verify:

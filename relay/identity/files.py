@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, written_beside
+from relay.files import permissions, resolved, written_beside
 from relay.files.rights import UnixUser, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
@@ -135,7 +135,7 @@ def _check_mode(status: os.stat_result, path: Path, forbidden: int) -> None:
 
 def _is_credential(path: Path) -> bool:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))
 
 
 def _refuse_root(path: Path) -> None:

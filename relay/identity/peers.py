@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from relay.files.stamps import files_in, is_there
 from relay.identity import files
 from relay.identity.certificates import UNREADABLE, valid_now
 from relay.identity.directory import read_certificate
-from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
+from relay.identity.document import BadDocument, ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
 from relay.identity.pairs import Role, public_key, subject_key_identifier
 
@@ -81,11 +82,18 @@ def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
     for path in files_in(directory, "*" + DOCUMENT_SUFFIX):
         try:
             peers[path.stem] = dataclasses.replace(read_document(files.read_public(path)), name=path.stem)
+        except BadDocument as error:
+            remedy = f"move it away, and import the peer's document again: {_import(path.stem)}"
+            faults += [f"{path}: {text}: {remedy}" for text in error.problems]
         except ConfigError as error:
             faults += [f"{path}: {text.removeprefix(f'{path}: ')}" for text in error.problems]
     if faults:
         raise ConfigError(faults)
     return peers
+
+
+def _import(name: str) -> str:
+    return f"qumail-relay identity import --name {shlex.quote(name)} FILE"
 
 
 def trusted_peers(config: Config) -> dict[str, PeerCertificates]:

@@ -15,6 +15,7 @@ import structlog
 
 from relay.audit.entries import LedgerEntry
 from relay.errors import ConfigError, RelayError
+from relay.files import open_regular
 from relay.formats import mime
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.sealing import Sealer
@@ -96,7 +97,7 @@ class ShadowRecord:
         time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         lines = "".join(json.dumps({"time": time, **asdict(each)}) + "\n" for each in outcomes)
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             with os.fdopen(descriptor, "a", encoding="ascii") as file:
                 file.write(lines)
                 full = file.tell() > MAX_OCTETS
@@ -110,7 +111,7 @@ def read_shadow(path: Path) -> Iterator[tuple[str, Outcome]]:
     """The complete lines of a record with their times, oldest first. Raises ConfigError."""
     names = {each.name for each in fields(Outcome)}
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
+        with open(path, encoding="ascii", errors="replace", opener=open_regular) as file:
             for line in file:
                 try:
                     entry = json.loads(line)

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
+from relay.files.stamps import read_regular
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
@@ -43,7 +44,7 @@ def from_development_kme(ca: Path | None) -> bool:
     if ca is None:
         return False
     try:
-        certificates = x509.load_pem_x509_certificates(ca.read_bytes())
+        certificates = x509.load_pem_x509_certificates(read_regular(ca))
     except (OSError, ValueError):
         return False
     names = (name for each in certificates for name in each.subject.get_attributes_for_oid(NameOID.COMMON_NAME))

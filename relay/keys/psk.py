@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.files import open_regular
 from relay.files.stamps import Seen, stamp_of
 from relay.keys.events import Events
 from relay.keys.tls import CertificateEnd, set_ciphers
@@ -41,7 +42,7 @@ class PSK:
     def read(self) -> bytes:
         """The key. Raises ConfigError, without the key in its text."""
         try:
-            with self.file.open("rb") as file:
+            with open(self.file, "rb", opener=open_regular) as file:
                 mode, content = os.fstat(file.fileno()).st_mode, file.read(4 * MAX_OCTETS)
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from error

@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
-from relay.files.stamps import Seen, is_there, stamp_of
+from relay.files import pem
+from relay.files.stamps import Seen, is_there, read_regular, stamp_of
 from relay.keys.events import Events
 
 NameCheck = Literal["host", "kme_id", "both"]
@@ -55,8 +56,8 @@ def client_context(
             raise ConfigError(f"{path}: no such file; it is needed to talk to the KME")
     check_ca(ca)
     try:
-        context = ssl.create_default_context(cafile=str(ca))
-        context.load_cert_chain(str(certificate), str(key), password=_no_passphrase)
+        context = pem.trusting(ca)
+        pem.show(context, certificate, key, _no_passphrase)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -77,10 +78,10 @@ def client_context(
 def check_ca(path: Path) -> None:
     """Raises ConfigError if a file has no trust anchor: neither a CA certificate nor a self-signed one."""
     try:
-        context = ssl.create_default_context(cafile=str(path))
+        context = pem.trusting(path)
         if context.cert_store_stats()["x509_ca"]:
             return
-        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(read_regular(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be used as CA: {error}") from error
     if not any(each.issuer == each.subject for each in certificates):
@@ -216,7 +217,7 @@ class ClientTLS:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
-    return x509.load_pem_x509_certificates(path.read_bytes())
+    return x509.load_pem_x509_certificates(read_regular(path))
 
 
 def _name(certificate: x509.Certificate) -> str:

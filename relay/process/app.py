@@ -30,6 +30,7 @@ from relay.entry.budget import Budget
 from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.formats import characters
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
@@ -275,7 +276,7 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
     """A private board, with the locks on embedded database and audit record. Raises ConfigError."""
     async with AsyncExitStack() as stack:
         if isinstance(config.store.database, Path):
-            database = await asyncio.to_thread(config.store.database.resolve)
+            database = await asyncio.to_thread(resolved, config.store.database)
             await stack.enter_async_context(sole_relay(database))
         await stack.enter_async_context(sole_recorder(config.audit_directory))
         board = Board()

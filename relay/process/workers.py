@@ -27,7 +27,7 @@ from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
 from relay.counting.board import BoardPlaces, held_on, shared_board
 from relay.entry.listening import Sockets, close_all
-from relay.files import toml, write_whole
+from relay.files import resolved, toml, write_whole
 from relay.keys.report import together
 from relay.process import app
 from relay.process.fork_server import Forked, ForkServer
@@ -315,12 +315,17 @@ class Workers:
 
 
 async def serve(
-    config: Config, relay_toml: Path, text: str, forks: ForkServer, ready: Callable[[Mapping[str, TCPAddress]], None]
+    config: Config,
+    relay_toml: Path,
+    text: str,
+    forks: ForkServer,
+    ready: Callable[[Mapping[str, TCPAddress]], None],
+    refuse: Callable[[Path], None],
 ) -> None:
     """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
 
     `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
-    with their addresses.
+    with their addresses. `refuse` raises ConfigError for a file from which no settings are taken.
     """
     with stop_on_signals() as stop:
         async with AsyncExitStack() as stack:
@@ -334,7 +339,7 @@ async def serve(
             stack.callback(os.close, board)
             lock = -1
             if isinstance(config.store.database, Path):
-                database = await asyncio.to_thread(config.store.database.resolve)
+                database = await asyncio.to_thread(resolved, config.store.database)
                 lock = await stack.enter_async_context(sole_relay(database))
             await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
@@ -345,7 +350,7 @@ async def serve(
                 0, config.limits.workers, _descriptors(sockets), relay_toml_here, supervisor=-1,
                 neighbours=neighbours, sealed_here=sealed, board=board, lock=lock,
             )  # fmt: skip
-            read_again = partial(_read_again, config, texts, relay_toml)
+            read_again = partial(_read_again, config, texts, relay_toml, refuse)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
             # First: clients that connect while the last mails end would never be served, nor refused.
@@ -355,8 +360,9 @@ async def serve(
             raise Stopped(stop.cause)
 
 
-def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
+def _read_again(started: Config, texts: Texts, relay_toml: Path, refuse: Callable[[Path], None]) -> Config:
     """Reloads relay.toml and adds it to `texts` for the workers. Raises ConfigError, without adding it."""
+    refuse(relay_toml)
     text = toml.read(relay_toml)
     config = load_config(relay_toml, text)
     taken_over(started, config)

@@ -18,6 +18,7 @@ import relay
 from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
+from relay.files import resolved
 from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
@@ -259,7 +260,7 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
     Root writes it as the owner of its directory.
     """
     for name, content in contents.items():
-        path = (directory / name).resolve()
+        path = resolved(directory / name)
         with as_owner_of(path.parent):
             if _content(path) != content:
                 info = path.stat()

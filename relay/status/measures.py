@@ -16,6 +16,7 @@ import structlog
 from cryptography import x509
 
 from relay.counting import metrics
+from relay.files.stamps import read_regular
 from relay.key_receiver import SPOOL
 from relay.keys import report
 from relay.runtime.release import installed
@@ -119,7 +120,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     for of, table in (("submission", config.submission), ("status", config.status)):
         if table is not None and table.certificate is not None:
             with suppress(OSError, ValueError):  # logged when it was read for TLS
-                [leaf, *_] = x509.load_pem_x509_certificates(table.certificate.read_bytes())
+                [leaf, *_] = x509.load_pem_x509_certificates(read_regular(table.certificate))
                 yield (of, ""), leaf.not_valid_after_utc.timestamp()
 
 

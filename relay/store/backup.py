@@ -18,7 +18,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
-from relay.files.rights import UnixUser, as_owner_of
+from relay.files.rights import UnixUser, acting_as, as_owner_of, owner_of
 from relay.files.sqlite import connected, said_by_sqlite
 from relay.store.restore_check import mark_as_copy
 from relay.store.secret_file import locked, open_regular
@@ -30,15 +30,37 @@ MAX_FILE_OCTETS = 512 * 2**20
 def make_new(to: Path, user: UnixUser | None = None) -> None:
     """Makes the directory `to`, of mode 0700; root makes it for `user`, as the owner of the directory above it.
 
-    Raises ConfigError if it exists or cannot be created.
+    Raises ConfigError if it exists or cannot be created, and if `user` could not write into it.
     """
+    if user is not None and os.geteuid() == 0:
+        _refuse_unless_theirs(to, user)
     try:
         with as_owner_of(to.absolute().parent):
             to.mkdir(mode=0o700)
             if user is not None and os.geteuid() == 0:
                 os.chown(to, user.uid, user.gid, follow_symlinks=False)
     except OSError as error:
-        raise ConfigError(f"{to}: cannot be made: {error.strerror}; it must not be there yet") from error
+        there = "; it must not be there yet" if isinstance(error, FileExistsError) else ""
+        raise ConfigError(f"{to}: cannot be made: {error.strerror}{there}") from error
+
+
+def _refuse_unless_theirs(to: Path, user: UnixUser) -> None:
+    above = to.absolute().parent
+    try:
+        owner = owner_of(above)
+        with acting_as(user):
+            os.stat(f"{above}/.")  # noqa: PTH116 - a Path would drop the dot
+        if owner is None or owner.uid == user.uid:
+            return
+        cause = f"{above} is user {owner.name}'s"
+    except PermissionError as error:
+        cause = f"{above}: {error.strerror}"
+    except OSError:  # which making it says
+        return
+    raise ConfigError(
+        f"{to}: {user.name}, as whom the relay runs, has to write there and cannot ({cause}): "
+        f"install -d -m 700 -o {user.name} /var/backups/qumail-relay, then name a new directory in that one"
+    )
 
 
 def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> list[tuple[Path, Path]]:

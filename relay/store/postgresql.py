@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from sqlalchemy import Table
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files import open_regular, pem
 
 if TYPE_CHECKING:  # loaded where there is a server: most relays have none, and it takes 10 MB
     from sqlalchemy.dialects.postgresql import Insert
@@ -30,6 +33,8 @@ FROZEN_S = 20.0
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, weakest first; only the last two verify whom they speak to, and only the last one by its name."""
 _VERIFYING = ("verify-ca", "verify-full")
+_TLS_FILES = {"sslrootcert": "root.crt", "sslcrl": "root.crl", "sslcert": "postgresql.crt", "sslkey": "postgresql.key"}
+"""The settings that name a file, each with the name that it has in ~/.postgresql where none is set."""
 
 
 def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
@@ -57,6 +62,8 @@ def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> 
     durable = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
     async def connect() -> Any:
+        if problems := list(_no_regular_files(url)):
+            raise StoreUnavailable("; ".join(problems))
         try:
             connection = await asyncpg.connect(
                 url.render_as_string(hide_password=False),
@@ -156,17 +163,29 @@ def _setting(url: URL, name: str) -> str | None:
     return said if isinstance(said, str) else said[-1]
 
 
+def _no_regular_files(url: URL) -> Iterator[str]:
+    """What the driver would open by itself, in the event loop, and wait for, as for a FIFO.
+
+    Who may write to these directories could exchange a file after this look.
+    """
+    for name, usual in _TLS_FILES.items():
+        path = Path(_setting(url, name) or Path("~/.postgresql", usual).expanduser())
+        with suppress(OSError):  # which the driver says
+            if not stat.S_ISREG(path.stat().st_mode):
+                yield f"{name}: {path}: not a regular file"
+
+
 def _unreadable(path: str) -> str:
     try:
-        with Path(path).open("rb"):
-            return ""
+        os.close(open_regular(path))
     except OSError as error:
         return str(error.strerror)
+    return ""
 
 
 def _no_certificates(path: str) -> str:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+        pem.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Path(path))
     except (ssl.SSLError, ValueError):
         return "no certificates in PEM"
     return ""
@@ -175,7 +194,7 @@ def _no_certificates(path: str) -> str:
 def _no_pair(certificate: str, key: str | None) -> str:
     """Why these are no certificate with its private key; a key under a password is for nobody to type."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        pem.show(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Path(certificate), Path(key) if key else None, "")
     except (ssl.SSLError, ValueError, OSError) as error:
         return str(error)
     return ""

@@ -23,6 +23,7 @@ from relay.store import secret_file
 
 SECRET_LENGTH = 32
 """Length of one secret, in bytes."""
+_REMEDY = "put it back from its backup, for under another one what the store holds cannot be opened"
 NONCE_LENGTH = 12
 """Length of the random nonce before each ciphertext, in bytes."""
 
@@ -125,10 +126,10 @@ def _parse(content: bytes, path: Path) -> list[bytes]:
         except binascii.Error:
             secret = b""
         if len(secret) != SECRET_LENGTH or len(ids) > 1:
-            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} bytes")
+            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} bytes: {_REMEDY}")
         if ids and ids[0] != _id(secret).encode():
             raise ConfigError(f"{path}:{number}: the id is another secret's: one of the two was changed")
         secrets.append(secret)
     if not secrets:
-        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} bytes")
+        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} bytes: {_REMEDY}")
     return secrets

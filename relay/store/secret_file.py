@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relay import files
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, written_beside
+from relay.files import permissions, resolved, written_beside
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""
@@ -57,7 +57,7 @@ def create(path: Path, content: bytes) -> None:
 def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
     """The file with its content changed, for all readers at once; owner and mode stay. Raises ConfigError."""
     try:
-        path = path.resolve()
+        path = resolved(path)
         with locked(path.parent):
             content = change(read(path))
             before = path.stat()
@@ -82,7 +82,9 @@ def locked(directory: Path) -> Iterator[None]:
 def _check(info: os.stat_result, path: Path) -> None:
     mode = stat.S_IMODE(info.st_mode)
     if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{path}: not a regular file")
+        raise ConfigError(
+            f"{path}: not a regular file: move it away, and put the file back, from its backup if need be"
+        )
     if info.st_uid not in (0, os.geteuid()):
         raise AnothersFile(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
@@ -94,4 +96,4 @@ def _check(info: os.stat_result, path: Path) -> None:
 
 def _is_credential(path: Path) -> bool:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
+    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))

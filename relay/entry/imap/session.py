@@ -18,6 +18,7 @@ from relay.entry.imap import responses
 from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged, printable, silence_log
 from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
+from relay.files import pem
 from relay.runtime.aio import off_loop
 
 LONGEST_IDLE_S = 29 * 60.0
@@ -97,7 +98,7 @@ async def connected(account: IMAPSettings, login: Credential) -> AsyncIterator[S
 
 def _tls(account: IMAPSettings) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=str(account.ca) if account.ca else None)
+        return pem.trusting(account.ca) if account.ca else ssl.create_default_context()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{account.ca}: cannot be used as CA certificates: {error}") from error
 

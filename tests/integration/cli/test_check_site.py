@@ -304,6 +304,8 @@ async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(
     edit(alice, "[store]", '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]')
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert "bob.json: not a peer document" in done.output
+    remedy = "move it away, and import the peer's document again: qumail-relay identity import --name bob FILE"
+    assert remedy in " ".join(done.output.split())
     assert "Next   fix what is wrong, then: " in done.output
     edit(alice, "[store]", "[stores]")
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])

@@ -275,7 +275,7 @@ async def test_check_says_when_what_must_be_written_at_once_cannot_be(
         bob.config_file.write_text(re.sub('database = ".*"', 'database = "/proc/nothing/relay.db"', text))
     [problem] = (await wrong(bob))[what]
     assert problem.startswith(f"{path}: ")
-    assert "(451)" in problem
+    assert ("no relay starts" if spool == "sent.recent" else "(451)") in problem
     if spool:
         path.unlink()
         path.symlink_to("/proc/self/task", target_is_directory=True)
@@ -332,6 +332,75 @@ async def test_a_configuration_with_a_fault_is_named_with_file_and_line(tmp_path
     status, err, out = await run(*command.split(), "--config", tmp_path / "relay.toml")
     assert status == 1
     assert "relay.toml:2: site.names: unknown setting; did you mean 'name'?" in err + out.decode()
+
+
+async def test_output_that_cannot_be_written_is_one_line_and_1(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+    config = ("--config", str(alice.config_file))
+    for words in (
+        ("--help",), ("--version",), ("check", *config), ("check", "--json", *config), ("audit", "export", *config),
+        ("policy", "list", *config),
+    ):  # fmt: skip
+        for unbuffered in ("", "1"):
+            with Path("/dev/full").open("wb") as full:
+                ended = await asyncio.to_thread(
+                    subprocess.run, (sys.executable, "-m", "relay", *words), stdout=full, stderr=subprocess.PIPE, text=True,
+                    env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                )  # fmt: skip
+            said = "standard output cannot be written: No space left on device\n"
+            assert (ended.returncode, ended.stderr) == (1, said), words
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--before-start",)])
+async def test_a_loop_of_links_in_place_of_relay_toml_is_said_to_be_one(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    loop = tmp_path / "relay.toml"
+    loop.symlink_to(loop)
+    status, said, out = await run("check", "--config", loop, *options)
+    assert status == 1
+    assert f"{loop}: Too many levels of symbolic links" in " ".join(said.split() + out.decode().split())
+
+
+@pytest.mark.parametrize("name", ["audit", "relay.db", "site.secret"])
+async def test_a_loop_of_links_in_place_of_what_the_relay_writes_is_said_to_be_one(
+    sites: tuple[Site, Site], name: str
+) -> None:
+    alice, _ = sites
+    loop = alice.directory / name
+    loop.symlink_to(loop)
+    for command in ("check", "serve"):
+        status, said, out = await run(command, "--config", alice.config_file)
+        assert status == 1
+        assert "Too many levels of symbolic links" in " ".join(said.split() + out.decode().split())
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy", "starts"),
+    [
+        ("sent.recent", "is no directory: move it away; until then no relay starts", False),
+        (
+            "audit",
+            "cannot be written: Not a directory: move it away, or name another directory (audit.directory); until it can",
+            True,
+        ),
+        ("site.secret", "holds no site secret: base64 of 32 bytes: put it back from its backup", False),
+    ],
+)
+async def test_check_says_what_to_do_about_a_file_in_a_wrong_place(
+    sites: tuple[Site, Site], name: str, remedy: str, starts: bool
+) -> None:
+    alice, _ = sites
+    (alice.directory / name).touch(mode=0o600)
+    status, _, out = await run("check", "--config", alice.config_file)
+    assert status == 1
+    assert f"{alice.directory / name}: {remedy}" in " ".join(out.decode().split())
+    if not starts:
+        status, said, _ = await run("serve", "--config", alice.config_file)
+        assert status == 1
+        assert str(alice.directory / name) in said
 
 
 async def test_wrong_usage_ends_with_2(sites: tuple[Site, Site]) -> None:

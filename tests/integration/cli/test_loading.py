@@ -183,7 +183,7 @@ def test_help_loads_no_command(site: Path, group: list[str]) -> None:
     status, modules = loaded(site, *group, "--help")
     assert status == 0
     assert not (SERVING | FURTHER) & packages(modules)
-    commands = {f"relay.cli.{name}" for name in ("lazy", "policy")}
+    commands = {f"relay.cli.{name}" for name in ("lazy", "policy", "stdout")}
     assert {name for name in modules if name.startswith("relay.cli.")} <= commands
 
 

@@ -213,6 +213,19 @@ def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Pl
     nothing_of_root_was_touched(happened, "links")
 
 
+def test_a_copy_where_the_relays_user_cannot_write_is_refused_before_anything_is_made(place: Place) -> None:
+    closed, anothers = place.site.parent / "closed", place.site.parent / "anothers"
+    closed.mkdir(mode=0o700)
+    anothers.mkdir(mode=0o755)
+    os.chown(anothers, 4242, 4242)
+    for above, cause in ((closed, f"{closed}: Permission denied"), (anothers, f"{anothers} is user 4242's")):
+        [ended] = attempts("backup", *place.config, str(above / "copy")).ended
+        assert ended.status == 1
+        assert f"{above}/copy: nobody, as whom the relay runs, has to write there and cannot ({cause})" in ended.said
+        assert "install -d -m 700 -o nobody /var/backups/qumail-relay" in ended.said
+        assert list(above.iterdir()) == []
+
+
 @pytest.mark.parametrize("secret", ["link", "hard link", "nothing", "directory", "fifo"])
 def test_whatever_the_relays_user_puts_in_place_of_its_secret_root_goes_on_as_that_user(
     place: Place, secret: str

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,12 +14,19 @@ import pytest
 from click.testing import CliRunner
 
 from relay.cli import cli
+from relay.kme import DevelopmentKMEs
+from tests.integration.test_reloading import events, until
+from tests.integration.test_workers import pids, workers
+from tests.testlib import mails
 from tests.testlib.as_root import EndedCommand, attempts
 from tests.testlib.roots_site import (
     Place,
     nobody,
     place as place,  # a fixture
 )
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site
+from tests.testlib.submit import submit
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 
@@ -245,3 +253,30 @@ def rights(ended: EndedCommand) -> list[str]:
     said = ended.said[ended.said.index("[") :]
     [found] = [each["problems"] for each in json.loads(said) if each["what"] == "rights"]
     return list(found)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_relay_of_roots_takes_no_settings_at_sighup_that_others_can_have_written(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, number: int
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": 'levels = ["aes"]\n'},
+    )  # fmt: skip
+    async with workers(site, number) as relay:
+        text = site.config_file.read_text()
+        site.config_file.chmod(0o666)
+        site.config_file.write_text(
+            text.replace("[peers.bob]", '[aliases]\n"a@alice.example" = ["ann@alice.example"]\n[peers.bob]')
+        )
+        relay.process.send_signal(signal.SIGHUP)
+        [problem] = (await until(relay, "relay_toml_not_reloaded"))["problems"]
+        assert problem.startswith(f"{site.config_file}: root takes no settings from it: everybody can write to ")
+        if number > 1:
+            os.kill(pids(relay)[1], signal.SIGKILL)
+            await until(relay, "relay_serves", 3)
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+        assert events(relay, "relay_toml_reloaded") == []
+        site.config_file.chmod(0o600)
+        relay.process.send_signal(signal.SIGHUP)
+        await until(relay, "relay_toml_reloaded")

@@ -5,6 +5,7 @@ Standard: RFC 3207, RFC 7435; "required" lets nothing leave before chain and nam
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,9 @@ def test_a_ca_file_that_cannot_be_used_is_a_fault_of_the_configuration(
         path.write_text(content)
     with pytest.raises(ConfigError, match="next_hop_ca"):
         build("127.0.0.1:25", next_hop_tls="required", next_hop_ca=path)
+
+
+def test_a_fifo_in_place_of_the_ca_file_is_not_waited_for(build: Build, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+    with pytest.raises(ConfigError, match=f"next_hop_ca: .*{tmp_path}/ca.pem.*: not a regular file"):
+        build("127.0.0.1:25", next_hop_tls="required", next_hop_ca=tmp_path / "ca.pem")

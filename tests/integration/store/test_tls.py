@@ -5,6 +5,7 @@ Standard: libpq's sslmode, sslrootcert, sslcert and sslkey in the store's URL; a
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 import trustme
 from click.testing import CliRunner
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from relay.cli.check import check
 from relay.errors import ConfigError, StoreUnavailable
 from relay.store.database import open_database, transport_problem
+from relay.store.postgresql import postgresql_engine
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import PostgreSQLServer, find_programs
@@ -208,6 +210,33 @@ async def test_settings_that_cannot_be_right_are_said_before_anything_is_tried(
     with pytest.raises(ConfigError) as caught:
         await open_store(remote.url("hunter2.example", **options), secret)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("sslrootcert", ConfigError), ("sslcert", ConfigError), ("sslcrl", StoreUnavailable)]
+)
+async def test_a_fifo_in_place_of_a_file_for_tls_is_not_waited_for(
+    secret: SiteSecret, tmp_path: Path, name: str, error: type[Exception]
+) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    os.mkfifo(tmp_path / "fifo")
+    files = f"sslrootcert={tmp_path}/ca.pem&{name}={tmp_path}/fifo"
+    with pytest.raises(error, match=f"{name}: {tmp_path}/fifo: not a regular file"):
+        await open_store(f"postgresql://relay@localhost:1/mail?sslmode=verify-full&{files}", secret)
+
+
+async def test_a_fifo_that_takes_such_a_files_place_later_holds_up_no_event_loop(
+    remote: Remote, tmp_path: Path
+) -> None:
+    authority = shutil.copy(remote.files / "ca.pem", tmp_path / "ca.pem")
+    engine = postgresql_engine(make_url(remote.url(sslrootcert=authority)), busy_timeout=1.0, pool_timeout=1.0)
+    async with engine.connect() as connected:
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "fifo").rename(authority)
+        with pytest.raises(StoreUnavailable, match=f"sslrootcert: {authority}: not a regular file"):
+            await engine.connect()
+        assert (await connected.execute(text("SELECT 1"))).scalar() == 1
+    await engine.dispose()
 
 
 @pytest.mark.parametrize(
