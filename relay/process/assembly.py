@@ -93,23 +93,14 @@ async def parts(
     async with AsyncExitStack() as stack:
         sites, dkim = SitesInForce(settings, former), _dkim(settings)
         config = sites.config()
+        folder, site = config.policies.directory, SiteFacts.of(config)
         policies = await asyncio.to_thread(  # may wait until files are quiet
-            PoliciesInForce,
-            config.policies.directory,
-            sites.domains,
-            site=SiteFacts.of(config),
-            board=board,
-            last_good=last_good,
+            PoliciesInForce, folder, sites.domains, site=site, board=board, last_good=last_good
         )
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
-        store = await open_store(
-            config.store.database, secret, restore_check_file=config.restore_check_file, board=board
-        )
-        sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
-        stack.callback(sent.close)  # after the store, whose last writes may fail
-        stack.push_async_callback(store.close)
+        store, sent = await _store(stack, config, secret, board)
         receiving = Receiving(config, secret, store.received, key_receiver)
         stack.push_async_callback(receiving.close)
         await receiving.take_over()
@@ -118,9 +109,8 @@ async def parts(
         stack.push_async_callback(keys.close)
         levels = all_schemes(config)
         sites.use(levels, keys)
-        opener = MailOpener(
-            sites.layers, store.received, store.deliveries, restore_check=store.restore_check, board=board
-        )
+        check = store.restore_check
+        opener = MailOpener(sites.layers, store.received, store.deliveries, restore_check=check, board=board)
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,
@@ -141,6 +131,15 @@ async def parts(
             sent,
             board,
         )
+
+
+async def _store(stack: AsyncExitStack, config: Config, secret: SiteSecret, board: Board) -> tuple[Store, SentRecords]:
+    """The store, and beside it the record of what next hops accepted; both are closed with `stack`."""
+    store = await open_store(config.store.database, secret, restore_check_file=config.restore_check_file, board=board)
+    sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
+    stack.callback(sent.close)  # after the store, whose last writes may fail
+    stack.push_async_callback(store.close)
+    return store, sent
 
 
 def outgoing_recipe(built: Parts) -> Outgoing:

@@ -56,6 +56,21 @@ def test_a_class_name_stands_for_one_thing() -> None:
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
+def test_a_function_has_at_most_sixty_lines() -> None:
+    long = [
+        f"{file.relative_to(RELAY)}: {node.name}"
+        for file in RELAY.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert long == []
+
+
+def test_at_the_top_are_the_two_journeys_and_little_else() -> None:
+    assert len([each for each in RELAY.iterdir() if each.is_file()]) <= 10
+
+
 def test_a_message_out_a_message_in_and_a_key_take_ten_steps_each() -> None:
     for title in ("A message out", "A message in", "A key"):
         part = MAP.split(f"## {title}, in ten steps\n")[1].split("\n## ")[0]
