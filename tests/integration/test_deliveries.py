@@ -406,7 +406,10 @@ async def test_of_who_may_have_heard_a_second_mail_is_kept_back_only_where_it_mu
         assert (await sending).code == 250
         while field and not journal(site):
             await asyncio.sleep(0.01)
-        assert (await send_and_shut(relay, field + b"Subject: all is well\r\n\r\n")).code == 250
+        async with asyncio.timeout(30):  # another worker may take it up before the first one has put the mail away
+            while (again := await send_and_shut(relay, field + b"Subject: all is well\r\n\r\n")).code == 451:
+                pass
+        assert again.code == 250
     assert len(wire.got) == copies
 
 

@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 
 from relay.config import Config, TCPAddress, load_config
 from relay.process import app
@@ -157,12 +158,19 @@ class RelayProcess:
     log_file: Path
 
     def kill(self) -> None:
-        """SIGKILL to all of it but the processes that ask for keys: no goodbye."""
-        workers = workers_of(self.process.pid)
-        self.process.kill()
-        for pid in workers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL to all of it but the processes that ask for keys: no goodbye. Workers have ended then."""
+        with ExitStack() as stack:
+            workers = []
+            for pid in workers_of(self.process.pid):
+                with suppress(ProcessLookupError):
+                    workers.append(os.pidfd_open(pid))
+                    stack.callback(os.close, workers[-1])
+            self.process.kill()
+            for worker in workers:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(worker, signal.SIGKILL)
+            for worker in workers:
+                select([worker], [], [], 30)  # until it is readable, the relay's ports are taken
 
     @property
     def log(self) -> str:

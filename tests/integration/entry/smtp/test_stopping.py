@@ -20,7 +20,7 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import Running, serving
 from tests.integration.entry.smtp.test_lmtp import with_lmtp
-from tests.testlib import mails, relay_command
+from tests.testlib import mails, relay_command, sites
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit, talking
@@ -72,7 +72,7 @@ async def test_sighup_loses_neither_connection_nor_mail_in_flight(site: Site, wi
         edit.replace(site.directory / "policies" / "bob.example.toml")
         relay.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(60):
-            while '"event": "policies_loaded"' not in relay.log:
+            while relay.log.count('"event": "policies_loaded"') < sites.WORKERS:
                 await asyncio.sleep(0.02)
         wire.gate.set()
         assert (await talk.reply()).code == 250
