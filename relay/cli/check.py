@@ -227,7 +227,7 @@ def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> S
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     doubts = list(in_vain(policies, sends=config.outgoing is not None))
-    if config.outgoing is not None:
+    if config.outgoing is not None and not config.policies.shadow:  # in shadow mode nothing is held
         doubts += levels_held(policies, _obstacle(config, certificates))
     problems = tuple(map(str, doubts))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"

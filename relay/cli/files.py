@@ -93,7 +93,7 @@ def _give(message: bytes) -> None:
         while left:
             left = left[os.write(sys.stdout.fileno(), left) :]
     except OSError as error:
-        raise ConfigError(f"standard output: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def _message(file: BinaryIO, config: Config) -> bytes:

@@ -31,10 +31,17 @@ class _Output(io.FileIO):
 def open_output() -> None:
     """From here on `sys.stdout` raises NotPrinted; one that a program has put in its place stays."""
     before = sys.stdout
-    if isinstance(before, io.TextIOWrapper) and before is sys.__stdout__:
+    if before is None:  # it was closed: without this the next file that is opened has its number, and gets the output
+        nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if nowhere != _STANDARD_OUTPUT:
+            os.dup2(nowhere, _STANDARD_OUTPUT)
+            os.close(nowhere)
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Output(_STANDARD_OUTPUT, "wb", closefd=False)), "utf-8")
+    elif isinstance(before, io.TextIOWrapper) and before is sys.__stdout__:
         raw = _Output(_STANDARD_OUTPUT, "wb", closefd=False)
+        errors = "backslashreplace" if before.errors == "strict" else before.errors
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=before.line_buffering
+            io.BufferedWriter(raw), before.encoding, errors, line_buffering=before.line_buffering
         )
 
 

@@ -227,7 +227,9 @@ def levels_held(policies: PolicySet, obstacle: Callable[[str, LevelName], str]) 
     named = ((file, file.policy.peer) for file in policies.files.values())
     of = {(file.name, peer): file for file, peer in (*covering, *named) if file is not None and peer is not None}
     for (_, peer), file in sorted(of.items(), key=lambda each: each[0]):
-        for place, settings in _settings(file):
+        for place, settings in () if file.policy.not_now else _settings(file):
+            if settings.not_now:
+                continue
             why = {level: obstacle(peer, level) for level in settings.levels or ()}
             if why and all(why.values()):
                 causes = "; ".join(f"{level}: {cause}" for level, cause in why.items())

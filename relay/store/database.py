@@ -201,6 +201,8 @@ class Database:
         On SQLite no other transaction writes meanwhile. `work` runs in a thread, once. Raises StoreUnavailable, and
         what `work` raises.
         """
+        if why := self._damage or self._not_here:
+            raise StoreUnavailable(why)
         try:
             result = await self._run(self._writer, work)
         except BaseException:
@@ -230,9 +232,7 @@ class Database:
         Writes to a file that was moved away are lost, and writes to a damaged one may be.
         """
         await self._look_at_file()
-        if why := self._damage or self._not_here:
-            raise StoreUnavailable(why)
-        if time.monotonic() - self._written_at < proof_s:
+        if not self._not_here and time.monotonic() - self._written_at < proof_s:
             return
         # A row of our own: with a shared row, a frozen relay would block all others.
         mine = secrets.randbelow(2**31)

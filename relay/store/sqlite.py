@@ -185,10 +185,25 @@ def serving(locked: Path) -> bool | None:
 def _holder(database: Path) -> str:
     """The PID of the serving process, for messages; `UNKNOWN` if there is none or it cannot be determined."""
     with suppress(OSError):
-        inode = database.stat().st_ino
+        found = database.stat()
         for _ in range(LOCKS_READ):
             locks = [line.split() for line in _LOCKS.read_text().splitlines()]
             for lock in locks:
-                if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{inode}"):
+                if lock[1:2] == ["FLOCK"] and lock[5].endswith(f":{found.st_ino}") and _has_open(lock[4], found):
                     return lock[4]
     return UNKNOWN
+
+
+def _has_open(pid: str, file: os.stat_result) -> bool:
+    """Whether this process has the file open; True if that cannot be seen.
+
+    Another file system may have a file of the same number. Its device in /proc/locks is not always that of stat(2).
+    """
+    try:
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if os.path.samestat(each.stat(), file):
+                    return True
+    except OSError:
+        return True
+    return False

@@ -102,6 +102,31 @@ async def test_a_policy_none_of_whose_levels_can_be_had_for_a_peer_is_found(
     assert all(each.startswith(start) for each in problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "bob.example.toml",
+            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nuntil = 2020-01-01\nlevels = ["pqc"]\n',
+        ),
+        (
+            "bob.example.toml",
+            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nsince = 2999-01-01\nlevels = ["pqc"]\n',
+        ),
+        ("other.example.toml", 'peer = "bob"\nlevels = ["pqc"]\nuntil = 2020-01-01\nreason = "x"\n'),
+    ],
+)
+async def test_what_does_not_count_today_holds_no_mail(alice: Site, name: str, text: str) -> None:
+    alice.write_policies({"default.toml": 'levels = ["aes"]\n', name: text})
+    assert not [each for each in (await findings(alice))["policies"] if "no level that stands here" in each]
+
+
+async def test_in_shadow_mode_no_mail_is_held_whatever_policies_list(alice: Site) -> None:
+    alice.write_policies({"default.toml": 'levels = ["pqc"]\n'})
+    edit(alice, "[policies]\n", "[policies]\nshadow = true\n")
+    assert (await findings(alice))["policies"] == []
+
+
 async def test_no_quantum_keys_on_purpose_are_no_finding(alice: Site) -> None:
     with_second_group(alice)
     edit(alice, 'sae_id = "1"\n', 'sae_id = "1"\nkme_groups = []\n')

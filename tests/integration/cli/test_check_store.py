@@ -15,6 +15,7 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from relay.process import app
+from relay.store.sqlite import serving
 from tests.testlib.ports import free_address
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -139,6 +140,17 @@ async def test_a_file_taken_away_from_under_the_relay_that_serves_is_named_and_n
     assert status != 0
     assert told in err
     assert [found[f"listener {name}.listen"] for name in listen] == [[], []]
+
+
+def test_a_lock_on_another_file_of_the_same_number_is_no_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small file systems number their files alike."""
+    path = tmp_path / "relay.db"
+    path.touch()
+    (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE {os.getpid()} 00:2a:{path.stat().st_ino} 0 EOF\n")
+    monkeypatch.setattr("relay.store.sqlite._LOCKS", tmp_path / "locks")
+    assert serving(path) is False
+    with path.open("rb"):
+        assert serving(path) is True
 
 
 @pytest.mark.parametrize("made", [fifo, directory])

@@ -176,7 +176,7 @@ async def test_seal_and_open_that_cannot_write_all_of_it_say_so(sites: tuple[Sit
             process = await relay_command.start(*arguments, stdout=full, stderr=err)
             status = await process.wait()
             err.seek(0)
-            assert (status, err.read()) == (1, b"standard output: cannot be written: No space left on device\n")
+            assert (status, err.read()) == (1, b"standard output cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("ready", ["missing/ready", "policies", "/proc/ready"])
@@ -351,6 +351,31 @@ async def test_output_that_cannot_be_written_is_one_line_and_1(sites: tuple[Site
                 )  # fmt: skip
             said = "standard output cannot be written: No space left on device\n"
             assert (ended.returncode, ended.stderr) == (1, said), words
+
+
+async def test_output_that_is_closed_is_one_line_and_1(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+    for command in ("--version", "check", "check --json", "audit export", "audit export --format csv"):
+        config = [] if command == "--version" else ["--config", str(alice.config_file)]
+        ended = await asyncio.to_thread(
+            subprocess.run, ("sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "relay", *command.split(), *config),
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said = "standard output cannot be written: Bad file descriptor\n"
+        assert (ended.returncode, ended.stderr) == (1, said), command
+
+
+async def test_what_a_terminal_has_no_letters_for_is_shown_by_numbers(tmp_path: Path) -> None:
+    directory = tmp_path / "ümläut"
+    directory.mkdir()
+    ended = await asyncio.to_thread(
+        subprocess.run, (sys.executable, "-m", "relay", "check", "--config", directory / "relay.toml"),
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert b"Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--before-start",)])
