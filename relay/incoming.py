@@ -1,5 +1,5 @@
 """The journey in: recognise a sealed mail, open it, verify it, mark it, and deliver the original or quarantine it.
-A key is stored before it is used. Nothing is delivered before it is verified and its keys are on disk.
+A key is written down before it is used. Nothing is delivered before it is verified and its keys are on disk.
 
 What happens to a mail, in this order:
 

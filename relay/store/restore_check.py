@@ -113,7 +113,8 @@ class RestoreCheck:
         before, now, ours = await self._database.writing(partial(self._move_on, last))
         self.trusted_from, self.past = now.trusted_from, now.past
         if before is None or before.mark < last:
-            behind = round(last - before.mark) if before is not None else None
+            # A store made anew has no mark: it is behind by no time that says anything.
+            behind = round(last - before.mark) if before is not None and before.mark else None
             log.error("store_restored", store=self._database.name, behind_s=behind)
         if ours:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.

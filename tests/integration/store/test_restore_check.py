@@ -41,7 +41,7 @@ async def test_a_store_that_only_goes_on_is_trusted(
 
 @pytest.mark.parametrize("how", ["older copy", "empty"])
 async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
-    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, how: str
+    backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, how: str
 ) -> None:
     file = tmp_path / "check"
     await _check(backend, secret, clock, file)
@@ -59,6 +59,8 @@ async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
     assert await _check(backend, secret, clock, file) == restored_at
     async with await open_store(backend.where, secret, clock=clock) as store:
         assert store.restore_check.trusted_from == restored_at
+    [behind] = [each["behind_s"] for each in log.entries if each["event"] == "store_restored"]
+    assert behind == (None if how == "empty" else 3600), "a store without a mark is behind by no time"
 
 
 async def test_another_relay_of_the_site_hears_of_it_at_its_next_check(
