@@ -89,11 +89,20 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture
+def monkeypatch(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """As pytest's, and undone before the test's files are removed: their removal needs `os.open` as it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(autouse=True)
-def _believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _believed_at_once() -> Iterator[None]:
     """A relay in this process believes policy files that a test has just written."""
-    monkeypatch.setattr(starting, "QUIET_S", 0.0)
-    monkeypatch.setattr(starting, "GONE_QUIET_S", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(starting, "QUIET_S", 0.0)
+        patch.setattr(starting, "GONE_QUIET_S", 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True)
