@@ -123,7 +123,7 @@ class Board:
         self.missed: dict[str, str] = {}
         """Why a key was last missing, by peer, in this process."""
         self.unwatched: dict[str, str] = {}
-        """Why a mailbox is not watched, by account, in this process."""
+        """Why a mailbox is not watched, or "", by account, in this process; not there while that is unknown."""
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | SpreadCell] = {}
         self._making = threading.Lock()

@@ -118,8 +118,12 @@ class HeldMail:
 
     @property
     def more(self) -> bool:
-        """Whether more recipients wait, for whom there was no place."""
+        """Whether more recipients may wait: there was no place for them, or the file of them could not be read."""
         return any(self._numbers[each // 8 + 1] > boot_time() for each in self._sections)
+
+    def may_lack_some(self) -> None:
+        """Notes that recipients may wait who are not known here."""
+        self._numbers[self._own // 8 + 1] = boot_time() + FORGET_S
 
     def _live(self, now: float) -> list[int]:
         """Sections with rows in them."""
@@ -143,7 +147,7 @@ class HeldMail:
         start = self._own + _bucket_of(row.name)
         at = next((at for at in range(start, start + _COLUMN, _NUMBER) if self._is_free(at, now)), None)
         if at is None:
-            self._numbers[self._own // 8 + 1] = now + FORGET_S
+            self.may_lack_some()
             return
         self._memory[at : at + _NUMBER] = bytes(_NUMBER)
         self._set(self._own, at, row)

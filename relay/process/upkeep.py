@@ -240,6 +240,7 @@ async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("held_mail_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
+        held.may_lack_some()
     try:
         async with in_background("held mail", _keep_held_mail(held, file)):
             yield

@@ -1,6 +1,8 @@
-"""Alarms: each begins once and ends once, for all processes of a relay, and is not reported again after a restart.
+"""Alarms: each begins once, and ends once its cause was seen to be gone, for all processes of a relay.
 Standard: relay/counting/alarms.py is the table of all; evaluating them delays no mail.
 
+What cannot be seen now is not over: after a restart an alarm stays until its rule has seen the end of its cause. Nor is
+it reported again then.
 The state of all alarms is in a file beside the site's secret, with pending notices. The file is replaced atomically
 (rename(2)). `check` reads it, and the relay at its next start.
 """
@@ -87,7 +89,9 @@ class Alarms:
     def note(self, sight: Sight) -> None:
         """Evaluates what was seen now: alarms begin, end and are repeated."""
         now = self._clock()
-        seen = {(name, about): cause for name, about, cause in self._seen(sight)}
+        found = [((name, about), cause) for name, about, cause in self._seen(sight)]
+        seen = {key: cause for key, cause in found if cause is not None}
+        unseen = {key for key, _ in found} - seen.keys()
         for key, cause in seen.items():
             first = self._first_seen.setdefault(key, now)
             if active := self._standing.get(key):
@@ -96,19 +100,23 @@ class Alarms:
                 self._begin(*key, cause)
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
         for key, each in list(self._standing.items()):
-            if key in seen:
+            if key in unseen:
+                each.seen = now
+            if key in seen or key in unseen:
                 self._repeat(each)
             elif now - each.seen >= each.alarm.clear_s:
                 del self._standing[key]
                 self._report(each, "ends")
         self._show()
 
-    def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str]]:
+    def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str | None]]:
+        """Alarm, subject and cause; None where it cannot be seen whether the cause is gone: nothing ends then."""
         for name, rule in self._rules.items():
             try:
                 yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
             except Exception as error:  # noqa: BLE001 - a faulty rule must not affect the others
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
+                yield from ((name, about, None) for about in self.about(name))
 
     def _has_room(self, alarm: Alarm) -> bool:
         """Whether one more may be active; half of the places are reserved for critical alarms."""

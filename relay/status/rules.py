@@ -12,17 +12,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 from relay.counting import metrics
+from relay.counting.alarms import ALARMS
 from relay.counting.amounts import many, octets
 from relay.counting.held import DIRECTIONS, Waiting
 from relay.counting.metric import Labels
 from relay.keys import report
 from relay.levels import PLAINTEXT
-from relay.status.sight import WINDOW_S, Sight, Which
+from relay.mail import OURS
+from relay.status.sight import ADOPTED_S, WINDOW_S, Sight, Which
 
-Seen = tuple[str, str]
-"""The subject of an alarm ("" for the relay), and the cause."""
+Seen = tuple[str, str | None]
+"""The subject of an alarm ("" for the relay), and the cause. None: nothing is known of it now, and its alarm stays."""
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
-"""Gets the current subjects too: an alarm only ends if its end is observed."""
+"""Gets the current subjects too: an alarm only ends if its end is observed. After a start, little is known at first."""
 
 THROUGH = ("delivered", "inside", "repeated")
 """Outcomes of delivered mail."""
@@ -42,13 +44,32 @@ _NO_ANSWER = ("unreachable", "misconfigured", "bad_reply", "ambiguous", "busy")
 _NEVER_ASKED = ("not_asked", "cancelled")
 
 
-def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def unseen(sight: Sight, name: str, standing: Collection[str], known: Collection[str] = ()) -> Iterator[Seen]:
+    """Those of `standing` of which nothing is known now, of this alarm; what is no longer configured is over."""
+    config = sight.watched.known().config
+    configured: dict[str, Collection[str]] = {"peer": config.peers, "KME": config.kmes, "account": config.imap}
+    kinds = ALARMS[name].about.split(" and ")
+    for about in standing:
+        words = zip(kinds, about.split(), strict=False)
+        if about not in known and all(word in configured.get(kind, (word,)) for kind, word in words):
+            yield about, None
+
+
+def _until_covered(sight: Sight, seconds: float, standing: Collection[str]) -> Iterator[Seen]:
+    """All of `standing`, until the relay has looked for this long: then their absence means something."""
+    if sight.looked_for < seconds:
+        yield from ((about, None) for about in standing)
+
+
+def _mail_held(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
     for direction in sorted({each.direction for each in sight.waiting}):
         # Where not all found a place, what is tried again may not have: then what was tried once counts.
         longest = max(each.longest if sight.more_wait else each.again for each in _waiting(sight, direction))
         if longest > most:
             yield direction, f"{_who_waits(sight, direction)}, the first for {longest:.0f} s"
+    if sight.more_wait:
+        yield from unseen(sight, "mail_held", standing)
 
 
 def _waiting(sight: Sight, direction: str) -> list[Waiting]:
@@ -67,25 +88,26 @@ def _who_waits(sight: Sight, direction: str) -> str:
 
 def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for direction in DIRECTIONS:
-        held = _ended(direction, ("held",))
-        if not sight.grown(metrics.MAILS, WINDOW_S, held):
-            continue
+        held = _users_mail(direction, ("held",))
         ago = _seconds_since_one_went(sight, direction)
+        lately = sight.grown(metrics.MAILS, WINDOW_S, held)
         # Retries of the same mails are none that came since; and a mail held at RCPT counts once for each recipient.
         new = min(sight.grown(metrics.HELD_FIRST, ago, _first_is(direction)), sight.grown(metrics.MAILS, ago, held))
-        if new >= DEFERRED or (direction in standing and sight.grown(metrics.MAILS, ago, held)):
+        if lately and (new >= DEFERRED or (direction in standing and sight.grown(metrics.MAILS, ago, held))):
             yield direction, f"{_who_waits(sight, direction)}, and none has gone for at least {ago:.0f} s ({direction})"
+        elif not sight.grown(metrics.MAILS, WINDOW_S, _users_mail(direction, THROUGH)):
+            yield from _until_covered(sight, WINDOW_S, {direction}.intersection(standing))
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
     """Minimum time since a mail of this direction was delivered: the age of a sample, 0 without one."""
     ages = [sight.now - at for at, _ in reversed(sight.samples)]
-    one_went = _ended(direction, THROUGH)
+    one_went = _users_mail(direction, THROUGH)
     none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
     return ages[none_since - 1] if none_since else 0.0
 
 
-def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _policy_holds(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for each in sight.waiting:
         # In shadow mode policy holds no outgoing mail: what waits from before leaves at its next attempt.
         if each.direction == "outgoing" and sight.watched.config.all_in_clear:
@@ -95,18 +117,22 @@ def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
                 each.direction,
                 f"mail to {many(each.recipients, 'recipient')} is held by policy, the first for {each.longest:.0f} s",
             )
+    if sight.more_wait:
+        yield from unseen(sight, "policy_holds", standing)
 
 
 def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
-    for peer in sorted({labels[0] for labels in sight.totals.get(metrics.KEYS_MISSED, {})} | set(standing)):
+    config, measured = sight.watched.known().config, sight.gauges(metrics.KEYS_READY)
+    still = {*standing}.intersection(config.peers if config.kmes else ())
+    for peer in sorted({labels[0] for labels in sight.totals.get(metrics.KEYS_MISSED, {})} | still):
         missed = sight.grown(metrics.KEYS_MISSED, MINUTE_S, _first_is(peer))
         if missed:
             yield (
                 peer,
                 f"{many(missed, 'mail')} within a minute found no quantum key for peer {peer}{_kmes_say(sight, peer)}",
             )
-        elif peer in standing and not _keys_at_hand(sight, peer):
-            yield peer, f"no key for peer {peer} is there{_kmes_say(sight, peer)}"
+        elif peer in still and not _keys_at_hand(sight, peer):
+            yield peer, f"no key for peer {peer} is there{_kmes_say(sight, peer)}" if measured else None
 
 
 def _kmes_say(sight: Sight, peer: str) -> str:
@@ -123,23 +149,27 @@ def _keys_at_hand(sight: Sight, peer: str) -> float:
     return sum(number for each in counts for (_, name), number in each.items() if name == peer and number > 0)
 
 
-def _keys_run_low(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    ends = sight.gauges(metrics.KEYS_EMPTY)
-    for (kme, peer), alarm in sight.gauges(metrics.KEY_ALARM).items():
+def _keys_run_low(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    ends, alarms = sight.gauges(metrics.KEYS_EMPTY), sight.gauges(metrics.KEY_ALARM)
+    for (kme, peer), alarm in alarms.items():
         if alarm:
             yield (
                 f"{kme} {peer}",
                 f"the keys of KME {kme} for peer {peer} will be gone in {ends.get((kme, peer), 0):.0f} s",
             )
+    # While the number of keys is unknown, so is its forecast.
+    yield from unseen(sight, "keys_run_low", standing, [f"{kme} {peer}" for kme, peer in ends])
 
 
-def _keys_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    for (kme, peer), age in sight.gauges(metrics.STATUS_AGE).items():
+def _keys_unwatched(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    ages = sight.gauges(metrics.STATUS_AGE)
+    for (kme, peer), age in ages.items():
         if age > report.STATUS_MAX_AGE_S:
             yield (
                 f"{kme} {peer}",
                 f"KME {kme} has not said for {age // 60:.0f} min how many keys it has for peer {peer}",
             )
+    yield from unseen(sight, "keys_unwatched", standing, [f"{kme} {peer}" for kme, peer in ages])
 
 
 def _peer_without_keys(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -148,7 +178,7 @@ def _peer_without_keys(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     states = sight.gauges(metrics.KME_BREAKER)
-    for kme in sorted({name for name, _ in states}):
+    for kme in sorted({name for name, _ in states} | {*standing}.intersection(sight.watched.config.kmes)):
         failed = sight.grown(metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome in _NO_ANSWER))
         answered = sight.grown(
             metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome not in (*_NO_ANSWER, *_NEVER_ASKED))
@@ -156,12 +186,13 @@ def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         state = max((number for (name, _), number in states.items() if name == kme), default=0)
         if state == 2:
             yield kme, f"KME {kme} is not called for some seconds, since it failed so often"
-        elif not answered and (failed or (state and kme in standing)):
+        elif not answered and (failed or kme in standing):
             yield kme, f"no call to KME {kme} has succeeded of late"
 
 
 def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
-    for kme in sorted({labels[0] for labels in sight.totals.get(metrics.RECEIVED_KEYS_REFUSED, {})}):
+    counted = {labels[0] for labels in sight.totals.get(metrics.RECEIVED_KEYS_REFUSED, {})}
+    for kme in sorted(counted | {*standing}.intersection(sight.watched.config.kmes)):
         refused = sight.grown(metrics.RECEIVED_KEYS_REFUSED, MINUTE_S, _first_is(kme))
         gave, knew_none = (
             sight.grown(metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, outcome.__eq__, "dec_keys"))
@@ -173,28 +204,35 @@ def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[
             yield kme, f"KME {kme}, or a proxy in front of it, {about}, and none since{said and ': '}{said}"
 
 
-def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    for whose, left, day in _certificates(sight):
-        if 0 < left < ENDS_SOON_S:
-            yield whose, f"certificate of {whose} ends on {day}"
+def _certificate_ends(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight, standing):
+        if left is None or 0 < left < ENDS_SOON_S:
+            yield whose, f"certificate of {whose} ends on {day}" if left else None
 
 
-def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    for whose, left, day in _certificates(sight):
-        if left <= 0:
-            yield whose, f"certificate of {whose} has ended on {day}"
+def _certificate_ended(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight, standing):
+        if left is None or left <= 0:
+            yield whose, f"certificate of {whose} has ended on {day}" if left is not None else None
 
 
-def _certificates_refused(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    for (kme,), refused in sight.gauges(metrics.KME_CERTIFICATES_REFUSED).items():
+def _certificates_refused(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    known = sight.gauges(metrics.KME_CERTIFICATES_REFUSED)
+    yield from unseen(sight, "certificates_refused", standing, [kme for (kme,) in known])
+    for (kme,), refused in known.items():
         if refused:
             trouble = next((row.trouble for row in sight.watched.keys.pool_rows() if row.kme == kme), "")
             yield kme, trouble or f"KME {kme} does not take the renewed files, and those before are used"
 
 
-def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
-    """Yields each certificate's name, the seconds left, and the day of its end."""
-    now = datetime.now(UTC).timestamp()
+def _certificates(sight: Sight, standing: Collection[str]) -> Iterator[tuple[str, float | None, str]]:
+    """Yields each certificate's name, the seconds left, and the day of its end; None for one that cannot be read."""
+    now, config = datetime.now(UTC).timestamp(), sight.watched.known().config
+    known = {f"{of} {name}".strip() for of, name in sight.gauges(metrics.CERTIFICATE)}
+    for about in {*standing} - known:
+        of, _, name = about.partition(" ")
+        if name in {*config.peers, *config.kmes} or getattr(config, of, None) is not None:
+            yield about, None, ""
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
         if not math.isnan(end):
             day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -215,33 +253,42 @@ def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     least = sight.watched.config.alarms.disk_free
     if cause := sight.not_ready.get("disk_full"):
         yield "", cause
-    elif sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
+    elif sight.disk_free is None:
+        yield from unseen(sight, "disk_full", standing)
+    elif sight.disk_free < least * (ROOM_AGAIN if standing else 1):
         yield "", f"{octets(sight.disk_free)} free on the disk of {sight.watched.config.state_directory}"
 
 
-def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _audit_unwritable(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    writable = sight.gauges(metrics.AUDIT_WRITABLE)
     if cause := sight.not_ready.get("audit_unwritable"):
         yield "", cause
-    elif not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
+    elif not writable:
+        yield from unseen(sight, "audit_unwritable", standing)
+    elif not min(writable.values()):
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
-def _mailbox_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _mailbox_unwatched(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    yield from unseen(sight, "mailbox_unwatched", standing, sight.watched.board.unwatched)
     for (account, why), since in sight.gauges(metrics.MAILBOX_UNWATCHED).items():
         day = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        said = sight.watched.board.unwatched.get(account, "the log of the process that watches it has the cause")
+        said = sight.watched.board.unwatched.get(account) or "the log of the process that watches it has the cause"
         yield account, f"mailbox {account} has not been watched since {day} ({why}): {said}"
 
 
-def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _quarantine_grows(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
     held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
     if put + held > sight.watched.config.alarms.unopened:
         yield "", f"{many(put, 'mail')} put in quarantine of late, and {many(held, 'time')} one was held for its key"
+    yield from _until_covered(sight, WINDOW_S, standing)
 
 
-def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
+def _mail_put_aside(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    rows = sight.gauges(metrics.QUARANTINE_MESSAGES)
+    yield from unseen(sight, "mail_put_aside", standing, [f"{peer} {reason}" for reason, peer in rows])
+    for (reason, peer), number in rows.items():
         if peer and number:
             named = f"in the name of peer {peer}, as sender or sealed layers say (not verified)"
             yield f"{peer} {reason}", f"{many(number, 'mail')} {named}, in quarantine: {reason}"
@@ -252,27 +299,33 @@ def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", cause
 
 
-def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _quarantine_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     taken, limit = (
         max(sight.gauges(each).values(), default=math.nan)
         for each in (metrics.QUARANTINE_BYTES, metrics.QUARANTINE_LIMIT)
     )
     if taken >= QUARANTINE_FULL * limit or sight.grown(metrics.QUARANTINE_FULL, WINDOW_S):
         yield "", f"{octets(taken)} of {octets(limit)} are taken"
+    elif math.isnan(taken + limit):
+        yield from unseen(sight, "quarantine_full", standing)
 
 
-def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _clear_text(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     def in_clear(labels: Labels) -> bool:
         direction, _, _, level, outcome = labels
         return (direction, level, outcome) == ("outgoing", PLAINTEXT, "delivered")
 
-    if sight.watched.config.alarms.clear_text and (number := sight.grown(metrics.MAILS, WINDOW_S, in_clear)):
+    if not sight.watched.config.alarms.clear_text:
+        return
+    if number := sight.grown(metrics.MAILS, WINDOW_S, in_clear):
         yield "", f"{many(number, 'mail')} left in clear to elsewhere of late"
+    yield from _until_covered(sight, WINDOW_S, standing)
 
 
-def _tripwire(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _tripwire(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     if number := sight.grown(metrics.TRIPWIRE, WINDOW_S):
         yield "", f"{many(number, 'mail')} held right before leaving otherwise than policy wants"
+    yield from _until_covered(sight, WINDOW_S, standing)
 
 
 def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -294,13 +347,18 @@ def _policy_test_fails(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {failure}"
 
 
-def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if sight.in_vain:
+def _policy_in_vain(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    if sight.in_vain is None:
+        yield from unseen(sight, "policy_in_vain", standing)
+    elif sight.in_vain:
         yield "", f"{many(sight.in_vain, 'finding')} in the policy files"
 
 
-def _history_not_written(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if cause := sight.watched.store.history.trouble:
+def _history_not_written(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    cause = sight.watched.store.history.trouble
+    if cause is None:
+        yield from unseen(sight, "history_not_written", standing)
+    elif cause:
         yield "", f"the store did not take it: {cause}"
 
 
@@ -318,17 +376,21 @@ def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
         if not _delivered(sight, direction, WINDOW_S) and (number >= DEFERRED or (direction in standing and waits)):
             lately = f"has taken none of the last {many(number, 'mail')}" if number else "has not taken what waits"
             yield direction, f"the next hop of {direction} mail {lately}"
+        elif not _delivered(sight, direction, WINDOW_S):
+            yield from _until_covered(sight, WINDOW_S, {direction}.intersection(standing))
 
 
 def _delivered(sight: Sight, direction: str, seconds: float) -> float:
     return sight.grown(metrics.MAILS, seconds, _ended(direction, ("delivered", "inside")))
 
 
-def _canary_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    limit = _canary_limit(sight)
-    for (peer,), age in sight.gauges(metrics.CANARY_AGE).items():
+def _canary_late(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    limit, ages = _canary_limit(sight), sight.gauges(metrics.CANARY_AGE)
+    for (peer,), age in ages.items():
         if age > limit:
             yield peer, f"no canary has come back from peer {peer} for {age:.0f} s"
+    if sight.watched.config.canary.every is not None and sight.watched.config.outgoing is not None:
+        yield from unseen(sight, "canary_late", standing, [peer for (peer,) in ages])
 
 
 def _canary_limit(sight: Sight) -> float:
@@ -351,9 +413,16 @@ def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{octets(used)} of {octets(limit)} are taken, {many(turned_away, 'mail')} turned away"
 
 
-def _clock_jumped(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+def _clock_jumped(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     if abs(sight.clock_off) > JUMP_S:
         yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
+    elif not sight.clock_was_set:  # before this relay was started: whether it was set back is unknown
+        yield from _until_covered(sight, ADOPTED_S, standing)
+
+
+def _users_mail(direction: str, outcomes: Collection[str]) -> Which:
+    """Not the relay's own: a notice of an alarm that cannot leave, or can, must not keep that alarm up or end it."""
+    return lambda labels: labels[0] == direction and labels[1] != OURS and labels[4] in outcomes
 
 
 def _ended(direction: str, outcomes: Collection[str]) -> Which:

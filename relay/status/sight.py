@@ -51,7 +51,9 @@ class Sight:
     """One observation; `clock_off` is the size of a clock jump, in seconds, `disk_free` in bytes, None if unknown.
 
     `not_ready` has the faults found by relay/status/ready.py, by alarm, `in_vain` the number of findings in policy
-    files. `next_hops` has the fault of each next hop that was tried, or ""; with `more_wait`, `waiting` is incomplete.
+    files, None if not yet known. `next_hops` has the fault of each next hop that was tried, or ""; with `more_wait`,
+    `waiting` is incomplete. `looked_for` is the time since the first observation, in seconds; with `clock_was_set`, the
+    clock was set since then.
     """
 
     watched: Watched
@@ -63,7 +65,9 @@ class Sight:
     clock_off: float
     next_hops: Mapping[str, str]
     more_wait: bool = False
-    in_vain: int = 0
+    in_vain: int | None = 0
+    looked_for: float = 0.0
+    clock_was_set: bool = False
     now: float = field(default_factory=boot_time)
 
     def gauges(self, metric: Metric) -> dict[Labels, float]:
@@ -101,12 +105,14 @@ class Looking:
         self._watched = watched
         self._readiness = readiness
         self._next_hops = next_hops
-        self._samples = deque([(boot_time(), _growing(watched.board.totals_now()))])
+        self._began = boot_time()
+        self._samples = deque([(self._began, _growing(watched.board.totals_now()))])
         self._policies: PolicySet | None = None
-        self._in_vain = 0
+        self._in_vain: int | None = None
         self._finding: asyncio.Future[int] | None = None
         self._clock = clock_offset()
         self._clock_seen, self._clock_since = self._clock, boot_time()
+        self._clock_was_set = False
 
     async def look(self, to_try: Iterable[str] = ()) -> Sight:
         """Makes an observation, and writes its own metrics to the board.
@@ -134,12 +140,14 @@ class Looking:
             {},
             board.held.more,
             await self._policy_findings(),
+            now - self._began,
+            self._clock_was_set,
             now,
         )
         tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or _failed(seen, each)}
         return replace(seen, next_hops=tried)
 
-    async def _policy_findings(self) -> int:
+    async def _policy_findings(self) -> int | None:
         """Number of findings, determined once for each policy set; the old one while that takes long."""
         policies = self._watched.policies()
         if self._finding is None and policies is not self._policies:
@@ -183,6 +191,7 @@ class Looking:
         offset = clock_offset()
         if abs(offset - self._clock_seen) > 1:
             self._clock_seen, self._clock_since = offset, now
+            self._clock_was_set = True
         if now - self._clock_since > ADOPTED_S:
             self._clock = offset
         return offset - self._clock

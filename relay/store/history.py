@@ -73,8 +73,8 @@ class History:
         """`clock` gives seconds since 1970."""
         self._database = database
         self._clock = clock
-        self.trouble = ""
-        """Why the last write failed, or ""."""
+        self.trouble: str | None = None
+        """Why the last write failed, or ""; None before the first one."""
 
     async def read(self) -> list[Stretch]:
         """All stretches. Raises StoreUnavailable."""

@@ -20,14 +20,15 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from relay.config import AlarmSettings, Config
+from relay.config import AlarmSettings, CanarySettings, Config
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS, PUT_ASIDE
 from relay.counting.board import Board
 from relay.errors import RelayError
-from relay.mail import Mail
+from relay.mail import OURS, Mail
 from relay.policy.decide import PolicySet
 from relay.process import app
+from relay.process.upkeep import held_mail_kept
 from relay.quarantine import REASONS
 from relay.status import Watched, alarms, sight
 from relay.status.alarms import AGAIN_S, Alarms
@@ -67,7 +68,8 @@ class Policies:
 def watched(board: Board, **settings: Any) -> Watched:
     config = SimpleNamespace(
         alarms=AlarmSettings(**settings), state_directory=Path("/"),
-        audit_directory=Path("/audit"), all_in_clear="", outgoing=None,
+        audit_directory=Path("/audit"), all_in_clear="", outgoing=True, canary=CanarySettings(every=900.0),
+        submission=True, peers={"bob": 0}, kmes={"kme": 0}, imap={"ben": 0}, peers_without_keys={},
     )  # fmt: skip
     return cast(
         Watched,
@@ -76,8 +78,8 @@ def watched(board: Board, **settings: Any) -> Watched:
             config=config,
             policies=Policies(),
             keys=SimpleNamespace(pool_rows=list),
-            store=SimpleNamespace(history=SimpleNamespace(trouble="")),
-            known=lambda: SimpleNamespace(config=SimpleNamespace(peers_without_keys={})),
+            store=SimpleNamespace(history=SimpleNamespace(trouble=None)),
+            known=lambda: SimpleNamespace(config=config),
         ),
     )
 
@@ -280,7 +282,7 @@ async def test_what_waits_or_fails_is_named_and_the_page_leaves_out_whose_files(
         "policy_test_fails": "of the policies in force 1 test failed today, the first in tests.toml:1: "
         "mail from a@b.example: expected otp",
     }
-    assert [public_cause(*each) for each in said.items()] == [
+    assert [public_cause(name, str(cause)) for name, cause in said.items()] == [
         "an edit has waited for 2 min since a file is open for writing",
         "of the policies in force 1 test failed today, the first in tests.toml:1",
     ]
@@ -339,6 +341,117 @@ async def test_no_alarm_waits_for_what_is_looked_for_in_the_policy_files(
     async with asyncio.timeout(30):
         while not seen(await looking.look(), "policy_in_vain"):
             pass
+
+
+_ABOUT = {
+    "": "", "peer": "bob", "KME": "kme", "KME and peer": "kme bob", "account": "ben", "direction": "outgoing",
+    "certificate": "peer bob", "peer and reason": "bob tampered",
+}  # fmt: skip
+SEEN_AT_ONCE = {
+    "shadow_mode": "settings", "peer_without_keys": "settings", "store_unwritable": "looked at before alarms are",
+    "key_receiver_ended": "the same", "not_watched": "the same", "policy_broken": "read before alarms are",
+    "policy_edit_waits": "the same", "policy_test_fails": "the same", "next_hop_away": "it is tried",
+    "mail_held": "read from a file before", "policy_holds": "the same", "event_loop_late": "another process now",
+    "memory_full": "the same",
+}  # fmt: skip
+"""Alarms whose cause a relay that has just started can see, and why."""
+
+
+def left_standing(file: Path, *alarms_: tuple[str, str]) -> None:
+    rows = [{"alarm": name, "about": about, "cause": "why", "since": 1, "told": 999_000} for name, about in alarms_]
+    file.write_text(json.dumps({"alarms": rows}))
+
+
+@pytest.mark.parametrize("name", ALARMS)
+async def test_over_a_restart_an_alarm_stays_until_the_end_of_its_cause_was_seen(
+    name: str, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after a start nothing is measured yet: no row, no file, no number."""
+    monkeypatch.setattr(sight, "free_octets", lambda _: None)
+    monkeypatch.setattr(sight, "FINDINGS_S", 0.0)
+    answers = threading.Event()
+    monkeypatch.setattr(sight, "_findings_in", lambda *_, **__: answers.wait() and 0)
+    about = _ABOUT[ALARMS[name].about]
+    left_standing(tmp_path / "alarms.json", (name, about))
+    told = _Kept()
+    made = Alarms(Board(), tmp_path / "alarms.json", told, clock=lambda: now[0])
+    looking = Looking(watched(Board(), clear_text=True), cast(Readiness, SimpleNamespace(found={})), {})
+    for _ in range(20):
+        now[0] += 5
+        made.note(await looking.look())
+    answers.set()
+    standing = [(each.alarm.name, each.about) for each in made.standing]
+    over = name in SEEN_AT_ONCE
+    assert standing == ([] if over else [(name, about)])
+    assert told.said == ([(name, "ends")] if over else [])
+
+
+@pytest.mark.parametrize("name", ["tripwire", "clear_text", "quarantine_grows", "mail_stuck", "next_hop_refuses"])
+async def test_what_happened_of_late_is_over_after_ten_quiet_minutes_also_over_a_restart(
+    name: str, now: list[float], tmp_path: Path
+) -> None:
+    left_standing(tmp_path / "alarms.json", (name, _ABOUT[ALARMS[name].about]))
+    made = Alarms(Board(), tmp_path / "alarms.json", clock=lambda: now[0])
+    looking = Looking(watched(Board(), clear_text=True), cast(Readiness, SimpleNamespace(found={})), {})
+    took = 0
+    while made.standing:
+        took += 5
+        now[0] += 5
+        made.note(await looking.look())
+    assert 600 <= took <= 600 + ALARMS[name].clear_s + 5
+
+
+GONE = [
+    ("keys_gone", "carol"), ("keys_run_low", "kme carol"), ("keys_run_low", "km9 bob"), ("keys_unwatched", "km9 bob"),
+    ("kme_away", "km9"), ("received_keys_refused", "km9"), ("certificate_ended", "peer carol"),
+    ("certificate_ends", "kme_ca km9"), ("certificate_ended", "dkim"), ("certificates_refused", "km9"),
+    ("mailbox_unwatched", "ann"), ("mail_put_aside", "carol tampered"), ("canary_late", "carol"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "about"), GONE)
+async def test_an_alarm_about_what_is_no_longer_configured_is_over(
+    name: str, about: str, now: list[float], tmp_path: Path
+) -> None:
+    left_standing(tmp_path / "alarms.json", (name, about))
+    made = Alarms(Board(), tmp_path / "alarms.json", clock=lambda: now[0])
+    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
+    now[0] += ALARMS[name].clear_s
+    made.note(await looking.look())
+    assert made.standing == []
+
+
+class _Kept:
+    """A notifier that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def notify(self, standing: Standing, state: str) -> None:
+        self.said.append((standing.alarm.name, state))
+
+    def pending(self) -> dict[str, Any]:
+        return {}
+
+    def resume(self, pending: object) -> None:
+        """There is nothing to resume."""
+
+
+async def test_the_relays_own_mail_neither_keeps_the_alarm_about_held_mail_up_nor_ends_it(now: list[float]) -> None:
+    board = Board()
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    board.add(metrics.MAILS, *HELD, by=3)
+    board.add(metrics.HELD_FIRST, "outgoing", by=3)
+    now[0] += 10
+    assert seen(await looking.look(), "mail_stuck") == ["outgoing"]
+    board.add(metrics.MAILS, "outgoing", OURS, "", "plaintext", "inside")
+    now[0] += 10
+    assert seen(await looking.look(), "mail_stuck", "outgoing") == ["outgoing"]
+    for _ in range(70):
+        now[0] += 10
+        board.add(metrics.MAILS, "outgoing", OURS, "bob", "none", "held")
+        found = await looking.look()
+    assert seen(found, "mail_stuck", "outgoing") == []
 
 
 @pytest.fixture(name="faults")
@@ -405,6 +518,18 @@ def test_what_is_put_aside_is_told_at_once_and_more_of_it_in_a_digest_an_hour(tm
         (60, "alarm_changed", "bob tampered", "3 mails"),
         (130, "alarm_changed", "bob tampered", "4 mails"),
     ]
+
+
+async def test_where_the_file_of_what_is_held_cannot_be_read_its_alarms_stay(now: list[float], tmp_path: Path) -> None:
+    (tmp_path / "held.json").write_text("{")
+    left_standing(tmp_path / "alarms.json", ("mail_held", "outgoing"), ("policy_holds", "outgoing"))
+    board = Board()
+    async with held_mail_kept(board.held, tmp_path / "held.json"):
+        made = Alarms(board, tmp_path / "alarms.json", clock=lambda: now[0])
+        looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+        now[0] += 120
+        made.note(await looking.look())
+        assert {each.alarm.name for each in made.standing} == {"mail_held", "policy_holds"}
 
 
 def test_the_number_that_stands_is_bounded(raised: tuple[Alarms, list[str]], faults: list[Seen]) -> None:
@@ -517,6 +642,28 @@ def test_a_file_that_cannot_be_read_stands_for_nothing(tmp_path: Path, text: str
     assert Alarms(Board(), tmp_path / "alarms.json").standing == []
 
 
+def test_a_rule_that_breaks_ends_no_alarm(tmp_path: Path, now: list[float]) -> None:
+    works = [True]
+
+    def rule(*_: object) -> list[Seen]:
+        if not works[0]:
+            raise RuntimeError
+        return [("", "x")] if works[0] and now[0] < 1_000_010 else []
+
+    made = Alarms(Board(), tmp_path / "a", rules={"tripwire": rule}, clock=lambda: now[0])
+    with capture_logs() as logs:
+        made.note(NO_SIGHT)
+        works[0] = False
+        for _ in range(20):
+            now[0] += 60
+            made.note(NO_SIGHT)
+        assert "alarm_ends" not in events(logs)
+        works[0] = True
+        now[0] += 60
+        made.note(NO_SIGHT)
+        assert events(logs)[-1] == "alarm_ends"
+
+
 def test_an_alarm_that_is_no_more_known_is_left_out(tmp_path: Path) -> None:
     row = {"alarm": "of_old", "about": "", "cause": "", "since": 1, "told": 1}
     (tmp_path / "a").write_text(json.dumps({"alarms": [row, row | {"alarm": "tripwire"}]}))
@@ -527,6 +674,7 @@ async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[floa
     board = Board()
     found = await looked(board, lambda: board.set(metrics.CERTIFICATE, "submission", "", to=1), now)
     [(_, cause)] = RULES["certificate_ended"](found, ())
+    assert cause is not None
     assert cause.startswith("certificate of submission has ended on")
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 from relay.counting import metrics
@@ -26,9 +27,11 @@ class Failure(NamedTuple):
 class Condition:
     """The current failures of one account, by folder; "" for connection and login."""
 
-    def __init__(self, account: str, board: Board) -> None:
+    def __init__(self, account: str, board: Board, folders: Iterable[str] = ()) -> None:
+        """Until each of these `folders` was looked through, it is unknown whether the mailbox is watched."""
         self._account = account
         self._board = board
+        self._unknown = {*folders}
         self._failing: dict[str, Failure] = {}
 
     def fails(self, mailbox: str, why: Why, cause: str) -> None:
@@ -40,11 +43,13 @@ class Condition:
     def works(self, mailbox: str = "") -> None:
         """Notes a success."""
         self._failing.pop(mailbox, None)
+        self._unknown.discard(mailbox)
         self._show()
 
     def is_left(self) -> None:
         """Clears all failures: another process watches the account."""
         self._failing.clear()
+        self._unknown.clear()
         self._show()
 
     def _show(self) -> None:
@@ -54,5 +59,5 @@ class Condition:
             self._board.set(metrics.MAILBOX_UNWATCHED, self._account, why, to=since)
         if longest is not None:
             self._board.unwatched[self._account] = longest.cause
-        else:
-            self._board.unwatched.pop(self._account, None)
+        elif not self._unknown:
+            self._board.unwatched[self._account] = ""

@@ -97,15 +97,15 @@ class Mailboxes:
     async def _watch(self, name: str) -> None:
         """Watches an account as soon as no other process does."""
         structlog.contextvars.bind_contextvars(account=name)
-        condition = Condition(name, self.board)
+        condition = Condition(name, self.board, self.accounts[name].folders)
         said = ""
         while True:
             cause = "another process is watching this account"
             try:
                 with self._locked(name) as ours:
-                    condition.is_left()
                     if ours:
                         await self._watch_folders(name, condition)
+                    condition.is_left()
             except ConfigError as error:
                 cause = str(error)
                 condition.fails("", "settings", cause)
