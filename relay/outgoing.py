@@ -143,6 +143,9 @@ class Outgoing:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
         _warn_of_downgrades(entries)
+        for copy in sealed.copies:
+            if copy.in_clear:
+                copy.message = await off_loop(mime.work(copy.message), self._without_forged_marks, copy.message)
         delivery.copies += sealed.copies
         delivery.without |= sealed.without
         if sealed.failures:
@@ -151,6 +154,17 @@ class Outgoing:
                     delivery.note_for_all([recipient], failure)
             for cause in set(map(str, sealed.failures.values())):
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
+
+    def _without_forged_marks(self, message: bytes) -> bytes:
+        """The message without marks of protection, but for the one that the incoming journey gave it of late.
+
+        Opened mail may come by the way out: through a scanner, or the milter that stands behind the incoming one.
+        """
+        clean = mime.without_marks(message)
+        if clean is message:
+            return message
+        digest = mime.marked_digest(message)
+        return message if digest and self.sealer.made.has_marked(digest) else clean
 
     async def _leave_out_outlived(self, delivery: Delivery) -> None:
         """Drops copies too old for the peer to open, so that they are sealed again under other keys.

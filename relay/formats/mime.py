@@ -47,6 +47,7 @@ VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"rec
 NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 OUR_MARKS = frozenset({b"x-qumail-protection"})
 """Fields that only the relay that opened a mail may add."""
+_MARKED = OUR_MARKS | {b"from", b"to", b"cc", b"subject", b"date", b"message-id"}
 
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
@@ -263,6 +264,26 @@ without_hidden_fields = partial(without_fields, names=NEVER_CARRIED)
 """The message without Bcc, Resent-Bcc and Return-Path; the same object if it has none of them."""
 
 
+without_marks = partial(without_fields, names=OUR_MARKS)
+"""The message without marks of protection, which anybody can write; the same object if it has none of them."""
+
+
+def marked_digest(message: bytes) -> bytes:
+    """SHA-256 of the mark of protection and what it is about: body, and fields that people see. b"" if it has no mark.
+
+    Fields that servers add or fold do not change it. Two marks are none.
+    """
+    header = searched_header(message)
+    found = [
+        (name, b" ".join(raw.partition(b":")[2].split())) for name, raw in lines_by_field(header) if name in _MARKED
+    ]
+    if sum(name in OUR_MARKS for name, _ in found) != 1:
+        return b""
+    digest = hashlib.sha256(repr(sorted(found)).encode())
+    digest.update(message[len(header) :].strip(b"\r\n"))  # servers end what has no end
+    return digest.digest()
+
+
 def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
     """The opened original with a field for its protection on top; such fields from outside are removed.
 
@@ -270,7 +291,7 @@ def marked(original: bytes, protection: str, peer: str, author: str, more: str =
     after "; ".
     """
     mark = f"X-QuMail-Protection: {protection}; peer={peer}; author={author}{more}\r\n".encode()
-    return mark + without_fields(original, OUR_MARKS)
+    return mark + without_marks(original)
 
 
 class Entity(NamedTuple):

@@ -171,6 +171,7 @@ def incoming_recipe(built: Parts) -> Incoming:
         built.triage,
         built.canaries,
         tally(built, "incoming"),
+        built.sealer.made,
     )
 
 

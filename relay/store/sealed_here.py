@@ -1,4 +1,4 @@
-"""What was sealed here of late, for all workers of a relay: what comes back is not sealed again.
+"""What was sealed and marked here of late, for all workers of a relay: what comes back is not sealed again.
 Standard: BLAKE2b with a key (RFC 7693), in memory that processes share (memfd_create(2)); a restart forgets it.
 
 A message says nothing about it that a stranger could forge: only its own SHA-256 is looked for. An entry is the keyed
@@ -16,6 +16,8 @@ _BUCKETS, _WAYS, _TAG_OCTETS, _KEY_OCTETS = 1 << 12, 16, 16, 32
 _BUCKET_OCTETS = _WAYS * _TAG_OCTETS
 _KEY_AT = _BUCKETS * _BUCKET_OCTETS
 _OCTETS = _KEY_AT + _KEY_OCTETS
+_MARK = "mark"
+"""Stands where a message has its protection."""
 
 
 class SealedHere:
@@ -37,6 +39,14 @@ class SealedHere:
             at, tag = self._place(digest, peer, protection, mailbox)
             # The newest first; the oldest one drops out.
             self._memory[at : at + _BUCKET_OCTETS] = tag + self._memory[at : at + _BUCKET_OCTETS - _TAG_OCTETS]
+
+    def add_marked(self, digest: bytes) -> None:
+        """The message with this `digest` (mime.marked_digest) has its mark of protection from us."""
+        self.add(digest, "", _MARK, [""])
+
+    def has_marked(self, digest: bytes) -> bool:
+        """Whether its mark is from us, as far as is still known."""
+        return self.has(digest, "", _MARK, [""])
 
     def has(self, digest: bytes, peer: str, protection: str, mailboxes: Iterable[str]) -> bool:
         """Whether it was sealed so for all of these, as far as is still known."""

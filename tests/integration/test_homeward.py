@@ -73,6 +73,28 @@ def events(log: LogCapture, *names: str) -> list[tuple[str, str]]:
     return [(each["event"], each["log_level"]) for each in log.entries if each["event"] in names]
 
 
+async def test_a_mark_that_the_relay_wrote_stays_on_that_mail_and_on_no_other(
+    bob: Site, seal: Seal, sink: Sink, left: Sink
+) -> None:
+    """A scanner may hand opened mail to the outgoing listener; a user may copy the mark that they see."""
+    message = await seal()
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["incoming"], message)).code == 250
+        opened = mails.untraced(sink.got[0].message)
+        mark, _, rest = opened.partition(b"\r\n")
+        assert mark.startswith(b"X-QuMail-Protection: aes")
+        for each in (
+            b"X-Scanned: yes\r\n" + opened,
+            mark + b"\r\n" + rest + b"And more\r\n",
+            mark + b"\r\n" + rest.replace(b"Subject: ", b"Subject: Not "),
+            mark.replace(b"aes", b"otp") + b"\r\n" + rest,
+            mark + b"\r\n" + opened,
+        ):
+            assert (await submit(addresses["outgoing"], each, recipients=[BEN])).code == 250
+    assert [got.message.count(mark) for got in left.got] == [1, 0, 0, 0, 0]
+    assert all(b"X-QuMail" not in got.message for got in left.got[1:])
+
+
 @pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa"])
 async def test_it_is_opened_as_if_it_had_come_at_the_incoming_listener(
     bob: Site, seal: Seal, sink: Sink, left: Sink, log: LogCapture, level: str

@@ -62,7 +62,7 @@ class OriginalMarks:
         """The message without its marks if they are forged, else unchanged."""
         try:
             forged = self.forged(mime.searched_header(message))
-            return mime.without_fields(message, mime.OUR_MARKS) if forged else message
+            return mime.without_marks(message) if forged else message
         except MalformedMessage:  # the header has no end
             return message
 

@@ -97,7 +97,7 @@ class Originals:
 
     async def unopened(self, message: bytes) -> bytes:
         """The message without marks and results that only we may add: it must not claim to be opened."""
-        message = await off_loop(mime.work(message), mime.without_fields, message, mime.OUR_MARKS)
+        message = await off_loop(mime.work(message), mime.without_marks, message)
         dkim = self.dkim() if self.dkim is not None else None
         return await dkim.without_forged(message) if dkim else message
 

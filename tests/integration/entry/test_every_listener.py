@@ -28,7 +28,7 @@ from relay.entry.transaction import Transaction
 from relay.formats import mime
 from relay.incoming import Incoming
 from relay.kme import DevelopmentKMEs
-from relay.mail import Mail
+from relay.mail import InPlace, Mail
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import POLICIES, Site, make_site, serving
@@ -47,6 +47,7 @@ class Seen:
 
     mails: list[Mail] = field(default_factory=list)
     in_place: bool = False
+    replaced: list[InPlace] = field(default_factory=list)
     said: list[tuple[str, str]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     not_taken: list[str] = field(default_factory=list)
@@ -153,7 +154,8 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
     async def kept(self: Any, mail: Mail, fits: Callable[[bytes], bool]) -> Any:
         found.in_place = True
         found.mail(mail)
-        return await in_place(self, mail, fits)
+        found.replaced.append(await in_place(self, mail, fits))
+        return found.replaced[-1]
 
     def was_heard(self: Any, mail: Mail) -> None:
         found.said.append((mail.id, "client_answered"))
@@ -344,6 +346,25 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
             "client_answered or client_gone, once (use SocketServer.deliver)"
         )
     assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
+
+
+@pytest.mark.parametrize("shadow", ["false", "true"])
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_a_colleagues_forged_mark_of_protection_is_taken_off_unsealed_mail(
+    listener: str, setting: str, shadow: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    site = site_with(setting, tmp_path, kmes, wire)
+    site.write_policies({"alice.example.toml": 'levels = ["plaintext"]\n'})
+    site.config_file.write_text(
+        site.config_file.read_text().replace("[policies]\n", f"[policies]\nshadow = {shadow}\n")
+    )
+    forged = b"X-QuMail-Protection: otp; peer=bob; author=peer\r\n" + mails.plain()
+    async with serving(site) as addresses:
+        bring, address = bringing(listener), address_in(addresses, setting)
+        assert await bring(setting, address, forged, "ann@alice.example", "amy@alice.example") == [True]
+    arrived = seen.replaced[0].message if seen.in_place else wire.got[0].message
+    assert arrived is not None
+    assert (arrived if seen.in_place else mails.untraced(arrived)) == mails.plain()
 
 
 @pytest.mark.parametrize(("listener", "setting"), SETTINGS)
