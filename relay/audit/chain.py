@@ -35,6 +35,8 @@ from relay.files import open_regular, resolved, sync_directory
 
 log = structlog.get_logger(__name__)
 
+BEGUN = "begun"
+"""Member of the first record in each file: the day in the file's name."""
 GENESIS = "0" * 64
 """Placeholder hash before the first line."""
 MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
@@ -97,9 +99,9 @@ def files_of(directory: Path) -> list[ChainFile]:
     return [files[each] for each in sorted(files)]
 
 
-def ended(file: ChainFile, after: ChainFile) -> str:
-    """The day of the last record in it: that of its beginning, or of the one `after` it; clocks may go back."""
-    return max(file.day, after.day)
+def today() -> str:
+    """The day of a file that is begun now (UTC)."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 class Chain:
@@ -156,7 +158,9 @@ class Chain:
                 pieces = [b"\n"] if self._end.broken else []
                 for body in bodies:
                     number += 1
-                    line = b'{"number": %d, %b, "previous": "%b"}' % (number, body, head)
+                    begun = b'"%b": "%b", ' % (BEGUN.encode(), self._newest.day.encode())
+                    begun = begun if number == self._newest.first else b""
+                    line = b'{"number": %d, %b%b, "previous": "%b"}' % (number, begun, body, head)
                     head = hashlib.sha256(line).hexdigest().encode()
                     pieces += (line, b"\n")
                 self._write(b"".join(pieces))
@@ -220,13 +224,13 @@ class Chain:
         if gone and known != self._gone:
             log.error("audit_file_gone", file=str(was), last=known.number, head=known.head)
             self._gone = known
-        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        day = today()
         # One without a record is not finished: the next one would have its name.
         begun = self._file >= 0 and self._size and self._end.number >= self._newest.first
-        if begun and (self._newest.day != today or self._size >= self._file_octets):
+        if begun and (self._newest.day != day or self._size >= self._file_octets):
             self._finish()
         if self._file < 0:
-            self._begin(today)
+            self._begin(day)
 
     def _look(self) -> bool:
         """Reads what others have added to the open file, and closes one that is not current.
@@ -273,9 +277,9 @@ class Chain:
             os.fchmod(self._file, _READ_ONLY)
             self._close_file()
 
-    def _begin(self, today: str) -> None:
+    def _begin(self, day: str) -> None:
         first = self._end.number + 1
-        self._newest = ChainFile(first, today, self.directory / f"{first:012}-{today}.jsonl")
+        self._newest = ChainFile(first, day, self.directory / f"{first:012}-{day}.jsonl")
         self._file = os.open(
             self._newest.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE
         )

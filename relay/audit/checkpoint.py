@@ -12,17 +12,19 @@ import binascii
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
+from operator import itemgetter
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from relay.audit.verifying import Days, ExpectedLine
 from relay.errors import ConfigError
 
 FORMAT = 1
-MAX_OCTETS = 64 * 1024
+MAX_OCTETS = 1024 * 1024
 _CONTEXT = b"qumail-relay audit checkpoint %d" % FORMAT
 _MEMBERS = {"format", "checkpoint", "key", "signature"}
 
@@ -31,8 +33,9 @@ _MEMBERS = {"format", "checkpoint", "key", "signature"}
 class Checkpoint:
     """What is signed: the site's name, its SAE and the host, when (RFC 3339, UTC), and where the chain was.
 
-    `first` is the number of the first record that was there, `number` that of the last, `head` the last line's hash.
+    `first` is the number of the first record that is covered, `number` that of the last, `head` the last line's hash.
     `keep_days` is the promise that a record is kept for at least this number of days; None where none was given.
+    `days` says of which days the records are (verifying.py); None in checkpoints of earlier releases.
     """
 
     site: str
@@ -43,6 +46,14 @@ class Checkpoint:
     number: int
     head: str
     keep_days: int | None = None
+    days: Days | None = None
+
+    @property
+    def expected(self) -> ExpectedLine:
+        """What it proves. Without `days` all records may be of the day of the checkpoint."""
+        day = f"{datetime.fromisoformat(self.time).astimezone(UTC):%Y-%m-%d}"
+        days = self.days if self.days is not None else ((self.first, day),)
+        return ExpectedLine(self.number, self.head, self.first, self.keep_days, days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,8 @@ def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
 
 
 def _checkpoint(inner: dict[str, Any]) -> Checkpoint:
-    checkpoint = Checkpoint(**inner)
+    days = inner.pop("days", None)
+    checkpoint = Checkpoint(**inner, days=_days(days) if days is not None else None)
     texts = (checkpoint.site, checkpoint.sae_id, checkpoint.host, checkpoint.time, checkpoint.head)
     if not all(isinstance(each, str) and each.isprintable() for each in texts):
         raise ValueError("a member that should be text is none")
@@ -117,8 +129,16 @@ def _checkpoint(inner: dict[str, Any]) -> Checkpoint:
         raise ValueError("its number of days is none")
     if len(checkpoint.head) != 64 or set(checkpoint.head) - set("0123456789abcdef"):
         raise ValueError("its hash is none")
-    datetime.fromisoformat(checkpoint.time)
+    if datetime.fromisoformat(checkpoint.time).tzinfo is None:
+        raise ValueError("its time has no zone")
     return checkpoint
+
+
+def _days(said: Any) -> Days:
+    days = tuple((number, date.fromisoformat(day).isoformat()) for number, day in said)
+    if any(type(number) is not int for number, _ in days) or sorted(days, key=itemgetter(1)) != sorted(days):
+        raise ValueError("its days are none")
+    return days
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterator
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.audit.chain import MAX_LINE_OCTETS, START, ChainFile, ChainPlace, ended, files_of, lines_of, record_in
+from relay.audit.chain import BEGUN, MAX_LINE_OCTETS, START, ChainFile, ChainPlace, files_of, lines_of, record_in
 from relay.errors import ConfigError
 
 REMOVED = "removed"
@@ -36,13 +37,20 @@ class Line(NamedTuple):
 def lines(directory: Path, since: str = "", behind: ChainPlace = START) -> Iterator[Line]:
     """All lines in order, but for files of which all are older than the day of `since`, or before a place.
 
-    Raises ConfigError.
+    On which day a file was begun says the first record in it, never its name alone. Raises ConfigError.
     """
-    files = _files(directory)
-    for number, file in enumerate(files):
-        if file.first < behind.first or (number + 1 < len(files) and ended(file, files[number + 1]) < since[:10]):
+    files = [file for file in files_in(directory) if file.first >= behind.first]
+    begun = [_begun(file) for file in files] if since else []
+    for file, days in zip_longest(files, pairwise(begun)):
+        if days is not None and all(days) and max(days) < since[:10]:
             continue
         yield from lines_in(file, behind)
+
+
+def _begun(file: ChainFile) -> str:
+    """The day (UTC) on which it was begun, "" where an earlier release did not say. Raises ConfigError."""
+    first = next(filter(None, (line.record() for line in lines_in(file))), {})
+    return str(first.get(BEGUN, ""))
 
 
 def records(directory: Path, since: str = "", events: Collection[str] = ()) -> Iterator[dict[str, Any]]:
@@ -55,7 +63,8 @@ def records(directory: Path, since: str = "", events: Collection[str] = ()) -> I
             yield record
 
 
-def _files(directory: Path) -> list[ChainFile]:
+def files_in(directory: Path) -> list[ChainFile]:
+    """All files, in order. Raises ConfigError."""
     try:
         return files_of(directory)
     except OSError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, end_of_files, ended, files_of, leads_to
+from relay.audit.chain import ChainFile, end_of_files, files_of, leads_to
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
@@ -46,8 +46,9 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
     """
     files = await asyncio.to_thread(_finished, audit.directory)
     too_old = (datetime.fromtimestamp(now, UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%d")
-    # Never one behind another that stays: the chain would have a hole.
-    old = [file for file, _ in takewhile(lambda pair: ended(*pair) < too_old, pairwise(files))]
+    # The last record in a file is of its day, or of that of the next one: clocks may go back. No file goes while one
+    # before it stays: the chain would have a hole.
+    old = [file for file, _ in takewhile(lambda pair: max(each.day for each in pair) < too_old, pairwise(files))]
     if not old and await asyncio.to_thread(_octets, audit.directory) > max_octets:
         old = files[:1]
         log.warning("audit_full", files=len(files), limit=max_octets, meaning="the oldest records are deleted early")

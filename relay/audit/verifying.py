@@ -1,8 +1,8 @@
 """Whether the audit record is one chain from the first line to the last, and fits what somebody has kept elsewhere.
-Standard: deploy/AUDIT.md; verifying needs no secret and no database, so anybody can do it with the files.
+Standard: deploy/AUDIT.md, "The rule"; verifying needs no secret and no database, so anybody can do it with the files.
 
 The first records may have been removed as too old, and a record says so. Anybody who can write to the files can write
-that record, too. It proves a removal only where a checkpoint covers it, or has signed how long records are kept.
+that record, too. So what a checkpoint covers may be missing by the days that the checkpoint has signed alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
-from relay.audit.chain import GENESIS, head_behind
-from relay.audit.reading import REMOVED, Line, lines
+from relay.audit.chain import BEGUN, GENESIS, ChainFile, head_behind
+from relay.audit.reading import REMOVED, Line, files_in, lines_in
 
 MAX_PROBLEMS = 100
 """Maximum number of problems listed; the same number of times that go back."""
@@ -24,18 +24,22 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 _LATER_WRITTEN = ("policies",)
 """Events whose time is when something happened, which may be long before its record was written."""
 
+Days = tuple[tuple[int, str], ...]
+"""From the record with this number on, the latest day (UTC, as `2026-11-25`) of any record so far is this one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLine:
-    """A line with this number and this hash must be there, and all lines from number `first` on up to it.
+    """A line that must be there, and all lines from number `first` on up to it, by what a checkpoint has signed.
 
-    Those that are `keep_days` days old, or older, may have been removed as too old; None: none may.
+    Those before a line that is more than `keep_days` days old, by `days`, may be missing; None: none may.
     """
 
     number: int
     head: str
     first: int = 1
     keep_days: int | None = None
+    days: Days = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class Verified:
     """What verifying found: number of the first record and of the last, hash of that one's line, and what is wrong.
 
     `broken_off` are the places of lines that a crash cut short, `times_back` says which times go back: clocks are set.
-    `removed` says in which record those before the first one are removed as too old, if that is so.
+    `removed` says in which record those before the first one are removed as too old, if that is so. No record has those
+    from number `lasting` on as removed. `days` says of which days the records are.
     """
 
     first: int
@@ -53,6 +58,8 @@ class Verified:
     broken_off: tuple[str, ...] = ()
     times_back: tuple[str, ...] = ()
     removed: str = ""
+    lasting: int = 1
+    days: Days = ()
 
     @property
     def entries(self) -> int:
@@ -71,8 +78,8 @@ def verify(
     """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
 
     The chain alone does not show that lines are missing at its ends. `expected`, and `head` for a hash alone, were kept
-    elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware) is when records
-    are to be old enough.
+    elsewhere, and must be found. A head signs neither days nor retention: the time of the first record left, and
+    `keep_days`, stand for them. `now` (aware) is when records are to be old enough.
     """
     return _RecordVerifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
 
@@ -92,13 +99,18 @@ class _RecordVerifier:
         """Hashes of lines before the first record that were broken off."""
         self._first = self._number = self._number_of_head = 0
         self._head = self._last = GENESIS
+        self._file: ChainFile | None = None
+        """The file of the record before."""
+        self._begins_files = False
+        """Whether a record has said that it is the first one in its file: each further file has such a record."""
         # Of a record that was empty any one is the continuation.
         self._seen = {"head": head in (None, GENESIS), "checkpoint": expected is None or expected.number == 0}
         self._times = _Times()
 
     def verify(self) -> Verified:
-        for line in lines(self._directory):
-            self._one(line)
+        for file in files_in(self._directory):
+            for line in lines_in(file):
+                self._one(file, line)
         self._times.end()
         removal = self._removal()
         if self._first > 1 and removal is None:
@@ -106,17 +118,19 @@ class _RecordVerifier:
             self._add(f"{begins}, and no record has those before as removed")
         if not self._seen["head"]:
             self._add(f"{self._directory}: no line has the hash {self._wanted}; the record was cut off or replaced")
-        elif removal is not None and self._wanted is not None:
-            self._check_removal("head", ExpectedLine(self._number_of_head, "", 1, self._keep_days), removal)
+        elif self._wanted is not None:
+            self._check_beginning("head", self._expected_of_head())
         if self._expected is not None and not self._seen["checkpoint"]:
             self._add(self._missing(self._expected))
-        elif self._expected is not None and removal is not None:
-            self._check_removal("checkpoint", self._expected, removal)
+        elif self._expected is not None:
+            self._check_beginning("checkpoint", self._expected)
         removed = ""
         if removal is not None:
             removed = f"numbers up to {self._first - 1} were removed as too old, says record {removal}"
-        problems, back = tuple(self._problems), tuple(self._times.back)
-        return Verified(self._first, self._number, self._last, problems, tuple(self._broken_off), back, removed)
+        return Verified(
+            self._first, self._number, self._last, tuple(self._problems), tuple(self._broken_off),
+            tuple(self._times.back), removed, max(self._first, self._lasting(self._number)), tuple(self._times.days),
+        )  # fmt: skip
 
     def _begin(self, record: dict[str, Any]) -> None:
         """Those before the first record may have been removed; then a record further on says so."""
@@ -133,7 +147,11 @@ class _RecordVerifier:
                 return removal
         return None
 
-    def _one(self, line: Line) -> None:
+    def _lasting(self, number: int) -> int:
+        """Number of the first record that no record up to this number has as removed."""
+        return max((last + 1 for (last, _), removal in self._removals.items() if removal <= number), default=1)
+
+    def _one(self, file: ChainFile, line: Line) -> None:
         record, digest = line.record(), hashlib.sha256(line.octets).hexdigest()
         if record is None:
             self._broken_off.append(line.place)  # confirmed to nobody; the record after it is bound to it
@@ -145,6 +163,7 @@ class _RecordVerifier:
             self._number += 1
             self._first = self._first or self._number
             self._check(line, record)
+            self._check_name(file, line, record)
         self._head = head_behind(self._head, digest, whole=record is not None)
         if record is not None:
             self._last = self._head
@@ -168,29 +187,44 @@ class _RecordVerifier:
             self._number = number or self._number
         if not follows:
             self._add(f"{line.place}: does not continue the line before it; one of them was changed")
-        self._times.see(line.place, record)
+        self._times.see(line.place, self._number, record)
         if record.get("event") == REMOVED:
             last, head = _number(record, "last"), record.get("head")
-            if last < 1 or not isinstance(head, str):
-                self._add(f"{line.place}: has records as removed and does not say which")
+            if not 0 < last < self._number or not isinstance(head, str):
+                self._add(f"{line.place}: has records as removed and does not say which before it")
             else:
                 self._removals.setdefault((last, head), self._number)
 
-    def _check_removal(self, what: str, expected: ExpectedLine, removal: int) -> None:
-        """What is missing before the first line, and checkpoint or head covers, must have gone by retention."""
-        covers_nothing = expected.number == 0
-        if covers_nothing or self._first <= expected.first or removal <= expected.number:
-            return
-        age = self._now - self._times.first if self._times.first is not None else timedelta(0)
-        if expected.keep_days is not None and age >= timedelta(days=expected.keep_days):
+    def _check_name(self, file: ChainFile, line: Line, record: dict[str, Any]) -> None:
+        """A file is named after the first record in it, which says on which day it was begun."""
+        is_first, begun = file != self._file, record.get(BEGUN)
+        self._file = file
+        self._begins_files |= begun is not None
+        number, _, _ = file.path.name.partition("-")
+        if is_first and number != f"{_number(record):012}":
+            self._add(f"{line.place}: the first record in this file has another number than the file's name")
+        elif self._begins_files and begun != (file.day if is_first else None):
+            where = "first record in this file" if is_first else "record"
+            fits = "which is not in the file's name" if is_first else "and is not the first in its file"
+            self._add(f"{line.place}: this {where} says that a file was begun on {begun!r}, {fits}")
+
+    def _expected_of_head(self) -> ExpectedLine:
+        """What a head alone covers; nothing but the record says of which day the first one left is."""
+        number = self._number_of_head
+        days = tuple(each for each in self._times.days[:1] if each[0] == self._first)
+        return ExpectedLine(number, "", self._lasting(number), self._keep_days, days)
+
+    def _check_beginning(self, what: str, expected: ExpectedLine) -> None:
+        """What is missing before the first line, and checkpoint or head covers, must be old by the days signed."""
+        if expected.number == 0 or self._first <= expected.first:
             return
         missing = f"numbers {expected.first} to {self._first - 1}, which the {what} covers, are missing"
-        hole = f"{missing}; record {removal} has them as removed, which was written after the {what}"
-        if expected.keep_days is None:
-            self._add(f"{self._directory}: {hole}, and nothing says how long records are kept")
-        else:
-            kept = f"records are kept for {expected.keep_days} days, and these are no more than {age.days} days old"
-            self._add(f"{self._directory}: {hole}; {kept}")
+        day = max((day for number, day in expected.days if number <= self._first), default="")
+        if expected.keep_days is None or not day:
+            self._add(f"{self._directory}: {missing}, and nothing says how long records are kept")
+        elif day >= f"{self._now - timedelta(days=expected.keep_days):%Y-%m-%d}":
+            kept = f"records are kept for {expected.keep_days} days, and these may be of {day}"
+            self._add(f"{self._directory}: {missing}; {kept}")
 
     def _missing(self, expected: ExpectedLine) -> str:
         if expected.number < self._first:
@@ -206,28 +240,30 @@ class _RecordVerifier:
 
 
 class _Times:
-    """Times of records in their order; `first` is that of the first one written at its time, `back` where they go back.
+    """Times of records in their order: `days` says of which days they are, `back` where they go back.
 
     A clock that was wrong for a while makes many records: one line reports all of them.
     """
 
     def __init__(self) -> None:
-        self.first: datetime | None = None
+        self.days: list[tuple[int, str]] = []
         self.back: list[str] = []
         self._latest: datetime | None = None
         self._place = ""
         self._number = 0
         self._by = timedelta(0)
 
-    def see(self, place: str, record: dict[str, Any]) -> None:
+    def see(self, place: str, number: int, record: dict[str, Any]) -> None:
         """The next record."""
         time = _time(record)
         if time is None:
             self._add(f"{place}: has no time")
             return
+        day = f"{time:%Y-%m-%d}"
+        if not self.days or day > self.days[-1][1]:
+            self.days.append((number, day))
         if record.get("event") in _LATER_WRITTEN or record.get("reason") == "Killed":
             return
-        self.first = self.first or time
         if self._latest is None or time >= self._latest - CLOCK_TOLERANCE:
             self._latest = time if self._latest is None else max(time, self._latest)
             self.end()

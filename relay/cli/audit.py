@@ -38,11 +38,11 @@ from relay.policy.names import printable
 from relay.policy.strength import strength_of
 
 COLUMNS = (
-    "number", "time", "event", "direction", "listener", "mail", "queue_id", "message_id", "sealed", "peer", "level",
-    "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome", "reason",
-    "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "version",
-    "before", "way", "uid", "sudo_user", "known_by", "files", "files_sha256", "added", "added_more", "changed",
-    "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
+    "number", "begun", "time", "event", "direction", "listener", "mail", "queue_id", "message_id", "sealed", "peer",
+    "level", "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome",
+    "reason", "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by",
+    "version", "before", "way", "uid", "sudo_user", "known_by", "files", "files_sha256", "added", "added_more",
+    "changed", "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
     "raised_more", "otherwise", "otherwise_more", "unproven", "unproven_more", "earlier", "previous",
 )  # fmt: skip
 """Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
@@ -79,8 +79,7 @@ def verify(
 
     The chain shows every change within it. The log has a head in each `ledger_written`. Only a checkpoint or a head
     that was kept elsewhere shows that records are missing at the ends, or all of it was written anew. What a checkpoint
-    covers may be missing where it was removed as too old. That is so before the checkpoint was taken, or once its last
-    record is older than the checkpoint says that records are kept. Anything else is a hole.
+    covers may be missing at the beginning alone, once it is older than the checkpoint has signed that records are kept.
     """
     become(reader_of(config_file, directory))
     where = directory or load(config_file).audit_directory
@@ -137,14 +136,18 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     site, keep_days = config.site, config.audit.keep_days
     said = Checkpoint(
-        site.name, site.sae_id, socket.gethostname(), time, result.first, result.number, result.head, keep_days
-    )
+        site.name, site.sae_id, socket.gethostname(), time, result.lasting, result.number, result.head, keep_days,
+        result.days,
+    )  # fmt: skip
     write_named(output, sign(said, identity.signing.private_key).encode())
     signer = signer_of(identity.signing.private_key.public_key())
-    if result.removed:
-        click.echo(f"before the first: {result.removed}", err=True)
+    if said.first > 1:
+        click.echo(f"not covered: numbers up to {said.first - 1}, which records say were removed", err=True)
     kept = f"kept for {keep_days} days"
-    click.echo(f"signed: {result.entries} records, the last is {result.number}, {kept}; signer {signer}", err=True)
+    click.echo(
+        f"signed: {said.number - said.first + 1} records, the last is {result.number}, {kept}; signer {signer}",
+        err=True,
+    )
 
 
 @audit.command()
@@ -218,8 +221,7 @@ def _expected(config_file: Path, kept: BinaryIO, signer: str | None) -> Expected
     if signed.signer not in ours:
         whose = "none of this site's signing keys (--signer says whose it may be)" if signer is None else "another key"
         raise ConfigError(f"{kept.name}: signed by {signed.signer}, which is {whose}")
-    said = signed.checkpoint
-    return ExpectedLine(said.number, said.head, said.first, said.keep_days)
+    return signed.checkpoint.expected
 
 
 def _our_signers(config_file: Path) -> set[str]:

@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from structlog.testing import LogCapture
 
 from relay.audit import upkeep
-from relay.audit.chain import Chain, ChainFile, files_of
+from relay.audit.chain import Chain, ChainFile, files_of, today
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.reading import records
 from relay.audit.upkeep import compress_finished, remove_old
@@ -189,11 +189,15 @@ def test_hashed_addresses_are_found_again_also_after_the_secret_was_rotated() ->
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def small_files(directory: Path, number: int = 40, octets: int = 2000) -> None:
-    """`number` records in files that are full soon."""
+def small_files(directory: Path, number: int = 40, octets: int = 2000, second: str = "") -> None:
+    """`number` records in files that are full soon; the clock says `second`, a day, while the second one is begun."""
+    day, wrong = today(), False
     chain = Chain(directory, file_octets=octets)
-    for count in range(number):
-        chain.append([event_members("test", {"count": count, "filling": "x" * 100})], flush=False)
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr("relay.audit.chain.today", lambda: second if wrong else day)
+        for count in range(number):
+            wrong = second != "" and 10 <= count < 15
+            chain.append([event_members("test", {"count": count, "filling": "x" * 100})], flush=False)
     chain.close()
 
 
@@ -338,11 +342,12 @@ async def test_old_files_that_are_removed_while_the_record_is_verified_are_no_fa
     gone = there[0].with_name("000000000001-2026-11-20.jsonl")
     gone.touch()
 
-    def removed_meanwhile(*_: object) -> str:
-        gone.unlink(missing_ok=True)
-        return "9999"
+    def removed_meanwhile(directory: Path) -> list[ChainFile]:
+        files = files_of(directory)
+        gone.unlink()
+        return files
 
-    monkeypatch.setattr("relay.audit.reading.ended", removed_meanwhile)
+    monkeypatch.setattr("relay.audit.reading.files_of", removed_meanwhile)
     found = verify(directory)
     assert (found.first > 1, found.problems, gone.exists()) == (True, (), False)
 
@@ -410,9 +415,7 @@ async def test_old_files_are_removed_with_a_record_of_that_and_what_is_left_is_o
 
 
 async def test_a_file_that_was_begun_while_the_clock_was_wrong_has_no_younger_one_removed(directory: Path) -> None:
-    small_files(directory)
-    third = sorted(directory.iterdir())[2]
-    third.rename(third.with_name(f"{third.name[:12]}-2020-01-01.jsonl"))
+    small_files(directory, second="2020-01-01")
     audit = Audit(Chain(directory), AddressHash(SECRET))
     await remove_old(audit, 10, 2**30, time.time())
     found = verify(directory)
@@ -425,10 +428,9 @@ async def test_a_file_that_was_begun_while_the_clock_was_wrong_has_no_younger_on
 def test_a_day_that_is_asked_for_is_found_also_in_a_file_that_was_begun_while_the_clock_was_ahead(
     directory: Path,
 ) -> None:
-    small_files(directory)
-    second = sorted(directory.iterdir())[1]
-    second.rename(second.with_name(f"{second.name[:12]}-2999-01-01.jsonl"))
-    assert f"{second.name[:12]}" in {f"{each['number']:012}" for each in records(directory, "2999-01-01")}
+    small_files(directory, second="2999-01-01")
+    assert {11, 15} <= {each["number"] for each in records(directory, "2999-01-01")}
+    assert 1 not in {each["number"] for each in records(directory, "2999-01-01")}
 
 
 async def test_where_nothing_was_ever_recorded_nothing_is_removed(directory: Path) -> None:

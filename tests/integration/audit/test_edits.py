@@ -1,5 +1,5 @@
-"""What somebody who can write to the record can do to it, generated: a kept checkpoint shows all of it.
-Standard: deploy/AUDIT.md; what a checkpoint covers may go by the retention that it signed, and not otherwise.
+"""Torn lines, retention, and files that are none: what a checkpoint covers is found to be there, or to be missing.
+Standard: deploy/AUDIT.md; edits of files and records in general are in test_rule.py.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from hypothesis import given, settings, strategies as st
 
-from relay.audit import checkpoint, entries
-from relay.audit.chain import Chain
+from relay.audit import entries
+from relay.audit.chain import Chain, head_behind, record_in, today
 from relay.audit.entries import AddressHash, event_members
 from relay.audit.upkeep import remove_old
 from relay.audit.verifying import ExpectedLine, verify
 from relay.audit.writing import Audit
 from relay.cli.audit import audit
 from relay.errors import ConfigError
+from tests.integration.audit.test_rule import (
+    SIGNER,
+    Files,
+    Lines,
+    every,
+    keep,
+    line_of,
+    read,
+    removal_recorded,
+    swapped,
+    write,
+)
 
-RECORDS, COVERED, FILE_OCTETS = 12, 8, 900
+FILE_OCTETS = 900
 OLD = 30
-KEY = MLDSA87PrivateKey.from_seed_bytes(bytes(range(32)))
-Lines = list[bytes]
-Files = dict[str, Lines]
 
 
-def fresh(directory: Path, number: int = RECORDS) -> None:
+def fresh(directory: Path, number: int) -> None:
     chain = Chain(directory, file_octets=FILE_OCTETS)
     for count in range(number):
         chain.append([event_members("mail", {"count": count, "filling": "x" * 60})], flush=False)
     chain.close()
 
 
-def kept_checkpoint(directory: Path, to: Path, keep_days: int | None = 366) -> None:
-    found = verify(directory)
-    said = checkpoint.Checkpoint(
-        "alice", "sae-alice", "relay", entries.now(), found.first, found.number, found.head, keep_days
-    )
-    to.write_text(checkpoint.sign(said, KEY))
-
-
 def verified(directory: Path, kept: Path | None = None) -> Result:
     words = ["verify", "--directory", str(directory)]
     if kept is not None:
-        words += ["--checkpoint", str(kept), "--signer", checkpoint.signer_of(KEY.public_key())]
+        words += ["--checkpoint", str(kept), "--signer", SIGNER]
     return CliRunner().invoke(audit, words)
 
 
@@ -65,181 +65,23 @@ def is_found(result: Result) -> bool:
     return result.exit_code != 0
 
 
-def read(directory: Path) -> Files:
-    return {path.name: path.read_bytes().splitlines() for path in sorted(directory.iterdir())}
-
-
-def write(directory: Path, files: Files) -> None:
-    for path in directory.iterdir():
-        path.unlink()
-    for name, lines in files.items():
-        (directory / name).write_bytes(b"".join(line + b"\n" for line in lines))
-
-
-def every(files: Files) -> Lines:
-    return [line for name in sorted(files) for line in files[name]]
-
-
-def edited(files: Files, change: Callable[[Lines], Lines]) -> Files:
-    """All lines with this change, in files of as many lines as before as far as they reach."""
-    lines, found = change(every(files)), {}
-    for name in sorted(files):
-        found[name], lines = lines[: len(files[name])], lines[len(files[name]) :]
-    found[max(found)] += lines
-    return found
-
-
-# --- what is put right again afterwards
-
-
-def as_it_is(files: Files) -> Files:
-    return files
-
-
-def chained_anew(files: Files) -> Files:
-    """All numbers and hashes fit."""
-    found: Files = {}
-    number, head = 0, "0" * 64
-    for name in sorted(files):
-        found[name] = []
-        for line in files[name]:
-            number += 1
-            found[name].append(line_of(json.loads(line), number, head))
-            head = hashlib.sha256(found[name][-1]).hexdigest()
-    return found
-
-
-def removal_recorded(files: Files) -> Files:
-    """The last record says that all before the first one were removed as too old."""
-    lines = every(files)
-    if not lines:
-        return files
-    first, last = json.loads(lines[0]), json.loads(lines[-1])
-    said = {
-        "time": entries.now(),
-        "event": "removed",
-        "last": first["number"] - 1,
-        "head": first["previous"],
-        "files": 1,
-    }
-    own = line_of(said, last["number"] + 1, hashlib.sha256(lines[-1]).hexdigest())
-    newest = max(files)
-    return files | {newest: [*files[newest], own]}
-
-
-def renamed(files: Files) -> Files:
-    """Files that have lines are called after their first one, and the others are gone."""
-    return {f"{json.loads(lines[0])['number']:012}{name[12:]}": lines for name, lines in files.items() if lines}
-
-
-def line_of(record: dict[str, Any], number: int, previous: str) -> bytes:
-    rest = {name: value for name, value in record.items() if name not in ("number", "previous")}
-    return json.dumps({"number": number, **rest, "previous": previous}).encode()
-
-
-REPAIRS: dict[str, Callable[[Files], Files]] = {
-    "as it is": as_it_is,
-    "chained anew": chained_anew,
-    "removal recorded": removal_recorded,
-    "removal recorded and files renamed": lambda files: renamed(removal_recorded(files)),
-    "chained anew with a removal": lambda files: chained_anew(removal_recorded(files)),
-}
-
-
-def edits() -> Iterator[tuple[str, Callable[[Lines], Lines]]]:
-    own = line_of({"time": entries.now(), "event": "removed", "last": 0, "head": "0" * 64, "files": 1}, 1, "0" * 64)
-    for begin in range(RECORDS):
-        for end in range(begin + 1, RECORDS + 1):
-            yield f"without {begin} to {end}", lambda lines, b=begin, e=end: lines[:b] + lines[e:]  # type: ignore[misc]
-        for other in range(begin + 1, RECORDS):
-            yield f"{begin} and {other} swapped", lambda lines, b=begin, o=other: swapped(lines, b, o)  # type: ignore[misc]
-        yield f"{begin} twice", lambda lines, b=begin: [*lines[: b + 1], lines[b], *lines[b + 1 :]]  # type: ignore[misc]
-        yield (
-            f"{begin} changed",
-            lambda lines, b=begin: [*lines[:b], lines[b].replace(b"xx", b"xy", 1), *lines[b + 1 :]],  # type: ignore[misc]
-        )
-        yield f"{begin} is a removal", lambda lines, b=begin: [*lines[:b], named(own, lines[b]), *lines[b + 1 :]]  # type: ignore[misc]
-        yield f"{begin} is nothing", lambda lines, b=begin: [*lines[:b], b"", *lines[b + 1 :]]  # type: ignore[misc]
-
-
-def swapped(lines: Lines, first: int, second: int) -> Lines:
-    found = list(lines)
-    found[first], found[second] = found[second], found[first]
-    return found
-
-
-def named(own: bytes, instead: bytes) -> bytes:
-    """A removal of all before a line, in that line's place."""
-    number, previous = json.loads(instead)["number"], json.loads(instead)["previous"]
-    return line_of(json.loads(own) | {"last": number - 1, "head": previous}, number, previous)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A record, and a checkpoint that covers most of it."""
-    work = tmp_path_factory.mktemp("edits")
-    fresh(work / "audit", COVERED)
-    kept_checkpoint(work / "audit", work / "kept.json")
-    fresh(work / "audit", RECORDS - COVERED)
-    assert len(list((work / "audit").iterdir())) >= 3
-    assert not is_found(verified(work / "audit", work / "kept.json"))
-    return work
-
-
-def try_it(place: Path, original: Files, changed: Files, what: str) -> str:
-    """What was changed and is not found."""
-    write(place / "audit", changed)
-    intact = every(read(place / "audit"))[:COVERED] == every(original)[:COVERED]
-    found = is_found(verified(place / "audit", place / "kept.json"))
-    return what if not intact and not found else ""
-
-
-@pytest.mark.parametrize("repair", REPAIRS)
-def test_every_edit_of_lines_that_touches_what_a_checkpoint_covers_is_found(place: Path, repair: str) -> None:
-    original = read(place / "audit")
-    try:
-        missed = []
-        for what, change in edits():
-            changed = edited(original, change)
-            with_repair = REPAIRS[repair]
-            try:
-                changed = with_repair(changed)
-            except ValueError:  # a line that is none cannot be chained
-                continue
-            missed.append(try_it(place, original, changed, what))
-        assert [each for each in missed if each] == []
-    finally:
-        write(place / "audit", original)
-
-
-def test_every_file_that_is_removed_emptied_swapped_or_something_else_is_found(place: Path, tmp_path: Path) -> None:
-    original = read(place / "audit")
-    names = sorted(original)
+def test_every_covered_file_in_whose_place_is_something_else_is_found(tmp_path: Path) -> None:
+    directory, kept = tmp_path / "audit", tmp_path / "kept.json"
+    fresh(directory, 8)
+    keep(directory, kept)
+    fresh(directory, 4)
+    original = read(directory)
     missed = []
-    try:
-        for name in names:
-            for repair, put_right in REPAIRS.items():
-                rest = {each: lines for each, lines in original.items() if each != name}
-                missed.append(try_it(place, original, put_right(rest), f"{name} is gone, {repair}"))
-                missed.append(try_it(place, original, put_right(original | {name: []}), f"{name} is empty, {repair}"))
-                for other in names:
-                    both = original | {name: original[other], other: original[name]}
-                    missed.append(try_it(place, original, put_right(both), f"{name} is {other}, {repair}"))
-                    twice = original | {f"{name[:12]}-2999-01-01.jsonl": original[other]}
-                    missed.append(try_it(place, original, twice, f"{other} is there as {name} too"))
-            for what, put in _instead(tmp_path, original).items():
-                write(place / "audit", original)
-                path = place / "audit" / name
-                path.unlink()
-                put(path)
-                covered = int(name[:12]) <= COVERED
-                if not is_found(verified(place / "audit", place / "kept.json")) and covered:
-                    missed.append(f"{name} is {what}")
-                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-                path.with_name(f"{name}.gz").unlink(missing_ok=True)
-        assert [each for each in missed if each] == []
-    finally:
-        write(place / "audit", original)
+    for name in (each for each in sorted(original) if int(each[:12]) <= 8):
+        for what, put in _instead(tmp_path, original).items():
+            write(directory, original)
+            path = directory / name
+            path.unlink()
+            put(path)
+            missed += [] if is_found(verified(directory, kept)) else [f"{name} is {what}"]
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.gz").unlink(missing_ok=True)
+    assert missed == []
 
 
 def _instead(tmp_path: Path, original: Files) -> dict[str, Callable[[Path], object]]:
@@ -256,37 +98,20 @@ def _instead(tmp_path: Path, original: Files) -> dict[str, Callable[[Path], obje
     }
 
 
-@given(data=st.data())
-@settings(max_examples=80, deadline=None)
-def test_edits_one_after_the_other_are_found_as_well(place: Path, data: st.DataObject) -> None:
-    original = read(place / "audit")
-    changed, what = original, []
-    try:
-        for _ in range(data.draw(st.integers(1, 3))):
-            name, change = data.draw(st.sampled_from([*edits()]))
-            repair = data.draw(st.sampled_from(sorted(REPAIRS)))
-            try:
-                changed = REPAIRS[repair](edited(changed, change))
-            except (ValueError, IndexError):
-                continue
-            what.append(f"{name}, {repair}")
-        assert not try_it(place, original, changed, "; ".join(what) or "nothing")
-    finally:
-        write(place / "audit", original)
-
-
-def test_what_was_removed_with_a_record_of_ones_own_is_a_hole(place: Path) -> None:
-    """Only the line of the checkpoint is left, and what came after it."""
-    original = read(place / "audit")
-    try:
-        write(place / "audit", renamed(removal_recorded(edited(original, lambda lines: lines[COVERED - 1 :]))))
-        assert not is_found(verified(place / "audit")), "the chain alone does not show it"
-        result = verified(place / "audit", place / "kept.json")
-        assert is_found(result)
-        assert "numbers 1 to 7, which the checkpoint covers, are missing" in result.stderr
-        assert "no more than 0 days old" in result.stderr
-    finally:
-        write(place / "audit", original)
+def test_what_was_removed_with_a_record_of_ones_own_is_a_hole(tmp_path: Path) -> None:
+    """Only the file with the line of the checkpoint is left, and what came after it."""
+    directory, kept = tmp_path / "audit", tmp_path / "kept.json"
+    fresh(directory, 8)
+    keep(directory, kept)
+    fresh(directory, 4)
+    covered = [name for name in read(directory) if int(name[:12]) <= 8]
+    files = {name: lines for name, lines in read(directory).items() if name >= max(covered)}
+    write(directory, removal_recorded(files))
+    assert not is_found(verified(directory)), "the chain alone does not show it"
+    result = verified(directory, kept)
+    assert is_found(result)
+    assert f"numbers 1 to {int(min(files)[:12]) - 1}, which the checkpoint covers, are missing" in result.stderr
+    assert f"records are kept for 30 days, and these may be of {today()}" in result.stderr
 
 
 # --- lines that a crash cut short, which have no number and no hash of what is before them
@@ -348,11 +173,25 @@ def chained_up_to(lines: Lines, end: int) -> Lines:
     return [*found, *lines[end:]]
 
 
+def in_one_file(lines: Lines) -> Lines:
+    """The same lines, as if no file but the first one had been begun."""
+    number, head, found = 0, "0" * 64, []
+    for line in lines:
+        if (record := record_in(line)) is not None:
+            number += 1
+            line = line_of({name: value for name, value in record.items() if name != "begun"}, number, head)
+        head = head_behind(head, hashlib.sha256(line).hexdigest(), whole=record is not None)
+        found.append(line)
+    return found
+
+
 def test_no_torn_line_lets_anybody_change_what_is_before_it(torn: tuple[Path, ExpectedLine], tmp_path: Path) -> None:
-    directory, expected = torn
-    covered = every(read(directory))[: -len(TORN)]
+    covered = in_one_file(every(read(torn[0]))[: -len(TORN)])
     copy = tmp_path / "000000000001-2026-11-25.jsonl"
-    missed = []
+    copy.write_bytes(b"".join(line + b"\n" for line in covered))
+    found = verify(tmp_path)
+    assert found.problems == ()
+    expected, missed = ExpectedLine(found.number, found.head), []
     for what, changed in edits_of(covered):
         # Who changes something chains anew what is before a torn line, or all.
         for end in (at for at, line in enumerate([*changed, TORN[0]]) if at == 0 or line in TORN):
@@ -374,9 +213,10 @@ async def test_files_that_begin_with_torn_lines_may_be_the_first_that_are_left(t
         assert found.first > 1
         assert found.problems == ()
         assert TORN[0] in every(read(directory))[:1], "the case is there"
-        first, *others = every(read(directory))
+        files = read(directory)
+        first, *others = files[min(files)]
         for other in ([], [b"another"], [first, first]):
-            write(directory, {min(read(directory)): [*other, *others]})
+            write(directory, files | {min(files): [*other, *others]})
             assert "no record has those before as removed" in verify(directory).problems[0]
     finally:
         write(directory, original)
@@ -415,7 +255,7 @@ async def test_what_retention_removed_after_the_checkpoint_fits_it_once_it_is_as
     with monkeypatch.context() as past:
         _past(days, past)
         fresh(directory, OLD)
-        kept_checkpoint(directory, kept, keep_days)
+        keep(directory, kept, keep_days)
     chain = Audit(Chain(directory), AddressHash(None))
     await remove_old(chain, 10, 2**30, time.time() + 12 * 86400)
     result = verified(directory, kept)
@@ -430,7 +270,7 @@ async def test_what_retention_removed_after_the_checkpoint_fits_it_once_it_is_as
 async def test_a_checkpoint_of_an_empty_record_misses_nothing_when_something_is_removed(tmp_path: Path) -> None:
     directory, kept = tmp_path / "audit", tmp_path / "kept.json"
     directory.mkdir()
-    kept_checkpoint(directory, kept)
+    keep(directory, kept)
     fresh(directory, OLD)
     await remove_old(Audit(Chain(directory), AddressHash(None)), 10, 2**30, time.time() + 12 * 86400)
     assert not is_found(verified(directory, kept))
@@ -440,7 +280,7 @@ async def test_what_was_removed_before_the_checkpoint_was_taken_fits_it(tmp_path
     directory, kept = tmp_path / "audit", tmp_path / "kept.json"
     fresh(directory, OLD)
     await remove_old(Audit(Chain(directory), AddressHash(None)), 10, 2**30, time.time() + 12 * 86400)
-    kept_checkpoint(directory, kept)
+    keep(directory, kept)
     assert verify(directory).first > 1
     assert not is_found(verified(directory, kept))
     fresh(directory, 3)
@@ -454,20 +294,19 @@ async def test_a_removal_that_was_killed_before_the_checkpoint_may_be_finished_a
     await remove_old(Audit(Chain(directory), AddressHash(None)), 10, 2**30, time.time() + 12 * 86400)
     after = read(directory)
     write(directory, before | after)
-    kept_checkpoint(directory, kept)
+    keep(directory, kept)
     write(directory, after)
     assert not is_found(verified(directory, kept))
 
 
-def test_a_head_alone_shows_that_what_was_before_it_is_missing(place: Path) -> None:
-    original = read(place / "audit")
-    head = hashlib.sha256(every(original)[COVERED - 1]).hexdigest()
-    try:
-        write(place / "audit", renamed(removal_recorded(edited(original, lambda lines: lines[COVERED - 2 :]))))
-        result = CliRunner().invoke(audit, ["verify", "--directory", str(place / "audit"), "--head", head])
-        assert is_found(result)
-    finally:
-        write(place / "audit", original)
+def test_a_head_alone_shows_that_what_was_before_it_is_missing(tmp_path: Path) -> None:
+    directory = tmp_path / "audit"
+    fresh(directory, 8)
+    files = read(directory)
+    head = hashlib.sha256(every(files)[-1]).hexdigest()
+    write(directory, removal_recorded({name: lines for name, lines in files.items() if name != min(files)}))
+    result = CliRunner().invoke(audit, ["verify", "--directory", str(directory), "--head", head])
+    assert is_found(result)
 
 
 # --- what must not break the command
