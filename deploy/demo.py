@@ -152,7 +152,7 @@ async def process(log: Path, *arguments: str) -> AsyncIterator[asyncio.subproces
     """`qumail-relay ...` as its own process, stopped at the end."""
     with log.open("wb") as file:
         running = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", *arguments, stdout=file, stderr=asyncio.subprocess.STDOUT
+            sys.executable, "-P", "-m", "relay", *arguments, stdout=file, stderr=asyncio.subprocess.STDOUT
         )
     try:
         yield running

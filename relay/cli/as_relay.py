@@ -8,14 +8,10 @@ a file where `-o` says) does everything else within `relay_rights`.
 
 from __future__ import annotations
 
-import errno
 import getpass
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-import click
-from click.core import ParameterSource
 
 from relay.cli.units import how_to
 from relay.config import Config, load_config
@@ -27,8 +23,7 @@ from relay.files.rights import UnixUser
 def load(config_file: Path) -> Config:
     """The settings. Where --config names a file of another user, root becomes that user for good.
 
-    Raises ConfigError, for root also where others can write the file, or where it lies in another user's directory and
-    nobody has named it.
+    Raises ConfigError, for root also where others can write the file.
     """
     become_owner_of_settings(config_file)
     return load_config(config_file)
@@ -40,7 +35,6 @@ def become_owner_of_settings(config_file: Path) -> None:
     Raises what `load` does.
     """
     if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
-        _refuse_unless_named(config_file, owner)
         rights.become(owner)
 
 
@@ -128,15 +122,3 @@ def become_the_relays_user(config_file: Path) -> None:
 def person() -> str:
     """The person who runs the command, also behind sudo."""
     return os.environ.get("SUDO_USER") or getpass.getuser()
-
-
-def _refuse_unless_named(config_file: Path, owner: UnixUser) -> None:
-    context = click.get_current_context(silent=True)
-    if context is None or context.get_parameter_source("config_file") is not ParameterSource.DEFAULT:
-        return
-    if not os.path.lexists(config_file):
-        raise ConfigError(f"{config_file}: cannot be read: {os.strerror(errno.ENOENT)}")
-    raise ConfigError(
-        f"{config_file.absolute()}: user {owner.name} can write it, and root takes no settings from what it finds by "
-        f"chance: say --config {config_file}, and all is done as {owner.name}"
-    )

@@ -1,5 +1,5 @@
 """Options and files that several commands take, so that they are spelt, explained and opened alike.
---config may also come from the environment, as QUMAIL_RELAY_CONFIG; else it is a usual place.
+--config may also come from the environment, as QUMAIL_RELAY_CONFIG. What lies in the current directory does not count.
 
 Files that a person names are opened by root as the owner of the place where they lie (relay/files/rights.py). So a name
 in another user's directory leads root to nothing that this user may not use.
@@ -25,20 +25,13 @@ from relay.files.stamps import is_there
 T = TypeVar("T")
 
 
-def usual_config() -> Path:
-    """The relay.toml of this directory if it is there, else that of /etc."""
-    here = Path("relay.toml")
-    return here if os.path.lexists(here) else units.DEFAULT_CONFIG
-
-
-_NAMED = os.environ.get("QUMAIL_RELAY_CONFIG")
 config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    default=_NAMED or usual_config,
+    default=units.DEFAULT_CONFIG,
     envvar="QUMAIL_RELAY_CONFIG",
-    show_default=bool(_NAMED) or f"relay.toml if it is there, else {units.DEFAULT_CONFIG}",
+    show_default=True,
     show_envvar=True,
     help="The relay's configuration file.",
 )

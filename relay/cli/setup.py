@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import click
 
+from relay.cli import units
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
@@ -26,7 +27,7 @@ from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
-from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_file
+from relay.setup.answers import Everybody, Integration, SitePaths
 from relay.setup.asking import Prompter, read_file
 from relay.setup.files import Owner, make_directory
 from relay.setup.peers import document_in
@@ -41,9 +42,11 @@ USER = "qumail-relay"
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
+    default=units.DEFAULT_CONFIG,
     envvar="QUMAIL_RELAY_CONFIG",
+    show_default=True,
     show_envvar=True,
-    help="Where relay.toml shall be. [default: /etc/qumail-relay/relay.toml for root, else relay.toml]",
+    help="Where relay.toml shall be.",
 )
 @click.option("--state", type=click.Path(path_type=Path), help="The relay's own files. [default: as for the config]")
 @click.option(
@@ -96,7 +99,7 @@ USER = "qumail-relay"
 @click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
 @click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
-def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
+def setup(config_file: Path, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
     It asks six questions, ten with a real KME and the other site's invitation; each has a flag. --yes takes the
@@ -104,7 +107,7 @@ def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: boo
     you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with `check`.
     """
     configure_logging(LogSettings(level="error"))
-    places = SitePaths.beside(config_file or usual_config_file())
+    places = SitePaths.beside(config_file)
     if flags["state"]:
         places = SitePaths(places.config_file, flags["state"].absolute())
     become_owner_of_settings(places.config_file)

@@ -4,7 +4,6 @@ Ports are those of deploy/postfix, moved together where two sites share a machin
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,8 +65,3 @@ class SitePaths:
     def directory(self) -> Path:
         """The directory of relay.toml, policies and the KME's files."""
         return self.config_file.parent
-
-
-def usual_config_file() -> Path:
-    """/etc/qumail-relay/relay.toml for root, relay.toml here for others."""
-    return Path("/etc/qumail-relay/relay.toml") if os.geteuid() == 0 else Path("relay.toml")

@@ -71,11 +71,16 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def environment(site: Path) -> dict[str, str]:
+    """This tree's relay, and the settings of this site."""
+    return {"PYTHONPATH": str(Path(__file__).parents[3]), "QUMAIL_RELAY_CONFIG": str(site / "relay.toml")}
+
+
 def loaded(site: Path, *arguments: str) -> tuple[int, set[str]]:
     """The exit status of a command in an interpreter of its own, and every module that it has imported."""
     ran = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments],
-        cwd=site, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, check=True,
+        cwd="/", env=environment(site), capture_output=True, text=True, check=True,
     )  # fmt: skip
     status, modules = json.loads(ran.stdout.splitlines()[-1])
     return status, set(modules)
@@ -91,7 +96,7 @@ def test_what_serving_hides_from_its_libraries_is_there_for_a_postgresql(tmp_pat
     )
     ran = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True,
+        cwd="/", env=environment(tmp_path), capture_output=True, text=True,
     )  # fmt: skip
     assert "Connect call failed" in ran.stderr.splitlines()[-1], ran.stderr
 
@@ -109,7 +114,7 @@ async def test_a_relay_that_serves_keeps_nothing_in_memory_that_it_has_no_use_fo
     ready = here.directory / "ready"
     relay = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LOADED, "serve", "--config", here.config_file, "--ready-file", ready,
-        cwd=here.directory, env={"PYTHONPATH": str(Path(__file__).parents[3])}, stdout=subprocess.PIPE,
+        cwd="/", env=environment(here.directory), stdout=subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(30):
         while not ready.exists():
@@ -129,11 +134,11 @@ def test_what_its_settings_can_need_is_loaded_before_a_relay_serves(site: Path) 
     (site / "relay.toml").write_text(text.replace('"127.0.0.1:9"', '["127.0.0.1:9", "mx:other.example"]') + "[dkim]\n")
     program = (
         "import sys; from pathlib import Path; from relay.config import load_config; from relay.process import app\n"
-        "app.load(load_config(Path('relay.toml'))); print(*sys.modules)"
+        "app.load(load_config(Path(sys.argv[1]))); print(*sys.modules)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=site, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program, str(site / "relay.toml")],
+        cwd="/", env=environment(site), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert {"relay.forward.mx", "relay.dkim.in_force", "relay.policy.compare_within"} <= set(ran.stdout.split())
 
