@@ -58,6 +58,14 @@ def test_there_are_such_commands() -> None:
     assert ("README.md", "setup") in CASES
 
 
+@pytest.mark.parametrize("document", ["deploy/debian/postinst", *DOCUMENTS])
+def test_nothing_that_goes_on_as_another_user_keeps_roots_terminal(document: str) -> None:
+    """A process of that user could type into it (TIOCSTI), while root believes to be alone there."""
+    text = (ROOT / document).read_text()
+    bare = re.findall(r"^.*(?<!setsid -w )\brunuser (?!--pty |\.\.\.).*$", text, re.MULTILINE)
+    assert bare == []
+
+
 def every_command(group: click.Group, *words: str) -> Iterator[str]:
     """`policy explain` and so on."""
     context = click.Context(group)
