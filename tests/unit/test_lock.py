@@ -140,7 +140,7 @@ def test_an_environment_is_installed_from_the_lock_files_alone(tmp_path: Path) -
         f'root={ROOT}; . "$root/deploy/environment"; install_locked {tmp_path} requirements.lock --editable "$root"'
     )
     subprocess.run(["sh", "-euc", script], check=True)
-    calls = [call for call in said.read_text().splitlines() if call.startswith("-m pip ")]
+    calls = [call for call in said.read_text().splitlines() if call.startswith("-I -m pip ")]
     assert len(calls) == 3
     for call, lock in zip(calls, ("build.lock", "requirements.lock"), strict=False):
         assert "--require-hashes" in call
