@@ -23,6 +23,7 @@ from relay.audit.writing import ANNOUNCED_SUFFIX
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
+from relay.cli.check_alarms import alarm_states, standing_states
 from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_listeners import listener_states, postfix_states, unit_states
 from relay.cli.check_rights import owner_states, rights_state
@@ -35,7 +36,6 @@ from relay.cli.options import config_option
 from relay.cli.quarantine import quarantine_state
 from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
-from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.files.rights import as_owner_of
@@ -52,7 +52,6 @@ from relay.process import app, upkeep
 from relay.runtime import release
 from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
-from relay.status.standing import of_the_serving_relay
 from relay.store import sent, spool
 from relay.store.mapped_file import MappedFile
 from relay.store.record_files import contents
@@ -193,7 +192,7 @@ async def _states(
             yield state
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
-    for state in standing_states(config):
+    async for state in alarm_states(config):
         yield state
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
@@ -206,16 +205,6 @@ def _identity_place(config: Config, title: str) -> str:
     if config.identity is None:
         return ""
     return str(config.identity.directory if title == "identity" else config.identity.peers_directory)
-
-
-def standing_states(config: Config) -> Iterator[State]:
-    """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
-    standing = of_the_serving_relay(config)
-    for each in standing:
-        problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
-        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
-    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
-        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
 
 
 def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> State:

@@ -237,10 +237,11 @@ class AlarmSettings(toml.Table):
     clear_text: bool = False
     """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
     mail_to: Mailboxes | None = None
-    """Addresses that get a mail about it. It goes out as all mail does: policy says how it is sealed, and it is not
-    sent where policy cannot be kept. Without [outgoing] it goes to the next hop of [incoming], for addresses of our own
-    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. Each gets at most one in
-    five minutes, and none about what would keep it from leaving.
+    """Addresses that get a mail about it. To one in our own domains it goes straight to the next hop of [incoming], so
+    it arrives although outgoing mail has stopped. Give one such address at least, or a command. To all others, and
+    where that way fails, it goes out as all mail does. Then policy says how it is sealed, and it is not sent where
+    policy cannot be kept. It names alarms, peers and KMEs and says what to do, nothing of any mail. A critical alarm
+    that begins is mailed within a minute. Of all else each address gets at most one mail in five minutes.
     """
     command: Names | None = None
     """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes

@@ -20,9 +20,7 @@ class Alarm:
     last part of that, they stand as {reason}. /readyz says what is `not_ready`.
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
-    not flap. Where it says that mail cannot leave, it is not `mailed`. Among alarms about a direction, that is the one
-    about the direction that the alarm's mail takes. With `digest_s`, a cause that has changed is reported again after
-    that time.
+    not flap. With `digest_s`, a cause that has changed is reported again after that time.
     """
 
     name: str
@@ -34,7 +32,6 @@ class Alarm:
     about: str = ""
     after_s: float = 0.0
     clear_s: float = 60.0
-    mailed: bool = True
     digest_s: float = 0.0
     severity: Severity = "critical"
     not_ready: bool = False
@@ -104,19 +101,17 @@ _ALL: Final = (
         f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail that was deleted there is "
         "forgotten two hours after its last attempt.",
         about="direction",
-        mailed=False,
     ),
     Alarm(
         "mail_stuck",
         "All new {about} mail is held",
         "All mail of this direction that came since the last one went is held.",
-        "three or more mails that had not been tried before were held since the last one went, and for a minute none "
-        "goes",
+        "three or more mails that had not been tried before were held since the last one went, and for half a minute "
+        "none goes",
         "a mail goes, or none was held for ten minutes",
         _WHERE_TO_LOOK,
         about="direction",
-        after_s=60.0,
-        mailed=False,
+        after_s=30.0,
     ),
     Alarm(
         "keys_gone",
@@ -233,7 +228,6 @@ _ALL: Final = (
         "`qumail-relay check` says the cause: a full disk, a program that locks the database, a PostgreSQL that is "
         "away, rights, a file that was moved. What is held comes again by itself.",
         clear_s=15.0,
-        mailed=False,
         not_ready=True,
     ),
     Alarm(
@@ -244,7 +238,6 @@ _ALL: Final = (
         "a tenth more than that is free",
         "Make room there: `df`, `du -x`. The relay itself needs little; its quarantine has a limit in relay.toml.",
         clear_s=15.0,
-        mailed=False,
     ),
     Alarm(
         "audit_unwritable",
@@ -273,7 +266,6 @@ _ALL: Final = (
         "somebody looks again",
         "Does a disk hang (`dmesg`)? Is the host overloaded (`uptime`)? If not, start the relay anew and report it.",
         clear_s=0.0,
-        mailed=False,
         not_ready=True,
     ),
     Alarm(
@@ -410,7 +402,6 @@ _ALL: Final = (
         "log say of the relay's connections?",
         about="direction",
         clear_s=5.0,
-        mailed=False,
     ),
     Alarm(
         "next_hop_refuses",
@@ -422,7 +413,6 @@ _ALL: Final = (
         "relay_domains, mynetworks, or a filter behind it.",
         about="direction",
         clear_s=5.0,
-        mailed=False,
     ),
     Alarm(
         "canary_late",
@@ -455,7 +445,6 @@ _ALL: Final = (
         "Something behind the relay is slow, or much large mail comes at once. If it stays: a larger "
         "limits.messages_in_flight, where the host has the memory.",
         after_s=10.0,
-        mailed=False,
     ),
     Alarm(
         "clock_jumped",

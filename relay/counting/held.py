@@ -207,6 +207,13 @@ class HeldMail:
         self._memory[self._key_at] = key
 
 
+def held_in(text: str) -> HeldMail:
+    """What `as_text` returned, in memory of its own. Raises ValueError, KeyError and TypeError."""
+    held = HeldMail(mmap.mmap(-1, SECTION_OCTETS), 0, 1)
+    held.take(text)
+    return held
+
+
 def _until(last: float, pause: float) -> float:
     """When a row expires: a mail server's backoff hardly more than doubles."""
     return last + max(FORGET_S, 2 * pause)

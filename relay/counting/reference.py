@@ -32,18 +32,20 @@ _ALARMS = """
 
 This is the one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched.
 The relay itself looks every five seconds whether one has come about. Each begins once and ends once, by itself, for all
-processes together, and a restart reports none again. Critical: someone has to act now. Warning: it can wait until the
+processes together, and a restart reports none again. It ends only when the end of its cause was seen: what cannot be
+looked at stays. Critical: someone has to act now. Warning: it can wait until the
 morning. While one stands it is in `qumail_alarm`, the page shows it, and `check` has it as a finding. What makes the
 relay not ready is in `/readyz` as well. The log has `alarm_begins`,
 `alarm_stands` once a day, and `alarm_ends`.
 
 `[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is notified. Each address and the program
-gets each notice once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus,
-tested with promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
+gets each notice once, also over a restart, though twice where the relay ends at that moment. A critical alarm that
+begins is mailed within a minute, all else at most every five minutes. What cannot be mailed waits for the next mail.
+Rules for Prometheus, tested with promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
 Relays of several hosts that share PostgreSQL each report separately. Mail that one has held and another has delivered
 waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what
-went in the last ten seconds before it may be reported as waiting for two hours.
+went in the last seconds before it may be reported as waiting for two hours.
 
 """
 
@@ -57,13 +59,10 @@ def markdown() -> str:
 
 def _alarm(alarm: Alarm) -> str:
     about = f", for each {alarm.about}" if alarm.about else ""
-    mailed = "" if alarm.mailed else " It is not sent by mail, since mail may not leave."
-    if mailed and alarm.about == "direction":
-        mailed = " About outgoing mail it is not sent by mail, since the alarm's mail would be held as well."
     ready = " /readyz says so too." if alarm.not_ready else ""
     return (
         f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "
-        f"It begins when {alarm.begins}. It ends when {alarm.ends}.{mailed}{ready}"
+        f"It begins when {alarm.begins}. It ends when {alarm.ends}.{ready}"
         f"\n\nWhat to do: {alarm.what_to_do}\n"
     )
 

@@ -54,7 +54,9 @@ DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """Maximum number of expiring files and rules logged at once."""
 WRITE_DOWN_S = 10.0
-"""Interval at which the key report and held mail are written, in seconds."""
+"""Interval at which the key report is written, in seconds, and maximum interval for held mail."""
+HELD_OCTETS_PER_S = 100_000
+"""Size of the file of held mail for which a second is waited: some 2,000 recipients."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
 """Cause logged when the relay has to stop by itself."""
 
@@ -252,7 +254,8 @@ async def _keep_held_mail(held: HeldMail, file: Path) -> None:
     written = ""
     while True:
         written = await _write_held_mail(held, file, written)
-        await asyncio.sleep(WRITE_DOWN_S)
+        # `check` reads it: little is there within a second.
+        await asyncio.sleep(min(WRITE_DOWN_S, max(1.0, len(written) / HELD_OCTETS_PER_S)))
 
 
 async def _write_held_mail(held: HeldMail, file: Path, written: str) -> str:

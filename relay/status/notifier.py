@@ -1,9 +1,14 @@
 """Notifies administrators of alarms, as set in [alarms]: by mail, or by running a program.
 Standard: it names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
 
-The mail takes the journey out like any other, under policy. Each address, and the program, gets each notice once,
-independently of the others. What could not be mailed goes into the next mail. What is still
-pending survives a restart: alarms.py writes it to its file (`pending`), and reads it back (`resume`).
+A mail to our own domains goes straight to the next hop of incoming mail, where no policy, key or store can hold it. If
+that fails, and to all other addresses, it takes the journey out like any other, under
+policy. Each address, and the program, gets each notice once, independently of the others. What could not be mailed goes
+into the next mail. What is still pending survives a restart: alarms.py writes it to its file (`pending`), and reads it
+back (`resume`).
+
+A critical alarm that begins is mailed within a minute, whatever was mailed just before. If the same one begins again
+within MAIL_EVERY_S, it waits for the next mail, so that none that flaps sends many.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ import json
 import os
 import secrets
 import signal
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,22 +33,27 @@ import structlog
 
 from relay.config import Config
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS, Alarm
+from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.files.rights import why_not_as_root
 from relay.forward import NextHop
-from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
+from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient, WayOut, domain_of
 from relay.runtime.notify import without_manager
 from relay.status.standing import Standing, State, public_cause
 
 log = structlog.get_logger(__name__)
 
 MAIL_EVERY_S = 300.0
+"""Minimum interval between mails to one address, in seconds, if none of them is urgent."""
+URGENT_EVERY_S = 15.0
+"""Minimum interval if one is, and before the first retry; later ones take twice as long, up to MAIL_EVERY_S."""
 COMMAND_S = 30.0
-MAIL_S = 60.0
+MAIL_S = 20.0
+"""Maximum time for one way of a mail, in seconds; with two ways and URGENT_EVERY_S within a minute."""
 MOST = 100
 """Maximum backlog of notices; the oldest are dropped, warnings first."""
+Way = Callable[[Mail], Awaitable[Outcomes]]
 _COMMAND = "command"
 """Key of the program's notices in the file; all other keys are addresses."""
 
@@ -90,19 +101,37 @@ class _NoticeQueue:
     def __init__(self) -> None:
         self.words: deque[_Notice] = deque()
         self._not_empty = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._urged: dict[tuple[str, str], float] = {}
 
     def add(self, word: _Notice) -> None:
         if len(self.words) >= MOST:
             self.words.remove(next((each for each in self.words if not each.critical), self.words[0]))
         self.words.append(word)
         self._not_empty.set()
+        if word.critical and word.state == "begins" and self._is_new(word):
+            self._urgent.set()
+
+    def _is_new(self, word: _Notice) -> bool:
+        """Whether this alarm has not begun within MAIL_EVERY_S before."""
+        now = time.monotonic()
+        self._urged = {key: at for key, at in self._urged.items() if now - at < MAIL_EVERY_S}
+        return self._urged.setdefault((word.name, word.about), now) == now
+
+    async def pause(self, least: float, most: float) -> None:
+        """Waits at least and at most this long, in seconds: for an urgent notice since the last `wait`."""
+        await asyncio.sleep(least)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most - least):
+                await self._urgent.wait()
 
     async def wait(self) -> list[_Notice]:
-        """All pending notices, as soon as there is at least one."""
+        """All pending notices, the critical ones first, as soon as there is at least one."""
         while not self.words:
             self._not_empty.clear()
             await self._not_empty.wait()
-        return list(self.words)
+        self._urgent.clear()
+        return sorted(self.words, key=lambda each: not each.critical)
 
     def discard(self, words: Sequence[_Notice]) -> None:
         for each in words:
@@ -110,9 +139,17 @@ class _NoticeQueue:
                 self.words.remove(each)
 
 
+async def _sent(mail: Mail, way: Way) -> None:
+    """Returns once it was accepted. Raises RelayError and TimeoutError."""
+    async with asyncio.timeout(MAIL_S):
+        [outcome] = await way(mail)
+    if outcome is not None:
+        raise outcome
+
+
 def _headline(words: Sequence[_Notice]) -> str:
-    """The most severe alarm that begins, and the number of others."""
-    begin = sorted((word for word in words if word.state == "begins"), key=lambda each: not each.critical)
+    """The first alarm that begins, and the number of others."""
+    begin = [word for word in words if word.state == "begins"]
     if not begin:
         return "alarms"
     more = f" (and {len(begin) - 1} more)" if len(begin) > 1 else ""
@@ -123,7 +160,7 @@ class AlarmNotifier:
     """The queue of notices, and their sending."""
 
     def __init__(self, config: Config, board: Board, way_out: WayOut | None, next_hops: Mapping[str, NextHop]) -> None:
-        """Mail goes through `way_out`; without it, to our own domains through the next hop of incoming mail."""
+        """Mail goes through the next hop of incoming mail, to our own domains alone, and through `way_out`."""
         self._settings = config.alarms
         self._site = config.site
         self._board = board
@@ -138,13 +175,8 @@ class AlarmNotifier:
         word = _Notice(
             state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do
         )
-        for each in (*(self._mails.values() if self._may_leave(alarm, standing.about) else ()), *self._runs.values()):
+        for each in (*self._mails.values(), *self._runs.values()):
             each.add(word)
-
-    def _may_leave(self, alarm: Alarm, about: str) -> bool:
-        """Whether a mail about this alarm can leave despite the fault that the alarm reports."""
-        ours = "outgoing" if self._way_out is not None else "incoming"
-        return alarm.mailed or (alarm.about == "direction" and about != ours)
 
     def pending(self) -> dict[str, Any]:
         """The pending notices by receiver, for a file."""
@@ -167,23 +199,26 @@ class AlarmNotifier:
                 group.create_task(self._keep_running(queue))
 
     async def _keep_mailing(self, address: str, queue: _NoticeQueue) -> None:
+        failures = 0
         while True:
             words = await queue.wait()
             if await self._mail(address, words):
                 queue.discard(words)
-            await asyncio.sleep(MAIL_EVERY_S)
+                failures, pause = 0, MAIL_EVERY_S
+            else:
+                failures, pause = failures + 1, min(MAIL_EVERY_S, URGENT_EVERY_S * 2 ** min(failures, 10))
+            await queue.pause(min(URGENT_EVERY_S, pause), pause)
 
     async def _keep_running(self, queue: _NoticeQueue) -> None:
         while True:
-            for word in await queue.wait():
-                await self._run(word)
-                queue.discard([word])
+            [word, *_] = await queue.wait()
+            await self._run(word)
+            queue.discard([word])
 
     async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
         """Whether the mail was accepted."""
         try:
-            async with asyncio.timeout(MAIL_S):
-                await self._send(address, words)
+            await self._send(self._written(address, words), self._ways(address))
         except Exception as error:  # noqa: BLE001 - the next mail repeats these notices
             self._board.add(metrics.ALARM_NOTICES, "mail", "failed")
             cause = f"{type(error).__name__}: {error}"
@@ -192,19 +227,31 @@ class AlarmNotifier:
         self._board.add(metrics.ALARM_NOTICES, "mail", "sent")
         return True
 
-    async def _send(self, address: str, words: Sequence[_Notice]) -> None:
-        """Raises RelayError."""
-        mail = self._written(address, words)
-        if self._way_out is not None:
-            [outcome] = await self._way_out.process(mail)
-        elif domain_of(address) not in self._site.domains:
-            raise PolicyHolds("without [outgoing] no policy is known: only our own domains are told")
-        elif self._inwards is None:
+    def _ways(self, address: str) -> list[Way]:
+        """The ways to this address, best first. Raises RelayError if there is none."""
+        inside = domain_of(address) in self._site.domains
+        ways: list[Way] = [self._deliver_inside] if inside and self._inwards is not None else []
+        ways += [self._way_out.process] if self._way_out is not None else []
+        if not ways and inside:
             raise NextHopUnavailable("neither [outgoing] nor [incoming] is set")
-        else:
-            [outcome] = (await self._inwards.deliver(mail)).outcomes
-        if outcome is not None:
-            raise outcome
+        if not ways:
+            raise PolicyHolds("without [outgoing] no policy is known: only our own domains are told")
+        return ways
+
+    async def _deliver_inside(self, mail: Mail) -> Outcomes:
+        assert self._inwards is not None  # noqa: S101 - `_ways` has looked
+        return (await self._inwards.deliver(mail)).outcomes
+
+    @staticmethod
+    async def _send(mail: Mail, ways: Sequence[Way]) -> None:
+        """Sends it one of these ways. Raises RelayError and TimeoutError of the last one."""
+        for way in ways[:-1]:
+            try:
+                await _sent(mail, way)
+            except Exception:  # noqa: BLE001, S112 - the next way may be open
+                continue
+            return
+        await _sent(mail, ways[-1])
 
     def _written(self, address: str, words: Sequence[_Notice]) -> Mail:
         from_ = f"postmaster@{self._site.domains[0]}"

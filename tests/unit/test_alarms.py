@@ -590,23 +590,6 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
     assert f"(and {min(warnings + 1, MOST_NOTICES - 1)} more)" in mail["Subject"]
 
 
-@pytest.mark.parametrize("name", ["mail_held", "mail_stuck", "next_hop_away", "next_hop_refuses"])
-def test_an_alarm_is_kept_from_the_mail_only_where_the_mail_could_not_leave(name: str) -> None:
-    config = cast(
-        Config,
-        SimpleNamespace(
-            alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
-            site=SimpleNamespace(name="alice", domains=("alice.example",), hostname="relay.alice.example"),
-        ),
-    )
-    for way_out, mailed in ((cast(Any, _Out()), "incoming"), (None, "outgoing")):
-        notifier = AlarmNotifier(config, Board(), way_out, {})
-        for direction in ("outgoing", "incoming"):
-            notifier.notify(Standing(ALARMS[name], direction, "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
-        [word] = notifier.pending()["root@alice.example"]
-        assert word["about"] == mailed
-
-
 def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_nothing(tmp_path: Path) -> None:
     config = SimpleNamespace(
         alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None), site=SimpleNamespace()

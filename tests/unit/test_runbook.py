@@ -25,6 +25,7 @@ OF_NO_RELAY = ("bench",)
 """Folders of relay/ that no relay loads which serves; kme/ is one too, but people look at its log."""
 FINDERS = (
     "cli/check.py",
+    "cli/check_alarms.py",
     "cli/check_listeners.py",
     "cli/check_kmes.py",
     "cli/check_rights.py",

@@ -274,19 +274,6 @@ async def test_telling_ends_when_the_relay_does_also_if_there_is_something_to_te
         assert keeping.cancelled(), f"{turns} turns of the event loop later"
 
 
-async def test_no_mail_is_sent_about_what_keeps_it_from_leaving(
-    site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sight, "free_octets", lambda _: 1000)
-    monkeypatch.setattr(notifier, "MAIL_EVERY_S", 0.05)
-    with_alarms(site, 'mail_to = ["root@alice.example"]')
-    async with app.running(site.config):
-        await until_written(site, "disk_full")
-        break_policies(site)
-        await sink.messages(1)
-        assert b"disk_full" not in b"".join(each.message for each in sink.got)
-
-
 async def test_a_mail_that_policy_keeps_is_not_sent_and_waits_for_the_next(
     site: Site, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
