@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from relay.cli.check_site import State
@@ -15,6 +17,7 @@ from relay.config import Config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.policy.kept import KEPT_POLICIES
 from relay.store.database import transport_problem
+from relay.store.migrations import copies_of_upgrades
 from relay.store.secret import SiteSecret
 from relay.store.store import Store
 
@@ -52,6 +55,7 @@ async def store_state(config: Config) -> State:
     except ConfigError as error:
         if not secret_state(config)[2]:  # which is found elsewhere
             problems += error.problems
+    problems += await asyncio.to_thread(lambda: list(_copies_of_upgrades(config)))
     return "store", detail, tuple(problems)
 
 
@@ -63,6 +67,18 @@ def _missed(config: Config, store: str) -> Iterator[str]:
             "what lay in quarantine and what was delivered are forgotten: put it back, or restore a backup, with the "
             "relay stopped"
         )
+
+
+def _copies_of_upgrades(config: Config) -> Iterator[str]:
+    """Copies that are older than a day: by then the upgrade has proved itself. Blocks."""
+    if isinstance(config.store.database, Path):
+        for copy in copies_of_upgrades(config.store.database):
+            with suppress(OSError):
+                if copy.lstat().st_mtime < time.time() - 86_400.0:
+                    yield (
+                        f"{copy}: is the store before an upgrade, with keys that were destroyed since: delete it, or "
+                        "keep it elsewhere"
+                    )
 
 
 async def _missing_secrets(store: Store, config: Config) -> list[str]:

@@ -66,9 +66,11 @@ from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
 from relay.status.notifier import AlarmNotifier
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
+from relay.store.migrations import migrate
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
 from relay.store.sqlite import sole_relay
+from relay.store.store import BUSY_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 
@@ -273,11 +275,15 @@ async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _alone(config: Config) -> AsyncIterator[Board]:
-    """A private board, with the locks on embedded database and audit record. Raises ConfigError."""
+    """A private board, with the locks on embedded database and audit record, and the store of today's schema.
+
+    Raises ConfigError and StoreUnavailable.
+    """
     async with AsyncExitStack() as stack:
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(resolved, config.store.database)
             await stack.enter_async_context(sole_relay(database))
+        await migrate(config.store.database, busy_timeout=BUSY_TIMEOUT_S)
         await stack.enter_async_context(sole_recorder(config.audit_directory))
         board = Board()
         await stack.enter_async_context(held_mail_kept(board.held, config.held_file))

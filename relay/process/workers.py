@@ -39,8 +39,10 @@ from relay.runtime.aio import InDaemon, in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, stop_on_signals
 from relay.store import sealed_here
+from relay.store.migrations import migrate
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
+from relay.store.store import BUSY_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 
@@ -341,6 +343,7 @@ async def serve(
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(resolved, config.store.database)
                 lock = await stack.enter_async_context(sole_relay(database))
+            await migrate(config.store.database, busy_timeout=BUSY_TIMEOUT_S)
             await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
             relay_toml_here = os.memfd_create("relay.toml")  # not closed: a thread may still come to write there

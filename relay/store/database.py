@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
+from contextlib import asynccontextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -28,6 +29,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     delete,
+    event,
     insert,
     inspect,
     select,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 SCHEMA_VERSION = 5
-"""Incremented with each change of an existing table; new tables need no new version."""
+"""Incremented with each change of a table, also for a new one: SCHEMA.md says what else it needs."""
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""
 READERS = 4
@@ -77,7 +79,7 @@ _Arguments = ParamSpec("_Arguments")
 metadata = MetaData()
 """All tables of the store; each table's file adds its own."""
 
-_schema = Table(SCHEMA_TABLE, metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+schema = Table(SCHEMA_TABLE, metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 _written = Table(
     "store_written",
     metadata,
@@ -159,6 +161,28 @@ class OnServer:
         """As Runner.run."""
         async with self._engine.begin() as connection:
             return await connection.run_sync(work)
+
+    def check_connections(self, name: str) -> None:
+        """Has each new connection find the schema as it was. `name` is for messages."""
+        trouble = self._engine.dialect.loaded_dbapi.Error
+
+        def check(connection: Any, _record: object) -> None:
+            try:
+                cursor = connection.cursor()
+                # Shared: not while another relay is changing it.
+                cursor.execute(f"SELECT pg_advisory_xact_lock_shared({SCHEMA_LOCK})")
+                cursor.execute(f"SELECT version FROM {schema.name}")  # noqa: S608 - a name of ours
+                found = cursor.fetchone()
+                cursor.close()
+                connection.rollback()
+                why = "" if found == (SCHEMA_VERSION,) else str(not_ours(name, found[0]) if found else "has no schema")
+            except trouble as error:
+                why = f"{name}: {error}"
+            if why:
+                connection.close()
+                raise StoreUnavailable(why)
+
+        event.listen(self._engine.sync_engine, "connect", check)
 
     async def close(self) -> None:
         """As Runner.close."""
@@ -252,6 +276,11 @@ class Database:
         if why == EMPTIED:
             self._damage = self._not_here
 
+    def watch_schema(self) -> None:
+        """Refuses connections of ours to a server whose schema another relay of the site has changed meanwhile."""
+        if isinstance(self._writer, OnServer):
+            self._writer.check_connections(self.name)
+
     async def scrub(self) -> None:
         """Checkpoints and truncates SQLite's write-ahead log, which has old versions of rows."""
         if isinstance(self._writer, InThreads):
@@ -332,26 +361,40 @@ def batches(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
     """Opens the database at a path or URL, and creates or checks its schema.
 
-    `busy_timeout` is in seconds. Raises ConfigError and StoreUnavailable.
+    `busy_timeout` is in seconds. Raises ConfigError, also for the schema of another release, and StoreUnavailable.
     """
-    url = _url(where)
-    if url.drivername == "sqlite":
-        path = Path(url.database or "")
-        file = await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
-        database = Database(
-            str(path),
-            reader=InThreads(sqlite_engine(path, "BEGIN", READERS, busy_timeout), READERS),
-            writer=InThreads(sqlite_engine(path, "BEGIN IMMEDIATE", 1, busy_timeout), 1),
-            file=file,
-        )
-    else:
-        database = _on_server(url, busy_timeout)
+    database = await _unchecked(where, busy_timeout)
     try:
-        await _make_schema(database)
+        await database.writing(partial(_make_schema, database))
+        database.watch_schema()
     except BaseException:
         await database.close()
         raise
     return database
+
+
+@asynccontextmanager
+async def connect(where: str | Path, *, busy_timeout: float) -> AsyncIterator[Database]:
+    """The database, whatever its schema. Raises ConfigError and StoreUnavailable."""
+    database = await _unchecked(where, busy_timeout)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def _unchecked(where: str | Path, busy_timeout: float) -> Database:
+    url = _url(where)
+    if url.drivername != "sqlite":
+        return _on_server(url, busy_timeout)
+    path = Path(url.database or "")
+    file = await asyncio.to_thread(prepare_sqlite_file, path, busy_timeout)
+    return Database(
+        str(path),
+        reader=InThreads(sqlite_engine(path, "BEGIN", READERS, busy_timeout), READERS),
+        writer=InThreads(sqlite_engine(path, "BEGIN IMMEDIATE", 1, busy_timeout), 1),
+        file=file,
+    )
 
 
 async def is_begun(where: str | Path, *, busy_timeout: float) -> bool:
@@ -361,13 +404,13 @@ async def is_begun(where: str | Path, *, busy_timeout: float) -> bool:
         return await asyncio.to_thread(is_begun_file, Path(url.database or ""))
     database = _on_server(url, busy_timeout)
     try:
-        return await database.reading(lambda connection: inspect(connection).has_table(_schema.name))
+        return await database.reading(lambda connection: inspect(connection).has_table(schema.name))
     finally:
         await database.close()
 
 
 def _on_server(url: URL, busy_timeout: float) -> Database:
-    server = OnServer(postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S))
+    server = OnServer(postgresql_engine(url, SCHEMA_VERSION, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S))
     return Database(without_secrets(url), reader=server, writer=server)
 
 
@@ -380,22 +423,34 @@ def transport_problem(where: str | Path) -> str:
     return "" if url.drivername == "sqlite" else exposed(url)
 
 
-async def _make_schema(database: Database) -> None:
-    def make(connection: Connection) -> None:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
-        _schema.create(connection, checkfirst=True)
-        version = connection.scalar(select(_schema.c.version))
-        if version is None:
-            connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
-        elif version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{database.name}: has schema {version}, and this relay knows only {SCHEMA_VERSION}: "
-                "upgrade the relay, or give it another database"
-            )
-        metadata.create_all(connection)
+def lock_schema(connection: Connection) -> None:
+    """Lets one relay of a site at a time make or change the schema, until the transaction ends."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
 
-    await database.writing(make)
+
+def _make_schema(database: Database, connection: Connection) -> None:
+    lock_schema(connection)
+    schema.create(connection, checkfirst=True)
+    version = connection.scalar(select(schema.c.version))
+    if version is None:
+        connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+    elif version != SCHEMA_VERSION:
+        raise not_ours(database.name, version)
+    metadata.create_all(connection)
+
+
+def not_ours(name: str, version: int) -> ConfigError:
+    """What to say of a store whose schema is that of another release."""
+    if version > SCHEMA_VERSION:
+        return ConfigError(
+            f"{name}: this store was written by a newer relay (schema {version}, and this one knows {SCHEMA_VERSION}): "
+            "install that release again, or restore the backup that was made before the upgrade"
+        )
+    return ConfigError(
+        f"{name}: this store is of an earlier release (schema {version}, and this one has {SCHEMA_VERSION}): "
+        "start the relay, which takes it over"
+    )
 
 
 def _url(where: str | Path) -> URL:

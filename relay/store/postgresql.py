@@ -37,10 +37,20 @@ _TLS_FILES = {"sslrootcert": "root.crt", "sslcrl": "root.crl", "sslcert": "postg
 """The settings that name a file, each with the name that it has in ~/.postgresql where none is set."""
 
 
-def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
+APPLICATION = "qumail-relay"
+"""How the server's list of connections (application_name) calls those of relays, at its beginning."""
+
+
+def application_name(schema: int) -> str:
+    """The name of a connection of a relay with this version of the schema; older ones say no version."""
+    return f"{APPLICATION} schema {schema}"
+
+
+def postgresql_engine(url: URL, schema: int, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
     """A pool of connections; a lock that is not obtained within `busy_timeout` is an error.
 
-    One of our own connections is waited for `pool_timeout`; times are seconds. Raises ConfigError.
+    One of our own connections is waited for `pool_timeout`; times are seconds. `schema` is the version of the relay's
+    tables. Raises ConfigError.
     """
     try:
         import asyncpg
@@ -50,7 +60,7 @@ def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> 
 
     check_tls(url)
     settings = {
-        "application_name": "qumail-relay",
+        "application_name": application_name(schema),
         "lock_timeout": f"{busy_timeout * 1000:.0f}",
         # A relay that is frozen, or whose host is gone, in the middle of a transaction keeps nobody waiting for long.
         "idle_in_transaction_session_timeout": f"{FROZEN_S * 1000:.0f}",

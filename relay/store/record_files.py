@@ -3,7 +3,8 @@ Standard: what write(2) or a shared mapping took is the kernel's; flock(2): a fi
 
 A record is 4 bytes with the length of what follows, most significant first, its CRC-32, and its bytes. The CRC-32 shows
 whether a machine that lost its power has kept all of one. A length of 0 ends a file. Sealed records begin with the 8
-bytes of the site secret's id; a nonce and the ciphertext with its tag follow. Room is allocated before it is needed, so
+bytes of the site secret's id; a nonce and the ciphertext with its tag follow. The first releases wrote sealed records
+without the CRC-32, and such are read. Room is allocated before it is needed, so
 that a full disk is noticed before there is something to write.
 
 There are two writers: spool.py flushes to the disk and seals, mapped_file.py costs no system call for a record.
@@ -42,6 +43,7 @@ OVERHEAD_OCTETS = LENGTH_OCTETS + CRC.size
 MAX_OCTETS = 64 * 2**20
 """Maximum size of a file, in bytes."""
 _ID_OCTETS = 8
+_SECRET_ID = re.compile(rb"[0-9a-f]{8}")
 _WRITER = re.compile(r"([0-9a-f]{8})-")
 
 
@@ -225,7 +227,10 @@ def _read(path: Path, file: int, secret: SiteSecret | None) -> RecordFile:
             row = stream.read(min(length, size))
             at += LENGTH_OCTETS + len(row)
             record = row[CRC.size :]
-            if len(row) != length or row[: CRC.size] != CRC.pack(zlib.crc32(record)):
+            whole = row[: CRC.size] == CRC.pack(zlib.crc32(record))
+            if not whole and secret is not None and _SECRET_ID.match(row):
+                record, whole = row, True  # of an earlier release, without a CRC-32: its tag says whether it is whole
+            if len(row) != length or not whole:
                 torn += 1
             elif secret is None:
                 records.append(record)

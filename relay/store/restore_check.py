@@ -45,12 +45,19 @@ _table = Table(
     Column("past", Double, nullable=False),
 )
 """One row, of seconds since 1970."""
+_BEFORE_SCHEMA_5 = ("store_beat", "beat")
+"""The names of table and mark in the first releases."""
+FILE_BEFORE_SCHEMA_5 = "store.beat"
+"""The name of the file in the first releases: an older store is noticed by it until there is one of today's name."""
 _select = select(_table.c.mark, _table.c.trusted_from, _table.c.past)
 
 
 def mark_as_copy(connection: sqlite3.Connection) -> None:
-    """Marks a copy of the embedded database. Blocks; raises sqlite3.Error."""
-    connection.execute(f"UPDATE {_table.name} SET {_table.c.mark.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
+    """Marks a copy of the embedded database, also one of an earlier release. Blocks; raises sqlite3.Error."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    for table, mark in ((_table.name, _table.c.mark.name), _BEFORE_SCHEMA_5):
+        if table in tables:
+            connection.execute(f"UPDATE {table} SET {mark} = ?", (OF_A_COPY,))  # noqa: S608 - names of ours
 
 
 class _Row(NamedTuple):
@@ -159,8 +166,9 @@ class RestoreCheck:
     def _read(self) -> float:
         if self._file is None:
             return 0.0
+        file = self._file if self._file.exists() else self._file.with_name(FILE_BEFORE_SCHEMA_5)
         try:
-            return _moment(float(read_regular(self._file))) or 0.0
+            return _moment(float(read_regular(file))) or 0.0
         except (OSError, ValueError):
             return 0.0
 

@@ -76,7 +76,7 @@ def of_a_newer_relay(path: Path) -> None:
         (directory, "no regular file: move it away"),
         (no_database, "is not an SQLite database: move it away"),
         (of_another_program, "has another program's tables and none of a relay's: move it away"),
-        (of_a_newer_relay, "has schema 99"),
+        (of_a_newer_relay, "was written by a newer relay (schema 99, "),
     ],
 )
 async def test_what_is_no_relays_database_is_said_wherever_the_store_is_opened(

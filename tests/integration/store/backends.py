@@ -143,7 +143,7 @@ async def postgresql_database(server: PostgreSQLServer) -> AsyncIterator[Backend
 
 
 EMPTIED = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'qumail-relay'",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'qumail-relay%'",
     "DROP SCHEMA public CASCADE",
     "CREATE SCHEMA public",
     "ALTER DATABASE postgres RESET ALL",

@@ -76,7 +76,9 @@ async def test_the_schema_of_a_newer_relay_is_left_alone(backend: Backend, secre
     await (await open_store(backend.where, secret)).close()
     await backend.run("UPDATE store_schema SET version = ?", SCHEMA_VERSION + 1)
     await backend.run("DROP TABLE received_keys")
-    with pytest.raises(ConfigError, match=f"has schema {SCHEMA_VERSION + 1}, .* upgrade the relay"):
+    with pytest.raises(
+        ConfigError, match=f"written by a newer relay .schema {SCHEMA_VERSION + 1}, .*install that release again"
+    ):
         await open_store(backend.where, secret)
     with pytest.raises(DBAPIError, match="received_keys"):
         await backend.run("SELECT * FROM received_keys")

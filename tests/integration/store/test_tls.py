@@ -229,7 +229,7 @@ async def test_a_fifo_that_takes_such_a_files_place_later_holds_up_no_event_loop
     remote: Remote, tmp_path: Path
 ) -> None:
     authority = shutil.copy(remote.files / "ca.pem", tmp_path / "ca.pem")
-    engine = postgresql_engine(make_url(remote.url(sslrootcert=authority)), busy_timeout=1.0, pool_timeout=1.0)
+    engine = postgresql_engine(make_url(remote.url(sslrootcert=authority)), 5, busy_timeout=1.0, pool_timeout=1.0)
     async with engine.connect() as connected:
         os.mkfifo(tmp_path / "fifo")
         (tmp_path / "fifo").rename(authority)

@@ -256,7 +256,7 @@ async def test_a_server_that_went_away_holds_the_mail_until_it_is_back(
 
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE application_name = 'qumail-relay' AND datname = current_database()"
+    " WHERE application_name LIKE 'qumail-relay%' AND datname = current_database()"
 )
 
 
