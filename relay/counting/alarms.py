@@ -48,7 +48,7 @@ class Alarm:
 PUT_ASIDE: Final = {
     "expired": "no KME has its key",
     "destroyed": "its key was used before, and is destroyed",
-    "key-lost": "its key was lost when the relay was killed",
+    "key-lost": "its key was lost on its way from the KME",
     "wrong-site": "sealed by or for a site that is not known here",
     "tampered": "changed on the way, or not sealed by that peer",
     "unknown-format": "not sealed in a form that is known here",

@@ -122,7 +122,11 @@ async def take_over_keys(
         found, lost = await asyncio.to_thread(_keys_and_lost, records, have_rows)
         if lost:
             await received.note_unanswered(lost)
-            log.error("keys_lost_on_the_way", number=len(lost), meaning="all of a relay was killed while it got them")
+            log.error(
+                "keys_lost_on_the_way",
+                number=len(lost),
+                meaning="who asked for them was killed before reading the reply",
+            )
         for (group, master), keys in found.items():
             try:
                 await received.store(group, master, keys)

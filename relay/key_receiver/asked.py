@@ -1,4 +1,4 @@
-"""Notes of requests for received keys in flight: one without a reply when all processes were killed spent its keys.
+"""Notes of requests for received keys in flight: one whose process was killed before the reply spent its keys.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key whose reply was not read is lost.
 
 Such a note is written to the spool before the request (receiver.py), beside the replies. It is a JSON object; records

@@ -266,7 +266,7 @@ class ReceiverProcess:
                 if future is not None and not future.done():
                     future.set_result((answer, body))
         if not self._closing:
-            log.error("key_receiver_ended", meaning="a kill from now on may lose keys that are in flight")
+            log.error("key_receiver_ended", meaning="replies that were on their way to it are lost")
             self.ended.set()
         for future in self._waiting.values():
             if not future.done():

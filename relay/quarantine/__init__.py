@@ -5,7 +5,7 @@ The reasons, each a word that people and programs read:
 
     expired          no KME knows its key, and has not for `hold_for`: it never came, or its time was over
     destroyed        its key was here, was used, and was destroyed: a copy, or mail that is too late
-    key-lost         its key was on its way here when all processes of the relay were killed: nobody has it
+    key-lost         the process that had asked for its key was killed before it had read the reply: nobody has it
     wrong-site       sealed by a site that is not configured here, or for one that we are not
     tampered         its tag or signature does not match, or the signature is by the wrong site
     unknown-format   it announces itself as sealed and is not the CMS that we accept

@@ -91,7 +91,7 @@ unanswered_keys = Table(
     Column("place", LargeBinary(32), primary_key=True),
     Column("forget_at", Double, nullable=False),
 )
-"""Keys requested when all processes of a relay were killed, so that no reply was read.
+"""Keys requested by a process that was killed before it had read the reply.
 
 If the KME no longer has one of them, it is lost. `place` is that of the missing row; `forget_at` is a Unix time.
 """

@@ -178,6 +178,33 @@ async def test_where_all_processes_are_killed_while_a_key_is_on_the_way_its_mail
     assert await reasons(bob) == ["key-lost"]
 
 
+async def test_where_the_second_process_alone_is_killed_the_mail_under_its_key_is_put_aside_and_that_is_said(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, several: list[bytes], sink: Sink
+) -> None:
+    """The relay itself lives on and ends its mails; what it says is so."""
+    holding = iter([to_kme.hold_answers])
+    given = when_given(kmes, lambda: next(holding, lambda: None)())
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], several[0]))
+        await given.get()
+        os.kill(key_receiver(relay), signal.SIGKILL)
+        assert (await sending).code == 451
+        async with asyncio.timeout(20):
+            assert await relay.process.wait() == 1
+        log = relay.log
+    to_kme.let_answers_go()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, several[0])
+        await opened_in_the_end(relay, several[1])
+        log += relay.log
+    assert await reasons(bob) == ["key-lost"]
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+    assert "replies that were on their way to it are lost" in log
+    assert "the process that asked for it was killed before it had read the reply" in log
+    assert "all processes" not in log
+    assert "from now on" not in log
+
+
 async def test_a_key_that_was_asked_for_in_vain_before_all_processes_were_killed_is_waited_for(
     bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
 ) -> None:

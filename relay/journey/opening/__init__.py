@@ -211,11 +211,11 @@ class MailOpener:
         )
 
     async def _check_not_lost(self, outermost: Layer, error: KeyNotFound) -> None:
-        """Raises KeyLost for an unknown key that was requested when all processes of a relay were killed."""
+        """Raises KeyLost for an unknown key whose reply was lost with the process that requested it."""
         named = by_origin(outermost.references).items()
         names = [KeyName(group, master, each.key_ID) for (group, master), some in named for each in some]
         if names and await self.received.unanswered(names):
-            raise KeyLost(f"{error}: it was given away while all processes of the relay were killed") from error
+            raise KeyLost(f"{error}: the process that asked for it was killed before it had read the reply") from error
 
     async def settle(self, opened: Opened, has_it: Collection[str]) -> None:
         """Stores that these mailboxes have the mail, and releases the claims on the others.
