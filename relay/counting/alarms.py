@@ -77,8 +77,8 @@ _WHERE_TO_LOOK: Final = (
     "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the two that "
     "`postqueue -p` shows. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have "
     "the key that the peer sealed with, and the operator of the KMEs has to say why. next hop, store: "
-    "`qumail-relay check`. The log has the cause of each mail: `not_sealed` and `copy_not_delivered` for outgoing "
-    "mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
+    "`qumail-relay check`. The log has the cause of each mail: `not_sealed`, `recipient_not_accepted` and "
+    "`copy_not_delivered` for outgoing mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
 )
 
 _ALL: Final = (

@@ -100,7 +100,8 @@ STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
     f"Time that each step of a mail took, one after the other, however it ended. {_DIRECTION}; step: all (from the end "
-    "of the content to the answer), begin (what earlier attempts left), seal (policy and keys included), "
+    "of the content to the answer, of mails that somebody got or that were put aside), begin (what earlier attempts "
+    "left), seal (policy and keys included), "
     "ledger (where there is something for it), check (signatures and tripwire), deliver (the next hop, and noting what "
     "it has said), open (keys included), quarantine; within these: policy, verify (signatures of what arrives), "
     "admit (keys and recipients are on the disk)",

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
-import structlog
-
 from relay.counting import metrics
 from relay.counting.board import Board, SpreadCell
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, KMEMisconfigured, RelayError
@@ -31,8 +29,6 @@ from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
 from relay.store.sealed_here import SealedHere
-
-log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 PARTS_COST = 4
@@ -126,8 +122,7 @@ class Sealer:
                 return
         [group] = self.planner().plan(decided, 0)
         if group.error is not None:
-            log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
-            raise group.error
+            raise group.error  # the listener logs it, with the reply
 
     async def seal(self, mail: Mail) -> SealedMail:
         """Seals one copy for each (peer, layers), shared by all its recipients.

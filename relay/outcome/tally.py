@@ -100,8 +100,9 @@ class Tally:
                 self.seconds[step].observe(at - since)
                 step, since = following, at
             self.seconds[step].observe(now - since)
-            self.seconds["all"].observe(now - began)
             fates = self._fates(mail, delivery, error)
+            if any(each.outcome not in ("held", "refused") for each in fates.values()):
+                self.seconds["all"].observe(now - began)  # a mail that is turned away at once is not a fast one
             self.count(mail.listener, fates.values())
             if delivery is not None and mail.listener != OURS:
                 self.note_waiting(delivery, fates)
