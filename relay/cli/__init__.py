@@ -68,6 +68,7 @@ COMMANDS = {
         "setup:setup",
         "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",
     ),
+    "store": LaterCommand("store:store", "Say that the store is meant to be another one than it was."),
     "trace": LaterCommand(
         "trace:trace", "Tell what happened to one mail here, in order, from the audit record and a log."
     ),

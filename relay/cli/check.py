@@ -160,7 +160,7 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
     rights, releases = rights_state(config_file, config), _release_states(config_file, config)
-    looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
+    looked = [state async for state in _states(config, config_file, certificates, folders, trial_keys, next_hops)]
     if key_receiver_ended(config):
         looked.append(("serving relay", "", (f"{upkeep.ALONE}; start it anew: {how_to('start', config_file)}",)))
     return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
@@ -168,13 +168,15 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
 
 async def _states(
     config: Config,
+    config_file: Path,
     certificates: Mapping[str, PeerCertificates],
     folders: Collection[ListenerModule | StatusModule],
     trial_keys: bool,
     next_hops: bool,
 ) -> AsyncIterator[State]:
     now = datetime.now(UTC)
-    for state in (_policies(config, certificates), secret_state(config), await store_state(config)):
+    store = await store_state(config, config_file)
+    for state in (_policies(config, certificates), secret_state(config), store):
         yield state
     for state in _canary(config):
         yield state
@@ -193,7 +195,8 @@ async def _states(
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
     async for state in alarm_states(config):
-        yield state
+        if not (store[2] and state[0] == "alarm store_is_another"):  # which the store's finding says, with the command
+            yield state
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):

@@ -18,6 +18,7 @@ from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.policy.kept import KEPT_POLICIES
 from relay.store.database import transport_problem
 from relay.store.migrations import copies_of_upgrades
+from relay.store.sameness import ACCEPT, remembered
 from relay.store.secret import SiteSecret
 from relay.store.store import Store
 
@@ -34,7 +35,7 @@ def secret_state(config: Config) -> State:
     return "store secret", str(path), ()
 
 
-async def store_state(config: Config) -> State:
+async def store_state(config: Config, config_file: Path) -> State:
     """How it is reached, and whether it is there and can be written."""
     where = config.store.database
     try:
@@ -46,6 +47,7 @@ async def store_state(config: Config) -> State:
     try:
         async with existing_store(config) as store:
             if store is not None:
+                problems += await _another(store, config_file)
                 problems += await _missing_secrets(store, config)
                 await store.received.ready()
             else:
@@ -61,12 +63,26 @@ async def store_state(config: Config) -> State:
 
 def _missed(config: Config, store: str) -> Iterator[str]:
     """Where there is no store: whether there was one. Blocks."""
-    if config.restore_check_file.is_file():
+    last = remembered(config.restore_check_file)
+    if last is not None and last.mark:
         yield (
             f"{store}: is gone or empty, and {config.restore_check_file} says that there was a store: received keys, "
             "what lay in quarantine and what was delivered are forgotten: put it back, or restore a backup, with the "
             "relay stopped"
         )
+    elif last is None and config.has_served:
+        yield (
+            f"{store}: is gone or empty, as is {config.restore_check_file}, though a relay has served here: restore a "
+            "backup, with the relay stopped"
+        )
+
+
+async def _another(store: Store, config_file: Path) -> list[str]:
+    """Why it is not the one that was."""
+    doubt = await store.restore_check.doubts()
+    accept = f"{ACCEPT} --config {config_file}"
+    problem = f"{doubt}: put the right one back, with the relay stopped; if this one is meant: {accept}"
+    return [problem] if doubt else []
 
 
 def _copies_of_upgrades(config: Config) -> Iterator[str]:

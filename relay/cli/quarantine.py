@@ -271,7 +271,8 @@ async def existing_store(config: Config) -> AsyncIterator[Store | None]:
         return
     # One that stands for what a relay would make: nothing is sealed here.
     secret = SiteSecret.load(file) if file.exists() else SiteSecret(os.urandom(SECRET_LENGTH))
-    async with await open_store(database, secret) as store:
+    check, known = config.restore_check_file, config.has_served
+    async with await open_store(database, secret, restore_check_file=check, known_here=known) as store:
         yield store
 
 

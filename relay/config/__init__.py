@@ -127,8 +127,18 @@ class Config(toml.Table):
 
     @property
     def restore_check_file(self) -> Path:
-        """The file that tells a restored store (relay/store/restore_check.py)."""
-        return self.store.secret.with_name("restore.check")
+        """The file that tells a restored store (relay/store/restore_check.py), beside the site secret.
+
+        Where nothing can be written there, it is in the state directory.
+        """
+        beside = self.store.secret.with_name("restore.check")
+        kept = beside.exists() or os.access(beside.parent, os.W_OK)
+        return beside if kept else self.state_directory / beside.name
+
+    @property
+    def has_served(self) -> bool:
+        """Whether files that only a serving relay writes are there."""
+        return self.alarms_file.is_file() or self.keys_file.is_file()
 
     @property
     def keys_file(self) -> Path:

@@ -231,6 +231,19 @@ _ALL: Final = (
         not_ready=True,
     ),
     Alarm(
+        "store_is_another",
+        "The store is not the one that was",
+        "The store is not the one from which this relay served, or was sealed under another site secret: it is empty, "
+        "older, another one, or it cannot be said. What it has forgotten is lost: received keys, quarantine, who has "
+        "had which mail. Mail from now on goes on as usual; what was sealed before is put in quarantine.",
+        "its id or mark is not what the file `restore.check` says, or it needs a site secret that is missing",
+        "an administrator accepts it",
+        "Is it meant, as after a restore or a move? Then say so: `qumail-relay store accept`. If not, stop the relay "
+        "and find out what has become of the store or of the secret; put it back, or restore a backup "
+        "(deploy/OPERATING.md).",
+        clear_s=0.0,
+    ),
+    Alarm(
         "disk_full",
         "The disk is nearly full",
         "The disk of the state directory is nearly full. Where nothing can be written, mail is held.",

@@ -135,7 +135,8 @@ async def parts(
 
 async def _store(stack: AsyncExitStack, config: Config, secret: SiteSecret, board: Board) -> tuple[Store, SentRecords]:
     """The store, and beside it the record of what next hops accepted; both are closed with `stack`."""
-    store = await open_store(config.store.database, secret, restore_check_file=config.restore_check_file, board=board)
+    file, known = config.restore_check_file, config.has_served
+    store = await open_store(config.store.database, secret, restore_check_file=file, known_here=known, board=board)
     sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
     stack.callback(sent.close)  # after the store, whose last writes may fail
     stack.push_async_callback(store.close)

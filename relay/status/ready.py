@@ -87,6 +87,7 @@ class Readiness:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._watched.store.received.ready()
+                await self._watched.store.restore_check.look()
         except TimeoutError:
             return f"the store was not written within {PATIENCE_S:.0f} s"
         except StoreUnavailable as error:

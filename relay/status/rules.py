@@ -249,6 +249,12 @@ def _not_ready(name: str) -> Rule:
     return rule
 
 
+def _store_is_another(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    # It stands in the store: what cannot be read ends nothing.
+    if doubt := sight.watched.store.restore_check.doubt:
+        yield "", doubt
+
+
 def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     least = sight.watched.config.alarms.disk_free
     if cause := sight.not_ready.get("disk_full"):
@@ -287,7 +293,10 @@ def _quarantine_grows(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
 
 def _mail_put_aside(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     rows = sight.gauges(metrics.QUARANTINE_MESSAGES)
-    yield from unseen(sight, "mail_put_aside", standing, [f"{peer} {reason}" for reason, peer in rows])
+    # Nobody has decided about what is not in a store that is another one.
+    lost = sight.watched.store.restore_check.doubt
+    known = [f"{peer} {reason}" for (reason, peer), number in rows.items() if number or not lost]
+    yield from unseen(sight, "mail_put_aside", standing, known)
     for (reason, peer), number in rows.items():
         if peer and number:
             named = f"in the name of peer {peer}, as sender or sealed layers say (not verified)"
@@ -455,6 +464,7 @@ RULES: dict[str, Rule] = {
     "certificate_ended": _certificate_ended,
     "certificates_refused": _certificates_refused,
     "store_unwritable": _not_ready("store_unwritable"),
+    "store_is_another": _store_is_another,
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),

