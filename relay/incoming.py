@@ -39,17 +39,13 @@ from relay.outcome.tally import Tally
 from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
 from relay.runtime.aio import off_loop
-from relay.store.sealed_here import SealedHere
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """The parts that this journey uses; one value for the relay's lifetime.
-
-    `made` remembers what was marked, for the outgoing journey.
-    """
+    """The parts that this journey uses; one value for the relay's lifetime."""
 
     direction: DirectionSettings
     originals: Originals
@@ -58,7 +54,6 @@ class Incoming:
     triage: Triage
     canaries: CanaryBox
     tally: Tally = field(default_factory=partial(Tally, "incoming"), repr=False)
-    made: SealedHere = field(default_factory=SealedHere, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Accepts every recipient: the mail server that hands us mail has already checked them."""
@@ -183,6 +178,7 @@ class Incoming:
             raise PolicyRefuses(missed.cause)
         if missed:
             message = b"X-QuMail-Protection: none" + missed.mark.encode() + b"\r\n" + message
+            message = await off_loop(mime.work(message), self.originals.marks.proven, message)
         if missed and missed.otherwise == "quarantine":
             stored = mail.trace + message
             await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))
@@ -199,8 +195,6 @@ class Incoming:
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
     ) -> None:
         """Delivers to the next hop, or in place if the mail server keeps the mail."""
-        if digest := await off_loop(mime.work(leaving.message), mime.marked_digest, leaving.message):
-            self.made.add_marked(digest)  # before it leaves: it may come by the way out at once
         check = partial(self.deliveries.check, delivery, leaving)
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:

@@ -156,15 +156,12 @@ class Outgoing:
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
 
     def _without_forged_marks(self, message: bytes) -> bytes:
-        """The message without marks of protection, but for the one that the incoming journey gave it of late.
+        """The message without marks of protection, but for the one that this site has given it.
 
         Opened mail may come by the way out: through a scanner, or the milter that stands behind the incoming one.
         """
         clean = mime.without_marks(message)
-        if clean is message:
-            return message
-        digest = mime.marked_digest(message)
-        return message if digest and self.sealer.made.has_marked(digest) else clean
+        return message if clean is message or self.sealer.marks.is_proven(message) else clean
 
     async def _leave_out_outlived(self, delivery: Delivery) -> None:
         """Drops copies too old for the peer to open, so that they are sealed again under other keys.
@@ -252,15 +249,17 @@ class Outgoing:
             _report(copy, result, leaving.size)
 
     async def _top(self, copy: SealedCopy, trace: bytes = b"") -> bytes:
-        """The fields on top of a copy: `trace`, and DKIM signatures of the author's domain. Raises TrippedWire.
+        """The fields on top of a copy: `trace`, our mark, and DKIM signatures of the author's domain.
 
-        Mail in clear is signed by the mail server.
+        Mail in clear is signed by the mail server. Raises TrippedWire.
         """
         if copy.in_clear:
             return trace
+        work = mime.work(copy.message)
+        trace += await off_loop(work, self.sealer.marks.sealed_field, copy.message, copy.peer or "", copy.protection)
         if self.signer is not None and (signer := self.signer()) is not None:
-            trace += await off_loop(mime.work(copy.message), signer.fields, copy.message)
-        await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
+            trace += await off_loop(work, signer.fields, copy.message)
+        await off_loop(work, check_sealed, copy.message, copy.protection, trace)
         return trace
 
     def client_answered(self, mail: Mail) -> None:

@@ -280,7 +280,8 @@ def marked_digest(message: bytes) -> bytes:
     if sum(name in OUR_MARKS for name, _ in found) != 1:
         return b""
     digest = hashlib.sha256(repr(sorted(found)).encode())
-    digest.update(message[len(header) :].strip(b"\r\n"))  # servers end what has no end
+    end = len(message) - 2 * message.endswith(b"\r\n")  # servers end what has no end
+    digest.update(memoryview(message)[len(header) : end])
     return digest.digest()
 
 

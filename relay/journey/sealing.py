@@ -4,9 +4,9 @@ Standard: the schemes write the format; mail that cannot be sealed is held or re
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -15,7 +15,7 @@ from relay.counting import metrics
 from relay.counting.board import Board, SpreadCell
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, KMEMisconfigured, RelayError
 from relay.formats import mime
-from relay.formats.pieces import Octets, Pieces
+from relay.journey.marks import SiteMarks
 from relay.journey.plan import Copy, Group, Planned
 from relay.journey.planner import RECIPIENT_OCTETS, Decided, Planner, decide, seconds_waited
 from relay.keys import KeyReference
@@ -28,7 +28,7 @@ from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
-from relay.store.sealed_here import SealedHere
+from relay.store.secret import SiteSecret
 
 PATTERNS = 10
 PARTS_COST = 4
@@ -92,9 +92,9 @@ class SealedMail:
 class Sealer:
     """Seals mails; one value for the relay's lifetime.
 
-    `planner` and `policies` return the values in force, once for each mail; a reload applies to the next one. `made`
-    has recently sealed mail, by its SHA-256: if it comes back it is not sealed again. The time that policy takes is
-    counted on the `board`. `clock` returns Unix time.
+    `planner` and `policies` return the values in force, once for each mail; a reload applies to the next one. By the
+    `marks` it knows what it has sealed, and does not seal it again. The time that policy takes is counted on the
+    `board`. `clock` returns Unix time.
     """
 
     planner: Callable[[], Planner]
@@ -102,7 +102,7 @@ class Sealer:
     keys: KeysWithReserve
     board: Board = field(default_factory=Board, repr=False)
     clock: Callable[[], float] = time.time
-    made: SealedHere = field(default_factory=SealedHere, repr=False)
+    marks: SiteMarks = field(default_factory=lambda: SiteMarks(SiteSecret(os.urandom(32))), repr=False)
     _policy_seconds: SpreadCell = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class Sealer:
                 return made
         try:
             sealed, envelope_id = await self._sealed(planner, original, sender, group, copy)
-            made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
+            made.message = await off_loop(len(sealed.pieces), mime.sealed_message, original, sealed.pieces)
         except KeyUnavailable as error:
             self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
             self.board.missed[copy.peer or ""] = str(error)
@@ -201,8 +201,6 @@ class Sealer:
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.sealed = sealed_name(envelope_id, planner.config.site.sae_id).hex()[:16]
-        # Only added to in the event loop's thread: two threads might lose an entry.
-        self.made.add(digest, copy.peer or "", made.protection, [each.mailbox for each in made.recipients])
         return made
 
     async def _sealed(
@@ -225,21 +223,19 @@ class Sealer:
         return sealed, envelope_id
 
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
-        """Protection and message if we have recently sealed this message for the same recipients, else None.
+        """Protection and message if this site has sealed this message for the same peer, else None.
 
-        Also None if its layers are weaker than this copy's, or do not satisfy policy. That a message looks sealed is
-        not enough: anybody can put plaintext where a ciphertext should be.
+        Also None if its layers are weaker than this copy's, or do not satisfy policy.
         """
         try:
-            der = mime.sealed_content(message)
+            sealed = mime.sealed_message(message, mime.sealed_content(message))
         except BadStructure:
             return None
-        digest, mailboxes = hashlib.sha256(der).digest(), [each.mailbox for each in group.recipients]
         enough = set.intersection(*(planner.acceptable(each.decision) for each in group.members if each.decision))
         for protection in enough:
             strong = strength_of(protection) >= strength_of(copy.protection)
-            if strong and self.made.has(digest, copy.peer or "", protection, mailboxes):
-                return protection, mime.sealed_message(message, der)
+            if strong and self.marks.is_sealed_here(message, sealed, copy.peer or "", protection):
+                return protection, sealed
         return None
 
 
@@ -314,15 +310,3 @@ async def _decided(
     patterns = PARTS_COST + policies.patterns // PATTERNS if policies.patterns else 0
     work = mime.work(content.message) * patterns + RECIPIENT_OCTETS * len(recipients)
     return await off_loop_in_turn(work, decide, policies, mail.envelope.sender, recipients, content)
-
-
-def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
-    """The outer message, encrypted and written piece by piece, and the digest of its content."""
-    digest = hashlib.sha256()
-
-    def seen() -> Iterator[Octets]:
-        for piece in sealed.make():
-            digest.update(piece)
-            yield piece
-
-    return mime.sealed_message(original, Pieces(len(sealed), seen)), digest.digest()

@@ -17,7 +17,7 @@ from relay.levels import FURTHER_KEMS, LEVELS, WireForm, around
 
 MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
-    b"content-transfer-encoding content-disposition dkim-signature".split()
+    b"content-transfer-encoding content-disposition dkim-signature x-qumail-sealed".split()
 )
 """The only header fields permitted in a sealed message."""
 
@@ -26,6 +26,8 @@ _LINE = re.compile(rb"(?:([A-Za-z0-9-]++)[ \t]*+:|[ \t])[^\r\n]*+\r\n")
 _BLANKS = b" \t\r\n"
 """Blanks permitted around a value; for other parsers, further control characters belong to it."""
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
+_MARK = re.compile(rb"[A-Za-z0-9+/]{43}=")
+"""Our mark on sealed mail: an HMAC of 32 octets."""
 _AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
 _DATA = bytes.fromhex("2a864886f70d010701")
 
@@ -83,6 +85,8 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     types = fields.get(b"content-type", [])
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
+    if not all(map(_MARK.fullmatch, fields.get(b"x-qumail-sealed", []))):
+        raise TrippedWire("x-qumail-sealed is not an HMAC")
     form = _FORMS.get(protection.rpartition("+")[2])
     if form is None:
         raise TrippedWire(f"there is no level {protection!r}")

@@ -374,7 +374,7 @@ def _watched(built: Parts, budget: Budget) -> Watched:
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
-    """Shares mails under way, counts of keys and recently sealed mail with the other workers."""
+    """Shares mails under way and counts of keys with the other workers."""
     if isinstance(built.config.store.database, Path):
         built.store.deliveries.share(neighbours, take_over)
 
@@ -383,7 +383,6 @@ def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Call
         return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
-    built.sealer.made.share(worker.sealed_here)
 
 
 async def serve(

@@ -22,6 +22,7 @@ from relay.counting.board import Board
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.journey.deliveries import Deliveries
+from relay.journey.marks import SiteMarks
 from relay.journey.opening import MailOpener
 from relay.journey.opening.original import Originals
 from relay.journey.sealing import Sealer
@@ -111,7 +112,7 @@ async def parts(
         sites.use(levels, keys)
         check = store.restore_check
         opener = MailOpener(sites.layers, store.received, store.deliveries, restore_check=check, board=board)
-        next_hops = _next_hops(stack, config)
+        next_hops, marks = _next_hops(stack, config), SiteMarks(secret)
         yield Parts(
             config,
             settings,
@@ -121,8 +122,8 @@ async def parts(
             keys,
             audit,
             {name: level.algorithms for name, level in levels.items()},
-            Sealer(sites.planner, policies, keys, board),
-            Originals(opener, policies, dkim.arrivals if dkim is not None else None, board),
+            Sealer(sites.planner, policies, keys, board, marks=marks),
+            Originals(opener, policies, dkim.arrivals if dkim is not None else None, board, marks=marks),
             _triage(config, sites, store, next_hops, board),
             CanaryBox(sites.config, store.canaries, board),
             next_hops,
@@ -172,7 +173,6 @@ def incoming_recipe(built: Parts) -> Incoming:
         built.triage,
         built.canaries,
         tally(built, "incoming"),
-        built.sealer.made,
     )
 
 

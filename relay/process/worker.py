@@ -25,7 +25,7 @@ from relay.runtime.stopping import Stop
 log = structlog.get_logger(__name__)
 
 _LENGTH_OCTETS = 8
-_LONE = ("relay_toml", "supervisor", "lock", "neighbours", "sealed_here", "board")
+_LONE = ("relay_toml", "supervisor", "lock", "neighbours", "board")
 """Fields of a worker with one descriptor each."""
 
 
@@ -67,9 +67,9 @@ class Worker:
 
     `sockets` are the listening ones, by setting. `relay_toml` has the texts of relay.toml at the start and at each
     reload (Texts). `supervisor` is the connection to the process that starts workers. `worker_id` identifies this
-    worker in the memory of `neighbours` (store/neighbours.py); `sealed_here` is that of store/sealed_here.py. `place`
-    is its place on the `board` (counting/board.py), -1 for none. `lock` is that of the embedded database, held as long
-    as any worker serves; -1 with PostgreSQL.
+    worker in the memory of `neighbours` (store/neighbours.py). `place` is its place on the `board`
+    (counting/board.py), -1 for none. `lock` is that of the embedded database, held as long as any worker serves; -1
+    with PostgreSQL.
     """
 
     number: int
@@ -78,7 +78,6 @@ class Worker:
     relay_toml: int
     supervisor: int
     neighbours: int
-    sealed_here: int
     board: int
     worker_id: int = 0
     place: int = -1

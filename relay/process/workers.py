@@ -38,7 +38,6 @@ from relay.runtime import signals
 from relay.runtime.aio import InDaemon, in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, stop_on_signals
-from relay.store import sealed_here
 from relay.store.migrations import migrate
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
@@ -334,9 +333,8 @@ async def serve(
             stack.callback(forks.close)
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
-            neighbours, sealed = shared_memory(), sealed_here.shared_memory()
+            neighbours = shared_memory()
             stack.callback(os.close, neighbours)
-            stack.callback(os.close, sealed)
             board = shared_board(_most_at_once(config.limits.workers))
             stack.callback(os.close, board)
             lock = -1
@@ -351,7 +349,7 @@ async def serve(
             texts.add(text)
             common = Worker(
                 0, config.limits.workers, _descriptors(sockets), relay_toml_here, supervisor=-1,
-                neighbours=neighbours, sealed_here=sealed, board=board, lock=lock,
+                neighbours=neighbours, board=board, lock=lock,
             )  # fmt: skip
             read_again = partial(_read_again, config, texts, relay_toml, refuse)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)

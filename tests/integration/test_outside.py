@@ -163,11 +163,11 @@ async def test_mail_of_the_null_sender_and_all_other_mail_shows_the_visible_fiel
             assert not secrets_in(mime.sealed_content(got.message))
             names, raws = zip(*mime.fields(mime.split(got.message)[0]), strict=True)
             assert names == (
-                b"received", b"received", b"from", b"to", b"cc", b"date", b"message-id", b"subject", b"mime-version",
-                b"content-type", b"content-transfer-encoding", b"content-disposition",
+                b"received", b"x-qumail-sealed", b"received", b"from", b"to", b"cc", b"date", b"message-id", b"subject",
+                b"mime-version", b"content-type", b"content-transfer-encoding", b"content-disposition",
             )  # fmt: skip
-            assert list(raws[1:7]) == visible
-            assert raws[7] == b"Subject: [...]\r\n"
+            assert list(raws[2:8]) == visible
+            assert raws[8] == b"Subject: [...]\r\n"
             assert await sites.carry("bob") == original
 
 

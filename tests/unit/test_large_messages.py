@@ -19,7 +19,6 @@ from relay.formats import mime, pieces
 from relay.formats.pieces import PIECE_OCTETS, Pieces
 from relay.forward import stuffed, transaction
 from relay.journey import tripwire
-from relay.journey.sealing import _finished
 from relay.journey.tripwire import check_sealed
 from relay.schemes import Parties, Scheme
 from relay.schemes.aes import AES
@@ -133,7 +132,7 @@ async def _sealed(layers: str, message: bytes, identities: Identities | None) ->
     sealed = await LEVELS[first].seal(payload, parties, keys)
     for layer in around:
         sealed = await LEVELS[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
-    return _finished(message, sealed.pieces)[0]
+    return mime.sealed_message(message, sealed.pieces)
 
 
 def peak(work: Callable[[], object]) -> float:

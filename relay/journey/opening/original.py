@@ -6,6 +6,7 @@ Used for mail by SMTP and milter (incoming.py), in mailboxes (entry/imap), and r
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ import structlog
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.formats import mime
+from relay.journey.marks import SiteMarks
 from relay.journey.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
 from relay.runtime.aio import off_loop, off_loop_in_turn
+from relay.store.secret import SiteSecret
 
 if TYPE_CHECKING:
     from relay.dkim import Arrivals, AuthResult
@@ -48,6 +51,7 @@ class Originals:
     policies: Callable[[], PolicySet]
     dkim: Callable[[], Arrivals | None] | None = None
     board: Board = field(default_factory=Board, repr=False)
+    marks: SiteMarks = field(default_factory=lambda: SiteMarks(SiteSecret(os.urandom(32))), repr=False)
 
     async def open(
         self,
@@ -64,8 +68,8 @@ class Originals:
         """The original for those `due`, or None if `message` is not sealed for us; arguments as for MailOpener.open.
 
         The caller then calls `settle` or `give_up` of the opener. With `mailbox` it is for a mailbox with only one
-        writer: `busy` counts as due, and the outer signatures were checked by its server. `mark` is added to
-        X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, without a claim.
+        writer: `busy` counts as due, its server has checked the outer signatures, and the mark gets no proof here.
+        `mark` is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, without a claim.
         """
         layers, dkim = self.opener.layers(), self.dkim() if self.dkim is not None else None
         outermost = await layers.recognise(message, sender)
@@ -85,9 +89,10 @@ class Originals:
             # By the sealed sender: MAIL FROM can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
-            marked = await off_loop(
-                mime.work(opened.original), _marked, opened, content, (missed.mark if missed else "") + mark
-            )
+            work, more = mime.work(opened.original), (missed.mark if missed else "") + mark
+            marked = await off_loop(work, _marked, opened, content, more)
+            if not mailbox:
+                marked = await off_loop(work, self.marks.proven, marked)
             if dkim:
                 marked = await (dkim.without_forged(marked) if mailbox else dkim.with_results(marked, results))
         except BaseException:

@@ -4,8 +4,6 @@ Standard: policies/README.md; the answers are SMTP's, and nothing leaves that is
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -21,10 +19,9 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import structure
 from relay.policy.load import load_policies
 from relay.process import assembly
-from relay.runtime.aio import SMALL_OCTETS
-from relay.store.sealed_here import SealedHere
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
+from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import ANY_SENDER, make_site, serving
 from tests.testlib.submit import SMTPReply, submit
@@ -145,6 +142,24 @@ async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_
     assert contents[0] == contents[1] != contents[2]
 
 
+@pytest.mark.parametrize("level", ["otp", "aes", "pqc", "rsa"])
+@pytest.mark.in_process
+async def test_what_was_sealed_before_a_restart_is_not_sealed_again(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, identities: Identities, level: str
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"bob.example.toml": f'levels = ["{level}"]\n'}, identities=identities,
+    )  # fmt: skip
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    requeued = b"Received: by mail.alice.example (Postfix, from userid 1)\r\n\tid 1; today\r\n" + wire.got[0].message
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], requeued)).code == 250
+    first, second = (mime.sealed_content(got.message) for got in wire.got)
+    assert first == second
+
+
 @pytest.mark.in_process
 async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
@@ -226,29 +241,3 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     walks.clear()
     await through_alice(tmp_path / "without", kmes, sink, 'levels = ["aes"]\n', mails.plain(), recipients=recipients)
     assert not walks
-
-
-class Noted(SealedHere):
-    """Knows which threads have added to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.threads: list[int] = []
-
-    def add(self, digest: bytes, peer: str, protection: str, mailboxes: Iterable[str]) -> None:
-        self.threads.append(threading.get_ident())
-        super().add(digest, peer, protection, mailboxes)
-
-
-@pytest.mark.parametrize("octets", [100, 2 * SMALL_OCTETS])
-async def test_large_mails_that_are_sealed_at_once_do_not_meet_in_what_is_known_of_sealed_ones(
-    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, octets: int
-) -> None:
-    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
-    noted = Noted()
-    async with assembly.parts(site.config) as built:
-        sealer = replace(built.sealer, made=noted)
-        envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-        sealed = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))
-        assert not sealed.failures
-    assert noted.threads == [threading.get_ident()]

@@ -23,7 +23,7 @@ async def test_one_that_hangs_is_killed_and_not_asked_again(monkeypatch: pytest.
     with theirs:
         server = ForkServer(pid, ours, Path("relay.toml"))
         with pytest.raises(TimeoutError):
-            await server.start(Worker(1, 2, {}, -1, theirs.fileno(), -1, -1, -1))
+            await server.start(Worker(1, 2, {}, -1, theirs.fileno(), -1, -1))
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
     assert await server.status(1) is None
@@ -42,13 +42,13 @@ async def test_one_that_hangs_after_it_has_answered_is_killed_sooner(monkeypatch
         theirs.send(b"7")
         assert await server.status(1) == 7
         with pytest.raises(TimeoutError):
-            await server.start(Worker(1, 2, {}, -1, theirs.fileno(), -1, -1, -1))
+            await server.start(Worker(1, 2, {}, -1, theirs.fileno(), -1, -1))
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
 
 
 def test_a_worker_has_its_descriptors_under_the_numbers_that_came() -> None:
-    worker = Worker(2, 3, {"incoming": (5, 6), "status": (7,)}, 8, 9, 10, 11, 12, worker_id=4, place=1)
+    worker = Worker(2, 3, {"incoming": (5, 6), "status": (7,)}, 8, 9, 10, 11, worker_id=4, place=1)
     came = worker.renumbered(range(20, 20 + len(worker.descriptors)))
     assert came.descriptors == tuple(range(20, 20 + len(worker.descriptors)))
     assert came.sockets == {"incoming": (20, 21), "status": (22,)}
