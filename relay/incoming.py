@@ -95,7 +95,7 @@ class Incoming:
         delivery.step("open")
         try:
             original = await self.originals.open(
-                mail.message, mail.envelope.sender, mail.envelope.mailboxes, max_hops=self.direction.max_hops
+                mail.message, mail.envelope.mailboxes, max_hops=self.direction.max_hops
             )
         except (CannotOpen, KeyNotFound) as error:
             original, unreadable = None, error

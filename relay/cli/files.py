@@ -46,9 +46,8 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 
 @click.command("open")
 @as_relay_option
-@click.option("--from", "sender", default="", help="Envelope sender, where other software sealed the message.")
 @click.argument("file", type=InputFile())
-def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
+def open_file(config_file: Path, file: BinaryIO) -> None:
     """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
 
     The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated. Each time
@@ -56,7 +55,7 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """
     configure_logging(_QUIET)
     config = load(config_file)
-    _give(asyncio.run(_open(config, _message(file, config), sender, key_receiver.start(config))))
+    _give(asyncio.run(_open(config, _message(file, config), key_receiver.start(config))))
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
@@ -71,14 +70,14 @@ async def _seal(config: Config, mail: Mail) -> bytes:
     return copy.message
 
 
-async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
+async def _open(config: Config, message: bytes, receiver: socket.socket) -> bytes:
     with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as parts:
-            return await stop.or_end(_original(parts, message, sender))
+            return await stop.or_end(_original(parts, message))
 
 
-async def _original(parts: assembly.Parts, message: bytes, sender: str) -> bytes:
-    opened = await parts.originals.opener.open(message, sender)
+async def _original(parts: assembly.Parts, message: bytes) -> bytes:
+    opened = await parts.originals.opener.open(message)
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
     # On the disk first: what was decrypted without a record would be known to nobody.

@@ -66,6 +66,7 @@ _BINARY_HEADER = (
     b"Content-Transfer-Encoding: binary\r\n\r\n"
 )
 
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n\t ]*+")
 _FIELD_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")
 _NO_FIELD = (re.compile(rb"\n(?![!-9;-~]++[ \t]*+:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]++[ \t]*+:|[ \t])"))
 """A line end not followed by a field or continuation; patterns that begin with one octet are fast."""
@@ -418,6 +419,15 @@ def sealed_content(message: bytes) -> bytes:
     end, begin, _ = _bounds(message)
     fields = _mime_fields(message[:end])
     return _decoded(fields.get(b"content-transfer-encoding", b"7bit"), message, begin)
+
+
+def has_in_body(message: bytes, names: Iterable[bytes]) -> bool:
+    """Whether one of these octet strings stands in the body, as it is or in as much of it as is base64."""
+    _, begin, _ = _bounds(message)
+    match = _BASE64.match(message, begin)
+    text = (match[0] if match else b"").translate(None, b"\r\n\t ")
+    decoded = pybase64.b64decode(text[: len(text) - len(text) % 4])
+    return any(name in decoded or message.find(name, begin) >= 0 for name in names)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:

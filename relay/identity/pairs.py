@@ -90,6 +90,12 @@ class Identity:
         return next(named, None)
 
     @property
+    def key_identifiers(self) -> tuple[bytes, ...]:
+        """What messages name as recipients: the key identifiers of all encryption pairs, 20 octets each."""
+        certified = (self.kem, self.rsa_encryption, *self.older)
+        return (*(pair.ski for pair in certified), *(pair.identifier for pair in self.further_kems))
+
+    @property
     def offered_kems(self) -> dict[str, bytes]:
         """The newest public key of each further KEM, for peers."""
         return {pair.name: pair.public_key for pair in reversed(self.further_kems)}

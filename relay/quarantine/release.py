@@ -134,9 +134,7 @@ class Releaser:
         if unopened:
             as_it_came = await self.originals.unopened(message)
             return _Leaving(mail.changed(message=as_it_came, trace=kept.trace), "unopened", kept.peer)
-        original = await self.originals.open(
-            message, kept.envelope.sender, mail.envelope.mailboxes, max_hops=self.max_hops, any_time=True
-        )
+        original = await self.originals.open(message, mail.envelope.mailboxes, max_hops=self.max_hops, any_time=True)
         if original is None:
             raise CannotOpen("it is not sealed for this site, as this is configured now; --unopened hands it on sealed")
         opened = original.opened

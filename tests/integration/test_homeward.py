@@ -5,6 +5,7 @@ Standard: relay/FORMAT.md, the receiver's order: where a message comes in change
 from __future__ import annotations
 
 import base64
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -186,6 +187,47 @@ async def test_what_we_have_sealed_for_a_peer_and_what_people_seal_for_each_othe
     assert sink.got == []
     assert [got.message.endswith(people) for got in left.got if got.recipients == (EVE,)] == [True]
     assert events(log, "came_by_the_way_out") == []
+
+
+def users_own(tmp_path: Path, *options: str) -> bytes:
+    """What Ann's mail program seals for Ben himself, with OpenSSL: the relay has no key of it."""
+    key, certificate, text = tmp_path / "ben.key", tmp_path / "ben.pem", tmp_path / "text"
+    text.write_bytes(b"Content-Type: text/plain\r\n\r\nbetween us\r\n")
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=Ben", "-keyout", key, "-out", certificate),
+        ("cms", "-encrypt", "-binary", "-outform", "DER", "-out", tmp_path / "der",
+         "-in", text, "-recip", certificate, *options),
+    )  # fmt: skip
+    for command in commands:
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    body = base64.encodebytes((tmp_path / "der").read_bytes()).replace(b"\n", b"\r\n")
+    return (
+        b"From: ann@alice.example\r\nTo: ben@bob.example\r\nMessage-ID: <o@alice.example>\r\nMIME-Version: 1.0\r\n"
+        b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data; name="smime.p7m"\r\n'
+        b"Content-Transfer-Encoding: base64\r\n\r\n" + body
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-aes-256-gcm",), ("-aes-128-gcm", "-stream"), ("-aes-256-gcm", "-keyid"),
+        ("-aes-256-gcm", "-keyopt", "rsa_padding_mode:oaep"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("footer", [b"", b"-- \r\nread by the list\r\n"])
+async def test_what_a_peers_user_has_sealed_for_ours_reaches_them_sealed_or_not_on_its_way(
+    tmp_path: Path, bob: Site, seal: Seal, sink: Sink, left: Sink, options: tuple[str, ...], footer: bytes
+) -> None:
+    """Once opened it passes the filter for outgoing mail on its way to the mailbox."""
+    theirs = users_own(tmp_path, *options) + footer
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["incoming"], await seal("aes", theirs))).code == 250
+        assert (await submit(addresses["outgoing"], sink.got[0].message)).code == 250
+        assert (await submit(addresses["incoming"], theirs)).code == 250
+    assert [got.message.endswith(theirs) for got in (*sink.got, *left.got)] == [True] * 3
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        assert await parts.store.quarantine.all() == []
 
 
 async def test_what_a_person_has_released_unopened_is_not_put_aside_once_more(

@@ -42,6 +42,15 @@ def sealed_octets(message: bytes) -> bytes:
     return _content(types, fields.get(b"content-transfer-encoding", []), body)
 
 
+def stands_in(message: bytes, names: list[bytes]) -> bool:
+    """Whether one of the names stands in the body, as it is or in what can be read of it as base64."""
+    _, body = _split_message(message)
+    readable = re.match(rb"[A-Za-z0-9+/\r\n \t]*", body)
+    packed = (readable[0] if readable else b"").translate(None, b"\r\n \t")
+    octets = base64.b64decode(packed[: len(packed) // 4 * 4])
+    return any(name in body or name in octets for name in names)
+
+
 def inside(entity: bytes, *, signed: bool = False) -> bytes | None:
     """The layer, or SignedData, that an entity is; None where it is no such thing. Raises BadMessageError."""
     fields, body = _split_message(entity)

@@ -10,7 +10,7 @@ from datetime import datetime
 from tests.reader import der, envelope, layers, limits, mime, signed, structures
 from tests.reader.der import BadEncodingError
 from tests.reader.envelope import Envelope
-from tests.reader.mailboxes import Mailbox, domain, mailbox
+from tests.reader.mailboxes import Mailbox, mailbox
 from tests.reader.memory import WINDOW_COMING, WINDOW_PAST, Memory, OneKey
 from tests.reader.model import ANYBODY, Delivered, Failure, Held, Keys, Outcome, PassedOn, Peer, Refused, Site
 from tests.reader.structures import KEMS, ML_KEM, Layer, QuantumKeys
@@ -26,9 +26,8 @@ def receive(
     memory: Memory,
     now: datetime,
     recipients: Sequence[str],
-    sender: str,
 ) -> Outcome:
-    """What comes of a message that arrives from `sender` for `recipients`.
+    """What comes of a message that arrives for `recipients`.
 
     Args:
         message: octet for octet, header and body.
@@ -41,11 +40,16 @@ def receive(
     except Failure as failure:
         if failure.kind == "no key":
             return Held(opening.memory)
-        ours = any(domain(sender.rpartition("@")[2]) in peer.domains for peer in site.peers)
-        unreadable = failure.step == 1 and not opening.names
-        if failure.kind == "not for us" or (unreadable and failure.kind == _BAD and not ours):
+        unreadable = failure.step == 1 and failure.kind == _BAD and not opening.names
+        if failure.kind == "not for us" or (unreadable and not mime.stands_in(message, _named(site))):
             return PassedOn(opening.memory)
         return Refused(failure.step, failure.kind, opening.memory)
+
+
+def _named(site: Site) -> list[bytes]:
+    """By what a message that cannot be read names quantum keys, or private keys of the site."""
+    identifiers = [der.oid(each) for each in (structures.ID_QKD_KEY, structures.ID_ONE_TIME_PAD, structures.ID_ORI_PAD)]
+    return [*identifiers, *(key.identifier for key in site.private_keys)]
 
 
 @dataclass

@@ -147,11 +147,9 @@ async def seal(
     return SealedSample(original, der, {OneKey(GROUP, MASTER, name): key.key for name, key in keys.issued.items()})
 
 
-def by_reader(
-    message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,), sender: str = SENDER
-) -> Came:
+def by_reader(message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,)) -> Came:
     """What the reader makes of it."""
-    outcome = receive(message, _site(), keys, Memory(), datetime.now(UTC), recipients, sender)
+    outcome = receive(message, _site(), keys, Memory(), datetime.now(UTC), recipients)
     match outcome:
         case Delivered():
             due, aside = frozenset(outcome.recipients), frozenset(outcome.aside)
@@ -163,16 +161,14 @@ def by_reader(
     return Came(outcome.kind)
 
 
-def by_relay(
-    message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,), sender: str = SENDER
-) -> Came:
+def by_relay(message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str] = (BEN,)) -> Came:
     """What the relay makes of it, with a store that knows nothing yet."""
     runner, stores = _stores()
-    return runner.run(_by_relay(stores, message, keys, recipients, sender))
+    return runner.run(_by_relay(stores, message, keys, recipients))
 
 
 async def _by_relay(
-    stores: WipedStore, message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str], sender: str
+    stores: WipedStore, message: bytes, keys: Mapping[OneKey, bytes], recipients: Sequence[str]
 ) -> Came:
     bob, certificates = _person("bob"), {"alice": _person("alice").certificates}
     async with stores.empty() as store:
@@ -181,7 +177,7 @@ async def _by_relay(
         layers = Layers(_config(), LEVELS, ring, bob.identity, certificates)
         opener = MailOpener(lambda: layers, store.received, store.deliveries)
         try:
-            opened = await opener.open(message, sender, [Recipient(each).mailbox for each in recipients])
+            opened = await opener.open(message, [Recipient(each).mailbox for each in recipients])
         except RelayError as error:
             return Came(KINDS[type(error)])
     if opened is None:

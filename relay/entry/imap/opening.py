@@ -12,7 +12,6 @@ from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.responses import Fetched
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, RelayError, Replayed
 from relay.formats import mime
-from relay.formats.addresses import read_addresses
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Original, Originals
 from relay.mail import Envelope, Mail, Recipient
@@ -61,7 +60,6 @@ class MailboxOpener:
         # Our own claim from before a kill does not count: only one watcher has the mailbox.
         original = await self.originals.open(
             message.content,
-            await _sender_of(message.content),
             self.mailboxes,
             patient=is_recent(message.date),
             mailbox=True,
@@ -107,7 +105,7 @@ class MailboxOpener:
         Otherwise it would be opened again if the sealed message were copied back after the original was filed away.
         """
         try:
-            opened = await self.originals.opener.open(sealed, await _sender_of(sealed), self.mailboxes, patient=False)
+            opened = await self.originals.opener.open(sealed, self.mailboxes, patient=False)
         except RelayError as error:
             log.info("original_not_recorded", kind=type(error).__name__, cause=str(error))
             return
@@ -127,32 +125,6 @@ def _check(original: Original) -> None:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
     if original.missed and original.missed.otherwise != "mark":
         raise PolicyRefuses(original.missed.cause)
-
-
-async def _sender_of(sealed: bytes) -> str:
-    """As `sender_of`, in a thread if the header is long."""
-    return await off_loop(mime.header_work(sealed), sender_of, sealed)
-
-
-def sender_of(sealed: bytes) -> str:
-    """The sender of a message in a mailbox: its envelope sender, else the address in From, else "".
-
-    The delivering server has put the envelope sender on top, as Return-Path (RFC 5321, 4.4). Forging it gains nothing:
-    the keys or signature that open the message must be those of a peer.
-    """
-    authors: list[bytes] = []
-    for name, raw in mime.fields(mime.header_of(sealed)):
-        value = raw.partition(b":")[2]
-        if name == b"return-path" and len(raw) <= MAX_FIELD_OCTETS:
-            return value.replace(b"\r\n", b"").decode("utf-8", "replace").strip().strip("<>")
-        if name == b"from":
-            authors.append(value)
-    try:
-        [field] = authors
-        [author] = read_addresses(field)
-    except ValueError:  # two fields, two addresses, or none that can be parsed unambiguously
-        return ""
-    return str(author)
 
 
 def is_recent(date: str) -> bool:

@@ -22,6 +22,7 @@ from relay.formats.cms.enveloped import (
     encode_enveloped,
     enveloped_pieces,
 )
+from relay.formats.cms.oids import QUANTUM_KEY_NAMES
 from relay.formats.cms.recipients import (
     FURTHER_KEMS,
     KEMS,
@@ -58,6 +59,7 @@ __all__ = [
     "KEY_IDENTIFIER_OCTETS",
     "ML_KEM_1024",
     "NONCE_OCTETS",
+    "QUANTUM_KEY_NAMES",
     "TAG_OCTETS",
     "AuthEnveloped",
     "CertificateID",

@@ -4,6 +4,7 @@ Standard: RFC 5652, RFC 5083, RFC 5084, RFC 3565, RFC 8017, RFC 9629, RFC 9936, 
 
 from __future__ import annotations
 
+from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay import levels
@@ -37,6 +38,8 @@ ID_ONE_TIME_PAD = ObjectIdentifier(levels.ID_ONE_TIME_PAD)
 """Content encryption by one-time pad and Poly1305 (UUID 8326b9c0-7f19-478b-b88a-8a0d15c8cf71)."""
 ID_ORI_PAD = ObjectIdentifier(levels.ID_ORI_PAD)
 """OtherRecipientInfo: the holder of the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
+QUANTUM_KEY_NAMES = tuple(asn1.encode_der(each) for each in (ID_QKD_KEY, ID_ONE_TIME_PAD, ID_ORI_PAD))
+"""In DER: one of them stands in each message under quantum keys, and in those of no other software."""
 ID_HQC_256 = ObjectIdentifier(levels.HQC_256.oid)
 """KEM HQC-5, the name of HQC-256 in the revision of 2025 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""
 ID_FRODOKEM_1344_SHAKE = ObjectIdentifier(levels.FRODOKEM_1344_SHAKE.oid)

@@ -129,7 +129,6 @@ class MailOpener:
     async def open(
         self,
         message: bytes,
-        sender: str = "",
         mailboxes: Sequence[str] | None = None,
         *,
         max_hops: int = sys.maxsize,
@@ -138,13 +137,13 @@ class MailOpener:
     ) -> Opened | None:
         """The original, or None if `message` is not sealed for us: ordinary mail, or sealed by others.
 
-        The SMTP `sender` only decides whether a message that we cannot parse was meant for us. `mailboxes` (folded) are
-        the recipients; those `due` are claimed until `settle` or `give_up`; None claims nobody. An original with more
-        than `max_hops` Received fields is in a loop. With `patient`, waits for keys that the KME does not have yet;
-        with `any_time`, the age is not checked. Raises KeyUnavailable, StoreUnavailable or CannotOpen.
+        `mailboxes` (folded) are the recipients; those `due` are claimed until `settle` or `give_up`; None claims
+        nobody. An original with more than `max_hops` Received fields is in a loop. With `patient`, waits for keys that
+        the KME does not have yet; with `any_time`, the age is not checked. Raises KeyUnavailable, StoreUnavailable or
+        CannotOpen.
         """
         layers = self.layers()
-        outermost = await layers.recognise(message, sender)
+        outermost = await layers.recognise(message)
         if outermost is None:
             return None
         return await self.open_recognised(

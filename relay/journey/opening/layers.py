@@ -19,7 +19,6 @@ from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
 from relay.levels import AES, LEVELS, ON_TOP, PQC
-from relay.mail import domain_of
 from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Scheme
 from relay.schemes.signatures import names, signs_under
@@ -82,18 +81,12 @@ class Layers:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
-    async def recognise(self, message: bytes, sender: str) -> Layer | None:
+    async def recognise(self, message: bytes) -> Layer | None:
         """The outermost layer of a message sealed for us; None for ordinary mail, and mail sealed by others.
 
-        The SMTP `sender` only decides whether a message that we cannot parse was meant for us; then BadStructure is
-        raised. Also raises UnknownPeer and NotAccepted.
+        Raises BadStructure for one that names our keys and cannot be parsed; also UnknownPeer and NotAccepted.
         """
-        try:
-            return await off_loop(mime.work(message), self._outermost, message)
-        except BadStructure:
-            if self.config.peer_by_domain(domain_of(sender)) is not None:
-                raise
-            return None
+        return await off_loop(mime.work(message), self._outermost, message)
 
     async def open(self, opened: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
         """The payload of the innermost layer; `size` is that of the message in bytes.
@@ -118,7 +111,12 @@ class Layers:
     def _outermost(self, message: bytes) -> Layer | None:
         if not mime.is_sealed(message):
             return None
-        level, enveloped, references = self._decoded(mime.sealed_content(message))
+        try:
+            level, enveloped, references = self._decoded(mime.sealed_content(message))
+        except BadStructure:
+            if self._may_name_us(message):
+                raise
+            return None  # what people have sealed for each other may have any structure
         if not self._is_for_us(level, enveloped, references):
             return None
         try:
@@ -143,6 +141,11 @@ class Layers:
             if level.recognises(enveloped):
                 return level, enveloped, level.references(enveloped)
         raise BadStructure("no level seals for this mixture of recipients")
+
+    def _may_name_us(self, message: bytes) -> bool:
+        """Whether a message that cannot be parsed has names of quantum keys in it, or of our private keys."""
+        names = self.identity.key_identifiers if self.identity is not None else ()
+        return mime.has_in_body(message, (*cms.QUANTUM_KEY_NAMES, *names))
 
     def _is_for_us(self, level: Scheme, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
         """Whether a message was sealed by a relay for us, and not by one person for another."""

@@ -49,4 +49,4 @@ async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene
         parts.store.restore_check.trusted_from = time.time() + 60
         opener = replace(parts.originals.opener, restore_check=parts.store.restore_check)
         with pytest.raises(OutsideWindow, match="restored"):
-            await opener.open(message, "ann@alice.example", ["pqc@bob.example"])
+            await opener.open(message, ["pqc@bob.example"])

@@ -130,7 +130,7 @@ async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) 
         [form] = await seal(alice, name)
         assert form.protection == protection
         async with assembly.parts(bob.config, prefetch=False) as parts:
-            opened = await parts.originals.opener.open(form.message, "ann@alice.example")
+            opened = await parts.originals.opener.open(form.message)
         assert opened is not None
         assert (opened.original, opened.protection, opened.peer) == (
             mails.random_attachment(20_000),
@@ -188,7 +188,7 @@ async def test_layers_in_another_order_than_we_write_are_refused(
     message = await layered(people, *layers)
     async with assembly.parts(bob.config, prefetch=False) as parts:
         with pytest.raises((BadStructure, BadSignature), match=expected):
-            await parts.originals.opener.open(message, "ann@alice.example")
+            await parts.originals.opener.open(message)
 
 
 async def test_a_layer_for_somebody_else_is_left_as_it_is(
@@ -198,4 +198,4 @@ async def test_a_layer_for_somebody_else_is_left_as_it_is(
     eve = with_kems(people.eve, tmp_path / "eve", "eve", "3", (HQC,))
     message = await layered(replace(people, bob=eve), "pqc", HQC)
     async with assembly.parts(bob.config, prefetch=False) as parts:
-        assert await parts.originals.opener.open(message, "ann@alice.example") is None
+        assert await parts.originals.opener.open(message) is None

@@ -33,7 +33,7 @@ STEPS = {  # of section 9, in which each kind may come out
 
 def _received(case: Vector) -> Outcome:
     recipients = case.several("recipient")
-    return receive(case.message, case.site, case.keys, case.memory, case.now, recipients, case.one("sender"))
+    return receive(case.message, case.site, case.keys, case.memory, case.now, recipients)
 
 
 def _kind(outcome: Outcome) -> str:
@@ -80,9 +80,7 @@ def _check_bindings(case: Vector, outcome: Outcome) -> None:
 
 def _check_that_nobody_gets_it_again(case: Vector, first: Delivered) -> None:
     """What each success leaves behind makes of the same message one that everybody has."""
-    again = receive(
-        case.message, case.site, case.keys, first.memory, case.now, case.several("recipient"), case.one("sender")
-    )
+    again = receive(case.message, case.site, case.keys, first.memory, case.now, case.several("recipient"))
     assert isinstance(again, Delivered)
     assert again.recipients == ()
     assert set(again.served) == {*first.recipients, *first.served}

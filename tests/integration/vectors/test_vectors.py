@@ -184,7 +184,7 @@ class Bob:
 
     async def opens(self) -> Opened | None:
         """What becomes of the message."""
-        return await self.opener.open(self.case.message, self.case.sender, _mailboxes(self.case.recipients))
+        return await self.opener.open(self.case.message, _mailboxes(self.case.recipients))
 
     async def bindings(self) -> set[Binding]:
         """What each key of the case has opened by now."""

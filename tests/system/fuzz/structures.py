@@ -34,7 +34,7 @@ from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile
 from tests.vectors import parts
-from tests.vectors.case import NOW, RECIPIENT, SENDER, Case, message, read_all
+from tests.vectors.case import NOW, RECIPIENT, Case, message, read_all
 from tests.vectors.people import person
 
 WORDS = (
@@ -110,7 +110,7 @@ def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
     )
 
     def opened(content: bytes) -> bytes | None:
-        found = asyncio.run(opener.open(message(content), SENDER, [RECIPIENT]))
+        found = asyncio.run(opener.open(message(content), [RECIPIENT]))
         return None if found is None else found.original
 
     return opened, frozenset(case.sha256 for case in cases if case.sha256)

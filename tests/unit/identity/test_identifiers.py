@@ -218,7 +218,7 @@ async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_ma
     certificates = {name: peers[name] for name in order}
     layers = Layers(load_config(tmp_path / "relay.toml"), levels, nothing, person("bob").identity, certificates)
     opener = MailOpener(lambda: layers, nothing, cast(Any, _Nothing()), clock=lambda: case.now)
-    opened = await opener.open(case.message, case.sender)
+    opened = await opener.open(case.message)
     assert opened is not None
     assert opened.peer == "alice"
 

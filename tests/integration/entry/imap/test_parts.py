@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from relay.config import load_config
 from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged
 from relay.entry.imap.marks import OriginalMarks, mark_in
-from relay.entry.imap.opening import is_recent, sender_of
+from relay.entry.imap.opening import is_recent
 from relay.entry.imap.responses import Fetched, encoded, fetched, namespaces, searched, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.store.secret import SiteSecret
@@ -122,24 +122,6 @@ def test_a_folder_that_no_namespace_can_have_is_one_of_the_users_own(said: str, 
 
 def test_search_results_over_several_lines_are_one() -> None:
     assert searched([(b"* SEARCH 9 2",), (b"* SEARCH",), (b"* 3 EXISTS",), (b"* SEARCH 1",)]) == [1, 2, 9]
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("Return-Path: <ann@alice.example>\r\nFrom: eve@eve.example\r\n", "ann@alice.example"),
-        ("Return-Path: <>\r\nFrom: ann@alice.example\r\n", ""),
-        ("Return-Path: <a@one>\r\nReturn-Path: <b@two>\r\n", "a@one"),
-        ("Received: x\r\nFrom: Ann <ann@alice.example>\r\n", "ann@alice.example"),
-        ("From: ann@alice.example, eve@eve.example\r\n", ""),
-        ("From: ann@alice.example\r\nFrom: eve@eve.example\r\n", ""),
-        ("Subject: x\r\n", ""),
-        ("From: " + "(" * 8000 + "\r\n", ""),
-        ("From: " + "a:" * 4000 + "\r\n", ""),
-    ],
-)  # fmt: skip
-def test_the_sender_is_in_return_path_or_else_the_only_author(header: str, expected: str) -> None:
-    assert sender_of(header.encode() + b"\r\nFrom: body@body.example\r\n") == expected
 
 
 def test_marks_are_of_one_account_and_message_and_outlive_a_new_secret() -> None:
