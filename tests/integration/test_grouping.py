@@ -183,9 +183,9 @@ HIDDEN = [
 
 
 def shape(message: bytes) -> tuple[list[bytes], list[tuple[type, object]]]:
-    """All of a sealed message that anybody can see, but for its size and what is new in each: keys, nonces, trace."""
+    """All of a sealed message that anybody can see, but for its size and what is new in each: keys, nonces, trace, mark."""
     header, _ = mime.split(message)
-    trace = re.compile(rb" id [0-9a-f]+;\r\n\t[^\r]*\r\n")
+    trace = re.compile(rb" id [0-9a-f]+;\r\n\t[^\r]*\r\n|(?<=X-QuMail-Sealed: )[A-Za-z0-9+/]{43}=")
     fields = [trace.sub(b"", raw) for _, raw in mime.fields(header)]
     enveloped = cms.decode_enveloped(mime.sealed_content(message))
     recipients = [(type(each), getattr(each, "certificate", None)) for each in enveloped.recipients]

@@ -27,6 +27,7 @@ from tests.testlib.exact_sink import ExactSink
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.long import sized
+from tests.testlib.mails import unproven
 from tests.testlib.payloads import payload
 from tests.testlib.relay_command import run
 from tests.testlib.sites import make_site, relay_process
@@ -241,7 +242,7 @@ async def _passed_on(place: Place, cases: Mapping[str, Case], protocol: str) -> 
         missing.remove(name)
         trace = re.match(rb"Received: [^\r\n]*\r\n(?:\t[^\r\n]*\r\n)*", mail.message)
         assert trace is not None, name
-        passed_on = mail.message[trace.end() :].removeprefix(UNPROTECTED)
+        passed_on = unproven(mail.message[trace.end() :]).removeprefix(UNPROTECTED)
         message = CASES[name].message
         assert passed_on == (message if message.endswith(b"\r\n") or not message else message + b"\r\n"), name
     assert not missing

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import textwrap
 
 
@@ -52,8 +53,17 @@ def random_attachment(size: int = 300_000, seed: int = 1) -> bytes:
     return header.encode() + data + b"--b1--\r\n"
 
 
+_PROOF = re.compile(rb"(X-QuMail-Protection: [^\r\n]*); site=[0-9a-f]{32}\r\n")
+
+
+def unproven(message: bytes) -> bytes:
+    """The message without the proof in the mark that its relay gave it."""
+    return _PROOF.sub(rb"\1\r\n", message, count=1)
+
+
 def untraced(message: bytes) -> bytes:
-    """The message without the Received field that the last relay has put on top; there must be one."""
+    """The message without the proof, and the Received field that the last relay has put on top; there must be one."""
+    message = unproven(message)
     name, _, _ = message.partition(b":")
     assert name == b"Received", message[:100]
     lines = message.splitlines(keepends=True)

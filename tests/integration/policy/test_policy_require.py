@@ -308,7 +308,7 @@ async def test_unsealed_mail_can_be_marked_and_nobody_else_can_write_the_mark(
 ) -> None:
     forged = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain()
     assert (await through_bob(tmp_path, kmes, sink, MARK, forged)).code == 250
-    assert b"X-QuMail-Protection: none; required=aes\r\n" + mails.plain() in sink.got[0].message
+    assert b"X-QuMail-Protection: none; required=aes\r\n" + mails.plain() in mails.unproven(sink.got[0].message)
     assert b"peer=alice" not in sink.got[0].message
 
 
