@@ -190,7 +190,7 @@ async def test_what_we_have_sealed_for_a_peer_and_what_people_seal_for_each_othe
 
 
 def users_own(tmp_path: Path, *options: str) -> bytes:
-    """What Ann's mail program seals for Ben himself, with OpenSSL: the relay has no key of it."""
+    """What Ann's mail program seals for Ben's, with OpenSSL: the relay has no key of it."""
     key, certificate, text = tmp_path / "ben.key", tmp_path / "ben.pem", tmp_path / "text"
     text.write_bytes(b"Content-Type: text/plain\r\n\r\nbetween us\r\n")
     commands: tuple[tuple[str | Path, ...], ...] = (

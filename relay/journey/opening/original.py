@@ -67,7 +67,7 @@ class Originals:
         """The original for those `due`, or None if `message` is not sealed for us; arguments as for MailOpener.open.
 
         The caller then calls `settle` or `give_up` of the opener. With `mailbox` it is for a mailbox with only one
-        writer: `busy` counts as due, its server has checked the outer signatures, and the mark gets no proof here.
+        writer: `busy` counts as due, and its server has checked the outer signatures. Its mark gets no proof here.
         `mark` is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, without a claim.
         """
         layers, dkim = self.opener.layers(), self.dkim() if self.dkim is not None else None
