@@ -303,7 +303,7 @@ class Asker(ABC):
         if reply.code != 200:
             said, of_the_kme = await off_loop(len(reply.body), text_of_error, reply.body, number)
             why = says_why(reply.code, said, of_the_kme=of_the_kme)
-        too_large = f"the reply is larger than {request.max_octets} bytes, more than was asked for"
+        too_large = f"the reply is larger than {request.limit(reply.code)} bytes, more than was asked for"
         message = said if reply.whole else too_large
         rule = ruled(call, reply.code, message, self._errors) if self._errors else None
         try:

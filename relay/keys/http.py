@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
-from relay.keys.replies import REPLY_MARGIN_OCTETS
+from relay.keys.replies import MAX_ERROR_OCTETS, REPLY_MARGIN_OCTETS
 
 if TYPE_CHECKING:
     from relay.keys.transport import Transport
@@ -20,7 +20,7 @@ class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
     `sae` is the SAE that the keys are shared with. A request for received keys has their key_IDs: its reply is
-    stored with both. `max_octets` is the maximum size of the reply's body, in bytes.
+    stored with both. `max_octets` is the maximum size of the body of a reply with keys, in bytes.
     """
 
     method: str
@@ -30,6 +30,10 @@ class HTTPRequest:
     sae: str = ""
     key_IDs: tuple[str, ...] = ()
     max_octets: int = REPLY_MARGIN_OCTETS
+
+    def limit(self, code: int) -> int:
+        """Maximum size of the body of a reply with this HTTP status, in bytes."""
+        return self.max_octets if code == 200 else min(self.max_octets, MAX_ERROR_OCTETS)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON form, for `from_json`."""

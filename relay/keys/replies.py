@@ -21,6 +21,8 @@ MAX_KEY_ID_CHARS = 256
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
 """Maximum size of any reply, in bytes."""
+MAX_ERROR_OCTETS = 512 * 1024
+"""Maximum size in bytes of a reply that is an error: it has a reason, and names keys that are missing."""
 REPLY_MARGIN_OCTETS, KEY_MARGIN_OCTETS = 64 * 1024, 4096
 """Margins of a reply, in bytes: one for all of it, one for the key_ID and the extensions of each key."""
 LARGEST_KEY_BITS = 2**20

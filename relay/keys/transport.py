@@ -104,7 +104,7 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
                 middlewares=(_once,),
             ) as reply:
-                body = await _read_bounded(reply, request.max_octets)
+                body = await _read_bounded(reply, request.limit(reply.status))
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
                 return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:

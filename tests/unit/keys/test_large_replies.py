@@ -26,16 +26,18 @@ PIECE = 64 * 1024
 
 
 @asynccontextmanager
-async def flooding(certificates: Certificates, code: int, *, announced: bool) -> AsyncIterator[str]:
+async def flooding(
+    certificates: Certificates, code: int, *, announced: bool, flood: bytes = FLOOD
+) -> AsyncIterator[str]:
     """The URL of a KME that answers every request with the flood; its length stands in the header, or is not known."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
             await reader.readuntil(b"\r\n\r\n")
-            length = f"Content-Length: {len(FLOOD)}\r\n" if announced else "Connection: close\r\n"
+            length = f"Content-Length: {len(flood)}\r\n" if announced else "Connection: close\r\n"
             writer.write(f"HTTP/1.1 {code} X\r\nContent-Type: application/json\r\n{length}\r\n".encode())
-            for at in range(0, len(FLOOD), PIECE):
-                writer.write(FLOOD[at : at + PIECE])
+            for at in range(0, len(flood), PIECE):
+                writer.write(flood[at : at + PIECE])
                 await writer.drain()
         writer.close()
 
@@ -78,6 +80,29 @@ async def test_32_MiB_of_empty_keys_are_refused_and_hold_nobody_up(
             held = await slow(clock, call, one, 0.5)
     assert held is None, str(held)
     assert all("the reply is larger than" in cause for cause in causes), causes
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_refusal_of_30_MB_to_a_request_for_large_keys_is_not_parsed(
+    certificates: Certificates, announced: bool
+) -> None:
+    """Keys may be as large as that, and a reason may not."""
+    said = b'{"message":"no such key","details":[{"x":"' + b"\\u00e9" * 5_000_000 + b'"}]}'
+    causes: list[str] = []
+    async with (
+        flooding(certificates, 404, announced=announced, flood=said) as url,
+        asking(url, certificates, retry_attempts=0) as client,
+    ):
+        with loop_clock() as clock:
+
+            async def one() -> None:
+                with pytest.raises(KeyUnavailable) as refused:
+                    await asyncio.create_task(client.request_dec_keys("bob", [f"key-{n}" for n in range(128)]))
+                causes.append(str(refused.value))
+
+            held = await slow(clock, "dec_keys", one, 0.5)
+    assert held is None, str(held)
+    assert all("the reply is larger than 524288 bytes" in cause for cause in causes), causes
 
 
 async def test_a_reply_that_is_too_large_burns_the_keys_that_were_asked_for_and_is_not_asked_for_again(
