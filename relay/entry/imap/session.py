@@ -23,6 +23,11 @@ from relay.runtime.aio import off_loop
 
 LONGEST_IDLE_S = 29 * 60.0
 """Maximum length of an IDLE, in seconds; servers may end one after half an hour (RFC 2177)."""
+LEAST_IDLE_S, QUICK_IDLES = 1.0, 2
+"""Length under which an IDLE is quick, in seconds, and the number of quick ones in a row before there are pauses.
+
+Some servers end each IDLE at once, or report news that are none: they are asked less and less often.
+"""
 LEAST_OCTETS_PER_S = 20_000
 """Minimum transfer rate of a connection, in octets a second."""
 MAX_FIELDS_OCTETS = 8192
@@ -152,6 +157,7 @@ class Session:
         self.server = str(TCPAddress(account.host, account.port))
         self._answer = b""
         self._may_idle = account.idle
+        self._quick_idles = 0
         self._namespaces = Namespaces()
 
     async def log_in(self, login: Credential) -> None:
@@ -265,8 +271,10 @@ class Session:
     async def idle(self, seconds: float) -> bool:
         """Waits up to `seconds` for new messages; returns whether there are any.
 
-        Without IDLE it always takes all of that time.
+        Without IDLE it always takes all of that time, and soon the same if the server ends each IDLE at once.
         """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         if self._may_idle and self.can("IDLE") and not self.protocol.news.is_set():
             try:
                 await self._idle(min(seconds, LONGEST_IDLE_S))
@@ -276,7 +284,11 @@ class Session:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.protocol.news.wait()
-        return self.protocol.news.is_set()
+        news, waited = self.protocol.news.is_set(), loop.time() - began
+        self._quick_idles = self._quick_idles + 1 if waited < min(seconds, LEAST_IDLE_S) else 0
+        if self._quick_idles > QUICK_IDLES:
+            await asyncio.sleep(min(LEAST_IDLE_S if news else seconds - waited, 0.1 * 2 ** min(self._quick_idles, 20)))
+        return news
 
     async def _idle(self, seconds: float) -> None:
         idling, limit = self.protocol.idling, self.account.timeout

@@ -4,6 +4,7 @@ Standard: a server that remembers what it was told; secrets go over verified TLS
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import sys
@@ -33,6 +34,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.entry.imap.login.LONGEST_PAUSE_S", 0.05)
 
 
+SPIN_S = 2.0
 STORM = b"* 1 EXISTS\r\n" * 2_000_000
 NONSENSE: dict[str, tuple[str, bytes | None]] = {
     "a literal larger than all that was asked for": ("UID FETCH", b"* 1 FETCH (UID 1 BODY[] {4000000000}\r\n"),
@@ -107,6 +109,21 @@ async def test_what_arrives_between_the_first_questions_about_a_folder_is_opened
     provider.put(b"X-QuMail-Protection: otp; peer=alice\r\n" + mails.plain())
     [visited] = await visit(bob)
     assert (visited.failure, visited.opened) == ("", 1)
+
+
+@pytest.mark.parametrize("news", [b"", b"* 1 EXISTS\r\n"], ids=["with nothing", "with news that are none"])
+async def test_a_server_that_ends_IDLE_at_once_is_asked_less_and_less_often_and_its_mail_is_opened(
+    news: bytes, alice: Alice, provider: IMAPDouble, bob: Site
+) -> None:
+    async with serving(bob):
+        provider.instead["IDLE"] = [b"+ idling\r\n%bTAG OK done\r\n" % news] * 10_000
+        await provider.until(lambda: "IDLE" in provider.told)
+        sealed = await alice.seal(original("one"))
+        provider.put(sealed)
+        await provider.until(lambda: provider.messages("Sealed") == [sealed])
+        await asyncio.sleep(SPIN_S)  # what is measured
+        asked = sum(line == "IDLE" for line in provider.told)
+    assert asked <= 10
 
 
 async def test_a_server_that_refuses_to_be_idle_is_polled(
