@@ -229,7 +229,12 @@ def _our_signers(config_file: Path) -> set[str]:
     from relay.audit.checkpoint import signer_of
     from relay.identity.directory import signing_keys
 
-    config = load(config_file)
+    try:
+        config = load(config_file)
+    except ConfigError as error:
+        raise ConfigError(
+            f"say with --signer whose checkpoint it is: no keys of this site are here ({error})"
+        ) from error
     with relay_rights(config):
         if config.identity is None or not config.identity.directory.exists():
             raise ConfigError("this site has no [identity]: say with --signer whose checkpoint it is")

@@ -45,7 +45,7 @@ from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
 from relay.levels import LevelName
-from relay.policy.findings import in_vain, levels_held
+from relay.policy.findings import in_vain, levels_in_vain, peers_unmarked
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
@@ -178,7 +178,7 @@ async def _states(
     store = await store_state(config, config_file)
     for state in (_policies(config, certificates), secret_state(config), store):
         yield state
-    for state in _canary(config):
+    for state in _canary(config, certificates):
         yield state
     for state in await asyncio.to_thread(file_states, config):
         yield state
@@ -220,10 +220,17 @@ def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> S
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     doubts = list(in_vain(policies, sends=config.outgoing is not None))
     if config.outgoing is not None and not config.policies.shadow:  # in shadow mode nothing is held
-        doubts += levels_held(policies, _obstacle(config, certificates))
+        doubts += levels_in_vain(policies, _obstacle(config, certificates), _only_send(certificates))
+    if config.opens_mail:
+        doubts += peers_unmarked(policies)
     problems = tuple(map(str, doubts))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
+
+
+def _only_send(certificates: Mapping[str, PeerCertificates]) -> set[str]:
+    """The peers that open no sealed mail, by their documents."""
+    return {name for name, document in certificates.items() if not document.levels}
 
 
 def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> Callable[[str, LevelName], str]:
@@ -237,14 +244,15 @@ def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> C
     return obstacle
 
 
-def _canary(config: Config) -> Iterator[State]:
+def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
     """Whom we ask, and whose policy does not let us; policies that are broken are found elsewhere."""
     every, from_ = config.canary.every, canary_address(config.site.domains)
     if every is None:
         return
     with suppress(ConfigError):
         policies = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config)).read()
-        to = {name: canary_address(peer.domains) for name, peer in config.peers.items()}
+        only_send = _only_send(certificates)
+        to = {name: canary_address(peer.domains) for name, peer in config.peers.items() if name not in only_send}
         why = {name: obstacle(policies, from_, each, shadow=config.policies.shadow) for name, each in to.items()}
         asked = ", ".join(to[name] for name, cause in why.items() if not cause) or "nobody"
         problems = tuple(f"peer {name} gets none: {cause}" for name, cause in why.items() if cause)

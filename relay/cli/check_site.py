@@ -41,7 +41,12 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
         groups = f"KME group {', '.join(peer.kme_groups)}" if peer.kme_groups else "no quantum keys"
         detail = f"{', '.join(peer.domains)}; SAE {peer.sae_id}; levels {', '.join(can) or 'none'}; {groups}"
         problems = [without_keys[name]] if name in without_keys else []
-        if not can:
+        if name in certificates and not certificates[name].levels:
+            detail = (
+                f"{', '.join(peer.domains)}; SAE {peer.sae_id}; cannot receive, by its document: its mail is refused"
+            )
+            problems = []
+        elif not can:
             problems.append("nothing can be sealed for it: it shares no KME group with us, and no document is pinned")
         yield f"peer {name}", detail, tuple(problems)
     if not config.peers:

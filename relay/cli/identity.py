@@ -68,12 +68,18 @@ COMMANDS = {
 }
 
 
+SENDS_ONLY = (
+    "relay.toml has neither [incoming] nor [imap.*]; where another relay of this site opens mail, write it there"
+)
+NEEDS_KME = "relay.toml has no [kmes.*]"
+"""Why a level is none that peers may use for us."""
+
 levels_option = click.option(
     "--level",
     "levels",
     type=click.Choice(SEALING),
     multiple=True,
-    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+    help="A level that peers may use for us, as often as needed. [default: all that this relay can open]",
 )
 
 
@@ -214,6 +220,13 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
     """A fresh peer document of this site."""
     config, files = _configured(config_file)
     groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
+    can_open = tuple(level for level in SEALING if config.opens_mail and (groups or level not in QUANTUM))
+    if more := [level for level in levels if level not in can_open]:
+        raise ConfigError(
+            f"--level {more[0]}: this relay cannot open it: {NEEDS_KME if config.opens_mail else SENDS_ONLY}"
+        )
+    if not can_open:
+        click.echo(f"This site cannot receive, and the document says so: {SENDS_ONLY}.", err=True)
     with relay_rights(config):
         ours = load_identity(files.directory, passphrase=files.passphrase)
         return peer_document(
@@ -223,7 +236,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
             domains=_domains(config),
             sae_id=config.site.sae_id,
             kme_groups=groups,
-            levels=levels or tuple(level for level in SEALING if groups or level not in QUANTUM),
+            levels=levels or can_open,
         )
 
 

@@ -43,7 +43,7 @@ def print_identity(out: Console, identity: Identity, fingerprint: str) -> None:
 
 def print_peer(out: Console, peer: PeerCertificates) -> None:
     """A pinned peer's certificates and fingerprint."""
-    title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {', '.join(peer.levels)}"
+    title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {_levels(peer)}"
     _print_table(out, title, peer)
     _print_kems(out, peer.further_kems)
     _print_fingerprint(out, peer.fingerprint)
@@ -55,7 +55,7 @@ def print_import(out: Console, config: Config, pinned: Import) -> None:
     called = "" if pinned.site == peer.name else f" (it calls itself {pinned.site})"
     out.print(f"Peer {peer.name}{called}, document {peer.serial} of {peer.issued:%Y-%m-%d}", soft_wrap=True)
     out.print(f"  domains     {', '.join(peer.domains)}", soft_wrap=True)
-    out.print(f"  levels      {', '.join(peer.levels)}")
+    out.print(f"  levels      {_levels(peer)}")
     out.print(f"  SAE         {peer.sae_id}")
     shared = ", ".join(common_groups(config, peer)) or "none, so no level with quantum keys"
     out.print(f"  KME groups  {', '.join(peer.kme_groups) or 'none'}; shared with us: {shared}", soft_wrap=True)
@@ -133,6 +133,10 @@ def _certificates(whose: Identity | PeerCertificates) -> dict[str, dict[str, str
         }
         for name, certificate in every.items()
     }
+
+
+def _levels(peer: PeerCertificates) -> str:
+    return ", ".join(peer.levels) or "none: it cannot receive sealed mail, and mail to it is refused"
 
 
 def _print_table(out: Console, title: str, whose: Identity | PeerCertificates) -> None:

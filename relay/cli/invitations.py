@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import click
 
@@ -21,9 +21,11 @@ from relay.files.rights import acting_as
 from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
 from relay.levels import SEALING
+from relay.policy.file import Unprotected
 from relay.setup.asking import Prompter, pasted_invitation, read_document
 from relay.setup.files import Written
-from relay.setup.peers import document_in, examined, take_in
+from relay.setup.peers import document_in, examined, lacks_policy, take_in
+from relay.setup.questions import ask_unprotected
 
 CALL = (
     "An attacker who exchanges the invitation on its way can read your mail. Call the other site, at a number that you "
@@ -42,6 +44,13 @@ CONFIRM = "Are these the words that the other site reads to you?"
 @click.option(
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels of the policy file, in order."
 )
+@click.option(
+    "--unprotected",
+    type=click.Choice(get_args(Unprotected)),
+    default="mark",
+    show_default=True,
+    help="What its policy file says of mail in the peer's name that arrives unsealed.",
+)
 @click.argument("file", type=InputFile(), required=False)
 def accept(
     config_file: Path,
@@ -51,6 +60,7 @@ def accept(
     yes: bool,
     replace: bool,
     levels: tuple[str, ...],
+    unprotected: Unprotected,
     file: BinaryIO | None,
 ) -> None:
     """Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.
@@ -79,6 +89,7 @@ def accept(
         name=name,
         replace=replace,
         levels=levels,
+        unprotected=unprotected,
     )
 
 
@@ -93,14 +104,16 @@ def take_in_peer(
     name: str | None = None,
     replace: bool = False,
     levels: tuple[str, ...] = (),
+    unprotected: Unprotected | None = None,
 ) -> None:
     """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError.
 
-    `domains` are those that are expected, which `domain_option` gives; without any, each one is asked about.
+    `domains` are those that are expected, which `domain_option` gives; without any, each one is asked about. So is
+    what happens to `unprotected` mail.
     """
     user = relays_user(config)
     with acting_as(user):
-        pinned = examined(config, document, name=name, replace=replace)
+        pinned = examined(config, document, name=name, replace=replace, levels=levels)
     print_import(plain_console(), config, pinned)
     refuse_other_words(words, pinned.peer)
     if pinned.question and words is None:
@@ -113,8 +126,17 @@ def take_in_peer(
     if pinned.change != "same":
         only_asked = Prompter(ask=asker.asks and words is None)
         confirmed = confirmed_domains(pinned, domains, only_asked, option=domain_option)
+    if unprotected is None and config.opens_mail and lacks_policy(config, pinned.peer):
+        unprotected = ask_unprotected(asker)
     pinned, policies = take_in(
-        config, document, name=name, replace=replace, levels=levels, confirmed=confirmed, user=user
+        config,
+        document,
+        name=name,
+        replace=replace,
+        levels=levels,
+        unprotected=unprotected or "mark",
+        confirmed=confirmed,
+        user=user,
     )
     if pinned.change != "same":
         click.echo(f"Pinned as {pinned.peer.name}. A relay that serves takes it over within seconds.")

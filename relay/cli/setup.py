@@ -27,6 +27,7 @@ from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
+from relay.policy.file import Unprotected
 from relay.setup.answers import Everybody, Integration, SitePaths
 from relay.setup.asking import Prompter, read_file
 from relay.setup.files import Owner, make_directory
@@ -85,7 +86,12 @@ USER = "qumail-relay"
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels for mail to peers, in order."
 )
 @click.option(
-    "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."
+    "--unprotected",
+    type=click.Choice(get_args(Unprotected)),
+    help="What the peer's policy file says of mail in its name that arrives unsealed. [default: mark]",
+)
+@click.option(
+    "--port-base", type=click.IntRange(1020, 65500), help=f"Ports + 4 to 18. [default: {PORT_BASE}, or as before]"
 )
 @click.option("--postfix", help="The directory of the Postfix beside the relay, or `none`.")
 @click.option("--postfix-service", help="Where mail from outside arrives, as smtp/inet in master.cf.")
@@ -102,7 +108,7 @@ USER = "qumail-relay"
 def setup(config_file: Path, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks six questions, ten with a real KME and the other site's invitation; each has a flag. --yes takes the
+    It asks six questions, eleven with a real KME and the other site's invitation; each has a flag. --yes takes the
     defaults, but for --kme, which has none. A relay.toml that is there counts as the answers; run it again as often as
     you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with `check`.
     """
@@ -174,7 +180,9 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         beside = BesidePostfix(None)
         click.echo(f"Postfix stays as it is. Fix that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
-    without = ("--before-start",) if beside.runs else ("--before-start", "--no-next-hops")
+    # A smarthost hands on to a server that is there already.
+    looks = beside.runs or integration_of(config) == "smarthost"
+    without = ("--before-start",) if looks else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)
     if last := last_line(config, places, owner, beside, well=well):
         click.secho(f"\n{last}", bold=True)
@@ -184,10 +192,16 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
 
 
 def _take_in(config: Config, document: bytes, asker: Prompter, flags: dict[str, Any]) -> None:
-    words, domains, levels = flags["words"], flags["peer_domains"], flags["levels"]
     try:
         take_in_peer(
-            config, document, asker, words=words, domains=domains, domain_option="--peer-domain", levels=levels
+            config,
+            document,
+            asker,
+            words=flags["words"],
+            domains=flags["peer_domains"],
+            domain_option="--peer-domain",
+            levels=flags["levels"],
+            unprotected=flags["unprotected"],
         )
     except NotConfirmed as error:
         click.echo(f"{error}. With the right invitation: qumail-relay identity accept")

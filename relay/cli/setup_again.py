@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from relay.config import Config
-from relay.config.ports import OUTGOING, PORT_BASE
+from relay.config.ports import OUTGOING, PORT_BASE, Ports
 from relay.config.values import parse_domain, parse_next_hop
 from relay.errors import ConfigError
 from relay.keys.development import from_development_kme
@@ -49,8 +49,8 @@ def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
         said["next_hop"] = str(outgoing.next_hop[0])
     if flags["kme"] is None:
         said |= _kme_as_it_is(config)
-    if ports and flags["port_base"] == PORT_BASE:
-        flags = {**flags, "port_base": ports[0].lmtp - OUTGOING.lmtp + PORT_BASE}
+    if ports:
+        said["port_base"] = _port_base(ports)
     return {name: said[name] if name in said and not value else value for name, value in flags.items()}
 
 
@@ -97,8 +97,12 @@ def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
         yield "postmaster"
     yield from _kme_differs(config, flags)
     ports = site_ports(config)
-    if flags["port_base"] != PORT_BASE and ports and ports[0].lmtp - OUTGOING.lmtp + PORT_BASE != flags["port_base"]:
+    if flags["port_base"] not in (None, ports and _port_base(ports)):
         yield "port-base"
+
+
+def _port_base(ports: tuple[Ports, Ports]) -> int:
+    return ports[0].lmtp - OUTGOING.lmtp + PORT_BASE
 
 
 def _everybody_differs(default: Path, answer: str) -> bool:

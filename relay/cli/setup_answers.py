@@ -13,6 +13,7 @@ import click
 
 from relay.cli.as_relay import relay_rights
 from relay.config import Config, load_config
+from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import read_document, with_documents
@@ -58,7 +59,9 @@ def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -
     name = flags["name"] or domains[0].partition(".")[0]
     # Without a KME it is a name that peers tell this site by, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
-    answers = Answers(name, domains, sae, kme, integration, everybody, next_hop, postmaster, flags["port_base"])
+    answers = Answers(
+        name, domains, sae, kme, integration, everybody, next_hop, postmaster, flags["port_base"] or PORT_BASE
+    )
     return answers, document
 
 

@@ -190,6 +190,11 @@ class Config(toml.Table):
         return "shadow mode is on (policies.shadow in relay.toml): all outgoing mail leaves unsealed"
 
     @property
+    def opens_mail(self) -> bool:
+        """Whether sealed mail for this site is opened here: what arrives, or what lies in mailboxes."""
+        return self.incoming is not None or bool(self.imap)
+
+    @property
     def max_bounce(self) -> int:
         """The largest message from the null sender, in bytes, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE

@@ -282,6 +282,18 @@ _ALL: Final = (
         not_ready=True,
     ),
     Alarm(
+        "sealed_mail_unopened",
+        "Sealed mail for this site waits, and cannot be opened here",
+        "Sealed mail for this site came to the listener of outgoing mail, and this relay cannot open it: it has no "
+        "[incoming], or the mail is for others as well. It is held, and its sender's server gives it up in some days.",
+        "such a mail was held within ten minutes",
+        "none was for ten minutes, and no outgoing mail waits for a cause of no other alarm",
+        "Have the mail server hand mail that arrives to the relay of this site that opens it. Where there is none, set "
+        "[incoming] (`qumail-relay setup --replace --integration content-filter`). A site that only sends gives its "
+        "peers a new invitation, which says so (`qumail-relay identity invite`); they refuse mail for it from then on.",
+        clear_s=0.0,
+    ),
+    Alarm(
         "mailbox_unwatched",
         "Mailbox {about} is not watched",
         "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays there as it is, and its keys "

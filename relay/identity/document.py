@@ -11,17 +11,17 @@ format. CMS signatures have no context, so neither can be mistaken for the other
 
     name         the site's name                  serial      higher in every newer document
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
-    sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
+    sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa, or none
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
     kems         (may be left out) public key of each further KEM it opens, by name (relay/formats/cms/recipients.py)
 
 Keys of further KEMs are base64 of liboqs' octets, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others. Each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
-peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. An unknown,
-missing or duplicate member makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another channel, such as a telephone. That covers keys and domains, but does not prove who owns the
-domains.
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A site without
+levels only sends: nothing may be sealed for it. An unknown, missing or duplicate member makes the document invalid. The
+signature proves nothing until the fingerprint was compared over another channel, such as a telephone. That covers keys
+and domains, but does not prove who owns the domains.
 The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """
 
@@ -109,6 +109,12 @@ class PeerCertificates:
     rsa_encryption: x509.Certificate | None = None
     rsa_signing: x509.Certificate | None = None
     further_kems: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+
+    def not_opened(self, level: str) -> str:
+        """Why mail at this level cannot be opened there, by its document, or ""."""
+        if not self.levels:
+            return f"peer {self.name!r} cannot receive: its document says that it opens no sealed mail"
+        return "" if level in self.levels else f"peer {self.name!r} does not open level {level}, by its document"
 
     @property
     def certificates(self) -> dict[Role, x509.Certificate]:
@@ -241,7 +247,7 @@ class _Document(_Strict):
     domains: Annotated[tuple[Annotated[str, AfterValidator(_domain)], ...], Field(min_length=1, max_length=1000)]
     sae_id: _Text
     kme_groups: Annotated[tuple[_Text, ...], Field(max_length=100)]
-    levels: Annotated[_Levels, Field(min_length=1, max_length=len(SEALING))]
+    levels: Annotated[_Levels, Field(max_length=len(SEALING))]
     serial: Annotated[int, Field(ge=1, lt=2**63)]
     issued: AwareDatetime
     certificates: _SiteCertificates

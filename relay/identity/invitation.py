@@ -47,7 +47,7 @@ def read_invitation(text: str) -> bytes:
     """
     if len(text) > MAX_INVITATION:
         raise BadInvitation(f"an invitation has at most {MAX_INVITATION} characters")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = list(map(unquoted, text.splitlines()))
     if lines.count(BEGIN) != 1:
         raise BadInvitation(f"not one invitation: it begins with a line {BEGIN}")
     lines = lines[lines.index(BEGIN) + 1 :]
@@ -64,6 +64,11 @@ def read_invitation(text: str) -> bytes:
     return document
 
 
+def unquoted(line: str) -> str:
+    """The line without blanks around it, and without the ">" that mail programs put in front of what they quote."""
+    return line.lstrip("> \t").rstrip()
+
+
 def is_invitation(raw: bytes) -> bool:
     """Whether this is an invitation rather than a peer document."""
     return BEGIN.encode() in raw
@@ -75,7 +80,7 @@ def _header(peer: PeerCertificates) -> list[str]:
         *(f"Domain: {domain}" for domain in peer.domains),
         f"SAE: {peer.sae_id}",
         *(f"KME group: {group}" for group in peer.kme_groups),
-        f"Levels: {', '.join(peer.levels)}",
+        f"Levels: {', '.join(peer.levels) or 'none, it cannot receive'}",
         *(f"Words: {line}" for line in lines_of(peer.fingerprint)),
     ]
     return [line.strip() for line in lines]

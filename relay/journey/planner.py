@@ -265,7 +265,8 @@ class Planner:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
         if decision.peer not in self.config.peers:
             return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
-        if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
+        asked = (level,) if level in QUANTUM or decision.quantum != "required" else (level, ON_TOP)
+        if cause := next(filter(None, (self._not_opened(decision.peer, each) for each in asked)), ""):
             return f"{level}: {cause}"
         if cause := self._not_taken(decision):
             return f"{level}: {cause}"
@@ -275,9 +276,7 @@ class Planner:
 
     def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
         """Why sealing for a peer at a level is impossible, regardless of policy, or ""."""
-        if level in QUANTUM and (cause := self._no_kme(peer)):
-            return cause
-        return self.levels[level].obstacle(self.parties(peer))
+        return self._not_opened(peer, level) or self.levels[level].obstacle(self.parties(peer))
 
     def _not_taken(self, decision: Decision) -> str:
         """Why the peer would quarantine all mail of this sender, or ""."""
@@ -311,17 +310,20 @@ class Planner:
                 continue
             for copy in _copies(decision, level):
                 # If the level itself takes a key, `obstacle` has checked for a KME.
-                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.key_on_top else "")
+                cause = missing.get(copy, "") or (self._not_opened(copy.peer or "", ON_TOP) if copy.key_on_top else "")
                 if not cause:
                     return copy, tuple(causes)
                 prefix = "no quantum key on top: " if copy.key_on_top else ""
                 causes.append(f"{level}: {prefix}{cause}")
         return None, tuple(causes)
 
-    def _no_kme(self, peer: str | None) -> str:
-        """Why there can be no quantum keys for a peer, or ""."""
-        groups = self.config.peers[peer].kme_groups if peer is not None else ()
-        return "" if groups else f"no KME group is set for peer {peer!r}"
+    def _not_opened(self, peer: str, level: LevelName) -> str:
+        """Why a peer cannot open a level: by its document, or for want of quantum keys; or ""."""
+        document = self.certificates.get(peer)
+        if document is not None and (cause := document.not_opened(level)):
+            return cause
+        no_keys = level in QUANTUM and not self.config.peers[peer].kme_groups
+        return f"no KME group is set for peer {peer!r}" if no_keys else ""
 
 
 def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:

@@ -4,7 +4,7 @@ Each doubt names file, line and column, and how to fix it; none of them stops th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -13,10 +13,10 @@ from urllib.parse import unquote
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
-from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, SIGNED, LevelName
 from relay.policy.conditions import NOT, ON_PEOPLE
 from relay.policy.decide import Decision, PolicySet
-from relay.policy.file import PolicyFile
+from relay.policy.file import Policy, PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Glob, Groups
@@ -218,23 +218,67 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
                 yield _doubt(policies.directory, file, (*place, "levels"), what)
 
 
-def levels_held(policies: PolicySet, obstacle: Callable[[str, LevelName], str]) -> Iterator[Doubt]:
-    """Finds files and rules whose mail to a peer is never sealed: none of their levels is possible for it.
+Obstacle = Callable[[str, LevelName], str]
+"""Why a level is not possible for a peer, "" if it is."""
 
-    `obstacle` says of a peer and a level why it is not, "" if it is.
+
+def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collection[str] = ()) -> Iterator[Doubt]:
+    """Finds levels, and layers on top, that no peer of their file can have, whatever keys and mail there are.
+
+    Where a peer can have none of a list, its mail is never sealed. Else each mail for which such a level is passed over
+    counts as a downgrade. Peers that `only_send` can have nothing; files that refuse their mail are meant so.
     """
     covering = ((policies.covering(domain), peer) for domain, peer in policies.owners.items())
     named = ((file, file.policy.peer) for file in policies.files.values())
-    of = {(file.name, peer): file for file, peer in (*covering, *named) if file is not None and peer is not None}
-    for (_, peer), file in sorted(of.items(), key=lambda each: each[0]):
-        for place, settings in () if file.policy.not_now else _settings(file):
-            if settings.not_now:
-                continue
-            why = {level: obstacle(peer, level) for level in settings.levels or ()}
-            if why and all(why.values()):
-                causes = "; ".join(f"{level}: {cause}" for level, cause in why.items())
-                what = f"no level that stands here can be had for peer {peer!r}, so this mail is held or refused"
-                yield _doubt(policies.directory, file, (*place, "levels"), f"{what}: {causes}")
+    peers: dict[str, set[str]] = {}
+    for file, peer in (*covering, *named):
+        if file is not None and peer is not None and not file.policy.not_now:
+            peers.setdefault(file.name, set()).add(peer)
+    for name, of in sorted(peers.items()):
+        file = policies.files[name]
+        for place, settings in _settings(file):
+            if not settings.not_now:
+                for setting, what in _in_vain(file.policy, settings, sorted(of), obstacle, only_send):
+                    yield _doubt(policies.directory, file, (*place, setting), what)
+
+
+def _in_vain(
+    policy: Policy, settings: SealingSettings, peers: list[str], obstacle: Obstacle, only_send: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The setting that asks for what peers cannot have, and what is wrong, for a file's settings or a rule's."""
+    levels, quantum = settings.levels or policy.levels, settings.quantum or policy.quantum
+    if levels == ONLY_PLAINTEXT:
+        return
+    why = {peer: {level: obstacle(peer, level) for level in (*levels, ON_TOP)} for peer in peers}
+    able = [peer for peer in peers if not all(why[peer][level] for level in levels)]
+    refuses = (settings.otherwise or policy.otherwise) == "refuse"
+    for peer in peers if settings.levels else ():
+        if peer not in able and not (refuses and peer in only_send):
+            causes = "; ".join(f"{level}: {why[peer][level]}" for level in levels)
+            what = f"no level that stands here can be had for peer {peer!r}, so this mail is held or refused"
+            yield "levels", f"{what}: {causes}"
+    for level in levels if settings.levels else ():
+        if able and all(why[peer][level] for peer in able):
+            what = f"{level} cannot be had for peer {', '.join(able)}, and is always passed over"
+            yield "levels", f"{what}; leave it out, or fix the cause: {why[able[0]][level]}"
+    on_top = able and quantum != "off" and not SIGNED.isdisjoint(levels) and all(why[peer][ON_TOP] for peer in able)
+    if on_top and (settings.levels or settings.quantum):
+        what = f'quantum = "{quantum}" asks for a layer that cannot be had for peer {", ".join(able)}'
+        effect = "this mail is held or refused" if quantum == "required" else "each mail counts as a downgrade"
+        cause = why[able[0]][ON_TOP]
+        yield "quantum" if settings.quantum else "levels", f'{what}, so {effect}; write quantum = "off": {cause}'
+
+
+def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
+    """Finds peers' domains of whose mail nothing is required, and no file says that this is meant."""
+    for domain in sorted(policies.owners):
+        file = policies.covering(domain)
+        if file is None or file.policy.drops_require or any(policies.required_from(FoldedAddress("", domain))):
+            continue
+        where = "here" if file.domain == domain else f"into {policies.directory / (domain + SUFFIX)}"
+        what = f"forged mail in the name of {domain} arrives without a mark: what it must arrive with is not said"
+        remedy = f'write require = ["sealed"] and unprotected = "mark" {where} (require = "none" if that is meant)'
+        yield _doubt(policies.directory, file, ("levels",), f"{what}; {remedy}")
 
 
 def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:

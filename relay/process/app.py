@@ -268,7 +268,7 @@ async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
     if every is None:
         yield
         return
-    asking = Asking(built.sites.config, built.store.canaries, post, built.board, every, limit)
+    asking = Asking(built.sites.receiving, built.store.canaries, post, built.board, every, limit)
     async with in_background("canaries", asking.keep_up()):
         yield
 

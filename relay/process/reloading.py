@@ -144,6 +144,13 @@ class SitesInForce:
         """The configuration with the current peers."""
         return self.known.config
 
+    def receiving(self) -> Config:
+        """The same, without the peers that open no sealed mail, by their documents."""
+        config, documents = self.config(), self._planner.certificates
+        only_send = {name for name, document in documents.items() if not document.levels}
+        peers = {name: peer for name, peer in config.peers.items() if name not in only_send}
+        return config.model_copy(update={"peers": peers}) if only_send else config
+
     def stamps(self) -> Stamps:
         """Stamps of all documents, keys and certificates."""
         return site_stamps(self._settings())

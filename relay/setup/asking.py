@@ -13,7 +13,7 @@ import click
 
 from relay.errors import ConfigError
 from relay.files.rights import open_named
-from relay.identity.invitation import END, MAX_INVITATION
+from relay.identity.invitation import END, MAX_INVITATION, unquoted
 
 
 class Prompter:
@@ -71,7 +71,7 @@ def pasted_invitation(first: str = "") -> bytes:
     """The lines of an invitation that somebody pastes, after its `first` one. Raises ValueError for too many."""
     lines = [first]
     length = len(first)
-    while lines[-1].strip() != END:
+    while unquoted(lines[-1]) != END:
         line: str = click.prompt("", default="", show_default=False, prompt_suffix="")
         length += len(line) + 1
         if length > MAX_INVITATION:

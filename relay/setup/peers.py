@@ -4,16 +4,23 @@ What `identity accept` and `setup` do alike, so that two sites which do it end u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from datetime import UTC, datetime
 
 from relay.config import Config
+from relay.errors import ConfigError
 from relay.files.rights import UnixUser, acting_as
-from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
+from relay.identity import Import, PeerCertificates, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
-from relay.levels import AES, PQC
+from relay.identity.peers import joined
+from relay.levels import AES, LEVELS, ON_TOP, OTP, PQC, RSA
+from relay.policy.file import Unprotected
 from relay.setup.files import Owner, Written
-from relay.setup.policies import policy_file, write_peer_policies
+from relay.setup.policies import peer_policy, policy_file, write_peer_policies
+
+_USUAL = (AES.name, PQC.name, RSA.name, OTP.name)
+"""The level of a first policy file is the first of these that both sites have: pads are spent by no default."""
 
 
 def document_in(raw: bytes) -> bytes:
@@ -26,19 +33,35 @@ def document_in(raw: bytes) -> bytes:
         raise BadInvitation("the invitation was changed: it is not UTF-8") from error
 
 
-def usual_levels(config: Config, peer: PeerCertificates | None) -> tuple[str, ...]:
-    """The level of a first policy file: under quantum keys where we share some with the peer."""
-    shared = config.kmes if peer is None else common_groups(config, peer)
-    return (AES.name,) if shared else (PQC.name,)
+def possible_levels(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
+    """The levels that both sites have: the peer opens them, and we share the quantum keys that they need."""
+    groups = joined(config, {peer.name: peer}).peers[peer.name].kme_groups
+    return tuple(
+        level.name
+        for level in LEVELS
+        if level.name in peer.levels and (level.use is None or any(config.serves(group, level.use) for group in groups))
+    )
 
 
-def examined(config: Config, document: bytes, *, name: str | None = None, replace: bool = False) -> Import:
-    """What taking this document would do. Raises ConfigError with what speaks against it."""
+def examined(
+    config: Config, document: bytes, *, name: str | None = None, replace: bool = False, levels: tuple[str, ...] = ()
+) -> Import:
+    """What taking this document would do. Raises ConfigError with what speaks against it, or against `levels`."""
     examined_document = examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
-    for domain in examined_document.peer.domains:
+    peer = examined_document.peer
+    for domain in peer.domains:
         # Before it is pinned: a stranger names these, and must not come to write floors.toml or default.toml.
         policy_file(domain)
+    possible = possible_levels(config, peer)
+    if never := [level for level in levels if level not in possible]:
+        cause = peer.not_opened(never[0]) or f"no KME group is shared with peer {peer.name!r} for it"
+        raise ConfigError(f"not taken in: --level {never[0]}: {cause}")
     return examined_document
+
+
+def lacks_policy(config: Config, peer: PeerCertificates) -> bool:
+    """Whether a first policy file will be written for one of its domains."""
+    return not all(os.path.lexists(config.policies.directory / policy_file(domain)) for domain in peer.domains)
 
 
 def take_in(
@@ -48,6 +71,7 @@ def take_in(
     name: str | None = None,
     replace: bool = False,
     levels: tuple[str, ...] = (),
+    unprotected: Unprotected,
     confirmed: Collection[str],
     user: UnixUser | None = None,
 ) -> tuple[Import, list[Written]]:
@@ -58,5 +82,10 @@ def take_in(
     with acting_as(user):
         pinned = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
     owner = Owner(user.uid, user.gid) if user is not None else Owner.myself()
-    chosen = levels or usual_levels(config, pinned.peer)
-    return pinned, write_peer_policies(config.policies.directory, pinned.peer.domains, chosen, owner)
+    possible = possible_levels(config, pinned.peer)
+    text = peer_policy(
+        levels or [level for level in _USUAL if level in possible][:1],
+        on_top=ON_TOP in possible,
+        unprotected=unprotected if config.opens_mail else None,
+    )
+    return pinned, write_peer_policies(config.policies.directory, pinned.peer.domains, text, owner)

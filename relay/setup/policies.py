@@ -5,11 +5,13 @@ Standard: policies/README.md; a file that is there is never changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.formats.mailbox import fold_domain
+from relay.levels import PQC, SIGNED
+from relay.policy.file import Unprotected
 from relay.policy.names import NO_DOMAIN, SUFFIX
 from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
@@ -41,13 +43,32 @@ def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> lis
     return written
 
 
-def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterable[str], owner: Owner) -> list[Written]:
-    """A file for each domain of a peer that has none: its mail is sealed at these levels, or held; or ConfigError."""
-    text = (
-        "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
-        f"levels    = {json.dumps(list(levels))}\n"
-        f'quantum   = "preferred"\notherwise = "hold"\nhold_for  = "{HOLD_FOR}"\n'
-    )
+def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected | None) -> str:
+    """The first policy file of a peer that opens these levels; one that opens none has its mail refused.
+
+    `on_top`: a layer under a quantum key may go around them. `unprotected` is for mail in the peer's name that arrives
+    unsealed, None where this relay opens no mail.
+    """
+    if levels:
+        text = "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
+        text += f"levels      = {json.dumps(list(levels))}\n"
+        if not on_top and not SIGNED.isdisjoint(levels):
+            text += '# No quantum keys are shared with it: where there are some, list "aes" first and take this out.\n'
+            text += 'quantum     = "off"\n'
+        text += f'otherwise   = "hold"\nhold_for    = "{HOLD_FOR}"\n'
+    else:
+        text = "# A peer that cannot receive, by its document: no level can be had, and the sender is notified.\n"
+        text += f'levels      = ["{PQC.name}"]\nquantum     = "off"\notherwise   = "refuse"\n'
+    if unprotected is not None:
+        text += (
+            "# What arrives in its name must have been sealed by it; everything else is forged, or went another way.\n"
+        )
+        text += f'require     = ["sealed"]\nunprotected = "{unprotected}"\n'
+    return text
+
+
+def write_peer_policies(directory: Path, domains: Iterable[str], text: str, owner: Owner) -> list[Written]:
+    """This file for each domain of a peer that has none. Raises ConfigError."""
     return [_put(directory, domain, text, owner) for domain in domains]
 
 

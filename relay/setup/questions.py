@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, and a peer with one domain two.
+Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, a peer with one domain three.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import get_args
 from relay.config import parse_next_hop
 from relay.config.values import parse_domain
 from relay.identity import PeerCertificates, read_document
-from relay.identity.invitation import BEGIN
+from relay.identity.invitation import BEGIN, unquoted
+from relay.policy.file import Unprotected
 from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Everybody, Integration, KMEAccess
 from relay.setup.asking import Prompter, pasted_invitation, read_file
@@ -64,7 +65,7 @@ def ask_peer(asker: Prompter) -> bytes | None:
     def read(answer: str) -> None:
         if answer == LATER:
             return
-        raw = pasted_invitation(answer) if answer.strip() == BEGIN else read_file(Path(answer))
+        raw = pasted_invitation(answer) if unquoted(answer) == BEGIN else read_file(Path(answer))
         document = document_in(raw)
         read_document(document)
         pasted.append(document)
@@ -131,6 +132,18 @@ def ask_everybody(asker: Prompter) -> Everybody:
     )
     answer = asker.choose(why, "Everybody else", get_args(Everybody), "hold")
     chosen: Everybody = next(each for each in get_args(Everybody) if each == answer)
+    return chosen
+
+
+def ask_unprotected(asker: Prompter) -> Unprotected:
+    """What happens to mail in a peer's name that arrives unsealed."""
+    why = (
+        "Mail in this peer's name that arrives unsealed is forged, or went past its relay. mark: it is delivered with "
+        "the field X-QuMail-Protection, and logged. quarantine: it is put aside. refuse: its sender is notified. Begin "
+        "with mark: bounces of the peer's mail server, and mailing lists, may come unsealed."
+    )
+    answer = asker.choose(why, "Unsealed in its name", ("mark", "quarantine", "refuse"), "mark")
+    chosen: Unprotected = next(each for each in get_args(Unprotected) if each == answer)
     return chosen
 
 

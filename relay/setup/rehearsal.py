@@ -29,8 +29,12 @@ async def rehearse(config: Config) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="qumail-relay-test-") as work:
         async with assembly.parts(_aside(config, Path(work)), prefetch=False) as parts:
             results = [_inside(own, await _sealed(parts, own, own))]
+            documents = parts.sites.planner().certificates
             for name, peer in parts.config.peers.items():
                 domain = peer.domains[0]
+                if name in documents and not documents[name].levels:
+                    results.append((f"{domain} (peer {name})", "cannot receive, by its document: it is refused", ""))
+                    continue
                 results.append(_to_peer(name, domain, await _sealed(parts, own, domain), config.all_in_clear))
             return results
 

@@ -275,6 +275,15 @@ def _audit_unwritable(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
+def _sealed_mail_unopened(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    number = sight.grown(metrics.FAILURES, WINDOW_S, _failed("outgoing", ("SealedForUs",)))
+    waits = any((each.direction, each.cause) == ("outgoing", "other") for each in sight.waiting)
+    if number or (standing and waits):
+        yield "", f"{many(number, 'time')} of late sealed mail for this site was held, which this relay cannot open"
+    else:
+        yield from _until_covered(sight, WINDOW_S, standing)
+
+
 def _mailbox_unwatched(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     yield from unseen(sight, "mailbox_unwatched", standing, sight.watched.board.unwatched)
     for (account, why), since in sight.gauges(metrics.MAILBOX_UNWATCHED).items():
@@ -469,6 +478,7 @@ RULES: dict[str, Rule] = {
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),
     "not_watched": _not_ready("not_watched"),
+    "sealed_mail_unopened": _sealed_mail_unopened,
     "mailbox_unwatched": _mailbox_unwatched,
     "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,

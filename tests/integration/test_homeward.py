@@ -19,9 +19,11 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import app, assembly
 from relay.quarantine.release import Releaser
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
+from tests.integration.status.test_alarms import until_written
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit, submit_lmtp
@@ -161,6 +163,9 @@ async def test_a_relay_that_opens_no_mail_holds_it_and_says_so(
     bob.config_file.write_text(before + "\n[policies]" + rest.partition("\n[policies]")[2])
     async with app.running(bob.config) as addresses:
         assert str(await submit(addresses["outgoing"], message)).startswith("451 4.7.5")
+        await until_written(bob, "sealed_mail_unopened")
+        _, _, said = await run("check", "--config", bob.config_file)
+        assert b"WRONG  alarm sealed_mail_unopened" in said
     held = [each for each in records(bob.directory / "audit") if each.get("outcome") == "held"]
     assert [each["direction"] for each in held] == ["outgoing"]
     assert left.got == []

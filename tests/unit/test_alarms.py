@@ -206,6 +206,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("certificates_refused", "kme", lambda b: b.set(metrics.KME_CERTIFICATES_REFUSED, "kme", to=1), NOTHING),
     ("keys_unwatched", "kme bob", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=61), NOTHING),
     ("policy_holds", "outgoing", lambda b: _held_twice(b, "policy"), NOTHING),
+    ("sealed_mail_unopened", "", lambda b: b.add(metrics.FAILURES, "outgoing", "SealedForUs"), NOTHING),
     ("mailbox_unwatched", "ben", lambda b: b.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1e9), NOTHING),
     ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
     ("disk_full", "", lambda b: None, {"disk_free": 2**62}),

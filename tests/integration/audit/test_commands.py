@@ -239,7 +239,10 @@ def test_the_vectors_verify_at_an_auditor_who_has_nothing_else(tmp_path: Path) -
         "--signer",
         SIGNER,
     ]
-    result = CliRunner().invoke(audit, words, env={"QUMAIL_RELAY_CONFIG": str(tmp_path / "nothing")})
+    nothing = {"QUMAIL_RELAY_CONFIG": str(tmp_path / "nothing")}
+    whose = CliRunner().invoke(audit, words[:-2], env=nothing)
+    assert str(whose.exception).startswith("say with --signer whose checkpoint it is")
+    result = CliRunner().invoke(audit, words, env=nothing)
     assert (result.exit_code, "4 records, whole and fits the checkpoint" in result.stdout) == (0, True)
     assert "broken off by a crash" in result.stdout
 

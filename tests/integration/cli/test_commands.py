@@ -285,6 +285,7 @@ async def test_check_says_when_what_must_be_written_at_once_cannot_be(
 
 
 async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(sites: tuple[Site, Site]) -> None:
+    sites[1].write_policies({"alice.example.toml": 'levels = ["aes"]\nrequire = "sealed"\n'})
     async with app.running(sites[1].config):
         async with asyncio.timeout(30):
             while not list(newest_first(sites[1].config.audit_directory)):

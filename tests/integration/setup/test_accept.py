@@ -27,8 +27,9 @@ def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Pat
     assert config.site.sae_id == "2"
     assert (home / "state/peers/bob.json").read_bytes() == bob.document
     policy = (home / "policies/bob.example.toml").read_text()
-    assert 'levels    = ["aes"]' in policy
-    assert 'hold_for  = "2 d"' in policy, "else its sender hears of mail without keys after five days"
+    assert 'levels      = ["aes"]' in policy
+    assert 'hold_for    = "2 d"' in policy, "else its sender hears of mail without keys after five days"
+    assert 'require     = ["sealed"]\nunprotected = "mark"' in policy
 
 
 def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anything_is_written(
@@ -108,13 +109,55 @@ def test_without_a_common_group_the_peer_gets_level_pqc_and_check_says_what_is_m
     run(home, *USUAL)
     result = run(home, invitation(tmp_path, identities.bob), "--yes", *BOBS, group="identity accept")
     assert "shared with us: none" in result.output
-    assert 'levels    = ["pqc"]' in (home / "policies/bob.example.toml").read_text()
+    policy = (home / "policies/bob.example.toml").read_text()
+    assert 'levels      = ["pqc"]' in policy
+    assert 'quantum     = "off"' in policy
     checked = run(home, group="check")
     assert checked.exit_code == 1
     assert "WRONG  peer bob  no KME group is shared with it, so that NO QUANTUM KEYS are used" in checked.output
     status = run(home, group="keys status")
     assert status.exit_code == 1
     assert "NO QUANTUM KEYS" in status.output
+
+
+def test_what_happens_to_unsealed_mail_in_the_peers_name_is_asked_once_in_setup_and_an_option_of_accept(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    file, policy = invitation(tmp_path, identities.bob), home / "policies/bob.example.toml"
+    typed = f"alice.example\n{file}\ndevelopment\n\n\ny\ny\nquarantine\nnone\n"
+    assert run(home, typed=typed).exit_code == 0
+    assert 'unprotected = "quarantine"' in policy.read_text()
+    for flags, said in ((("--unprotected", "refuse"), "refuse"), ((), "mark")):
+        policy.unlink()
+        (home / "state/peers/bob.json").unlink()
+        assert run(home, file, "--yes", *BOBS, *flags, group="identity accept").exit_code == 0
+        assert f'unprotected = "{said}"' in policy.read_text()
+
+
+def test_levels_that_the_two_sites_do_not_share_are_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    run(home, *USUAL)
+    before = contents(home)
+    flags = ("--yes", *BOBS, "--level", "otp", "--level", "pqc")
+    refused = run(home, invitation(tmp_path, identities.bob), *flags, group="identity accept")
+    assert "--level otp: no KME group is shared with peer 'bob'" in str(refused.exception)
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize("quoted", ["> {}", ">> {}", "  >\t{}"])
+def test_an_invitation_that_a_mail_program_has_quoted_counts_too_from_a_file_or_pasted(
+    home: Path, tmp_path: Path, identities: Identities, quoted: str
+) -> None:
+    run(home, *USUAL)
+    lines = [quoted.format(line) for line in write_invitation(identities.bob.document).splitlines()]
+    text = "\n".join(["Bob wrote:", *lines, ""])
+    (tmp_path / "quoted").write_text(text)
+    asked = run(home, str(tmp_path / "quoted"), group="identity accept", typed="n\n")
+    assert "not taken in: the words were not confirmed" in str(asked.exception)
+    result = run(home, group="identity accept", typed=text + "y\ny\n")
+    assert result.exit_code == 0, result.output
+    assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
 
 
 def test_an_invitation_that_is_pasted_counts_as_well(home: Path, identities: Identities) -> None:

@@ -105,6 +105,22 @@ def test_another_answer_is_never_passed_over(home: Path, other: tuple[str, str])
     assert contents(home) == before
 
 
+@pytest.mark.parametrize("integration", ["content-filter", "milter", "smarthost"])
+def test_the_usual_ports_are_another_answer_as_well_and_are_kept_where_nobody_names_any(
+    home: Path, integration: str
+) -> None:
+    hop = ("--next-hop", "mail.example:25") if integration == "smarthost" else ()
+    run(home, *USUAL, "--integration", integration, *hop, "--port-base", "15120")
+    again = run(home, "--yes", "--postfix", "none", "--port-base", "15020")
+    assert "--port-base needs --replace" in " ".join(again.output.split())
+    kept = run(home, "--yes", "--postfix", "none", "--replace", "--name", "al")
+    assert kept.exit_code == 0, kept.output
+    assert "127.0.0.1:1512" in (home / "relay.toml").read_text()
+    assert run(home, "--yes", "--postfix", "none", "--replace", "--port-base", "15020").exit_code == 0
+    assert "127.0.0.1:1512" not in (home / "relay.toml").read_text()
+    assert "127.0.0.1:1502" in (home / "relay.toml").read_text()
+
+
 def test_what_is_no_domain_is_wrong_usage_also_where_a_site_is_there(home: Path) -> None:
     run(home, *USUAL)
     result = run(home, "--yes", "--postfix", "none", "--domain", "no domain")

@@ -75,12 +75,15 @@ class Machine:
 
 def blocks_of_ports(number: int) -> list[int]:
     """Bases of which the ports 4 to 18 above are free."""
-    free = {address.port for address in free_addresses(40 * number)}
-    found: list[int] = []
-    for port in sorted(free):
-        if all(port + step in free for step in range(4, 19)) and all(abs(port - other) > 20 for other in found):
-            found.append(port)
-    return found[:number]
+    for _ in range(10):  # those that are handed out last may be few, and in pieces
+        free = {address.port for address in free_addresses(40 * number)}
+        found: list[int] = []
+        for port in sorted(free):
+            if all(port + step in free for step in range(4, 19)) and all(abs(port - other) > 20 for other in found):
+                found.append(port)
+        if len(found) >= number:
+            return found[:number]
+    raise AssertionError("no ports are free")
 
 
 @asynccontextmanager
@@ -126,7 +129,9 @@ async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str
 
 @requires_postfix
 @pytest.mark.timeout(600)  # eight processes that make RSA keys and load everything, one after the other
-async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_at_each_level(tmp_path: Path) -> None:
+async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_and_mark_what_is_forged(
+    tmp_path: Path,
+) -> None:
     async with AsyncExitStack() as stack:
         machine, boxes = await stack.enter_async_context(bare_machine(tmp_path))
         await stack.enter_async_context(kme(machine))
@@ -156,6 +161,20 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             assert sealed["protection"].startswith(level)
             assert sealed["quantum_bits"] > 0
             assert sealed["key_IDs"] == opened["key_IDs"]
+            assert b"X-QuMail-Protection: none" not in got.message
+        for name, peer in (("bob", "alice"), ("alice", "bob")):  # one took the other in by setup, the other by accept
+            sender, recipient = f"boss@{peer}.example", f"ben@{name}.example"
+            forged = mails.plain("forged", "Pay it today.\r\n").replace(b"ann@alice.example", sender.encode())
+            reply = await machine.postfix[name].submit(forged, sender=sender, recipients=[recipient])
+            assert reply.code == 250
+            [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
+            assert got.recipients == (recipient,)
+            assert b"\r\nX-QuMail-Protection: none; required=sealed\r\n" in b"\r\n" + got.message
+            ordinary = mails.plain("ordinary").replace(b"ann@alice.example", b"cat@else.example")
+            reply = await machine.postfix[name].submit(ordinary, sender="cat@else.example", recipients=[recipient])
+            assert reply.code == 250
+            [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
+            assert b"X-QuMail-Protection" not in got.message
 
 
 APART = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")

@@ -142,6 +142,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
     "key_receiver_ended": lambda s: s.say(Receiving, "process_has_ended", True),
     "not_watched": lambda s: s.patch.setattr(ready, "STALE_S", -1.0),
+    "sealed_mail_unopened": lambda s: s.board.add(metrics.FAILURES, "outgoing", "SealedForUs"),
     "mailbox_unwatched": lambda s: s.board.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1),
     "mail_put_aside": lambda s: s.board.set(metrics.QUARANTINE_MESSAGES, "tampered", "carol", to=1),
     "quarantine_grows": lambda s: s.board.add(metrics.QUARANTINE_PUT, "tampered", "no", by=21),

@@ -29,6 +29,9 @@ sae_id = "sae-{name}"
 [outgoing]
 listen = "127.0.0.1:0"
 next_hop = "127.0.0.1:25"
+[incoming]
+listen = "127.0.0.1:0"
+next_hop = "127.0.0.1:25"
 [policies]
 directory = "policies"
 [store]

@@ -92,7 +92,7 @@ def test_export_is_refused_where_the_certificates_do_not_fit(bob: Home) -> None:
         ("domains", "bob.example", "domains"),
         ("sae_id", 1, "sae_id"),
         ("kme_groups", [], "level otp needs a KME group"),
-        ("levels", [], "levels"),
+        ("levels", None, "levels"),
         ("levels", ["plaintext"], "levels.0"),
         ("levels", ["aes", "aes"], "a level is named twice"),
         ("serial", 0, "serial"),
