@@ -7,7 +7,10 @@ from __future__ import annotations
 import asyncio
 import binascii
 import unicodedata
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,8 +77,11 @@ class Credentials:
 class BackEnd(Protocol):
     """A source of users."""
 
-    async def verify(self, credentials: Credentials, client: str) -> str | None:
-        """The user's canonical name, None for a wrong password; `client`: IP address. Raises LoginUnavailable."""
+    async def verify(self, credentials: Credentials, client: str, *, known: bool) -> str | None:
+        """The user's canonical name, None for a wrong password. Raises LoginUnavailable.
+
+        `client` is an IP address, `known` whether this user has logged in from its network before.
+        """
 
     async def rights(self, name: str) -> SenderRights | None:
         """The sender addresses of a user, None if the user no longer exists."""
@@ -84,17 +90,60 @@ class BackEnd(Protocol):
         """Stops its threads."""
 
 
+class FairTurns:
+    """A few turns at a time: users at networks where they have been come first, then one network after the other.
+
+    So a crowd that guesses from some networks holds up no user elsewhere.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._waiting = OrderedDict[str, deque[asyncio.Future[None]]](), OrderedDict[str, deque[asyncio.Future[None]]]()
+
+    @asynccontextmanager
+    async def turn(self, network: str, *, known: bool) -> AsyncIterator[None]:
+        """Waits for a turn, and has it until the end of the block."""
+        if self._free:
+            self._free -= 1
+        else:
+            granted = asyncio.get_running_loop().create_future()
+            self._waiting[not known].setdefault(network, deque()).append(granted)
+            try:
+                await granted
+            except asyncio.CancelledError:
+                if not granted.cancelled():  # it was granted at the same moment
+                    self._pass_on()
+                raise
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for waiting in self._waiting:
+            while waiting:
+                network, turns = waiting.popitem(last=False)
+                granted = turns.popleft()
+                if turns:
+                    waiting[network] = turns
+                if not granted.done():
+                    granted.set_result(None)
+                    return
+        self._free += 1
+
+
 class FileBackEnd:
     """Users of the password file; argon2 runs in its own threads."""
 
     def __init__(self, users: UserFile) -> None:
         self._users = users
+        self._turns = FairTurns(AT_ONCE)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
 
-    async def verify(self, credentials: Credentials, client: str) -> str | None:
+    async def verify(self, credentials: Credentials, client: str, *, known: bool) -> str | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S), self._turns.turn(network_of(client), known=known):
                 user = await loop.run_in_executor(
                     self._threads, self._users.verify, credentials.name, credentials.password
                 )
@@ -138,16 +187,14 @@ class Logins:
         """The name of the user who has logged in. Raises LoginFailed, TooManyFailures or LoginUnavailable."""
         network, user = network_of(client), counted_name(credentials.name)
         place = f"{network} {user}"
-        if place in self._places:
-            charges = [(self._by_place, place)]
-        else:
-            charges = [(self._by_network, network), (self._by_user, user)]
+        known = place in self._places
+        charges = [(self._by_place, place)] if known else [(self._by_network, network), (self._by_user, user)]
         # Charged before the result is known, so that a hundred concurrent attempts count as a hundred.
         for rate, name in charges:
             if not rate.take(name):
                 raise TooManyFailures(f"failed logins of {printable(name)}")
         try:
-            name_of_user = await self.back_end.verify(credentials, client)
+            name_of_user = await self.back_end.verify(credentials, client, known=known)
         except LoginUnavailable:
             _give_back(charges)
             raise

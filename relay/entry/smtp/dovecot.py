@@ -34,7 +34,7 @@ class DovecotBackEnd:
         self._domains = tuple(domains)
         self._users = users
 
-    async def verify(self, credentials: Credentials, client: str) -> str | None:
+    async def verify(self, credentials: Credentials, client: str, *, known: bool) -> str | None:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await self._ask(credentials, client)

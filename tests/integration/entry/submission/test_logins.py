@@ -180,6 +180,52 @@ async def test_few_passwords_are_checked_at_once_and_nobody_else_waits_for_them(
     assert max(running) == 2
 
 
+@pytest.mark.parametrize(("hosts", "is_known"), [(1, False), (1, True), (25, True)])
+async def test_250_wrong_passwords_at_once_hold_up_neither_other_addresses_nor_users_where_they_have_been(
+    start: Start, monkeypatch: pytest.MonkeyPatch, hosts: int, is_known: bool
+) -> None:
+    """Each check of a wrong password ends only when it is let; by then all others wait behind it, Ann does not."""
+    let, checked = threading.Semaphore(0), [0]
+    real = PasswordHasher.verify
+
+    def slow(self: PasswordHasher, password_hash: str, password: str) -> bool:
+        if password == "wrong":
+            assert let.acquire(timeout=60)
+            checked[0] += 1
+        return real(self, password_hash, password)
+
+    async def guess(number: int) -> str:
+        async with _from(f"127.0.1.{number % hosts + 1}", server) as guesser:
+            asked.add(number)
+            return await guesser.log_in(f"user{number}", "wrong")
+
+    asked: set[int] = set()
+    async with start("failed_logins = 1000\nconnections_per_client = 1000") as server:
+        if is_known:
+            async with server.user():
+                pass
+        monkeypatch.setattr(PasswordHasher, "verify", slow)
+        crowd = [asyncio.create_task(guess(number)) for number in range(250)]
+        async with asyncio.timeout(60):
+            while len(asked) < len(crowd):
+                await asyncio.sleep(0.05)
+        ann = asyncio.create_task(_logged_in(server))
+        while not ann.done() and checked[0] < 200:
+            let.release()
+            await asyncio.wait([ann], timeout=0.05)
+        waited_for = checked[0]
+        let.release(len(crowd))
+        assert await ann == LOGGED_IN
+        assert waited_for < 150, "she waits for a few of them at most"
+        assert set(await asyncio.gather(*crowd)) == {WRONG}
+
+
+async def _logged_in(server: Server) -> str:
+    async with server.program(tls=True) as program:
+        await program.ask("EHLO program.example")
+        return await program.log_in()
+
+
 async def test_a_failure_is_answered_only_after_a_while(start: Start) -> None:
     async with start(failure_delay=0.5) as server, server.program(tls=True) as program:
         await program.ask("EHLO program.example")
