@@ -96,6 +96,8 @@ async def _with_old(site: Site, old: OldStores, backend: Backend) -> Site:
         await _load(old, name, backend)
         text = site.config_file.read_text()
         site.config_file.write_text(text.replace('database = "relay.db"', f'database = "{backend.where}"'))
+    else:  # times since a boot of another machine, where the process of that number has ended
+        await sqlite_file(site.directory / "relay.db").end_leases()
     return site
 
 
