@@ -189,7 +189,12 @@ async def _states(
     for state in peer_states(config, certificates):
         yield state
     listeners = [folder.states(config) for folder in folders]
-    for parts in (listener_states(config, folders), *listeners, dkim_findings(config), kme_states(config, trial_keys)):
+    for parts in (
+        listener_states(config, config_file, folders),
+        *listeners,
+        dkim_findings(config),
+        kme_states(config, trial_keys),
+    ):
         async for state in parts:
             yield state
     for kme, peer, trouble in troubles_of_the_serving_relay(config):

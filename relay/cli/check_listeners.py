@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import pwd
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
 from relay import postfix
 from relay.cli.as_relay import relays_user
 from relay.cli.check_site import NOBODY, RESTART, State
 from relay.cli.serving import serves
-from relay.cli.units import how_to, unit_of
+from relay.cli.units import HOLD_PORTS, Unit, how_to, shown, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
-from relay.entry.listening import Where
+from relay.entry.listening import Where, tcp_places
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.process import app
@@ -29,18 +28,49 @@ from relay.status import StatusModule
 
 PATIENCE_S = 2.0
 """The longest wait for a connection to a listener, in seconds: it is on this machine."""
+AT_RISK = "without systemd another user of this machine could take this port while the relay restarts"
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
 
 
-async def listener_states(config: Config, folders: Collection[ListenerModule | StatusModule]) -> AsyncIterator[State]:
-    """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?"""
+async def listener_states(
+    config: Config, config_file: Path, folders: Collection[ListenerModule | StatusModule]
+) -> AsyncIterator[State]:
+    """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?
+
+    Another user could take a port while the relay restarts, unless systemd holds it.
+    """
     serving = await asyncio.to_thread(serves, config)
+    unit = unit_of(config_file)
     for folder in folders:
         for setting, where in folder.listens_on(config).items():
             listens = await listens_at(where)
+            held = await _to_be_held(where, unit)
+            if held and listens and serving is False and _users(where) == {0}:
+                yield f"listener {setting}", f"{where}: systemd holds it, and {NOBODY}", ()
+                continue
             problems = tuple(_problems(config, where, listens=listens, serves=serving))
-            yield f"listener {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
+            at_risk = held is False or (bool(held) and listens and 0 not in _users(where))
+            if at_risk and unit is not None and not problems:
+                problem = (
+                    f"{where}: another user of this machine could take this port while the relay restarts: "
+                    f"as root: {HOLD_PORTS} {quote(str(config_file))}"
+                )
+                problems = (problem,)
+            listening = f"listens; {AT_RISK}" if at_risk else "listens"
+            yield f"listener {setting}", f"{where}: {listening if listens else NOBODY}", problems
+
+
+async def _to_be_held(where: Where, unit: Unit | None) -> bool | None:
+    """Whether systemd is told to hold all of this address; None for a port that nobody can take, or none of ours."""
+    if isinstance(where, Path) or not where.port:
+        return None
+    if unit is None:
+        return False
+    try:
+        return set(map(str, await tcp_places(where))) <= unit.to_hold()
+    except OSError:
+        return False
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
@@ -109,19 +139,14 @@ def owner_name(user: int) -> str:
 
 def unit_states(config_file: Path) -> Iterator[State]:
     """Says whether the unit starts with the machine, where this relay has one."""
-    systemctl, found = shutil.which("systemctl"), unit_of(config_file)
-    if systemctl is None or found is None:
+    found = unit_of(config_file)
+    if found is None:
         return
     name = found.name
-    properties = "UnitFileState", "ActiveState", "SubState", "Result"
     try:
-        said = subprocess.run(  # noqa: S603 - systemctl, with words of ours
-            [systemctl, "show", name, *(f"--property={each}" for each in properties)],
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        unit = dict(shown(name, "UnitFileState", "ActiveState", "SubState", "Result"))
+    except ConfigError:
         return
-    unit = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
     if unit.get("UnitFileState") != "enabled":
         return
     problem = ""
@@ -158,8 +183,9 @@ async def postfix_states(config: Config, config_file: Path, directory: Path) -> 
     except ConfigError as error:
         yield "listeners", "", tuple(error.problems)
         return
-    async for title, detail, problems in listener_states(config, folders):
-        ours = next((where for where in handed_to if detail == f"{where}: {NOBODY}"), None)
+    async for title, detail, problems in listener_states(config, config_file, folders):
+        unheard = detail.endswith(NOBODY)
+        ours = next((where for where in handed_to if unheard and detail.startswith(f"{where}: ")), None)
         if problems:
             yield title, detail, problems
         elif ours is not None:

@@ -28,6 +28,7 @@ from relay.process import app, fork_server, workers
 from relay.process.reloading import Settings
 from relay.runtime import signals
 from relay.runtime.heap import use_one_heap
+from relay.runtime.passed import passed_descriptors
 
 
 @click.command()
@@ -74,16 +75,17 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel:
         _try(ready_file)
     use_one_heap()
     app.load(config)
+    passed = passed_descriptors()
     if config.limits.workers > 1:
         forks = fork_server.begin(config_file)
         if isinstance(forks, socket.socket):
             _serve_as_worker(forks, config_file)
         else:
-            uvloop.run(workers.serve(config, config_file, text, forks, ready, refuse_others_settings))
+            uvloop.run(workers.serve(config, config_file, text, forks, ready, refuse_others_settings, passed))
         return
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     settings = Settings(config, partial(load_to_serve, config_file))
-    uvloop.run(app.serve(settings, key_receiver.start(config), ready))
+    uvloop.run(app.serve(settings, key_receiver.start(config, passed), ready, passed=passed))
 
 
 def _serve_as_worker(channel: socket.socket, config_file: Path) -> None:

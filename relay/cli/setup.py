@@ -21,6 +21,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
 from relay.cli.setup_again import another_answer, as_it_is, integration_of
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
+from relay.cli.setup_ports import hold_ports, hold_ports_by_default
 from relay.cli.setup_postfix import BesidePostfix, as_before, beside_postfix, last_line, put_back
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
@@ -103,9 +104,17 @@ USER = "qumail-relay"
     help="Write relay.toml again, with what flags say otherwise; the old one is kept beside it.",
 )
 @click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
+@click.option(
+    "--hold-ports",
+    "only_hold_ports",
+    is_flag=True,
+    help="Only have systemd hold the ports of relay.toml, as after an edit of an address there.",
+)
 @click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
-def setup(config_file: Path, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
+def setup(
+    config_file: Path, *, undo_postfix: bool, only_hold_ports: bool, keys: bool, test: bool, **flags: Any
+) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
     It asks six questions, eleven with a real KME and the other site's invitation; each has a flag. --yes takes the
@@ -121,6 +130,8 @@ def setup(config_file: Path, *, undo_postfix: bool, keys: bool, test: bool, **fl
         become_the_relays_user(places.config_file)
     if undo_postfix:
         put_back(places)
+    elif only_hold_ports:
+        click.echo(hold_ports(load(places.config_file), places.config_file))
     elif keys:
         _make_keys(load(places.config_file))
     elif test:
@@ -133,15 +144,8 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     owner = _owner(flags["user"])
     document = _document(flags["peer"])
     answered = flags["replace"] or not places.config_file.exists()
-    unasked = flags["yes"] or flags["words"]
-    if answered and document is not None and unasked and not flags["peer_domains"]:
-        # Before anything is written: nobody is asked about them, and a peer must not choose its domains itself.
-        named = ", ".join(read_document(document).domains)
-        raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
     if answered and document is not None:
-        peer = read_document(document)
-        refuse_other_words(flags["words"], peer)
-        refuse_other_domains(peer, peer.domains, flags["peer_domains"])
+        _refuse_another_peer(document, flags)
     former, said_before = None, b""
     if answered:
         with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
@@ -172,9 +176,11 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     click.echo("\nA test message:")
     sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
     if sealed:
+        _hold_ports(config, places)
         beside = beside_postfix(config, places, asker, flags)
         if former is not None and beside.declined and integration_of(former) != integration_of(config):
             config, beside = former, as_before(places, said_before, beside)
+            _hold_ports(config, places)
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
         beside = BesidePostfix(None)
@@ -189,6 +195,23 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
         sys.exit(1)
+
+
+def _refuse_another_peer(document: bytes, flags: dict[str, Any]) -> None:
+    """Before anything is written. Raises UsageError and ConfigError."""
+    peer = read_document(document)
+    if (flags["yes"] or flags["words"]) and not flags["peer_domains"]:
+        # Nobody is asked about them, and a peer must not choose its domains itself.
+        named = ", ".join(peer.domains)
+        raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
+    refuse_other_words(flags["words"], peer)
+    refuse_other_domains(peer, peer.domains, flags["peer_domains"])
+
+
+def _hold_ports(config: Config, places: SitePaths) -> None:
+    """Before Postfix hands mail to them: until the relay starts, a local user could take them. Raises ConfigError."""
+    if said := hold_ports_by_default(config, places.config_file):
+        click.echo(said)
 
 
 def _take_in(config: Config, document: bytes, asker: Prompter, flags: dict[str, Any]) -> None:

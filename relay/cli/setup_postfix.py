@@ -16,7 +16,7 @@ import click
 from relay.cli.as_relay import load
 from relay.cli.check_listeners import listens_at
 from relay.cli.setup_again import integration_of
-from relay.cli.units import how_to
+from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.counting.amounts import many
 from relay.errors import ConfigError
@@ -65,10 +65,13 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
             "see deploy/POSTFIX.md for how to do it by hand."
         )
     unheard = asyncio.run(_unheard(ours))
+    waits_for_start = (unit := unit_of(places.config_file)) is not None and unit.waits_for_start
+    if waits_for_start:
+        unheard = list(map(str, ours))
     if not unheard:
         return ""
     first = "" if well else "Fix what is wrong above. "
-    action: Literal["start", "restart"] = "restart" if serves(config) else "start"
+    action: Literal["start", "restart"] = "restart" if serves(config) and not waits_for_start else "start"
     how = how_to(action, places.config_file, owner.name if owner.is_another else "")
     waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
     until = f"Until then {waits}: nobody listens at {', '.join(unheard)}."

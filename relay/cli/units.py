@@ -1,15 +1,22 @@
 """How the relay of a relay.toml is started and restarted here: by the systemd unit that reads this file, else by hand.
-Standard: systemd.unit(5) (where units are, and which of two goes first), sd_booted(3).
+Standard: systemd.unit(5) (where units are, and which of two goes first), systemd.socket(5), sd_booted(3), proc(5).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from relay.config import TCPAddress
+from relay.errors import ConfigError
 from relay.files import permissions, resolved
 
 DIRECTORIES = tuple(
@@ -21,13 +28,21 @@ BOOTED = Path("/run/systemd/system")
 DEFAULT_CONFIG = Path("/etc/qumail-relay/relay.toml")
 """What the relay of deploy/qumail-relay.service reads."""
 INSTALL_UNIT = (
-    "in the clone: install -m 644 deploy/qumail-relay.service /etc/systemd/system/ && "
-    "systemctl daemon-reload && systemctl enable --now qumail-relay"
+    "in the clone: install -m 644 deploy/qumail-relay.service deploy/qumail-relay.socket "
+    "deploy/qumail-relay-waiting.service /etc/systemd/system/ && systemctl daemon-reload && "
+    "systemctl enable --now qumail-relay"
 )
 """What deploy/INSTALL.md says of that unit, where it is not installed yet."""
+HOLD_PORTS = "qumail-relay setup --hold-ports --config"
+"""The command that has systemd hold the ports of a relay.toml."""
 _STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 _CONFIG = re.compile(r"--config[=\s]+(\S+)")
+_LISTENS = re.compile(r"^ListenStream=(\S+)$", re.MULTILINE)
+_TCP = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
+_LISTENING = "0A"
+ROOT = 0
+_TIMEOUT_S = 20.0
 
 
 class Unit(NamedTuple):
@@ -36,6 +51,36 @@ class Unit(NamedTuple):
     name: str
     config: Path
     user: str
+
+    @property
+    def socket(self) -> str:
+        """The socket unit, by which systemd holds the relay's ports."""
+        return f"{self.name}.socket"
+
+    @property
+    def addresses_file(self) -> Path:
+        """The drop-in of the socket unit with the addresses, written by setup."""
+        return DIRECTORIES[0] / f"{self.socket}.d" / "addresses.conf"
+
+    def to_hold(self) -> frozenset[str]:
+        """The addresses that systemd shall hold: none where the file is missing."""
+        try:
+            return frozenset(_LISTENS.findall(self.addresses_file.read_text()))
+        except (OSError, ValueError):
+            return frozenset()
+
+    @property
+    def holds(self) -> bool:
+        """Whether systemd holds all of these, by sockets of root's: what it says itself is what it shall hold."""
+        return bool(self.to_hold()) and self.to_hold() <= listening_as(ROOT)
+
+    @property
+    def waits_for_start(self) -> bool:
+        """Whether systemd holds the ports of a relay that does not serve: clients connect, and wait."""
+        try:
+            return self.holds and ("ActiveState", "active") not in shown(self.name, "ActiveState")
+        except ConfigError:
+            return False
 
 
 def unit_of(config_file: Path) -> Unit | None:
@@ -49,7 +94,8 @@ def unit_of(config_file: Path) -> Unit | None:
 def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
     """What to type; `user` is as whom the relay runs, where this process is root's and the relay is not."""
     if unit := unit_of(config_file):
-        return f"systemctl {action} {unit.name}"
+        anew = action == "restart" and unit.to_hold() and not unit.holds
+        return f"systemctl {action} {unit.socket if anew else unit.name}"
     user = user or _as_whom(config_file)
     first = "end it, then: " if action == "restart" else ""
     if user and BOOTED.is_dir() and resolved(config_file) == resolved(DEFAULT_CONFIG):
@@ -61,6 +107,43 @@ def how_to_run_what_is_installed(config_file: Path) -> str:
     """What to type after another release was put in place: its unit may lie elsewhere than the one that runs."""
     restart = how_to("restart", config_file)
     return f"systemctl daemon-reload && {restart}" if unit_of(config_file) else restart
+
+
+def shown(unit: str, *properties: str) -> list[tuple[str, str]]:
+    """What `systemctl show` says of these properties; one may be there more than once. Raises ConfigError."""
+    said = systemctl("show", unit, *(f"--property={each}" for each in properties))
+    return [(name, value) for name, _, value in (line.partition("=") for line in said.splitlines())]
+
+
+def systemctl(*words: str) -> str:
+    """What it says. Raises ConfigError where it fails, or is not there."""
+    program = shutil.which("systemctl")
+    if program is None:
+        raise ConfigError("systemctl: not found")
+    try:
+        done = subprocess.run(  # noqa: S603 - systemctl, with words of ours
+            [program, *words], capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(f"systemctl {' '.join(words)}: {error}") from error
+    if done.returncode:
+        raise ConfigError(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def listening_as(user: int) -> frozenset[str]:
+    """The addresses at which a socket of this user listens, as systemd writes them."""
+    found = set()
+    for family, table in _TCP.items():
+        with suppress(OSError, ValueError):
+            for line in table.read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, uid, *_ = line.split()
+                address, _, port = local.partition(":")
+                # In words of the processor's byte order (Linux, net/ipv4/tcp_ipv4.c).
+                words = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
+                if state == _LISTENING and int(uid) == user:
+                    found.add(str(TCPAddress(socket.inet_ntop(family, b"".join(words)), int(port, 16))))
+    return frozenset(found)
 
 
 def _as_whom(config_file: Path) -> str:

@@ -179,9 +179,7 @@ class SubmissionSettings(ListenerSettings):
     }
 
     listen: AddressSetting | None = None
-    """The port where TLS begins with STARTTLS (587). Under systemd, ports below 1024 need
-    qumail-relay.service.d/submission.conf.
-    """
+    """The port where TLS begins with STARTTLS (587). systemd opens ports below 1024 (`setup --hold-ports`)."""
     listen_tls: AddressSetting | None = None
     """The port that begins with TLS (465, preferred by RFC 8314); one of the two will do."""
     certificate: PathSetting

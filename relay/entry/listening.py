@@ -42,6 +42,8 @@ SOCKET_MODE = 0o660
 
 Where = TCPAddress | Path
 """A TCP address or a Unix socket."""
+_HOLD_PORTS = "as root: qumail-relay setup --hold-ports, which says what to restart"
+"""What to do where systemd holds other ports than those of relay.toml."""
 Sockets = Mapping[str, Sequence[socket.socket]]
 """The listening sockets by setting."""
 _T = TypeVar("_T")
@@ -337,26 +339,66 @@ async def bound(setting: str, where: Where) -> list[socket.socket]:
     try:
         if isinstance(where, Path):
             return [await asyncio.to_thread(_unix_socket, where)]
-        loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return _tcp_sockets(
-            dict.fromkeys((family, (str(place[0]), int(place[1]))) for family, _, _, _, place in addresses)
-        )
+        return _tcp_sockets(await tcp_places(where))
     except OSError as error:
         cause = error.strerror.partition(" (")[0] if error.strerror else str(error)
         raise ConfigError(f"{setting}: cannot listen on {where}: {cause}") from error
 
 
-async def all_bound(addresses: Mapping[str, Where]) -> Sockets:
-    """The sockets for all addresses, by setting; none stays open on failure. Raises ConfigError."""
+async def all_bound(addresses: Mapping[str, Where], passed: Sequence[int] = ()) -> Sockets:
+    """The sockets for all addresses, by setting; none stays open on failure. Raises ConfigError.
+
+    `passed` are descriptors of the service manager's sockets. If there are any, they must be those of all TCP
+    addresses, and no others. A port that the relay has bound itself can be taken while it restarts.
+    """
+    held = {_place_of(each): each for each in [socket.socket(fileno=descriptor) for descriptor in passed]}
     sockets: dict[str, list[socket.socket]] = {}
     try:
         for setting, where in addresses.items():
-            sockets[setting] = await bound(setting, where)
+            if passed and not isinstance(where, Path):
+                sockets[setting] = await _held(setting, where, held)
+            else:
+                sockets[setting] = await bound(setting, where)
+        _refuse_others(held)
     except BaseException:
-        close_all(sockets)
+        close_all({**sockets, "": list(held.values())})
         raise
     return sockets
+
+
+async def tcp_places(where: TCPAddress) -> list[TCPAddress]:
+    """Each IP address of this host, with the port. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(TCPAddress(str(place[0]), int(place[1])) for _, _, _, _, place in found))
+
+
+async def _held(setting: str, where: TCPAddress, held: dict[TCPAddress, socket.socket]) -> list[socket.socket]:
+    """Takes the sockets of this address out of `held`. Raises ConfigError."""
+    try:
+        places = await tcp_places(where)
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot listen on {where}: {error.strerror}") from error
+    if missing := [str(place) for place in places if place not in held]:
+        raise ConfigError(f"{setting}: systemd passes no socket for {', '.join(missing)}, but others: {_HOLD_PORTS}")
+    taken = [held.pop(place) for place in places]
+    for each in taken:
+        each.setblocking(False)
+    return taken
+
+
+def _refuse_others(held: Iterable[TCPAddress]) -> None:
+    """Raises ConfigError where sockets are left: clients would connect to them and wait for ever."""
+    if others := ", ".join(str(place) for place in held):
+        raise ConfigError(f"systemd passes sockets that no setting is for: {others}: {_HOLD_PORTS}")
+
+
+def _place_of(passed: socket.socket) -> TCPAddress:
+    """Raises ConfigError for anything but a listening TCP socket."""
+    listens = passed.family in (socket.AF_INET, socket.AF_INET6) and passed.type == socket.SOCK_STREAM
+    if not listens or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(f"systemd passes {passed.getsockname()!r}, which is no listening TCP socket: {_HOLD_PORTS}")
+    return address_of([passed])
 
 
 def close_all(sockets: Sockets) -> None:
@@ -372,10 +414,11 @@ def address_of(sockets: Sequence[socket.socket]) -> TCPAddress:
     return TCPAddress(host, port)
 
 
-def _tcp_sockets(places: Iterable[tuple[int, tuple[str, int]]]) -> list[socket.socket]:
+def _tcp_sockets(places: Iterable[TCPAddress]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for family, place in places:
+        for place in places:
+            family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
             sockets.append(socket.create_server(place, family=family, backlog=BACKLOG))
             sockets[-1].setblocking(False)
     except BaseException:

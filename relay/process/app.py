@@ -128,13 +128,18 @@ def _is_set(config: Config, table: str, name: str = "") -> bool:
     return bool(getattr(value, name) if name and value is not None else value)
 
 
+def listening_addresses(config: Config) -> dict[str, Where]:
+    """All addresses at which the relay listens, by setting. Raises ConfigError."""
+    return _addresses([*listeners(config).values(), *status(config)], config)
+
+
 def _addresses(folders: Iterable[ListenerModule | StatusModule], config: Config) -> dict[str, Where]:
     return {setting: where for folder in folders for setting, where in folder.listens_on(config).items()}
 
 
-async def bound(config: Config) -> Sockets:
-    """The listening sockets of all listeners that relay.toml needs. Raises ConfigError."""
-    return await all_bound(_addresses([*listeners(config).values(), *status(config)], config))
+async def bound(config: Config, passed: Sequence[int]) -> Sockets:
+    """The listening sockets of all listeners that relay.toml needs; `passed` as in all_bound. Raises ConfigError."""
+    return await all_bound(listening_addresses(config), passed)
 
 
 @asynccontextmanager
@@ -144,17 +149,19 @@ async def running(
     key_receiver: socket.socket | None = None,
     stop: Stop | None = None,
     worker: Worker | None = None,
+    passed: Sequence[int] = (),
 ) -> AsyncIterator[dict[str, TCPAddress]]:
     """A serving relay; yields the bound addresses of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
     With `key_receiver` another process requests received keys; `stop` is requested when that has ended. A `worker` is
-    one of several processes. Raises ConfigError, StoreUnavailable and Stopped if it cannot start.
+    one of several processes, `passed` as in all_bound. Raises ConfigError, StoreUnavailable and Stopped if it cannot
+    start.
     """
     async with AsyncExitStack() as stack:
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         config = settings()
         # Before a key is requested or a file changed: a relay that cannot listen costs nothing at each restart.
-        folders, sockets = await _listening(config, worker)
+        folders, sockets = await _listening(config, worker, passed)
         stack.callback(close_all, sockets)
         first = worker is None or worker.first
         board = worker.shared_board if worker is not None else await stack.enter_async_context(_alone(config))
@@ -187,9 +194,7 @@ async def running(
         _start_drawing(built)
         if worker is not None and stop is not None:
             await stack.enter_async_context(_retirement(ready, stop))
-        addresses: dict[str, TCPAddress] = {}
-        for each in ready:
-            addresses |= await each.start()
+        addresses = {name: address for each in ready for name, address in (await each.start()).items()}
         if post is not None and first:
             await stack.enter_async_context(_canaries(built, post))
         where = {name: str(address) for name, address in addresses.items()}
@@ -206,11 +211,13 @@ def _start_drawing(built: Parts) -> None:
     built.keys.start()
 
 
-async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, ListenerModule], Sockets]:
+async def _listening(
+    config: Config, worker: Worker | None, passed: Sequence[int]
+) -> tuple[dict[str, ListenerModule], Sockets]:
     """The listeners of this process, and their listening sockets."""
     folders = listeners(config)
     if worker is None:
-        return folders, await bound(config)
+        return folders, await bound(config, passed)
     if not worker.first:
         folders.pop("imap", None)  # mailboxes are watched by one worker; listening sockets are shared by all
     return folders, worker.listening()
@@ -390,16 +397,17 @@ async def serve(
     key_receiver: socket.socket,
     ready: Callable[[Mapping[str, TCPAddress]], None],
     worker: Worker | None = None,
+    passed: Sequence[int] = (),
 ) -> None:
     """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped if it has to be restarted.
 
     `key_receiver` is the connection to the process that requests received keys. `ready` is called with the addresses
-    once all listeners listen.
+    once all listeners listen. `passed` as in `running`.
     """
     with stop_on_signals() as stop:
         async with (
             in_background("watchdog", stay_alive()),
-            running(settings, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
+            running(settings, key_receiver=key_receiver, stop=stop, worker=worker, passed=passed) as addresses,
         ):
             # Everything built lives as long as the relay: collecting it again would block mail for 50 ms.
             gc.collect()

@@ -322,16 +322,18 @@ async def serve(
     forks: ForkServer,
     ready: Callable[[Mapping[str, TCPAddress]], None],
     refuse: Callable[[Path], None],
+    passed: Sequence[int] = (),
 ) -> None:
     """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
 
     `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
-    with their addresses. `refuse` raises ConfigError for a file from which no settings are taken.
+    with their addresses. `refuse` raises ConfigError for a file from which no settings are taken. `passed` are
+    descriptors of listening sockets (all_bound).
     """
     with stop_on_signals() as stop:
         async with AsyncExitStack() as stack:
             stack.callback(forks.close)
-            sockets = await app.bound(config)
+            sockets = await app.bound(config, passed)
             stack.callback(close_all, sockets)
             neighbours = shared_memory()
             stack.callback(os.close, neighbours)

@@ -546,7 +546,7 @@ async def test_a_relay_that_is_told_to_stop_before_it_serves_ends_well(
     site.config_file.write_text(f"{text}\n[limits]\nworkers = {workers}\n")
     before = (
         "import os, signal\nfrom relay.entry import listening\nbind = listening.all_bound\n"
-        f"async def told(where):\n    os.kill(os.getpid(), {number.value})\n    return await bind(where)\n"
+        f"async def told(where, passed):\n    os.kill(os.getpid(), {number.value})\n    return await bind(where, passed)\n"
         "from relay.process import app\napp.all_bound = told"
     )
     with (site.directory / "relay.log").open("ab") as log:

@@ -31,6 +31,7 @@ PAGES = (
     "KEYS",
     "WATCHING",
     "RUNNING",
+    "PORTS",
     "SPEED",
     "CONCEPTS",
 )

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "deploy/KEYS.md",
     "deploy/WATCHING.md",
     "deploy/RUNNING.md",
+    "deploy/PORTS.md",
     "deploy/SPEED.md",
     "deploy/CONCEPTS.md",
     "deploy/MAIL-SERVERS.md",

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import pwd
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from relay.cli import check_site, cli, units
+from relay.config import TCPAddress
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
@@ -211,7 +213,21 @@ async def test_a_listener_says_whether_a_relay_listens_there(alice: Site) -> Non
         edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{relay.addresses["outgoing"]}"')
         _, _, out = await run("check", "--json", "--config", alice.config_file)
     [listener] = [each["detail"] for each in json.loads(out) if each["what"] == "listener outgoing.listen"]
-    assert listener == f"{relay.addresses['outgoing']}: listens"
+    risk = "without systemd another user of this machine could take this port while the relay restarts"
+    assert listener == f"{relay.addresses['outgoing']}: listens; {risk}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::"])
+def test_whose_socket_listens_at_an_address_is_read_from_the_kernel(host: str) -> None:
+    try:
+        listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        pytest.skip("no such address here")
+    with listening:
+        address = str(TCPAddress(host, listening.getsockname()[1]))
+        assert address in units.listening_as(os.geteuid())
+        assert address not in units.listening_as(os.geteuid() + 1)
+    assert address not in units.listening_as(os.geteuid())
 
 
 async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_yet_and_nothing_else() -> None:

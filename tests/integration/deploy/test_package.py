@@ -222,6 +222,8 @@ def test_pages_and_completion_are_found_by_those_who_read_them(installed: Machin
 def test_the_unit_is_the_one_of_the_tree_with_the_command_of_the_package(installed: Machine) -> None:
     unit = installed.path("/usr/lib/systemd/system/qumail-relay.service").read_text()
     theirs = (DEBIAN.parent / "qumail-relay.service").read_text().splitlines()
+    for name in ("qumail-relay.socket", "qumail-relay-waiting.service"):
+        assert installed.path(f"/usr/lib/systemd/system/{name}").read_text() == (DEBIAN.parent / name).read_text()
     other = [line for line in unit.splitlines() if line not in theirs]
     assert other == [
         "Documentation=man:qumail-relay(1)",

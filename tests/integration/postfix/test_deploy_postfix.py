@@ -130,5 +130,10 @@ async def test_the_systemd_unit_is_valid_and_gives_the_relay_next_to_no_rights(t
     program.chmod(0o755)
     unit = tmp_path / "qumail-relay.service"
     unit.write_text(re.sub(r"^(Exec\w+=)/opt/\S+", rf"\g<1>{program}", service_file, flags=re.MULTILINE))
-    assert await postfix.run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
+    for name in ("qumail-relay.socket", "qumail-relay-waiting.service"):
+        shutil.copy(DEPLOY / name, tmp_path)
+    (tmp_path / "qumail-relay.socket.d").mkdir()
+    (tmp_path / "qumail-relay.socket.d" / "addresses.conf").write_text("[Socket]\nListenStream=127.0.0.1:15024\n")
+    units = (str(unit), f"{tmp_path}/qumail-relay.socket", f"{tmp_path}/qumail-relay-waiting.service")
+    assert await postfix.run("systemd-analyze", "verify", "--man=no", *units) == ""
     await postfix.run("systemd-analyze", "security", "--offline=yes", "--threshold=20", str(unit))

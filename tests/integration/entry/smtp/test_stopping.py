@@ -159,11 +159,11 @@ import asyncio, pathlib, time, uvloop
 from relay.process import app
 here, bound, run = pathlib.Path({directory!r}), app.bound, uvloop.run
 
-async def slowly_bound(config):
+async def slowly_bound(config, passed):
     (here / "starts").touch()
     while not (here / "signals came").exists():
         await asyncio.sleep(0.01)
-    return await bound(config)
+    return await bound(config, passed)
 
 def slowly_run(main):
     run(main)

@@ -4,9 +4,6 @@ Standard: file:line: setting: what is wrong.
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,7 @@ from relay.config import load_config
 from relay.errors import ConfigError
 from relay.process import app
 from tests.integration.entry.submission.conftest import RELAY_TOML, Start, write_certificate, write_users
-from tests.testlib import postfix
 
-DEPLOY = Path(__file__).parents[4] / "deploy"
 USERS = 'users = "users"'
 
 
@@ -93,25 +88,3 @@ async def _does_not_start(path: Path, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         async with app.running(load_config(path)):
             raise AssertionError("it started")
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-async def test_the_drop_in_for_low_ports_gives_the_unit_that_right_and_hardly_another(tmp_path: Path) -> None:
-    unit = tmp_path / "qumail-relay.service"
-    unit.write_text(
-        re.sub(r"^(Exec\w+=)/opt/\S+", r"\1/bin/true", (DEPLOY / unit.name).read_text(), flags=re.MULTILINE)
-    )
-    before = await _rights(unit)
-    shutil.copytree(DEPLOY / "qumail-relay.service.d", tmp_path / "qumail-relay.service.d")
-    assert await postfix.run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
-    assert await _rights(unit) - before == {
-        "AmbientCapabilities=",
-        "CapabilityBoundingSet=~CAP_NET_(BIND_SERVICE|BROADCAST|RAW)",
-        "PrivateUsers=",
-    }
-
-
-async def _rights(unit: Path) -> set[str]:
-    """What systemd counts against a unit."""
-    found = json.loads(await postfix.run("systemd-analyze", "security", "--offline=yes", "--json=short", str(unit)))
-    return {each["name"] for each in found if each["set"] is False}

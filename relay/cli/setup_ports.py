@@ -1,0 +1,92 @@
+"""`qumail-relay setup` and the relay's ports: has systemd hold those of relay.toml, so that nobody else can take one.
+Standard: systemd.socket(5), which knows no host names; they are looked up as the relay does. Root alone can do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from relay.cli.units import BOOTED, DIRECTORIES, INSTALL_UNIT, Unit, shown, systemctl, unit_of
+from relay.config import Config, TCPAddress
+from relay.entry.listening import tcp_places
+from relay.errors import ConfigError
+from relay.process import app
+from relay.setup.files import write_flushed
+
+_HEAD = "# The addresses of relay.toml, written by `qumail-relay setup --hold-ports`.\n[Socket]\n"
+
+
+def socket_unit_of(config_file: Path) -> Unit | None:
+    """The unit whose relay reads this file, where it has a socket unit that it takes its ports from. For root."""
+    unit = unit_of(config_file)
+    if unit is None or not any((directory / unit.socket).exists() for directory in DIRECTORIES):
+        return None
+    return unit if unit.socket in dict(shown(unit.name, "TriggeredBy")).get("TriggeredBy", "").split() else None
+
+
+def hold_ports(config: Config, config_file: Path) -> str:
+    """Writes the addresses for systemd, which holds them from now on; returns what to say.
+
+    Where the relay runs, that takes a restart of it, and is left to the administrator. Raises ConfigError.
+    """
+    if not BOOTED.is_dir():
+        return "systemd does not run this machine, so the relay binds its ports itself"
+    unit = socket_unit_of(config_file)
+    if unit is None:
+        raise ConfigError(f"no unit with a socket unit starts the relay of {config_file} here; {INSTALL_UNIT}")
+    addresses = frozenset(places(config))
+    if not addresses:
+        return _none_to_hold(unit)
+    text = ", ".join(sorted(addresses))
+    if unit.to_hold() != addresses or not unit.holds:
+        _write(unit, addresses)
+    if unit.holds:
+        return f"{text}: held by systemd ({unit.socket})"
+    if dict(shown(unit.name, "ActiveState"))["ActiveState"] in ("active", "reloading"):
+        return f"{unit.addresses_file}: written; systemd holds the ports after: systemctl restart {unit.socket}"
+    systemctl("restart", unit.socket)
+    return f"{text}: held by systemd from now on ({unit.socket})"
+
+
+def _none_to_hold(unit: Unit) -> str:
+    """Raises ConfigError where systemd holds ports that relay.toml does not name."""
+    if unit.to_hold():
+        gone = f"systemctl disable --now {unit.socket}; rm {unit.addresses_file}; systemctl daemon-reload"
+        raise ConfigError(f"relay.toml names no TCP port, and systemd holds some: {gone}; systemctl start {unit.name}")
+    return "relay.toml names no TCP port, so there is none to hold"
+
+
+def hold_ports_by_default(config: Config, config_file: Path) -> str:
+    """As hold_ports, where that can be done; else "", and `check` says so. Raises ConfigError."""
+    if os.geteuid():
+        return ""
+    return hold_ports(config, config_file) if socket_unit_of(config_file) is not None else ""
+
+
+def places(config: Config) -> list[str]:
+    """The addresses, as systemd writes them, of all settings that name a TCP port. Raises ConfigError."""
+    found: list[str] = []
+    for setting, where in app.listening_addresses(config).items():
+        if isinstance(where, TCPAddress):
+            if not where.port:
+                raise ConfigError(f"{setting}: systemd cannot hold port 0: choose one")
+            try:
+                found += map(str, asyncio.run(tcp_places(where)))
+            except OSError as error:
+                raise ConfigError(f"{setting}: {where}: {error.strerror}") from error
+    return found
+
+
+def _write(unit: Unit, addresses: frozenset[str]) -> None:
+    """Raises ConfigError."""
+    text = _HEAD + "".join(f"ListenStream={each}\n" for each in sorted(addresses))
+    try:
+        unit.addresses_file.parent.mkdir(exist_ok=True)
+        unit.addresses_file.parent.chmod(0o755)  # `check` reads it as the relay's user
+        write_flushed(unit.addresses_file, text.encode(), 0o644)
+    except OSError as error:
+        raise ConfigError(f"{unit.addresses_file}: cannot be written: {error.strerror}") from error
+    systemctl("daemon-reload")
+    systemctl("enable", unit.socket)
