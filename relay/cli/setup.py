@@ -29,6 +29,7 @@ from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
 from relay.policy.file import Unprotected
+from relay.policy.names import printable
 from relay.setup.answers import Everybody, Integration, SitePaths
 from relay.setup.asking import Prompter, read_file
 from relay.setup.files import Owner, make_directory
@@ -273,12 +274,20 @@ def _as_relay(owner: Owner, *arguments: str) -> bool:
     credentials: dict[str, Any] = {}
     if owner.is_another:
         credentials = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
-    sys.stdout.flush()
+    command = [sys.executable, "-P", "-m", "relay", *arguments]
     try:
-        done = subprocess.run([sys.executable, "-P", "-m", "relay", *arguments], check=False, **credentials)  # noqa: S603 - ourselves
+        # Until it has made itself untraceable, another process of that user may do in its name whatever it may do. So
+        # it has no terminal: it could type into root's, and read what root types.
+        with subprocess.Popen(  # noqa: S603 - ourselves
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True, encoding="utf-8", errors="replace", **credentials,
+        ) as child:  # fmt: skip
+            assert child.stdout is not None  # noqa: S101 - it is a pipe
+            for line in child.stdout:
+                click.echo(printable(line.removesuffix("\n")))
     except PermissionError as error:
         where = f"{owner.name} cannot run {sys.executable}"
         raise ConfigError(
             f"{where}: install the relay where that user can (deploy/install /opt/qumail-relay)"
         ) from error
-    return not done.returncode
+    return not child.returncode

@@ -146,10 +146,12 @@ def as_owner_of(path: Path) -> Iterator[UnixUser | None]:
 def become(user: UnixUser | None) -> None:
     """Changes this process to that user permanently; does nothing for None, or if it is not root's.
 
-    Open files stay open. Raises ConfigError if it is not possible.
+    Open files stay open. It leaves root's terminal. The kernel lets no other process of that user trace it from then on
+    (prctl(2), PR_SET_DUMPABLE). Raises ConfigError if it is not possible.
     """
     if user is None or os.geteuid():
         return
+    _leave_terminal()
     try:
         os.setgroups(user.groups)
         os.setgid(user.gid)
@@ -157,6 +159,24 @@ def become(user: UnixUser | None) -> None:
     except OSError as error:
         raise _cannot_become(user, error) from error
     os.environ["HOME"] = user.home
+
+
+def _leave_terminal() -> None:
+    """Gives up the controlling terminal, through which a process can type into it (TIOCSTI).
+
+    The leader of a session keeps it: that terminal ends with it, and nobody types there afterwards.
+    """
+    import fcntl  # here, for no relay that serves needs them
+    import termios
+
+    if os.getsid(0) == os.getpid():
+        return
+    with suppress(OSError):  # there is none
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            os.close(terminal)
 
 
 def open_named(path: Path) -> BinaryIO:
