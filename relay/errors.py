@@ -24,9 +24,6 @@ Anything that is not a RelayError is treated as TryLater: unknown errors hold ma
 
 from __future__ import annotations
 
-import os
-import pwd
-from pathlib import Path
 from typing import ClassVar
 
 RECIPIENT = "(the recipient)"
@@ -64,20 +61,6 @@ class ConfigError(RelayError):
 
 class AnothersFile(ConfigError):
     """A file of the relay belongs to another user; the text names the user to run this as."""
-
-    def __init__(self, path: Path, owner: int) -> None:
-        name, me = _user(owner), _user(os.geteuid())
-        super().__init__(
-            f"{path}: belongs to user {name}, and this runs as {me}: the relay and its commands have to run as {name}; "
-            f"as root: runuser -u {name} -- qumail-relay ..."
-        )
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 class TryLater(RelayError):

@@ -12,7 +12,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 RELAY = Path(__file__).resolve().parents[2] / "relay"
 BELOW = (
     *("__init__.py", "errors.py", "py.typed"),
-    *("files/__init__.py", "files/pem.py", "files/permissions.py", "files/stamps.py"),
+    *(
+        "files/__init__.py",
+        "files/commands.py",
+        "files/pem.py",
+        "files/permissions.py",
+        "files/rights.py",
+        "files/stamps.py",
+    ),
     *("formats/__init__.py", "formats/characters.py", "formats/unicode_14.txt"),
     *("runtime/__init__.py", "runtime/aio.py"),
     *("counting/__init__.py", "counting/key_metrics.py", "counting/metric.py"),

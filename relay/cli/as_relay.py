@@ -17,6 +17,7 @@ from relay.cli.units import how_to
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.files import rights
+from relay.files.commands import as_user
 from relay.files.rights import UnixUser
 
 
@@ -52,7 +53,7 @@ def refuse_others_settings(config_file: Path) -> None:
     if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
         raise ConfigError(
             f"{config_file}: user {owner.name} can write it, so root does not run what it says: run this as "
-            f"{owner.name} (runuser -u {owner.name} -- qumail-relay ...), or make file and directory root's"
+            f"{owner.name} ({as_user(owner.name, 'qumail-relay', '...')}), or make file and directory root's"
         )
 
 

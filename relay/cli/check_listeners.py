@@ -22,6 +22,7 @@ from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where, tcp_places
 from relay.errors import ConfigError
+from relay.files.commands import command
 from relay.files.rights import as_owner_of
 from relay.process import app
 from relay.status import StatusModule
@@ -152,9 +153,8 @@ def unit_states(config_file: Path) -> Iterator[State]:
     problem = ""
     if unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
         state = f"{unit.get('ActiveState')}, {unit.get('SubState')}, {unit.get('Result')}"
-        problem = (
-            f"it is enabled and does not run ({state}): see journalctl -u {name} -n 20; {how_to('start', config_file)}"
-        )
+        look = command("journalctl", "-u", name, "-n", "20")
+        problem = f"it is enabled and does not run ({state}): see {look}; {how_to('start', config_file)}"
     yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()
 
 

@@ -19,7 +19,8 @@ from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import permissions
-from relay.files.rights import others_can_write
+from relay.files.commands import command
+from relay.files.rights import others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
 
 MAX_NAMED = 10
@@ -47,7 +48,8 @@ def owner_states(config_file: Path, config: Config) -> Iterator[State]:
         whose = (
             f"{config.state_directory}: belongs to user {owner_name(owner)}, and unit {unit.name} runs as {unit.user}"
         )
-        yield "owner", "", (f"{whose}, so that it does not start: chown -R {unit.user}: {config.state_directory}",)
+        give = command("chown", "-hR", f"{unit.user}:", config.state_directory)
+        yield "owner", "", (f"{whose}, so that it does not start: {give}",)
 
 
 def _problems(config_file: Path, config: Config) -> Iterator[str]:
@@ -57,7 +59,7 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
         if path != config.policies.directory:
             yield from _of(path, trusted)
     commands = [config.alarms.command or (), *(account.token_command for account in config.imap.values())]
-    for program in (shutil.which(command[0]) for command in commands if command):
+    for program in (shutil.which(each[0]) for each in commands if each):
         if program is not None:
             yield from _of(Path(program), trusted)
     # A group of people may edit policies, if that is how the site wants it.
@@ -85,7 +87,7 @@ def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
                     faults.append(path)
     for path in sorted(faults)[:MAX_NAMED]:
         whose = f"belongs to user {owner_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
-        yield f"{printable(str(path))}: {whose}, cannot write it: {printable(permissions.give_to_us(path))}"
+        yield f"{printable(str(path))}: {whose}, cannot write it: {permissions.give_to_us(path)}"
     if len(faults) > MAX_NAMED:
         yield f"{config.state_directory}: {len(faults) - MAX_NAMED} more of its files belong to other users"
 
@@ -107,6 +109,6 @@ def _policies(directory: Path) -> Iterator[str]:
                 if path.stat().st_mode & stat.S_IWOTH:
                     faults.append(path)
     for path in sorted(faults)[:MAX_NAMED]:
-        yield f"{printable(str(path))}: everybody can write to it: chmod o-w {printable(str(path))}"
+        yield f"{printable(str(path))}: everybody can write to it: {typed_by_root(path, 'chmod', 'o-w')}"
     if len(faults) > MAX_NAMED:
         yield f"{directory}: everybody can write to {len(faults) - MAX_NAMED} more of its files"

@@ -11,6 +11,7 @@ from pathlib import Path
 from relay.cli.units import how_to
 from relay.config import Config
 from relay.errors import ConfigError, KMEUnreachable
+from relay.files.commands import command
 from relay.identity import PeerCertificates, own_identity
 from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
@@ -77,20 +78,24 @@ def next_steps(
 
     `postfix` is the directory of a Postfix that setup has changed, "" where that is unknown; None where there is none.
     """
-    where = f"--config {config_file}"
+
+    def relay(*words: str | Path) -> str:
+        return command("qumail-relay", *words[:2], "--config", config_file, *words[2:])
+
+    check = command("qumail-relay", "check", "--config", config_file)
     states = list(states)
     if config is None and not config_file.exists():
-        yield f"set this site up: qumail-relay setup {where}"
+        yield f"set this site up: {command('qumail-relay', 'setup', '--config', config_file)}"
         return
     if config is None:
         of_itself = any(config_file.name in problem for _, _, problems in states for problem in problems)
-        yield f"{f'edit {config_file}' if of_itself else 'fix what is wrong'}, then: qumail-relay check {where}"
+        yield f"{f'edit {config_file}' if of_itself else 'fix what is wrong'}, then: {check}"
         return
     if config.identity is not None and not config.identity.directory.exists():
-        yield f"make keys and certificates: qumail-relay identity new {where}"
+        yield f"make keys and certificates: {relay('identity', 'new')}"
     if not config.peers:
-        yield f"invite the other site: qumail-relay identity invite {where}"
-        yield f"take the other site in: qumail-relay identity accept {where} FILE"
+        yield f"invite the other site: {relay('identity', 'invite')}"
+        yield f"take the other site in: {relay('identity', 'accept', 'FILE')}"
     development = {f"KME {name}" for name, kme in config.kmes.items() if from_development_kme(kme.ca)}
     away = {
         title for title, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)
@@ -103,11 +108,13 @@ def next_steps(
     if restart:
         yield f"restart the relay: {how_to('restart', config_file)}"
     if faults or restart:
-        yield f"fix what is wrong, then: qumail-relay check {where}"
+        yield f"fix what is wrong, then: {check}"
     if not restart and any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
         yield f"start the relay: {how_to('start', config_file)}"
     if postfix is not None:
-        directory = "" if postfix in ("", "/etc/postfix") else f" {postfix}"
-        yield f"Postfix was not looked at: qumail-relay check {where} --postfix{directory}"
+        directory = () if postfix in ("", "/etc/postfix") else (postfix,)
+        look = command("qumail-relay", "check", "--config", config_file, "--postfix", *directory)
+        yield f"Postfix was not looked at: {look}"
     elif not faults and not restart:
-        yield f"look at Postfix beside it: qumail-relay check {where} --postfix"
+        look = command("qumail-relay", "check", "--config", config_file, "--postfix")
+        yield f"look at Postfix beside it: {look}"

@@ -24,6 +24,7 @@ from relay.cli.as_relay import load
 from relay.cli.options import as_relay_option, since_option
 from relay.cli.output import Cell, Pair, json_option, plain_console, print_json, print_pairs
 from relay.config import Config
+from relay.files.commands import command
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
 from relay.store.secret import SiteSecret
@@ -129,7 +130,7 @@ def _pairs(record: dict[str, Any], kept: set[str]) -> Iterator[Pair]:
     if record.get("before") and record.get("compared") != "all":
         yield "Compared", str(record.get("compared"))
     if record["kept"] and record.get("before") in kept:
-        yield "See", f"qumail-relay policy diff {record['before'][:12]} {record['version'][:12]}"
+        yield "See", command("qumail-relay", "policy", "diff", str(record["before"])[:12], str(record["version"])[:12])
 
 
 def _more(record: dict[str, Any], kind: str) -> int:

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -32,6 +31,7 @@ from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last,
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import resolved
+from relay.files.commands import command
 from relay.files.rights import as_owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
@@ -163,7 +163,7 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
             return
         click.echo(f"Installed: {resolved(directory)}, version {after.policies.version}; {len(after.tests)} tests.")
         if before is not None:
-            click.echo(f"Undo with: qumail-relay policy install {before}")
+            click.echo(f"Undo with: {command('qumail-relay', 'policy', 'install', before)}")
     except OSError as error:
         _fail(f"Installed: {resolved(directory)}; but afterwards: {error.strerror}")
 
@@ -318,7 +318,8 @@ def _unproven(each: Unproven) -> Iterator[str]:
     when = f", from {each.day} on" if each.day is not None else ""
     yield f"Not proven: {each.rule}: mail to {each.recipients}{more} may be treated weaker{when}: {each.why}."
     if each.recipient:
-        yield f"  Look at it with: qumail-relay policy explain {quote(each.sender)} {quote(each.recipient)}"
+        explain = command("qumail-relay", "policy", "explain", each.sender, each.recipient)
+        yield f"  Look at it with: {explain}"
         yield f"  and a message with: {each.message}"
 
 

@@ -26,6 +26,7 @@ from relay.cli.setup_postfix import BesidePostfix, as_before, beside_postfix, la
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
+from relay.files.commands import command
 from relay.identity import read_document
 from relay.levels import SEALING
 from relay.policy.file import Unprotected
@@ -185,7 +186,8 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
         beside = BesidePostfix(None)
-        click.echo(f"Postfix stays as it is. Fix that, then: qumail-relay setup --config {places.config_file}")
+        again = command("qumail-relay", "setup", "--config", places.config_file)
+        click.echo(f"Postfix stays as it is. Fix that, then: {again}")
     click.echo()
     # A smarthost hands on to a server that is there already.
     looks = beside.runs or integration_of(config) == "smarthost"
@@ -274,12 +276,12 @@ def _as_relay(owner: Owner, *arguments: str) -> bool:
     credentials: dict[str, Any] = {}
     if owner.is_another:
         credentials = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
-    command = [sys.executable, "-P", "-m", "relay", *arguments]
+    words = [sys.executable, "-P", "-m", "relay", *arguments]
     try:
         # Until it has made itself untraceable, another process of that user may do in its name whatever it may do. So
         # it has no terminal: it could type into root's, and read what root types.
         with subprocess.Popen(  # noqa: S603 - ourselves
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, encoding="utf-8", errors="replace", **credentials,
         ) as child:  # fmt: skip
             assert child.stdout is not None  # noqa: S101 - it is a pipe

@@ -20,6 +20,7 @@ from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.counting.amounts import many
 from relay.errors import ConfigError
+from relay.files.commands import command
 from relay.files.rights import as_owner_of
 from relay.postfix import handed_to
 from relay.postfix.queue import QueueUnknown, filtered
@@ -57,8 +58,8 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
         former = beside.declined and asyncio.run(left_over(beside.directory, config))
     if beside.declined and (ours or former):
         said = f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or"
-        command = f"qumail-relay check --config {places.config_file} --postfix {beside.directory}"
-        return f"{filled(f'{said} see what is wrong:')}\n  {command}"
+        look = command("qumail-relay", "check", "--config", places.config_file, "--postfix", beside.directory)
+        return f"{filled(f'{said} see what is wrong:')}\n  {look}"
     if beside.declined:
         return filled(
             f"MAIL GOES PAST THE RELAY, as before: {beside.directory} was not changed. Run this again and say y, or "
@@ -75,9 +76,9 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     how = how_to(action, places.config_file, owner.name if owner.is_another else "")
     waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
     until = f"Until then {waits}: nobody listens at {', '.join(unheard)}."
-    before, _, command = how.replace(", then:", " first:").rpartition(": ")
+    before, _, typed = how.replace(", then:", " first:").rpartition(": ")
     now = f"{first}NOW {action.upper()} THE RELAY{f' ({before})' if before else ''}. {until}"
-    return f"{filled(now)}\n  {command}"  # in one line, to be copied
+    return f"{filled(now)}\n  {typed}"  # in one line, to be copied
 
 
 async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:
@@ -138,10 +139,12 @@ def put_back(places: SitePaths) -> None:
         click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
         if config is not None and (unheard := asyncio.run(left_over(directory, config))):
             other = "content-filter" if integration_of(config) != "content-filter" else "milter"
+            words = ("setup", "--replace", "--integration", other, "--config", places.config_file)
+            again = command("qumail-relay", *words)
             click.echo(
                 f"NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for "
-                f"{integration_of(config)}. {unheard[0]}\nGive relay.toml the earlier integration: qumail-relay setup "
-                f"--replace --integration {other} --config {places.config_file}; then restart the relay."
+                f"{integration_of(config)}. {unheard[0]}\n"
+                f"Give relay.toml the earlier integration, then restart the relay:\n  {again}"
             )
     else:
         click.echo("MAIL LEAVES IN CLEAR from now on.")

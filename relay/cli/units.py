@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.files import permissions, resolved
+from relay.files.commands import as_user, command, one_after_the_other
 
 DIRECTORIES = tuple(
     Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
@@ -95,18 +96,19 @@ def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "
     """What to type; `user` is as whom the relay runs, where this process is root's and the relay is not."""
     if unit := unit_of(config_file):
         anew = action == "restart" and unit.to_hold() and not unit.holds
-        return f"systemctl {action} {unit.socket if anew else unit.name}"
+        return command("systemctl", action, unit.socket if anew else unit.name)
     user = user or _as_whom(config_file)
     first = "end it, then: " if action == "restart" else ""
     if user and BOOTED.is_dir() and resolved(config_file) == resolved(DEFAULT_CONFIG):
         return first + INSTALL_UNIT
-    return f"{first}{f'runuser -u {user} -- ' if user else ''}qumail-relay serve --config {config_file}"
+    serve = ("qumail-relay", "serve", "--config", config_file)
+    return f"{first}{as_user(user, *serve) if user else command(*serve)}"
 
 
 def how_to_run_what_is_installed(config_file: Path) -> str:
     """What to type after another release was put in place: its unit may lie elsewhere than the one that runs."""
     restart = how_to("restart", config_file)
-    return f"systemctl daemon-reload && {restart}" if unit_of(config_file) else restart
+    return one_after_the_other("systemctl daemon-reload", restart) if unit_of(config_file) else restart
 
 
 def shown(unit: str, *properties: str) -> list[tuple[str, str]]:
@@ -125,9 +127,9 @@ def systemctl(*words: str) -> str:
             [program, *words], capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"systemctl {' '.join(words)}: {error}") from error
+        raise ConfigError(f"{command('systemctl', *words)}: {error}") from error
     if done.returncode:
-        raise ConfigError(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+        raise ConfigError(f"{command('systemctl', *words)}: {done.stderr.strip()}")
     return done.stdout
 
 

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from relay.errors import ConfigError
 from relay.files import pem
+from relay.files.rights import typed_by_root
 from relay.files.stamps import Stamps, is_there, read_regular, stamps_of
 
 log = structlog.get_logger(__name__)
@@ -91,7 +92,7 @@ def _problems(leaf: x509.Certificate, certificate: Path, key: Path, now: datetim
     elif until - now < EXPIRES_SOON:
         yield f"{certificate}: expires on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days: renew it"
     if key.stat().st_mode & 0o007:
-        yield f"{key}: everybody on this host can read or change the private key: chmod 640 {key}"
+        yield f"{key}: everybody on this host can read or change the private key: {typed_by_root(key, 'chmod', '640')}"
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

@@ -8,11 +8,14 @@ import errno
 import grp
 import os
 import pwd
-import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from relay.errors import AnothersFile
+from relay.files.commands import as_user, one_after_the_other
+from relay.files.rights import given_by_root, typed_by_root
 
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
@@ -123,7 +126,7 @@ def another_owner(path: Path) -> str:
 
 def give_to_us(path: Path) -> str:
     """Root's command that makes the file or directory ours."""
-    return f"chown {user()}: {shlex.quote(str(path))}"
+    return given_by_root(path, user())
 
 
 def shown_by_root(status: os.stat_result) -> bool:
@@ -133,9 +136,20 @@ def shown_by_root(status: os.stat_result) -> bool:
 
 def keep_to_us(path: Path, status: os.stat_result) -> str:
     """Root's command that makes the file readable for us alone."""
-    name = shlex.quote(str(path))
-    own = f"chown {user()} {name} && " if status.st_uid == 0 != os.geteuid() else ""
-    return f"{own}chmod 600 {name}"
+    if status.st_uid == 0 != os.geteuid():
+        return one_after_the_other(give_to_us(path), as_user(user(), "chmod", "600", path.absolute()))
+    return typed_by_root(path, "chmod", "600")
+
+
+def anothers_file(path: Path, owner: int) -> AnothersFile:
+    """The error for a file of the relay that belongs to another user; it names the user to run this as."""
+    whose, us = _user(owner), user()
+    has_to = f"the relay and its commands have to run as {whose}; {_run_as(whose)}"
+    return AnothersFile(f"{path}: belongs to user {whose}, and this runs as {us}: {has_to}")
+
+
+def _run_as(user: str) -> str:
+    return f"as root: {as_user(user, 'qumail-relay', '...')}"
 
 
 def user() -> str:
@@ -153,26 +167,26 @@ def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
     """The command of root or the owner that gives this process the missing right; nobody loses any."""
-    name = shlex.quote(str(place))
     in_group = status.st_gid in (os.getegid(), *os.getgroups())
     whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"
     if status.st_mode & _bits(whose, lacks) == _bits(whose, lacks):
-        return f"its mode permits it, so an ACL or a security module does not: getfacl {name}"
+        return f"its mode permits it, so an ACL or a security module does not: {typed_by_root(place, 'getfacl')}"
     if whose != "o" or status.st_mode & _bits("o", "r"):
-        return f"chmod {whose}+{lacks} {name}"
+        return typed_by_root(place, "chmod", f"{whose}+{lacks}")
     if status.st_uid == 0 and not status.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
-        return f"chgrp {_group(os.getegid())} {name} && chmod g+{lacks} {name}"
-    return f"setfacl -m u:{user()}:{lacks} {name}"
+        chgrp = typed_by_root(place, "chgrp", _group(os.getegid()))
+        return one_after_the_other(chgrp, typed_by_root(place, "chmod", f"g+{lacks}"))
+    return typed_by_root(place, "setfacl", "-m", f"u:{user()}:{lacks}")
 
 
 def _remedy_of_owner(place: Path, status: os.stat_result) -> str | None:
     """Returns the remedy for a file that only one user may read; None for a directory of root on the path."""
     if status.st_uid:
         owner = _user(status.st_uid)
-        return f"the relay and its commands have to run as {owner}; as root: runuser -u {owner} -- qumail-relay ..."
+        return f"the relay and its commands have to run as {owner}; {_run_as(owner)}"
     if place.is_dir():
         return None
-    return keep_to_us(place, status) if status.st_mode & 0o077 else f"chown {user()} {shlex.quote(str(place))}"
+    return keep_to_us(place, status) if status.st_mode & 0o077 else give_to_us(place)
 
 
 def _bits(whose: str, rights: str) -> int:

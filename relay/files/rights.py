@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relay.errors import ConfigError
+from relay.files.commands import as_user, command, one_after_the_other
 
 MAX_LINKS = 40
 """Maximum number of symbolic links in a path, as in Linux (path_resolution(7))."""
 MAX_ATTEMPTS = 100
 """Maximum number of attempts to open a name that other users keep replacing."""
 _OPEN_ALREADY = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|std(in|out|err))")
+_NOT_LITERAL = re.compile(r"[\\*?\[\]]")
+"""What has a meaning of its own in a pattern of find(1)."""
 _STANDARD = {"in": 0, "out": 1, "err": 2}
 
 
@@ -37,7 +40,8 @@ class OthersCanWrite(ConfigError):
 
     def __init__(self, path: Path, place: Path, status: os.stat_result) -> None:
         writers = "everybody" if status.st_mode & stat.S_IWOTH else f"group {_group(status.st_gid)}"
-        self.what = f"{writers} can write to {place}: chmod {'o' if writers == 'everybody' else 'g'}-w {place}"
+        remedy = typed_by_root(place, "chmod", "o-w" if writers == "everybody" else "g-w")
+        self.what = f"{writers} can write to {place}: {remedy}"
         super().__init__(f"{path}: root does nothing there: {self.what}")
 
 
@@ -66,14 +70,24 @@ class UnixUser:
 class _PathPlace:
     """The target of a path: a name in an open directory, controlled by `owner` (None: root alone).
 
-    `status` is that of the name; None if it does not exist. `is_last` is False if it is only a part of the path.
+    `status` is that of the name; None if it does not exist. `rest` are the names of the path that come after it.
     """
 
     directory: int
     name: str
     owner: UnixUser | None
     status: os.stat_result | None
-    is_last: bool
+    rest: tuple[str, ...] = ()
+
+    @property
+    def is_last(self) -> bool:
+        """False if it is only a part of the path."""
+        return not self.rest
+
+    @property
+    def path(self) -> Path:
+        """Where it is, without links."""
+        return Path(f"/proc/self/fd/{self.directory}").readlink() / self.name
 
 
 def owner_of(path: Path) -> UnixUser | None:
@@ -109,6 +123,50 @@ def why_not_as_root(program: str) -> str:
         )
     except ConfigError as error:
         return str(error)
+
+
+def typed_by_root(path: Path, *words: str) -> str:
+    """The command for root to paste that does this (`chmod 600`) to a file or directory.
+
+    Another user's file is changed as that user, who could put a link in its place.
+    """
+    path = path.absolute()
+    try:
+        status = path.lstat()
+        if status.st_uid:
+            return as_user(UnixUser.owning(status).name, *words, path)
+        with _place(path.parent) as parent:
+            if parent.owner is None and stat.S_ISLNK(status.st_mode):
+                return typed_by_root(path.resolve(strict=True), *words)
+            if parent.owner is None:
+                return command(*words, path)
+            owner = parent.owner.name
+    except OthersCanWrite as error:
+        return error.what
+    except (ConfigError, OSError):
+        return command("namei", "-l", path)
+    return one_after_the_other(given_by_root(path, owner), as_user(owner, *words, path))
+
+
+def given_by_root(path: Path, user: str) -> str:
+    """The command for root to paste that gives a file or directory to this user. No link is followed.
+
+    Below a directory that another user can write, find(1) descends without following links. A file with a second name
+    may be one of root's elsewhere.
+    """
+    path = path.absolute()
+    try:
+        of_one_name = () if path.is_dir() else ("-links", "1")
+        with _place(path.parent) as parent:
+            if parent.owner is None:
+                return command("chown", "-h", f"{user}:", path)
+            top, whole = parent.path, parent.path.joinpath(*parent.rest, path.name)
+    except OthersCanWrite as error:
+        return error.what
+    except (ConfigError, OSError):
+        return command("namei", "-l", path)
+    where = ("find", top, "-xdev", "-path", _NOT_LITERAL.sub(r"\\\g<0>", str(whole)), *of_one_name)
+    return command(*where, "-execdir", "chown", "-h", f"{user}:", "{}", "+")
 
 
 @contextmanager
@@ -279,7 +337,7 @@ class _FollowedPath:
             status = self._status(name)
             if status is None or status.st_uid not in self._trusted:
                 owner = UnixUser.owning(status) if status is not None else None
-                return _PathPlace(self.directory, name, owner, status, not self._names)
+                return _PathPlace(self.directory, name, owner, status, tuple(reversed(self._names)))
             if stat.S_ISLNK(status.st_mode):
                 self._follow(name)
             elif self._names:
@@ -287,7 +345,7 @@ class _FollowedPath:
             else:
                 if stat.S_ISDIR(status.st_mode) or (self._whole and stat.S_ISREG(status.st_mode)):
                     self._refuse_others(status, name)
-                return _PathPlace(self.directory, name, None, status, is_last=True)
+                return _PathPlace(self.directory, name, None, status)
 
     def _status(self, name: str) -> os.stat_result | None:
         """The status of a name here; None if missing. A name that others could replace must be theirs."""

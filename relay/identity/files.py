@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay.errors import AnothersFile, ConfigError
+from relay.errors import ConfigError
 from relay.files import permissions, resolved, written_beside
-from relay.files.rights import UnixUser, opened, owner_of
+from relay.files.rights import UnixUser, opened, owner_of, typed_by_root
 
 MAX_LENGTH = 3 * 2**20
 """Maximum size of a file, in octets."""
@@ -97,7 +97,9 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(f"{directory}: not a directory")
     _check_owner(status, directory)
     if status.st_mode & 0o022:
-        raise ConfigError(f"{directory}: others can write to this directory: chmod 700 {directory}")
+        raise ConfigError(
+            f"{directory}: others can write to this directory: {typed_by_root(directory, 'chmod', '700')}"
+        )
 
 
 def _read(path: Path, *, forbidden: int) -> bytes:
@@ -120,7 +122,7 @@ def _read(path: Path, *, forbidden: int) -> bytes:
 
 def _check_owner(status: os.stat_result, path: Path) -> None:
     if os.geteuid() and status.st_uid not in (0, os.geteuid()):
-        raise AnothersFile(path, status.st_uid)
+        raise permissions.anothers_file(path, status.st_uid)
 
 
 def _check_mode(status: os.stat_result, path: Path, forbidden: int) -> None:
@@ -141,4 +143,4 @@ def _is_credential(path: Path) -> bool:
 def _refuse_root(path: Path) -> None:
     """Raises AnothersFile if root works in another user's directory, who can replace files there at any time."""
     if os.geteuid() == 0 and (owner := owner_of(path)) is not None:
-        raise AnothersFile(path, owner.uid)
+        raise permissions.anothers_file(path, owner.uid)

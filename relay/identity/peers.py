@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings, PeerSettings
 from relay.config.tables import DOCUMENT_SUFFIX
 from relay.errors import ConfigError
+from relay.files.commands import command
 from relay.files.stamps import files_in, is_there
 from relay.identity import files
 from relay.identity.certificates import UNREADABLE, valid_now
@@ -93,7 +93,7 @@ def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
 
 
 def _import(name: str) -> str:
-    return f"qumail-relay identity import --name {shlex.quote(name)} FILE"
+    return command("qumail-relay", "identity", "import", "--name", name, "FILE")
 
 
 def trusted_peers(config: Config) -> dict[str, PeerCertificates]:

@@ -47,7 +47,9 @@ class PSK:
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from error
         if mode & stat.S_IRWXO:
-            raise ConfigError(f"{self.file}: every user of this machine may use it: chmod o= {self.file}")
+            raise ConfigError(
+                f"{self.file}: every user of this machine may use it; make it one of its owner and group alone"
+            )
         try:
             key = bytes.fromhex(content.decode("ascii"))
         except ValueError:

@@ -230,7 +230,7 @@ def _make_private_directory(path: Path) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made into a directory: {error.strerror}") from error
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError(f"{path}: others may enter it; name another directory, or chown and chmod 700 it")
+        raise ConfigError(f"{path}: others may enter it; name another directory, or make it yours alone")
 
 
 @contextmanager

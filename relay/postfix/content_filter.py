@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from relay.config import TCPAddress
+from relay.files import commands
 from relay.postfix.flow import MailFlow, RelayDirection, destination, entries, is_loopback, listens
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
@@ -89,7 +90,7 @@ def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:
                 "filtered-twice",
                 f"master.cf {source.key}",
                 "mail goes through the relay by smtpd_proxy_filter and then again by content_filter",
-                f"postconf -P '{source.key}/content_filter='",
+                commands.command("postconf", "-P", f"{source.key}/content_filter="),
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.config import OutgoingSettings
+from relay.files import commands
 from relay.postfix.flow import MailFlow, RelayDirection
 from relay.postfix.settings import MasterService, PostfixFault
 
@@ -38,7 +39,9 @@ def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
             yield setting.fault(
                 "soft-bounce",
                 "what the relay or the policy files refuse stays in the queue for days, and its sender is not told",
-                setting.to("no") if service is None else f"postconf -PX {service.key}/soft_bounce",
+                setting.to("no")
+                if service is None
+                else commands.command("postconf", "-PX", f"{service.key}/soft_bounce"),
             )
 
 

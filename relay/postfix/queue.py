@@ -75,7 +75,7 @@ async def _queued(directory: Path) -> list[str]:
         return [json.loads(line)["queue_id"] for line in listed.splitlines()]
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         if await _has_queue(directory):
-            raise QueueUnknown(f"postqueue: {error}") from error
+            raise QueueUnknown(f"the queue cannot be listed: {error}") from error
         return []
 
 

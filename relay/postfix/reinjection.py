@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from relay.files import commands
 from relay.postfix.flow import MailFlow, RelayDirection, is_loopback, service_address
 from relay.postfix.settings import MasterService, PostfixFault
 
@@ -199,7 +200,9 @@ def refused(flow: MailFlow) -> Iterator[PostfixFault]:
         utf8 = flow.settings.of("smtputf8_enable", service)
         if utf8.value == "no" and flow.settings.value("smtputf8_enable") == "yes":
             text = "Postfix takes mail with addresses in Unicode, and refuses it when the relay hands it back"
-            yield utf8.fault("smtputf8-refused", text, f"postconf -PX {service.key}/smtputf8_enable")
+            yield utf8.fault(
+                "smtputf8-refused", text, commands.command("postconf", "-PX", f"{service.key}/smtputf8_enable")
+            )
         xforward = flow.settings.of("smtpd_authorized_xforward_hosts", service)
         if not any(_is_here(_network(word)) for word in xforward.words):
             text = "Postfix's log then names the relay for every mail, not the client"

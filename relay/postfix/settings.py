@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.files import commands
 
 TIMEOUT_S = 30.0
 """Timeout of postconf, in seconds: a directory on a dead network drive must not block us."""
@@ -116,8 +117,8 @@ class Setting:
     def to(self, value: object) -> str:
         """The command that sets it so."""
         if self.service is not None:
-            return f"postconf -P '{self.service.key}/{self.name}={value}'"
-        return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
+            return commands.command("postconf", "-P", f"{self.service.key}/{self.name}={value}")
+        return commands.command("postconf", "-e", f"{self.name} = {value}".rstrip())
 
     def fault(self, code: str, text: str, remedy: str) -> PostfixFault:
         """Returns a fault of this setting."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from relay.errors import KEMUnavailable, NotForUs
+from relay.files.commands import command
 from relay.formats import cms
 from relay.formats.pieces import Octets, Pieces
 from relay.identity import liboqs
@@ -36,10 +37,9 @@ class FurtherKEM(Scheme):
         if cause := liboqs.unavailable(self.name):
             return cause
         if parties.certificates is None or self.name not in parties.certificates.further_kems:
-            return (
-                f"peer {parties.peer!r} has no key for {self.name}: it makes one with "
-                f"`qumail-relay identity new --kem {self.name}`; then import its new document"
-            )
+            make = command("qumail-relay", "identity", "new", "--kem", self.name)
+            lacks = f"peer {parties.peer!r} has no key for {self.name}"
+            return f"{lacks}: it makes one with `{make}`; then import its new document"
         return ""
 
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:

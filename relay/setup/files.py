@@ -13,6 +13,7 @@ from typing import Literal
 
 from relay.errors import ConfigError
 from relay.files import sync_directory, written_beside
+from relay.files.commands import command
 from relay.files.rights import as_owner_of, open_named
 
 Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
@@ -44,7 +45,8 @@ class Owner:
         try:
             entry = pwd.getpwnam(user)
         except KeyError:
-            remedy = f"useradd --system --home-dir /var/lib/{user} --shell /usr/sbin/nologin {user}"
+            home = ("--home-dir", f"/var/lib/{user}", "--shell", "/usr/sbin/nologin")
+            remedy = command("useradd", "--system", *home, "--", user)
             raise ConfigError(
                 f"{user}: no such user on this machine, as which the relay shall run; make it, or name one by --user:\n"
                 f"  {remedy}"

@@ -234,7 +234,7 @@ async def _run(fragment: Path, configuration: Path) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise ConfigError(f"{fragment.name}: postconf did not end after {TIMEOUT_S:.0f} s") from None
+        raise ConfigError(f"{fragment.name}: its tools did not end after {TIMEOUT_S:.0f} s") from None
     look_old(configuration)
     if process.returncode:
         raise ConfigError(f"{fragment.name}: {said.decode('utf-8', 'replace').strip() or 'postconf failed'}")

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.files import commands
 from relay.postfix.settings import command
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -40,7 +41,7 @@ async def _start(directory: Path) -> None:
             await asyncio.sleep(pause)
         else:
             return
-    how = f"postfix -c {directory} start"
+    how = commands.command("postfix", "-c", directory, "start")
     raise ConfigError(f"{failed}; Postfix is stopped now. Its log says why; then: {how}") from failed
 
 

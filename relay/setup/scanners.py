@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from relay.config import Config
 from relay.config.values import Server
 from relay.errors import ConfigError
+from relay.files.commands import command
 from relay.postfix import ours
 from relay.postfix.bypass import COPIES
 from relay.postfix.flow import MailFlow, address_in, destination, foreign_filter, is_loopback, listens
@@ -82,7 +83,7 @@ def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
         if value := before.get(("", name), ""):
             raise NoRow(
                 f"main.cf: {name} = {value}: with the relay as milter such copies would leave in clear; {UNCHANGED}: "
-                f"take --integration content-filter, or take it out: postconf -X {name}"
+                f"take --integration content-filter, or take it out: {command('postconf', '-X', name)}"
             )
     chained = dict(then)
     opening, sealing = split_list(then["", "smtpd_milters"])
@@ -105,10 +106,11 @@ def before_smarthost(config: Config, before: Lines) -> None:
     outgoing = config.outgoing
     address = address_in(value) or address_in(f"{value}:25")
     hops = [getattr(hop, "address", None) for hop in outgoing.next_hop] if outgoing is not None else []
+    leave_out = command("postconf", "-X", "relayhost")
     if value and address not in (*hops, outgoing and outgoing.listen):
         raise NoRow(
             f"main.cf: relayhost = {value}: mail leaves by it, and relay.toml names another next hop; {UNCHANGED}: "
-            f"set it up anew with --replace --next-hop {address or value}, or take it out: postconf -X relayhost"
+            f"set it up anew with --replace --next-hop {address or value}, or take it out: {leave_out}"
         )
 
 

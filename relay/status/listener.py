@@ -20,6 +20,7 @@ from relay.entry import Reloadable
 from relay.entry.listening import Sockets, Where, address_of
 from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.errors import ConfigError
+from relay.files.rights import typed_by_root
 from relay.status import Watched
 from relay.status.access import Access, read_token
 from relay.status.alarms import Alarms
@@ -133,9 +134,8 @@ def _socket_state(path: Path) -> tuple[str, tuple[str, ...]]:
         return str(path), (f"{directory}: {error.strerror}: make it, or name it in RuntimeDirectory= of the unit",)
     mode = stat.S_IMODE(info.st_mode)
     if mode & 0o002 and not mode & stat.S_ISVTX:
-        return str(path), (
-            f"{directory}: mode {mode:04o} lets everybody put another socket there: chmod 750 {directory}",
-        )
+        remedy = typed_by_root(directory, "chmod", "750")
+        return str(path), (f"{directory}: mode {mode:04o} lets everybody put another socket there: {remedy}",)
     if info.st_uid not in (0, os.geteuid()):
         return str(path), (f"{directory}: belongs to user {info.st_uid}, who can put another socket there",)
     return f"{path}: for the relay's user and those of group {info.st_gid}", ()

@@ -18,6 +18,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
+from relay.files.commands import command
 from relay.files.rights import UnixUser, acting_as, as_owner_of, owner_of
 from relay.files.sqlite import connected, said_by_sqlite
 from relay.store.restore_check import mark_as_copy
@@ -57,9 +58,10 @@ def _refuse_unless_theirs(to: Path, user: UnixUser) -> None:
         cause = f"{above}: {error.strerror}"
     except OSError:  # which making it says
         return
+    make = command("install", "-d", "-m", "700", "-o", user.name, "/var/backups/qumail-relay")
     raise ConfigError(
         f"{to}: {user.name}, as whom the relay runs, has to write there and cannot ({cause}): "
-        f"install -d -m 700 -o {user.name} /var/backups/qumail-relay, then name a new directory in that one"
+        f"{make}, then name a new directory in that one"
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relay import files
-from relay.errors import AnothersFile, ConfigError
+from relay.errors import ConfigError
 from relay.files import permissions, resolved, written_beside
 
 MAX_LENGTH = 65_536
@@ -86,7 +86,7 @@ def _check(info: os.stat_result, path: Path) -> None:
             f"{path}: not a regular file: move it away, and put the file back, from its backup if need be"
         )
     if info.st_uid not in (0, os.geteuid()):
-        raise AnothersFile(path, info.st_uid)
+        raise permissions.anothers_file(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
     shown = permissions.shown_by_root(info) or (info.st_uid == 0 and _is_credential(path))
     if mode & ~(0o740 if shown else 0o700) & 0o777:

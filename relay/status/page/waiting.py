@@ -5,6 +5,7 @@ Standard: as sections.py; addresses only as set in [status], and no content.
 from __future__ import annotations
 
 from relay.counting import amounts, metrics
+from relay.files.commands import command
 from relay.policy.names import printable
 from relay.quarantine import reason_text
 from relay.status.page import words
@@ -38,7 +39,7 @@ def _aside(now: Now) -> Html | None:
     rows: list[list[Content]] = [
         [words.clock(each.arrived_at, "%Y-%m-%d %H:%M"), _whose(now, each),
          [reason_text(each.reason), " ", element("code", each.reason)],
-         amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
+         amounts.octets(each.size), element("code", command("qumail-relay", "quarantine", "show", each.id))]
         for each in now.past.aside
     ]  # fmt: skip
     more = number - len(rows)

@@ -122,7 +122,7 @@ def test_another_user_hears_as_whom_to_run_it(site: Path) -> None:
 
 
 def test_nobody_is_told_to_give_the_files_of_the_relay_away(site: Path) -> None:
-    belongs = r"belongs to user nobody, and this runs as root.*runuser -u nobody -- qumail-relay"
+    belongs = r"belongs to user nobody, and this runs as root.*runuser --pty -u nobody -- qumail-relay"
     with pytest.raises(ConfigError, match=belongs) as said:
         SiteSecret.load(site / "state/site.secret")
     assert "chown" not in str(said.value)
@@ -130,5 +130,7 @@ def test_nobody_is_told_to_give_the_files_of_the_relay_away(site: Path) -> None:
 
 def test_a_secret_of_the_identity_says_the_same(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
-    with pytest.raises(ConfigError, match=r"belongs to user nobody, and this runs as daemon.*runuser -u nobody -- "):
+    with pytest.raises(
+        ConfigError, match=r"belongs to user nobody, and this runs as daemon.*runuser --pty -u nobody -- "
+    ):
         files.check_directory(site / "state")

@@ -363,7 +363,7 @@ async def test_a_state_that_is_not_the_unit_users_is_wrong(
     _unit(tmp_path, monkeypatch)("alice", alice.config_file, user or pwd.getpwuid(os.geteuid()).pw_name)
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert ("unit alice runs as nobody" in done.output) == (user is not None)
-    assert ("chown -R nobody: " in done.output) == (user is not None)
+    assert ("chown -hR nobody: " in done.output) == (user is not None)
 
 
 def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:

@@ -101,7 +101,7 @@ def test_a_strangers_settings_that_root_names_are_used_as_that_stranger(place: P
     assert set(ran.read_text().split()) == {str(nobody().uid)}
     [serves] = run(("serve", *place.config))
     assert serves.status == 1
-    assert "runuser -u nobody" in serves.said
+    assert "runuser --pty -u nobody" in serves.said
 
 
 def test_what_the_settings_have_run_is_run_as_the_relays_user(place: Place) -> None:

@@ -5,6 +5,7 @@ Standard: deploy/RUNNING.md, Rights; a file of root's in the state keeps the rel
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from relay.cli import check_listeners, units
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.rights import as_owner_of
+from relay.files.rights import as_owner_of, given_by_root
 from relay.store.sqlite import _locked, prepare_sqlite_file
 from tests.testlib.as_root import attempts
 from tests.testlib.roots_site import (
@@ -28,7 +29,7 @@ def test_root_starts_no_relay_of_another_user_and_leaves_nothing_behind(place: P
     before = sorted(place.state.rglob("*"))
     [ended] = attempts("serve", *place.config).ended
     assert ended.status == 1
-    assert f"runuser -u nobody -- qumail-relay serve --config {place.site}/relay.toml" in ended.said
+    assert f"runuser --pty -u nobody -- qumail-relay serve --config {place.site}/relay.toml" in ended.said
     assert sorted(place.state.rglob("*")) == before
 
 
@@ -44,14 +45,14 @@ def test_check_names_what_the_relays_user_cannot_write_and_whom_to_give_it_to(pl
     for name in ("held.json", "relay.db", "policies.kept"):
         path = place.state / name
         assert f"{path}: belongs to user root, and nobody, as whom the relay runs, cannot write it" in said
-        assert f"chown nobody: {path}" in said
+        assert given_by_root(path, "nobody") in said
     assert f"{place.state}/tls.pem: belongs" not in said, "which the relay only reads"
 
 
 def test_a_store_of_another_user_is_said_to_be_theirs(place: Place) -> None:
     path = place.state / "relay.db"
     path.touch(mode=0o600)
-    said = f": it belongs to user root: chown nobody: {path}$"
+    said = re.escape(f": it belongs to user root: {given_by_root(path, 'nobody')}") + "$"
     with as_owner_of(place.state), pytest.raises(StoreUnavailable, match=said):
         prepare_sqlite_file(path, 1)
     with as_owner_of(place.state), pytest.raises(ConfigError, match=f"Permission denied{said}"):
@@ -66,7 +67,7 @@ def test_what_starts_the_relay_of_another_user_is_what_root_may_type(
     config_file = place.site / "relay.toml"
     monkeypatch.setattr(units, "DIRECTORIES", (tmp_path / "none",))
     monkeypatch.setattr(units, "BOOTED", tmp_path if booted else tmp_path / "none")
-    by_hand = f"runuser -u nobody -- qumail-relay serve --config {config_file}"
+    by_hand = f"runuser --pty -u nobody -- qumail-relay serve --config {config_file}"
     assert units.how_to("start", config_file, "nobody") == by_hand
     monkeypatch.setattr(units, "DEFAULT_CONFIG", config_file)
     command = units.how_to("start", config_file, "nobody")
@@ -76,7 +77,9 @@ def test_what_starts_the_relay_of_another_user_is_what_root_may_type(
 def test_check_by_root_says_to_start_it_as_the_relays_user(place: Place) -> None:
     [ended] = attempts("check", *place.config, "--no-next-hops").ended
     assert ended.user == nobody().uid
-    assert f"start the relay: runuser -u nobody -- qumail-relay serve --config {place.site}/relay.toml" in ended.said
+    assert (
+        f"start the relay: runuser --pty -u nobody -- qumail-relay serve --config {place.site}/relay.toml" in ended.said
+    )
 
 
 def test_a_listener_of_the_relays_user_is_no_strangers_where_the_secret_is_not_there(

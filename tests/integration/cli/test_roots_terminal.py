@@ -128,12 +128,12 @@ def test_a_command_that_becomes_the_relays_user_is_traced_by_nobody_and_has_left
                 pass
             with suppress(OSError):
                 fcntl.ioctl(0, termios.TIOCSTI, b"x")
-                print("typed")
+                sys.stdout.write("typed\n")
             with suppress(OSError):
                 os.open("/dev/tty", os.O_RDWR)
-                print("has a terminal")
+                sys.stdout.write("has a terminal\n")
             os.kill(adversary, signal.SIGKILL)
-            print(f"attached {os.fstat(attached.fileno()).st_size}", "user", os.geteuid())
+            sys.stdout.write(f"attached {os.fstat(attached.fileno()).st_size} user {os.geteuid()}")
 
     assert at_a_terminal(command).split() == ["attached", "0", "user", str(NOBODY.pw_uid)]
 
