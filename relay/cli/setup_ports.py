@@ -12,6 +12,7 @@ from relay.cli.units import BOOTED, DIRECTORIES, INSTALL_UNIT, Unit, shown, syst
 from relay.config import Config, TCPAddress
 from relay.entry.listening import tcp_places
 from relay.errors import ConfigError
+from relay.files.commands import command, one_after_the_other
 from relay.process import app
 from relay.setup.files import write_flushed
 
@@ -45,7 +46,8 @@ def hold_ports(config: Config, config_file: Path) -> str:
     if unit.holds:
         return f"{text}: held by systemd ({unit.socket})"
     if dict(shown(unit.name, "ActiveState"))["ActiveState"] in ("active", "reloading"):
-        return f"{unit.addresses_file}: written; systemd holds the ports after: systemctl restart {unit.socket}"
+        restart = command("systemctl", "restart", unit.socket)
+        return f"{unit.addresses_file}: written; systemd holds the ports after: {restart}"
     systemctl("restart", unit.socket)
     return f"{text}: held by systemd from now on ({unit.socket})"
 
@@ -53,8 +55,13 @@ def hold_ports(config: Config, config_file: Path) -> str:
 def _none_to_hold(unit: Unit) -> str:
     """Raises ConfigError where systemd holds ports that relay.toml does not name."""
     if unit.to_hold():
-        gone = f"systemctl disable --now {unit.socket}; rm {unit.addresses_file}; systemctl daemon-reload"
-        raise ConfigError(f"relay.toml names no TCP port, and systemd holds some: {gone}; systemctl start {unit.name}")
+        remedy = one_after_the_other(
+            command("systemctl", "disable", "--now", unit.socket),
+            command("rm", unit.addresses_file),
+            command("systemctl", "daemon-reload"),
+            command("systemctl", "start", unit.name),
+        )
+        raise ConfigError(f"relay.toml names no TCP port, and systemd holds some: {remedy}")
     return "relay.toml names no TCP port, so there is none to hold"
 
 
