@@ -9,6 +9,7 @@ wait in quarantine.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import json
@@ -341,4 +342,9 @@ def _said(*command: str, **environment: str) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(make(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.testlib.old_stores",
+        description="Makes the stores that the release of a commit leaves behind.",
+    )
+    parser.add_argument("commit", help="a commit of this repository")
+    asyncio.run(make(parser.parse_args().commit))

@@ -4,6 +4,7 @@ Standard: `python -m tests.testlib.schema_text` writes it to data/schemas, once 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,4 +36,5 @@ def _of(name: str, dialect: Dialect) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.testlib.schema_text", description=__doc__).parse_args()
     THIS.write_text(schema_text())
