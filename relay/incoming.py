@@ -38,7 +38,7 @@ from relay.mail import Envelope, InPlace, Mail, Outcomes
 from relay.outcome.tally import Tally
 from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
-from relay.runtime.aio import off_loop
+from relay.runtime.aio import off_loop, off_loop_in_turn
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +173,10 @@ class Incoming:
         """Delivers unsealed mail, without any mark of protection."""
         delivery.unsealed = True
         message = await self.originals.unopened(mail.message)
-        missed = await self.originals.missed(mail.envelope.sender, MessageFacts(message), "", "")
+        content = MessageFacts(message)
+        authors = await off_loop_in_turn(mime.work(message), lambda: content.authors)
+        self.canaries.came_unsealed(mail.envelope.sender, [each.domain for each in authors or ()])
+        missed = await self.originals.missed(mail.envelope.sender, content, "", "")
         if missed and missed.otherwise == "refuse":
             raise PolicyRefuses(missed.cause)
         if missed:

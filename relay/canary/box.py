@@ -1,5 +1,6 @@
 """Handles mail to our canary address: it ends here, without a mailbox, queue or quarantine.
-Standard: a question gets one receipt, at most one in ANSWER_S; a receipt counts once; everything else is dropped.
+Standard: a question gets one receipt, at most one in ANSWER_S; a receipt counts once, and a note on unsealed mail at
+most once in NOTE_S; everything else is dropped.
 
 Nothing waits for this. It is done after the reply to the mail, and skipped if the backlog is too long.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -25,12 +26,15 @@ from relay.errors import BadStructure
 from relay.formats.characters import nfkc
 from relay.formats.mailbox import MAX_ADDRESS, folded_domain
 from relay.journey.opening import Opened
+from relay.mail import domain_of
 from relay.store.canaries import Canaries
 
 log = structlog.get_logger(__name__)
 
 ANSWER_S = 50.0
 """Minimum interval between receipts to one peer, in seconds; below a minute, the shortest `every`."""
+NOTE_S = 1800.0
+"""Minimum interval between notes of one peer that count in this process, in seconds."""
 MOST = 100
 """Maximum backlog of questions and receipts."""
 AT_ONCE = 4
@@ -67,6 +71,7 @@ class CanaryBox:
         self._waiting: asyncio.Queue[_CanaryArrival] = asyncio.Queue(MOST)
         self._logged: dict[Reason, float] = {}
         self._untold: Counter[Reason] = Counter()
+        self._noted: dict[str, float] = {}
 
     def take(self, opened: Opened, *, protected: bool) -> None:
         """Queues an opened mail to our address; `protected` as policy requires. Call it last."""
@@ -84,6 +89,19 @@ class CanaryBox:
                 self.drop("malformed", peer)
             except asyncio.QueueFull:
                 self.drop("busy", peer)
+
+    def came_unsealed(self, sender: str, authors: Sequence[str]) -> None:
+        """Counts an unsealed mail if it is in a peer's name: by the domain of its sender, else of one of `authors`.
+
+        Bounces are in nobody's name: a mail server may send its own past its filter.
+        """
+        config = self._config()
+        by_sender, of_authors = config.peer_by_domain(domain_of(sender)), map(config.peer_by_domain, authors)
+        peer = by_sender or (next(filter(None, of_authors), None) if sender else None)
+        if peer is not None:
+            by = "sender" if by_sender else "author"
+            self._board.add(metrics.UNSEALED_FROM_PEER, peer[0], by)
+            log.warning("came_unsealed_in_a_peers_name", peer=peer[0], by=by)
 
     def drop(self, reason: Reason, peer: str = "") -> None:
         """Counts a dropped mail, and logs it at most every LOG_S."""
@@ -106,6 +124,8 @@ class CanaryBox:
             try:
                 if arrival.note.kind == "receipt":
                     await self._count(arrival)
+                elif arrival.note.kind == "unsealed":
+                    self._hear(arrival)
                 else:
                     await self._answer(arrival, post)
             except Exception as error:  # noqa: BLE001 - the next one may be answered
@@ -121,6 +141,16 @@ class CanaryBox:
             return
         self._board.add(metrics.CANARY_RETURNED, arrival.peer)
         log.info("canary_returned", peer=arrival.peer, seconds=round(seconds, 3))
+
+    def _hear(self, arrival: _CanaryArrival) -> None:
+        """Counts mail with our MAIL FROM that came to the peer unsealed; our From alone may be a mailing list's."""
+        peer, note, now = arrival.peer, arrival.note, asyncio.get_running_loop().time()
+        if now - self._noted.get(peer, float("-inf")) < NOTE_S:
+            self.drop("too often", peer)
+            return
+        self._noted[peer] = now
+        self._board.add(metrics.UNSEALED_AT_PEER, peer, by=note.sender)
+        log.warning("comes_unsealed_at_peer", peer=peer, with_our_sender=note.sender, with_our_author=note.author)
 
     async def _answer(self, arrival: _CanaryArrival, post: Post | None) -> None:
         if post is None or not self._config().canary.answer or post.obstacle(arrival.sender):

@@ -1,4 +1,4 @@
-"""The format of questions and receipts: an address, a few header fields, and a small JSON object.
+"""The format of canaries (question, receipt, note on unsealed mail): an address, a few header fields, a JSON object.
 Standard: relay/FORMAT.md, section 11; RFC 8259, RFC 3834 5 (Auto-Submitted). Any other form is refused.
 """
 
@@ -26,16 +26,23 @@ _NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_OCTETS}}}")
 _EXPECTED = {b"auto-submitted": b"auto-generated", b"content-type": CONTENT_TYPE.encode(), b"mime-version": b"1.0"}
 """Required fields, each exactly once, with these values."""
 
-Kind = Literal["question", "receipt"]
-_KINDS: tuple[Kind, ...] = ("question", "receipt")
+Kind = Literal["question", "receipt", "unsealed"]
+_KINDS: tuple[Kind, ...] = ("question", "receipt", "unsealed")
+MOST_TOLD = 1_000_000_000
+"""Maximum number of mails that a note names."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryNote:
-    """A question or a receipt, which has the nonce of its question; neither has a secret."""
+    """A question, a receipt, which has the nonce of its question, or a note on unsealed mail; none has a secret.
+
+    `sender` is the number of mails with the receiver's domains in MAIL FROM, `author` of those with them in From alone.
+    """
 
     kind: Kind
     nonce: bytes
+    sender: int = 0
+    author: int = 0
 
 
 def canary_address(domains: Sequence[str]) -> str:
@@ -45,7 +52,8 @@ def canary_address(domains: Sequence[str]) -> str:
 
 def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:
     """The message for the journey out."""
-    body = json.dumps({"canary": VERSION, "kind": note.kind, "nonce": note.nonce.hex()})
+    numbers = {"sender": note.sender, "author": note.author} if note.kind == "unsealed" else {}
+    body = json.dumps({"canary": VERSION, "kind": note.kind, "nonce": note.nonce.hex(), **numbers})
     lines = (
         f"From: <{from_}>",
         f"To: <{to}>",
@@ -63,7 +71,7 @@ def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:
 
 
 def read(message: bytes) -> CanaryNote:
-    """Parses an opened message. Raises BadStructure if it is neither question nor receipt."""
+    """Parses an opened message. Raises BadStructure if it is no canary."""
     if len(message) > MAX_OCTETS:
         raise BadStructure(f"a canary has at most {MAX_OCTETS} octets")
     try:
@@ -84,11 +92,17 @@ def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _note(said: object) -> CanaryNote:
-    if not isinstance(said, dict) or said.keys() != {"canary", "kind", "nonce"}:
+    if not isinstance(said, dict):
+        raise BadStructure("its body is no JSON object")
+    numbers = ("sender", "author") if said.get("kind") == "unsealed" else ()
+    if said.keys() != {"canary", "kind", "nonce", *numbers}:
         raise BadStructure("it has other members than a canary")
     version, kind, nonce = said["canary"], said["kind"], said["nonce"]
     if type(version) is not int or version != VERSION:
         raise BadStructure(f"{VERSION} is the only version of canaries")
     if kind not in _KINDS or not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
         raise BadStructure("kind or nonce is not that of a canary")
-    return CanaryNote(kind, bytes.fromhex(nonce))
+    mails = [said[each] for each in numbers]
+    if not all(type(each) is int and 0 <= each <= MOST_TOLD for each in mails):
+        raise BadStructure("its numbers are not those of a note")
+    return CanaryNote(kind, bytes.fromhex(nonce), *mails)

@@ -278,7 +278,7 @@ class CanarySettings(toml.Table):
     """
     answer: bool = True
     """Whether the canaries of peers are answered, each by a receipt of the same size, at most one in 50 seconds for
-    each peer.
+    each peer. Also whether a peer is told, once an hour at most, that mail in its name comes here unsealed.
     """
 
     @property

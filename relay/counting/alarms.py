@@ -324,6 +324,37 @@ _ALL: Final = (
         reasons=PUT_ASIDE,
     ),
     Alarm(
+        "unsealed_from_peer",
+        "Mail in the name of {about} came unsealed{reason}",
+        "Mail in the name of a peer came unsealed, though mail of its relay is sealed. It was forged, or it left the "
+        "peer's mail server past its relay, or went over a mailing list. The peer's relay is told, once an hour at "
+        "most.",
+        "such a mail came, for each peer, and apart for mail that has its domain in From alone",
+        "none came for an hour",
+        "The log's `came_unsealed_in_a_peers_name` has each mail. Is it genuine? Then call the peer's administrators: "
+        'their mail server may have lost its filter. With `require = ["sealed"]` in the policy file of the peer '
+        "(policies/README.md) such mail is marked, put in quarantine or refused.",
+        about="peer and reason",
+        clear_s=3600.0,
+        digest_s=3600.0,
+        severity="warning",
+        reasons={"sender": "it has its domain in MAIL FROM", "author": "it has its domain in From alone"},
+    ),
+    Alarm(
+        "unsealed_at_peer",
+        "Mail of ours comes unsealed to {about}",
+        "The relay of a peer says that mail with our domain in MAIL FROM comes there unsealed. Our mail server no "
+        "longer hands its mail to the relay, and it leaves in clear, or somebody forges our name.",
+        "the peer's relay says so",
+        "it has not said so for two hours; it says so once an hour at most",
+        "`qumail-relay check --postfix` says whether Postfix hands its mail to the relay. Send a mail to the peer: "
+        "does the log have `sealed_and_sent`? If so, ask the peer's administrators where the mail came from. SPF lets "
+        "their mail server refuse what is forged.",
+        about="peer",
+        clear_s=7200.0,
+        digest_s=3600.0,
+    ),
+    Alarm(
         "quarantine_grows",
         "Much sealed mail cannot be opened",
         "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",

@@ -267,6 +267,18 @@ CANARY_DROPPED: Final = Metric(
     "often, not answered, busy",
     ("reason",),
 )
+UNSEALED_FROM_PEER: Final = Metric(
+    "qumail_unsealed_from_peer_total",
+    "counter",
+    "Mails that came unsealed in a peer's name. by: sender (its domain in MAIL FROM), author (in From alone)",
+    ("peer", "by"),
+)
+UNSEALED_AT_PEER: Final = Metric(
+    "qumail_unsealed_at_peer_total",
+    "counter",
+    "Mails with our domains in MAIL FROM that came unsealed to a peer, as its relay says",
+    ("peer",),
+)
 CANARY_AGE: Final = Metric(
     "qumail_canary_age_seconds",
     "gauge",

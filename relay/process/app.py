@@ -22,6 +22,7 @@ from relay.audit.policies import PolicyRecords
 from relay.audit.sole import sole_recorder
 from relay.canary.asking import Asking
 from relay.canary.post import Post
+from relay.canary.telling import Telling
 from relay.config import Config, MailDomain, TCPAddress
 from relay.config.listeners import LISTENERS
 from relay.counting.board import Board
@@ -270,13 +271,14 @@ async def _retirement(ready: Sequence[Listener], stop: Stop) -> AsyncIterator[No
 
 @asynccontextmanager
 async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
-    """Sends canaries to each peer, if [canary] is set."""
+    """Sends canaries to each peer, if [canary] is set, and tells peers of mail in their name that comes unsealed."""
     every, limit = built.config.canary.every, built.config.canary.limit
-    if every is None:
-        yield
-        return
-    asking = Asking(built.sites.receiving, built.store.canaries, post, built.board, every, limit)
-    async with in_background("canaries", asking.keep_up()):
+    telling = Telling(built.sites.receiving, post, built.board)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(in_background("unsealed mail", telling.keep_up()))
+        if every is not None:
+            asking = Asking(built.sites.receiving, built.store.canaries, post, built.board, every, limit)
+            await stack.enter_async_context(in_background("canaries", asking.keep_up()))
         yield
 
 

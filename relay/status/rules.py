@@ -312,6 +312,18 @@ def _mail_put_aside(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
             yield f"{peer} {reason}", f"{many(number, 'mail')} {named}, in quarantine: {reason}"
 
 
+def _unsealed_from_peer(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (peer, by), number in sight.gauges(metrics.UNSEALED_FROM_PEER).items():
+        if sight.grown(metrics.UNSEALED_FROM_PEER, MINUTE_S, (peer, by).__eq__):
+            yield f"{peer} {by}", f"{many(number, 'mail')} since the relay was started"
+
+
+def _unsealed_at_peer(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (peer,), number in sight.gauges(metrics.UNSEALED_AT_PEER).items():
+        if sight.grown(metrics.UNSEALED_AT_PEER, MINUTE_S, _first_is(peer)):
+            yield peer, f"{many(number, 'mail')} since the relay was started, as the relay of peer {peer} says"
+
+
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if cause := sight.watched.config.all_in_clear:
         yield "", cause
@@ -481,6 +493,8 @@ RULES: dict[str, Rule] = {
     "sealed_mail_unopened": _sealed_mail_unopened,
     "mailbox_unwatched": _mailbox_unwatched,
     "mail_put_aside": _mail_put_aside,
+    "unsealed_from_peer": _unsealed_from_peer,
+    "unsealed_at_peer": _unsealed_at_peer,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,
     "clear_text": _clear_text,

@@ -5,12 +5,18 @@ Standard: relay/FORMAT.md, section 11.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies as st
 
 from relay.canary.box import is_canary
-from relay.canary.message import MAX_OCTETS, CanaryNote, Kind, canary_address, read, write
+from relay.canary.message import MAX_OCTETS, MOST_TOLD, CanaryNote, Kind, canary_address, read, write
+from relay.canary.telling import Telling
+from relay.config import Config
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import BadStructure
 from tests.testlib.speed import seconds
 
@@ -23,6 +29,19 @@ HEADER, _, BODY = WRITTEN.partition(b"\r\n\r\n")
 @given(kind=st.sampled_from(["question", "receipt"]), nonce=st.binary(min_size=32, max_size=32))
 def test_what_is_written_is_read(kind: Kind, nonce: bytes) -> None:
     assert read(write(CanaryNote(kind, nonce), ALICE, BOB, "relay.alice.example")) == CanaryNote(kind, nonce)
+
+
+@given(nonce=st.binary(min_size=32, max_size=32), numbers=st.tuples(*[st.integers(0, MOST_TOLD)] * 2))
+def test_a_note_on_unsealed_mail_that_is_written_is_read(nonce: bytes, numbers: tuple[int, int]) -> None:
+    note = CanaryNote("unsealed", nonce, *numbers)
+    assert read(write(note, ALICE, BOB, "relay.alice.example")) == note
+
+
+@pytest.mark.parametrize("numbers", [{}, {"sender": -1}, {"sender": 1.0}, {"author": True}, {"author": MOST_TOLD + 1}])
+def test_other_numbers_are_refused(numbers: dict[str, object]) -> None:
+    members = json.loads(BODY) | {"kind": "unsealed"} | ({"sender": 1, "author": 1} | numbers if numbers else {})
+    with pytest.raises(BadStructure):
+        read(HEADER + b"\r\n\r\n" + json.dumps(members).encode())
 
 
 @pytest.mark.parametrize(
@@ -95,3 +114,26 @@ def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:
                     "qumail-canary@sub.bob.example", "", "x@qumail-canary@bob.example"):  # fmt: skip
         assert not is_canary(address, domains)
     assert canary_address(domains[::-1]) == "qumail-canary@xn--bcher-kva.example"
+
+
+async def test_a_peer_is_told_of_unsealed_mail_at_most_once_an_hour() -> None:
+    config = SimpleNamespace(
+        canary=SimpleNamespace(answer=True), peers={"bob": SimpleNamespace(domains=("bob.example",))}
+    )
+    board, now, sent = Board(), [0.0], []
+
+    class Post:
+        async def send(self, note: CanaryNote, peer: str, to: str) -> None:
+            sent.append((now[0], note.sender, note.author, peer, to))
+
+    tells = Telling(lambda: cast(Config, config), cast(Any, Post()), board, clock=lambda: now[0])
+    for minute in range(180):
+        now[0] = 60.0 * minute
+        board.add(metrics.UNSEALED_FROM_PEER, "bob", "sender" if minute % 2 else "author")
+        if minute < 90:
+            await tells.look()
+    assert sent == [(0.0, 0, 1, "bob", BOB), (3600.0, 30, 30, "bob", BOB)]
+    await tells.look()
+    assert sent[2:] == [(10740.0, 60, 59, "bob", BOB)]
+    await tells.look()
+    assert len(sent) == 3

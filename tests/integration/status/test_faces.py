@@ -145,6 +145,8 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "sealed_mail_unopened": lambda s: s.board.add(metrics.FAILURES, "outgoing", "SealedForUs"),
     "mailbox_unwatched": lambda s: s.board.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1),
     "mail_put_aside": lambda s: s.board.set(metrics.QUARANTINE_MESSAGES, "tampered", "carol", to=1),
+    "unsealed_from_peer": lambda s: s.board.add(metrics.UNSEALED_FROM_PEER, "carol", "sender"),
+    "unsealed_at_peer": lambda s: s.board.add(metrics.UNSEALED_AT_PEER, "carol"),
     "quarantine_grows": lambda s: s.board.add(metrics.QUARANTINE_PUT, "tampered", "no", by=21),
     "quarantine_full": lambda s: s.board.add(metrics.QUARANTINE_FULL),
     "clear_text": lambda s: s.board.add(metrics.MAILS, *IN_CLEAR),
