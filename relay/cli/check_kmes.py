@@ -21,6 +21,7 @@ from relay.keys.development import NOT_QUANTUM, from_development_kme
 from relay.keys.greeting import greet
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
+from relay.keys.report import clocks_differ
 from relay.keys.undelivered import remembered
 
 _UNKNOWN = (
@@ -54,6 +55,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
+                wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
                 if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
                     wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
                 yield title, detail, (wrong,) if wrong else ()

@@ -514,6 +514,18 @@ _ALL: Final = (
         severity="warning",
     ),
     Alarm(
+        "clock_differs",
+        "The clock of this host is not that of KME {about}",
+        "A KME's replies show another time than the clock of this host, and one of the two is wrong. What is sealed by "
+        "a wrong clock is put aside by the peer's relay, and what comes from a peer is put aside here.",
+        "the Date of its last reply is more than five minutes off",
+        "the two agree",
+        "`timedatectl` and `chronyc tracking`: which time is right? Set it right here, or ask the KME's operator. Then "
+        "look at what was put aside meanwhile: `qumail-relay quarantine list --reason outside-window`.",
+        about="KME",
+        clear_s=0.0,
+    ),
+    Alarm(
         "history_not_written",
         "The history is not written",
         "What the page shows of hours and days is not written.",

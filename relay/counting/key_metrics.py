@@ -119,6 +119,13 @@ KME_RETRIES: Final = Metric(
 KME_BREAKER: Final = Metric(
     "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"
 )
+KME_CLOCK: Final = Metric(
+    "qumail_kme_clock_ahead_seconds",
+    "gauge",
+    "How far the KME's clock is ahead of this host's, by the Date of its last reply; none where it has none",
+    ("kme",),
+    together="max",
+)
 KME_CERTIFICATES_REFUSED: Final = Metric(
     "qumail_kme_certificates_refused",
     "gauge",

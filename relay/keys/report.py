@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from relay.keys.ring import KeyRing
 
 
+CLOCKS_DIFFER_S = 300.0
+"""Maximum difference of two clocks that counts as the same time, in seconds; a peer opens no mail from 600 s ahead."""
 STATUS_MAX_AGE_S = 60.0
 """Maximum age of a KME's status, in seconds; it is requested every 30. Older values count as unknown."""
 
@@ -170,6 +172,14 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     )
 
 
+def clocks_differ(kme: str, ahead_s: float | None) -> str:
+    """What is wrong between our clock and that of the KME, which is `ahead_s` seconds ahead; "" if they agree."""
+    if ahead_s is None or abs(ahead_s) <= CLOCKS_DIFFER_S:
+        return ""
+    how = "behind" if ahead_s > 0 else "ahead of"
+    return f"this host's clock is {abs(ahead_s) / 3600:.1f} h {how} that of KME {kme}"
+
+
 def show(ring: KeyRing, board: KeyCounts) -> None:
     """Shows the state of this process's keys on the board."""
     for pool in (pool for group in ring.groups.values() for pool in group.pools):
@@ -179,6 +189,7 @@ def show(ring: KeyRing, board: KeyCounts) -> None:
         board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.issued.withheld))
         board.set(metrics.KME_CERTIFICATES_REFUSED, name, to=bool(pool.client.renewal.refused))
         board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)
+        board.set(metrics.KME_CLOCK, name, to=_number(pool.client.transport.clock_ahead_s))
     for row in ring.pool_rows():
         place = row.kme, row.peer
         board.set(metrics.KEYS_READY, *place, to=row.pool_keys)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -23,6 +24,7 @@ from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.psk import PSKTLS
 from relay.keys.tls import ClientTLS
+from relay.runtime.aio import boot_time, clock_offset
 
 CONNECT_TIMEOUT_S = 2.0
 """Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
@@ -61,6 +63,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: float | None = None
 
     async def send(self, request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
         """Sends once and reads the whole reply `within` seconds. Raises NoAnswer.
@@ -77,6 +80,11 @@ class Transport:
                 del self._under_way[session]
                 if session is not self._session:
                     await session.close()
+
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """How far the KME's clock is ahead of ours, in seconds, by the Date of its last reply; None if unknown."""
+        return None if self._clock is None else self._clock - clock_offset()
 
     async def send_with(self, context: ssl.SSLContext, request: HTTPRequest, within: float) -> HTTPReply:
         """As `send`, over a connection of its own with these TLS settings."""
@@ -104,6 +112,7 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
                 middlewares=(_once,),
             ) as reply:
+                self._clock = _clock(reply.headers.get("Date"))
                 body = await _read_bounded(reply, request.limit(reply.status))
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
                 return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
@@ -245,6 +254,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(inner, BaseException):
             yield inner
         following = following.__cause__ or following.__context__
+
+
+def _clock(date: str | None) -> float | None:
+    """What the KME's clock shows, minus the time since our boot, in seconds; it only informs, and sets nothing."""
+    try:
+        return parsedate_to_datetime(date[:64]).timestamp() - boot_time() if date else None
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _retry_after(value: str | None) -> float | None:

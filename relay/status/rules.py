@@ -17,6 +17,7 @@ from relay.counting.amounts import many, octets
 from relay.counting.held import DIRECTIONS, Waiting
 from relay.counting.metric import Labels
 from relay.keys import report
+from relay.keys.report import clocks_differ
 from relay.levels import PLAINTEXT
 from relay.mail import OURS
 from relay.status.sight import ADOPTED_S, WINDOW_S, Sight, Which
@@ -450,6 +451,14 @@ def _clock_jumped(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         yield from _until_covered(sight, ADOPTED_S, standing)
 
 
+def _clock_differs(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    known = {kme: ahead for (kme,), ahead in sight.gauges(metrics.KME_CLOCK).items() if not math.isnan(ahead)}
+    for kme, ahead in known.items():
+        if cause := clocks_differ(kme, ahead):
+            yield kme, cause
+    yield from unseen(sight, "clock_differs", standing, known)
+
+
 def _users_mail(direction: str, outcomes: Collection[str]) -> Which:
     """Not the relay's own: a notice of an alarm that cannot leave, or can, must not keep that alarm up or end it."""
     return lambda labels: labels[0] == direction and labels[1] != OURS and labels[4] in outcomes
@@ -510,6 +519,7 @@ RULES: dict[str, Rule] = {
     "event_loop_late": _event_loop_late,
     "memory_full": _memory_full,
     "clock_jumped": _clock_jumped,
+    "clock_differs": _clock_differs,
     "history_not_written": _history_not_written,
 }
 """All rules, by alarm."""

@@ -204,6 +204,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=time() + 86_400), NOTHING),
     ("certificate_ended", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
     ("certificates_refused", "kme", lambda b: b.set(metrics.KME_CERTIFICATES_REFUSED, "kme", to=1), NOTHING),
+    ("clock_differs", "kme", lambda b: b.set(metrics.KME_CLOCK, "kme", to=-301), NOTHING),
     ("keys_unwatched", "kme bob", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=61), NOTHING),
     ("policy_holds", "outgoing", lambda b: _held_twice(b, "policy"), NOTHING),
     ("sealed_mail_unopened", "", lambda b: b.add(metrics.FAILURES, "outgoing", "SealedForUs"), NOTHING),

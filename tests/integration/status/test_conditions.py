@@ -9,6 +9,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,44 @@ async def test_mail_that_is_put_aside_is_told_the_postmaster_at_once_and_stands_
         assert "It is not sealed in a way that is known here." in listed
         assert ("eve@bob.example to ann@alice.example" in listed) == addresses
         assert addresses or "@" not in listed
+
+
+@pytest.mark.parametrize("ahead_s", [86_400.0, -86_400.0])
+async def test_a_clock_that_is_not_the_one_of_the_kme_is_an_alarm_until_they_agree(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    """Each reply of a KME has a Date: what a relay seals by a clock that is a day off, its peer puts aside."""
+    difference = [ahead_s]
+    said = "aiohttp.web_response.rfc822_formatted_time"
+    monkeypatch.setattr(
+        said, lambda: format_datetime(datetime.now(UTC) - timedelta(seconds=difference[0]), usegmt=True)
+    )
+    site = with_status(make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": 'levels = ["aes"]\n'}, kme_settings="cache_high = 0\n",  # each mail asks it
+    ))  # fmt: skip
+    words = f"this host's clock is 24.0 h {'ahead of' if ahead_s > 0 else 'behind'} that of KME kme"
+    _, _, out = await run("check", "--config", site.config_file)
+    assert words in out.decode()
+    async with app.running(site.config) as addresses:
+        await until_written(site, "clock_differs")
+        assert words.removeprefix("this ") in (await page(addresses["status"])).text("troubles")
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250, "nothing is held for it, or set by it"
+        difference[0] = 0.0
+        await submit(addresses["outgoing"], mails.plain().replace(b"<1@", b"<2@"))
+        await until_written(site)
+    _, _, out = await run("check", "--config", site.config_file)
+    assert "that of KME" not in out.decode()
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Tue, 99 Dec 2026 10:00:00 GMT", "9" * 4000])
+async def test_a_kme_whose_date_cannot_be_read_is_no_alarm(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch, date: str
+) -> None:
+    monkeypatch.setattr("aiohttp.web_response.rfc822_formatted_time", lambda: date)
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+        await until_written(site)

@@ -138,6 +138,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "certificate_ended": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "dave", to=1),
     "certificates_refused": lambda s: s.board.set(metrics.KME_CERTIFICATES_REFUSED, "kme2", to=1),
     "store_unwritable": lambda s: s.patch.setattr(Readiness, "_store", _no_store),
+    "store_is_another": lambda s: s.patch.setattr(s.watched.store.restore_check, "doubt", "it is empty"),
     "disk_full": lambda s: s.patch.setattr(ready, "no_room", lambda _: "no space left on its disk"),
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
     "key_receiver_ended": lambda s: s.say(Receiving, "process_has_ended", True),
@@ -161,6 +162,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "event_loop_late": _loop_late,
     "memory_full": lambda s: s.board.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"),
     "clock_jumped": _clock,
+    "clock_differs": lambda s: s.board.set(metrics.KME_CLOCK, "kme2", to=301),
     "history_not_written": _history,
 }
 
