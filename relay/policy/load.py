@@ -98,6 +98,11 @@ class PolicyFolder:
         self._owners = MappingProxyType(_owners(peers, self._owner_faults))
 
     @property
+    def owners(self) -> Mapping[str, str]:
+        """The peer of each peer's domain."""
+        return self._owners
+
+    @property
     def tests(self) -> tuple[Expected, ...]:
         """The tests of the set that was read last."""
         return self._tests

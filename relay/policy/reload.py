@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -156,13 +157,14 @@ class PoliciesInForce:
         return self._waits_for
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """Sets the peers and their domains for the next set; to be called from the callback of `watch`.
+        """Sets the peers and their domains; to be called from the callback of `watch`.
 
-        If files are invalid with them, the previous set stays in force.
+        Whose a domain is counts at once, also if the files are invalid. What else depends on it counts with the next set.
         """
         if peers != self._peers:
             self._peers = peers
             self._folder.set_peers(peers)
+            self._take(self._now._replace(policies=replace(self._current, owners=self._folder.owners)), self._failing)
             self._anew, self._rescan_at = True, float("-inf")
 
     def reload(self) -> None:

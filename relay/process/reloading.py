@@ -239,8 +239,10 @@ class Reloading:
                 watched.trouble = trouble
 
     def _reload_sites(self) -> None:
-        self._loop.call_soon_threadsafe(self._sites.take, self._sites.read_again())
+        sites = self._sites.read_again()
+        # Policies first: mail for a new peer is held until all else knows it, and never leaves as anybody's.
         self._policies.set_peers(self._sites.domains)
+        self._loop.call_soon_threadsafe(self._sites.take, sites)
 
 
 class _WatchedFiles:

@@ -340,6 +340,25 @@ async def test_sighup_takes_the_peers_of_relay_toml_and_says_what_else_needs_a_r
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+async def test_nothing_leaves_in_clear_for_a_new_peer_though_its_policy_file_is_broken(
+    alice: Site, wire: Sink, workers: int
+) -> None:
+    async with alone(alice, workers) as relay:
+        alice.write_policies({"carol.example.toml": "levels = [aes]\n"})
+        await until(relay, "policies_not_reloaded")
+        with alice.config_file.open("a") as file:
+            file.write(CAROL)
+        relay.process.send_signal(signal.SIGHUP)
+        for number in range(workers):
+            await until(relay, "peers_reloaded", **({"worker": number + 1} if workers > 1 else {}))
+        for number in range(10):
+            reply = await submit(relay.addresses["outgoing"], numbered(number), recipients=["carl@carol.example"])
+            assert reply.code == 451
+        assert (await submit(relay.addresses["outgoing"], numbered(10), recipients=["a@elsewhere.example"])).code == 250
+    assert [got.recipients for got in wire.got] == [("a@elsewhere.example",)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 async def test_a_relay_toml_that_is_wrong_leaves_all_as_it_was(alice: Site, wire: Sink, workers: int) -> None:
     async with alone(alice, workers) as relay:
         with alice.config_file.open("a") as file:
