@@ -7,7 +7,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,6 +30,7 @@ from relay.cli.policy_traffic import (
     since_option,
 )
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
+from relay.cli.serving import serves_here
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import resolved
@@ -38,12 +41,15 @@ from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected
 from relay.policy.installing import leads_through, write_note
+from relay.policy.kept import KeptSets, kept_file
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
 from relay.policy.walk import Listing
 from relay.runtime import heap
 
+COUNTS_S = 60.0
+"""Maximum time until the serving relay goes by an installed set, in seconds."""
 _directory = ThereIs(only_directory=True)
 _set = DirectoryOrVersion()
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is shown that nothing is weaker.")
@@ -109,7 +115,9 @@ def _compared(before: PolicySite, after: PolicySite) -> Comparison:
 @json_option()
 @click.argument("directory", type=_directory)
 def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
-    """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.
+    """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force.
+
+    It ends when the serving relay goes by them, with all its processes.
 
     The directory that relay.toml names has to be a link. It is swapped for one to DIRECTORY, which must stay as it is
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
@@ -157,15 +165,37 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
         _last(link.parent)
         if (now := _version_of(after, link)) != after.policies.version:
             _fail(f"Installed: {resolved(directory)}; but it has changed meanwhile, and {link} leads to {now}.")
+        counts = _wait_until_it_counts(after)
         if as_json:
             installed = {"directory": str(resolved(directory)), "before": before, "version": after.policies.version}
-            print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
+            print_json(
+                installed
+                | {"tests": len(after.tests), "in_force": counts}
+                | (_as_dict(comparison) if comparison else {})
+            )
             return
-        click.echo(f"Installed: {resolved(directory)}, version {after.policies.version}; {len(after.tests)} tests.")
+        said = f"{len(after.tests)} tests. {'The relay goes by it.' if counts else 'It counts when a relay starts.'}"
+        click.echo(f"Installed: {resolved(directory)}, version {after.policies.version}; {said}")
         if before is not None:
             click.echo(f"Undo with: {command('qumail-relay', 'policy', 'install', before)}")
     except OSError as error:
         _fail(f"Installed: {resolved(directory)}; but afterwards: {error.strerror}")
+
+
+def _wait_until_it_counts(after: PolicySite) -> bool:
+    """Whether the serving relay goes by the set; False if none serves here. Exits with 1 if it does not in time."""
+    end = time.monotonic() + COUNTS_S
+    sets = KeptSets(kept_file(after.config))
+    while True:
+        with relay_rights(after.config):
+            if not serves_here(after.config):
+                return False
+            with suppress(OSError):
+                if sets.in_force == after.policies.version:
+                    return True
+        if time.monotonic() > end:
+            _fail(f"Installed; but the relay does not go by it after {COUNTS_S:.0f} s: `qumail-relay check` says why.")
+        time.sleep(0.05)
 
 
 def _relay_can_read(config: Config, directory: Path) -> None:

@@ -14,7 +14,7 @@ from relay.store.sqlite import TAKEN_AWAY, serving
 def serves(config: Config) -> bool | None:
     """Whether one serves; None where its database is a server's, or this machine cannot say. Blocks."""
     database = config.store.database
-    return (serving(database) or _records(config)) if isinstance(database, Path) else None
+    return (serving(database) or serves_here(config)) if isinstance(database, Path) else None
 
 
 def database_taken_away(config: Config) -> str:
@@ -23,10 +23,11 @@ def database_taken_away(config: Config) -> str:
     Such a file is not to be opened: a log that is beside it belongs to the other.
     """
     database = config.store.database
-    if isinstance(database, Path) and serving(database) is False and _records(config):
+    if isinstance(database, Path) and serving(database) is False and serves_here(config):
         return f"{database}: {TAKEN_AWAY}"
     return ""
 
 
-def _records(config: Config) -> bool | None:
+def serves_here(config: Config) -> bool | None:
+    """Whether one writes the audit record of this configuration; None where this machine cannot say. Blocks."""
     return serving(config.audit_directory / LOCK)

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files import write_whole
 from relay.files.sqlite import connected, make_sqlite_file
+from relay.files.stamps import read_regular
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
 from relay.policy.step import Edits, SetFiles, SetStep
@@ -33,6 +35,8 @@ MAX_SETS = 20
 MAX_OCTETS = 64 * 2**20
 """Maximum size of the older sets, in bytes."""
 FORMAT = 1
+_IN_FORCE = ".in-force"
+"""Ending of the file that says which set all processes of the relay go by."""
 _OVERHEAD = 64
 """Approximate overhead of a file beside its name and text, in bytes."""
 
@@ -115,6 +119,15 @@ class KeptSets:
         """Sets or clears that mark."""
         with suppress(FileNotFoundError, NotADirectoryError):
             self.file.chmod(0o600 | (stat.S_ISVTX if behind else 0))
+
+    @property
+    def in_force(self) -> str:
+        """The version by which all processes of the relay went last."""
+        return read_regular(self.file.with_suffix(_IN_FORCE)).decode("ascii", "replace")
+
+    def set_in_force(self, version: str) -> None:
+        """Says that all processes of the relay go by this set."""
+        write_whole(self.file.with_suffix(_IN_FORCE), version)
 
     def discard(self) -> None:
         """Deletes the file if it is unusable."""

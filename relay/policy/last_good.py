@@ -71,6 +71,8 @@ class LastGood:
     _link: LinkId | None = None
     _note: int = 0
     """Time of the last note that counted (ns since 1970)."""
+    _said: str = ""
+    """The version that `go_by` has written last."""
 
     def newest(self, of: Path) -> str | None:
         """The version of the sets in a directory that was in force last; None if it is not kept."""
@@ -126,6 +128,13 @@ class LastGood:
             many = len(self.came) >= MAX_COMPARED
             self.came.append(SetInForce(entry.step, missing="too many sets came at once") if many else entry)
             self.notify()
+
+    def go_by(self, version: str, others: Callable[[], set[str]]) -> None:
+        """Writes, for `policy install`, that all processes go by the set, once the others do; a failure is retried."""
+        if self.writes and version != self._said and others() <= {version}:
+            with suppress(OSError):
+                self.sets.set_in_force(version)
+                self._said = version
 
     def _fall_behind(self) -> None:
         """Marks the kept sets as outdated, so that no process starts with an older, maybe weaker set."""

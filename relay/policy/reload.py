@@ -125,7 +125,7 @@ class PoliciesInForce:
         """Whether another worker waits: it may have seen a program open a file before this one watched."""
         return max(self.board.elsewhere(metrics.POLICY_WAITS).values(), default=0.0) > 0
 
-    def _others_serve(self) -> Collection[str]:
+    def _others_serve(self) -> set[str]:
         """The versions in use by other workers."""
         return {version for (version,), counts in self.board.elsewhere(metrics.POLICY).items() if counts}
 
@@ -159,7 +159,7 @@ class PoliciesInForce:
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """Sets the peers and their domains; to be called from the callback of `watch`.
 
-        Whose a domain is counts at once, also if the files are invalid. What else depends on it counts with the next set.
+        Whose a domain is counts at once, also if the files are invalid. All else counts with the next set.
         """
         if peers != self._peers:
             self._peers = peers
@@ -400,6 +400,8 @@ class PoliciesInForce:
         self.settle(watch)
         self._log_waiting()
         self._try_tests_again()
+        if self._last_good is not None:
+            self._last_good.go_by(self._current.version, self._others_serve)
         if not self._unsettled and self._quiet(RELEASE_S):
             while self._folder.release():
                 time.sleep(0.001)

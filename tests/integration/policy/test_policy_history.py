@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.policy.kept import kept_file
 from tests.integration.entry.smtp.test_trouble import full_disk
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import until as logged, workers
-from tests.testlib import relay_command
+from tests.testlib import mails, relay_command
 from tests.testlib.nobody import AS_NOBODY, NOBODY, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process, serving
+from tests.testlib.submit import submit
 
 AES = 'levels = ["aes"]\n'
 PQC = 'levels = ["pqc"]\n'
@@ -270,7 +272,24 @@ async def test_what_is_kept_is_for_the_relays_user_alone(site: Site) -> None:
         await told(site, 1)
     file = kept_file(site.config)
     assert [stat.S_IMODE(each.stat().st_mode) for each in (file, file.parent)] == [0o600, 0o700]
-    assert [each.name for each in file.parent.iterdir()] == [file.name]
+    assert {each.name for each in file.parent.iterdir()} == {file.name, file.with_suffix(".in-force").name}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_an_install_ends_when_all_processes_of_the_relay_go_by_the_set(
+    site: Site, sink: Sink, number: int
+) -> None:
+    """Files that are gone count last: for two seconds a program may be replacing them."""
+    linked(site, one=CLEAR, two=CLEAR)
+    (site.directory / "two" / "bob.example.toml").unlink()
+    site.config_file.write_text(f"{site.config_file.read_text()}\n[limits]\nworkers = {number}\n")
+    async with relay_process(site) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+        out, _ = await policy(site, "install", str(site.directory / "two"))
+        assert "tests. The relay goes by it." in out
+        for _ in range(10):
+            assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
+    assert [mime.is_sealed(got.message) for got in sink.got] == [False] + [True] * 10
 
 
 @pytest.mark.parametrize("held_back", ["a test fails", "not seen yet"])
