@@ -28,8 +28,8 @@ _EMPTY_LINE = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)|\\\r\n")
 _TOKEN = re.compile(
     r"""
       (?P<blank>   [ \t]+ )
-    | (?P<word>    [A-Za-z0-9!\#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+ )
-    | (?P<special> [.@<>,:;] )
+    | (?P<word>    [A-Za-z0-9!\#$%&'*+/=?^_`{|}~.\x80-\U0010ffff-]+ )
+    | (?P<special> [@<>,:;] )
     | (?P<quoted>  "[^"\\]*(?:\\.[^"\\]*)*" )
     | (?P<literal> \[[A-Za-z0-9.:-]+\] )
     | (?P<comment> \( )
@@ -110,7 +110,7 @@ def _unfolded(field: bytes) -> str:
 
 
 class _Token(NamedTuple):
-    """A word, the content of a quoted string, a literal, or a special character, which is its own kind."""
+    """A word with its dots, the content of a quoted string, a literal, or a special character, which is its own kind."""
 
     kind: str
     text: str
@@ -208,7 +208,7 @@ class _Parser:
 
     def _words(self) -> list[_Token]:
         start = self._at
-        while self._tokens[self._at].kind in ("word", "quoted", "."):
+        while self._tokens[self._at].kind in ("word", "quoted"):
             self._at += 1
         return self._tokens[start : self._at]
 
@@ -224,7 +224,7 @@ class _Parser:
 
 def _is_phrase(words: list[_Token]) -> bool:
     """Whether these may be a name: words and dots (4.1, obs-phrase), not beginning with a dot."""
-    return not words or words[0].kind != "."
+    return not words or words[0].kind != "word" or not words[0].text.startswith(".")
 
 
 def _local(words: list[_Token]) -> str:
@@ -236,11 +236,10 @@ def _local(words: list[_Token]) -> str:
 
 
 def _dotted(words: list[_Token]) -> str:
-    """Words joined by dots, around which there may have been blanks and comments (4.4)."""
-    kinds = [token.kind for token in words]
-    if not kinds or kinds[::2] != ["word"] * (len(kinds) // 2 + 1) or kinds[1::2] != ["."] * (len(kinds) // 2):
+    """One dot-atom: readers disagree about blanks and comments around its dots (4.4)."""
+    if [token.kind for token in words] != ["word"] or "" in words[0].text.split("."):
         raise InDoubt("words stand where an address should")
-    return "".join([token.text for token in words])
+    return words[0].text
 
 
 def _decoded(text: str) -> str:
