@@ -10,11 +10,11 @@ The tree::
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound, HeldForKeys
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   ├── NextHopUnavailable  OutcomeUnknown
-    │   ├── PolicyHolds        NoPolicy
+    │   ├── PolicyHolds        NoPolicy, HeldForSize
     │   └── DeliveryUnderWay, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is notified
-        ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
+        ├── MessageTooBig, PolicyRefuses (RefusedForSize), ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
         └── CannotOpen         BadStructure, BadTag, BadSignature, UnknownSigner, UnknownPeer, KeyDestroyed, KeyLost,
                                KeyUsed, NotAccepted, NotNamed, OutsideWindow, Replayed, NotForUs
@@ -147,6 +147,13 @@ class NoPolicy(PolicyHolds):
     public = "Message held by policy: no policy covers this recipient"
 
 
+class HeldForSize(PolicyHolds):
+    """The message is larger than `max_size` of each level that its policy lists, and policy says hold."""
+
+    status = "4.2.3"
+    public = "Message too big for the protection that this recipient requires"
+
+
 class CannotSeal(TryLater):
     """A certificate or key needed for sealing is missing or unusable; mail is held until an administrator has acted."""
 
@@ -238,6 +245,14 @@ class PolicyRefuses(Refuse):
     """No level of the policy is available, and it says refuse."""
 
     public = "No permitted protection for this recipient"
+
+
+class RefusedForSize(PolicyRefuses):
+    """The message is larger than `max_size` of each level that its policy lists, and policy says refuse."""
+
+    code = 552
+    status = "5.2.3"
+    public = "Message too big for the protection that this recipient requires"
 
 
 class ReservedSender(Refuse):

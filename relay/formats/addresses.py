@@ -110,7 +110,7 @@ def _unfolded(field: bytes) -> str:
 
 
 class _Token(NamedTuple):
-    """A word with its dots, the content of a quoted string, a literal, or a special character, which is its own kind."""
+    """A word with its dots, the content of a quoted string, a literal, or a special character as its own kind."""
 
     kind: str
     text: str

@@ -15,10 +15,12 @@ from relay.errors import (
     CannotOpen,
     CannotSeal,
     HeldForKeys,
+    HeldForSize,
     KeyUnavailable,
     MalformedMessage,
     PolicyHolds,
     PolicyRefuses,
+    RefusedForSize,
     RelayError,
     TrippedWire,
 )
@@ -365,10 +367,13 @@ def _otherwise(
     if never and decision.impossible:
         setting, action = "impossible", decision.impossible
     cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"
+    by_size = decision.hopeless(size) and not decision.hopeless(0)
     if action == "refuse":
-        return PolicyRefuses(cause)
+        return RefusedForSize(cause) if by_size else PolicyRefuses(cause)
     if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
         return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
+    if by_size:
+        return HeldForSize(cause)
     return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
 
 

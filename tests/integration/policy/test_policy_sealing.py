@@ -75,7 +75,7 @@ async def test_mail_is_held_for_as_long_as_policy_says_and_then_refused(
     early, late, unknown = await through_alice(
         tmp_path, kmes, sink, HELD_LONG, received(timedelta(minutes=59)), received(timedelta(minutes=61)), mails.plain()
     )
-    assert [str(reply)[:9] for reply in (early, late, unknown)] == ["451 4.7.1", "550 5.7.1", "451 4.7.1"]
+    assert [str(reply)[:9] for reply in (early, late, unknown)] == ["451 4.7.1", "552 5.2.3", "451 4.7.1"]
     assert not sink.got
 
 
@@ -160,6 +160,24 @@ async def test_what_was_sealed_before_a_restart_is_not_sealed_again(
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("otherwise", "answer"), [("refuse", "552 5.2.3 Message too big"), ("hold", "451 4.2.3 Message too")]
+)
+@pytest.mark.in_process
+async def test_who_sends_more_than_any_level_takes_hears_that_it_is_too_much(
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, otherwise: str, answer: str
+) -> None:
+    policy = f'levels = ["otp"]\nmax_size = {{ otp = "1 KiB" }}\notherwise = "{otherwise}"\n'
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        policies={"bob.example.toml": policy},
+    )  # fmt: skip
+    async with serving(site) as addresses:
+        reply = await submit(addresses["outgoing"], mails.plain(body="x" * 70 + "\r\n" * 1000))
+        assert str(reply).startswith(answer)
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+
+
 @pytest.mark.in_process
 async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
@@ -200,7 +218,7 @@ async def test_a_large_mail_from_the_null_sender_that_may_have_nothing_but_a_pad
     large = mails.plain(body="x" * 40_000 + "\r\n")
     pads, cacheless = 'levels = ["otp"]\n', "prefetch = false\n"
     [reply] = await through_alice(tmp_path, kmes, sink, pads, large, sender="", kme_settings=cacheless)
-    assert str(reply)[:9] == "550 5.7.1"
+    assert str(reply)[:9] == "552 5.2.3"
     assert any("max_bounce is 32768" in str(entry.get("cause", "")) for entry in log.entries)
     assert (sink.got, kmes.link.issued.total()) == ([], 0)
 
