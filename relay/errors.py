@@ -148,7 +148,7 @@ class NoPolicy(PolicyHolds):
 
 
 class HeldForSize(PolicyHolds):
-    """The message is larger than `max_size` of each level that its policy lists, and policy says hold."""
+    """The message is larger than any level that policy lists takes, and policy says hold."""
 
     status = "4.2.3"
     public = "Message too big for the protection that this recipient requires"
@@ -248,7 +248,7 @@ class PolicyRefuses(Refuse):
 
 
 class RefusedForSize(PolicyRefuses):
-    """The message is larger than `max_size` of each level that its policy lists, and policy says refuse."""
+    """The message is larger than any level that policy lists takes, and policy says refuse."""
 
     code = 552
     status = "5.2.3"

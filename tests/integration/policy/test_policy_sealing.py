@@ -75,7 +75,7 @@ async def test_mail_is_held_for_as_long_as_policy_says_and_then_refused(
     early, late, unknown = await through_alice(
         tmp_path, kmes, sink, HELD_LONG, received(timedelta(minutes=59)), received(timedelta(minutes=61)), mails.plain()
     )
-    assert [str(reply)[:9] for reply in (early, late, unknown)] == ["451 4.7.1", "552 5.2.3", "451 4.7.1"]
+    assert [str(reply)[:9] for reply in (early, late, unknown)] == ["451 4.7.1", "550 5.7.1", "451 4.7.1"]
     assert not sink.got
 
 
