@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relay.errors import AnothersFile
+from relay.files.acl import named_in_acl
 from relay.files.commands import as_user, one_after_the_other
 from relay.files.rights import given_by_root, typed_by_root
 
@@ -129,9 +130,13 @@ def give_to_us(path: Path) -> str:
     return given_by_root(path, user())
 
 
-def shown_by_root(status: os.stat_result) -> bool:
-    """Whether it belongs to root and our group: readable for the service, but not writable."""
-    return status.st_uid == 0 != os.geteuid() and status.st_gid == os.getegid()
+def shown_by_root(status: os.stat_result, file: int | Path) -> bool:
+    """Whether it belongs to root and our group, and no ACL names others: readable for the service, but not writable.
+
+    Raises OSError.
+    """
+    of_root = status.st_uid == 0 != os.geteuid() and status.st_gid == os.getegid()
+    return of_root and not named_in_acl(file, os.R_OK | os.W_OK, (0, os.geteuid()))
 
 
 def keep_to_us(path: Path, status: os.stat_result) -> str:

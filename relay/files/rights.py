@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relay.errors import ConfigError
+from relay.files.acl import named_in_acl
 from relay.files.commands import as_user, command, one_after_the_other
 
 MAX_LINKS = 40
@@ -38,8 +39,7 @@ _STANDARD = {"in": 0, "out": 1, "err": 2}
 class OthersCanWrite(ConfigError):
     """A file or directory that unknown users can change; `what` is the place and the users."""
 
-    def __init__(self, path: Path, place: Path, status: os.stat_result) -> None:
-        writers = "everybody" if status.st_mode & stat.S_IWOTH else f"group {_group(status.st_gid)}"
+    def __init__(self, path: Path, place: Path, writers: str) -> None:
         remedy = typed_by_root(place, "chmod", "o-w" if writers == "everybody" else "g-w")
         self.what = f"{writers} can write to {place}: {remedy}"
         super().__init__(f"{path}: root does nothing there: {self.what}")
@@ -103,7 +103,8 @@ def owner_of(path: Path) -> UnixUser | None:
 def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool = True) -> str:
     """Returns who else than root and the `trusted` users can change this path or its content; "" for nobody.
 
-    Without `groups` members of a file's group may. Raises ConfigError if the path cannot be followed.
+    Without `groups` members of a file's group may, and those whom an ACL names. Raises ConfigError if the path cannot
+    be followed.
     """
     try:
         with _place(path, _FollowedPath(path, {0, *trusted}, groups=groups, whole=True)) as place:
@@ -359,10 +360,20 @@ class _FollowedPath:
 
     def _refuse_others(self, status: os.stat_result, name: str) -> None:
         """Raises OthersCanWrite; in a directory with the sticky bit others cannot replace root's names."""
-        forbidden = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid and self._groups else 0)
+        writers = self._writers(status, name)
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_mode & forbidden and not sticky:
-            raise OthersCanWrite(self._path, Path(f"/proc/self/fd/{self.directory}").readlink() / name, status)
+        if writers and not sticky:
+            raise OthersCanWrite(self._path, Path(f"/proc/self/fd/{self.directory}").readlink() / name, writers)
+
+    def _writers(self, status: os.stat_result, name: str) -> str:
+        if status.st_mode & stat.S_IWOTH:
+            return "everybody"
+        if not status.st_mode & stat.S_IWGRP or not self._groups:
+            return ""
+        if status.st_gid:
+            return f"group {_group(status.st_gid)}"
+        # The group is root's, and the right may be that of users whom an ACL names.
+        return named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
 
     def _follow(self, name: str) -> None:
         self._links += 1

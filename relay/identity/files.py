@@ -111,7 +111,7 @@ def _read(path: Path, *, forbidden: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path}: not a regular file")
             _check_owner(status, path)
-            _check_mode(status, path, forbidden)
+            _check_mode(descriptor, path, forbidden)
             content = file.read(MAX_LENGTH + 1)
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
@@ -125,9 +125,10 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
         raise permissions.anothers_file(path, status.st_uid)
 
 
-def _check_mode(status: os.stat_result, path: Path, forbidden: int) -> None:
+def _check_mode(descriptor: int, path: Path, forbidden: int) -> None:
+    status = os.fstat(descriptor)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    if permissions.shown_by_root(status) or (status.st_uid == 0 and _is_credential(path)):
+    if permissions.shown_by_root(status, descriptor) or (status.st_uid == 0 and _is_credential(path)):
         forbidden &= ~0o040
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.files import open_regular
+from relay.files.acl import named_in_acl
 from relay.files.stamps import Seen, stamp_of
 from relay.keys.events import Events
 from relay.keys.tls import CertificateEnd, set_ciphers
@@ -44,12 +45,15 @@ class PSK:
         try:
             with open(self.file, "rb", opener=open_regular) as file:
                 mode, content = os.fstat(file.fileno()).st_mode, file.read(4 * MAX_OCTETS)
+                others = named_in_acl(file.fileno(), os.R_OK | os.W_OK, (0, os.geteuid()))
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from error
         if mode & stat.S_IRWXO:
             raise ConfigError(
                 f"{self.file}: every user of this machine may use it; make it one of its owner and group alone"
             )
+        if others:
+            raise ConfigError(f"{self.file}: by its ACL {others} may use it; make it one of its owner and group alone")
         try:
             key = bytes.fromhex(content.decode("ascii"))
         except ValueError:

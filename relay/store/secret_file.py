@@ -25,7 +25,7 @@ def read(path: Path) -> bytes:
         # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            _check(os.fstat(descriptor), path)
+            _check(descriptor, path)
             content = file.read(MAX_LENGTH + 1)
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
@@ -79,7 +79,8 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check(info: os.stat_result, path: Path) -> None:
+def _check(descriptor: int, path: Path) -> None:
+    info = os.fstat(descriptor)
     mode = stat.S_IMODE(info.st_mode)
     if not stat.S_ISREG(info.st_mode):
         raise ConfigError(
@@ -88,7 +89,7 @@ def _check(info: os.stat_result, path: Path) -> None:
     if info.st_uid not in (0, os.geteuid()):
         raise permissions.anothers_file(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    shown = permissions.shown_by_root(info) or (info.st_uid == 0 and _is_credential(path))
+    shown = permissions.shown_by_root(info, descriptor) or (info.st_uid == 0 and _is_credential(path))
     if mode & ~(0o740 if shown else 0o700) & 0o777:
         remedy = permissions.keep_to_us(path, info)
         raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: {remedy}")
