@@ -7,12 +7,15 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
 from relay.identity import read_document, write_invitation
+from relay.identity.document import write_document
+from relay.kme import DevelopmentKMEs
 from relay.setup.peers import document_in
 from tests.integration.setup.answered import run
 from tests.integration.setup.test_two_sites import blocks_of_ports
@@ -20,7 +23,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.ports import free_address
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, relay_process
+from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 SENDS = ("--integration", "smarthost", "--next-hop")
@@ -107,6 +110,26 @@ async def test_a_pair_without_quantum_keys_counts_no_mail_as_a_downgrade(
         assert b"figures" not in got.message
         assert "downgraded" not in relay.log
         assert not (await asyncio.to_thread(run, alice, "--json", group="ledger show")).stdout.strip("[]\n")
+
+
+async def test_nothing_is_sealed_for_a_peer_that_its_document_does_not_list(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities
+) -> None:
+    """The peer shares quantum keys, and the policy files are from before: the newer documents count for the next mail."""
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": 'levels = ["aes", "pqc"]\notherwise = "refuse"\n'}, identities=identities,
+    )  # fmt: skip
+    pinned, key = site.directory / "peers" / "bob.json", identities.bob.identity.signing.private_key
+    for levels, protection in ((("otp", "aes"), "aes"), (("pqc", "rsa"), "pqc"), ((), "")):
+        fewer = replace(identities.bob.certificates, levels=levels)
+        pinned.write_bytes(write_document(fewer, key))
+        async with relay_process(site) as relay:
+            reply = await submit(relay.addresses["outgoing"], mails.plain())
+        assert reply.code == (250 if protection else 550), str(reply)
+    events = [json.loads(line) for line in relay.log.splitlines()]  # those of all three
+    assert [each["protection"] for each in events if each["event"] == "sealed_and_sent"] == ["aes", "pqc"]
+    assert "cannot receive: its document says that it opens no sealed mail" in relay.log
 
 
 @pytest.mark.usefixtures("without_the_end")
