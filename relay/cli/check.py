@@ -41,7 +41,7 @@ from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.files.rights import as_owner_of
 from relay.files.sqlite import no_room
 from relay.forward import NextHop
-from relay.identity import PeerCertificates, identity_findings, with_documents
+from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
 from relay.levels import LevelName
@@ -225,17 +225,12 @@ def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> S
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     doubts = list(in_vain(policies, sends=config.outgoing is not None))
     if config.outgoing is not None and not config.policies.shadow:  # in shadow mode nothing is held
-        doubts += levels_in_vain(policies, _obstacle(config, certificates), _only_send(certificates))
+        doubts += levels_in_vain(policies, _obstacle(config, certificates), only_sending(certificates))
     if config.opens_mail:
         doubts += peers_unmarked(policies)
     problems = tuple(map(str, doubts))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
-
-
-def _only_send(certificates: Mapping[str, PeerCertificates]) -> set[str]:
-    """The peers that open no sealed mail, by their documents."""
-    return {name for name, document in certificates.items() if not document.levels}
 
 
 def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> Callable[[str, LevelName], str]:
@@ -256,7 +251,7 @@ def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Ite
         return
     with suppress(ConfigError):
         policies = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config)).read()
-        only_send = _only_send(certificates)
+        only_send = only_sending(certificates)
         to = {name: canary_address(peer.domains) for name, peer in config.peers.items() if name not in only_send}
         why = {name: obstacle(policies, from_, each, shadow=config.policies.shadow) for name, each in to.items()}
         asked = ", ".join(to[name] for name, cause in why.items() if not cause) or "nobody"

@@ -12,7 +12,7 @@ from relay.cli.units import how_to
 from relay.config import Config
 from relay.errors import ConfigError, KMEUnreachable
 from relay.files.commands import command
-from relay.identity import PeerCertificates, own_identity
+from relay.identity import PeerCertificates, only_sending, own_identity
 from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
 from relay.levels import SEALING, LevelName
@@ -42,7 +42,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
         groups = f"KME group {', '.join(peer.kme_groups)}" if peer.kme_groups else "no quantum keys"
         detail = f"{', '.join(peer.domains)}; SAE {peer.sae_id}; levels {', '.join(can) or 'none'}; {groups}"
         problems = [without_keys[name]] if name in without_keys else []
-        if name in certificates and not certificates[name].levels:
+        if name in only_sending(certificates):
             detail = (
                 f"{', '.join(peer.domains)}; SAE {peer.sae_id}; cannot receive, by its document: its mail is refused"
             )

@@ -138,6 +138,11 @@ class PeerCertificates:
         return public_key(self.ca), public_key(self.signing)
 
 
+def only_sending(documents: Mapping[str, PeerCertificates]) -> set[str]:
+    """The peers that open no sealed mail, by their documents."""
+    return {name for name, document in documents.items() if not document.levels}
+
+
 def check_consistent(peer: PeerCertificates) -> None:
     """Raises BadDocument unless certificates, domains and levels are consistent; ignores dates."""
     _checked("ca", check_ca, peer.ca)

@@ -22,7 +22,7 @@ from relay.errors import ConfigError
 from relay.files import write_whole
 from relay.files.stamps import Stamps, Unknown, read_regular
 from relay.formats.mailbox import folded_domain
-from relay.identity import KnownSites, site_stamps
+from relay.identity import KnownSites, only_sending, site_stamps
 from relay.journey.opening.layers import Layers
 from relay.journey.planner import Planner
 from relay.keys.build import peer_keys
@@ -146,8 +146,7 @@ class SitesInForce:
 
     def receiving(self) -> Config:
         """The same, without the peers that open no sealed mail, by their documents."""
-        config, documents = self.config(), self._planner.certificates
-        only_send = {name for name, document in documents.items() if not document.levels}
+        config, only_send = self.config(), only_sending(self._planner.certificates)
         peers = {name: peer for name, peer in config.peers.items() if name not in only_send}
         return config.model_copy(update={"peers": peers}) if only_send else config
 

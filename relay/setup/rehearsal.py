@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import RelayError
+from relay.identity import only_sending
 from relay.journey.sealing import SealedCopy
 from relay.journey.tripwire import check_sealed
 from relay.mail import Envelope, Mail, Recipient
@@ -29,10 +30,10 @@ async def rehearse(config: Config) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="qumail-relay-test-") as work:
         async with assembly.parts(_aside(config, Path(work)), prefetch=False) as parts:
             results = [_inside(own, await _sealed(parts, own, own))]
-            documents = parts.sites.planner().certificates
+            only_send = only_sending(parts.sites.planner().certificates)
             for name, peer in parts.config.peers.items():
                 domain = peer.domains[0]
-                if name in documents and not documents[name].levels:
+                if name in only_send:
                     results.append((f"{domain} (peer {name})", "cannot receive, by its document: it is refused", ""))
                     continue
                 results.append(_to_peer(name, domain, await _sealed(parts, own, domain), config.all_in_clear))

@@ -19,7 +19,7 @@ from tests.testlib.terminal import Terminal
 from tests.testlib.throwaway import MachineNotMade
 
 README = (Path(__file__).parents[3] / "deploy" / "INSTALL.md").read_text()
-MOST_ANSWERS = 10
+MOST_ANSWERS = 11
 LEVELS = ("otp", "aes", "pqc", "rsa")
 KMES = "/var/lib/development/qumail-relay/kme"
 FORWARD = """
@@ -138,6 +138,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
             "Change Postfix so?": "y",
             "Are these the words": "y",
             "Is ": "y",
+            "Unsealed in its name": "",
         }
         first = typed(
             alice, tmp_path, f"env XDG_STATE_HOME=/var/lib/development {setup}",
