@@ -25,7 +25,14 @@ from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_alarms import alarm_states, standing_states
 from relay.cli.check_kmes import kme_states, not_quantum
-from relay.cli.check_listeners import listener_states, postfix_states, unit_states
+from relay.cli.check_listeners import (
+    USUAL_POSTFIX,
+    handed_states,
+    listener_states,
+    postfix_states,
+    unit_states,
+    unnamed_postfix,
+)
 from relay.cli.check_rights import owner_states, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, planner_of, summary
 from relay.cli.check_store import kept_state, secret_state, store_state
@@ -38,7 +45,6 @@ from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
-from relay.files.rights import as_owner_of
 from relay.files.sqlite import no_room
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
@@ -50,7 +56,6 @@ from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
 from relay.runtime import release
-from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
 from relay.store import sent, spool
 from relay.store.mapped_file import MappedFile
@@ -60,6 +65,8 @@ from relay.store.sent import SENT
 from relay.store.spool import Spool
 
 HELD = "mail is held (451)"
+NAMED = Path("-")
+"""What `--postfix` without DIR stands for."""
 
 
 @click.command()
@@ -69,9 +76,9 @@ HELD = "mail is held (451)"
     "postfix_directory",
     type=click.Path(path_type=Path),
     is_flag=False,
-    flag_value="/etc/postfix",
+    flag_value=str(NAMED),
     metavar="[DIR]",
-    help="Look at the Postfix configured in DIR (/etc/postfix) instead; neither need run.",
+    help="Look at the Postfix configured in DIR alone; neither need run. [default: relay.toml's, else /etc/postfix]",
 )
 @click.option(
     "--trial-keys",
@@ -95,9 +102,10 @@ def check(
     without a word in them, that show whether store, spools and audit record can be written. All are gone when it ends.
     """
     configure_logging(LogSettings(level="error"))
-    # Before root is left: what setup keeps of Postfix is root's alone.
-    changed = None if before_start or postfix_directory else _changed_postfix(config_file)
-    config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
+    if postfix_directory is not None:
+        config, states = _postfix_found(config_file, postfix_directory)
+    else:
+        config, states = _found(config_file, trial_keys=trial_keys, next_hops=not no_next_hops, before=before_start)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
         states += owner_states(config_file, config) if config is not None else ()
@@ -108,20 +116,10 @@ def check(
         _print(console, states)
         for line in () if config is None else not_quantum(config):
             console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
-        for step in () if postfix_directory else next_steps(config_file, config, states, changed):
+        for step in () if postfix_directory else next_steps(config_file, config, states):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)
-
-
-def _changed_postfix(config_file: Path) -> str | None:
-    """The directory of the Postfix here that setup has changed, "" where we may not read which; None for none."""
-    beside = config_file.absolute().parent
-    try:
-        with as_owner_of(beside):
-            return changed_last(beside)
-    except (OSError, ConfigError):
-        return "" if (beside / BACKUP).is_dir() else None
 
 
 def _print(console: Console, states: list[State]) -> None:
@@ -138,19 +136,41 @@ Found = tuple[Config | None, list[State]]
 """The configuration where it can be used, and all that was looked at."""
 
 
-def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: bool, next_hops: bool) -> Found:
+def _postfix_found(config_file: Path, directory: Path) -> Found:
+    """With --postfix: what it is about alone."""
     try:
-        if postfix_directory is not None:
-            return asyncio.run(_postfix(load(config_file), config_file, postfix_directory))
+        config = load(config_file)
+        return config, asyncio.run(_postfix(config, config_file, directory))
+    except ConfigError as error:
+        return None, [("configuration", str(config_file), tuple(error.problems))]
+
+
+def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool) -> Found:
+    """Postfix is left out `before` the start: setup has just said what it finds there."""
+    try:
+        config = load(config_file)
+        # Before root is left, who may read Postfix's files and its queue.
+        beside = [] if before else asyncio.run(_beside(config))
         become_the_relays_user(config_file)
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    return asyncio.run(_all(config_file, trial_keys, next_hops))
+    found, states = asyncio.run(_all(config_file, trial_keys, next_hops))
+    return found, [*states, *beside] if found is not None else states
 
 
-async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    states = [state async for state in postfix_states(config, config_file, directory)]
-    return config, [("configuration", str(config_file), ()), *states, *standing_states(config)]
+async def _postfix(config: Config, config_file: Path, directory: Path) -> list[State]:
+    if directory == NAMED:
+        directory = config.postfix.directory if config.postfix is not None else USUAL_POSTFIX
+    states = [state async for state in postfix_states(config, directory)]
+    states += [state async for state in handed_states(config, config_file, directory)]
+    return [("configuration", str(config_file), ()), *states, *standing_states(config)]
+
+
+async def _beside(config: Config) -> list[State]:
+    """The Postfix that relay.toml names; where it names none, whether one should be named."""
+    if config.postfix is None:
+        return [await unnamed_postfix(config)]
+    return [state async for state in postfix_states(config, config.postfix.directory)]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:

@@ -32,6 +32,7 @@ PATIENCE_S = 2.0
 AT_RISK = "without systemd another user of this machine could take this port while the relay restarts"
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
+USUAL_POSTFIX = Path("/etc/postfix")
 
 
 async def listener_states(
@@ -158,19 +159,17 @@ def unit_states(config_file: Path) -> Iterator[State]:
     yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()
 
 
-async def postfix_states(config: Config, config_file: Path, directory: Path) -> AsyncIterator[State]:
-    """One line for the configuration, and one for each address at which something is wrong.
+async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:
+    """One line for the configuration, and one for each filter of another program that does not answer.
 
     Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's.
     """
     neighbours: list[postfix.Neighbour] = []
-    handed_to: set[Where] = set()
     try:
         with as_owner_of(directory):
             faults = [*await postfix.faults(directory, config), *await postfix.by_former_settings(directory)]
             problems = tuple(map(str, faults))
             neighbours = await postfix.neighbours(directory, config)
-            handed_to = await postfix.handed_to(directory, config)
     except ConfigError as error:
         problems = tuple(error.problems)
     yield "Postfix", str(directory), problems
@@ -178,6 +177,11 @@ async def postfix_states(config: Config, config_file: Path, directory: Path) -> 
         if not await listens_at(each.address, unknown=True):
             problem = f"{each.where}: nobody listens at {each.address}: {each.until}; start what belongs there"
             yield f"filter {each.address}", "", (f"{problem}, or take it out",)
+
+
+async def handed_states(config: Config, config_file: Path, directory: Path) -> AsyncIterator[State]:
+    """One line for each address at which something is wrong, or Postfix hands mail to nobody."""
+    handed_to = await _handed_to(config, directory)
     try:
         folders = [*app.listeners(config).values()]
     except ConfigError as error:
@@ -190,6 +194,25 @@ async def postfix_states(config: Config, config_file: Path, directory: Path) -> 
             yield title, detail, problems
         elif ours is not None:
             yield title, detail, (_unheard(ours, config, config_file),)
+
+
+async def unnamed_postfix(config: Config) -> State:
+    """Where relay.toml names no Postfix: whether that of this host hands mail to the relay nevertheless."""
+    if not await _handed_to(config, USUAL_POSTFIX):
+        return "Postfix", "none is watched: relay.toml names none ([postfix] directory)", ()
+    problem = (
+        f"{USUAL_POSTFIX} hands mail to this relay, and relay.toml does not name it: nobody watches whether all mail "
+        "goes through the relay; run `qumail-relay setup` again, which writes it into relay.toml, or write [postfix] "
+        f'with directory = "{USUAL_POSTFIX}" there, and restart the relay'
+    )
+    return "Postfix", str(USUAL_POSTFIX), (problem,)
+
+
+async def _handed_to(config: Config, directory: Path) -> set[Where]:
+    """The relay's addresses that this Postfix hands mail to; none where it cannot be read."""
+    with suppress(ConfigError), as_owner_of(directory):
+        return {*await postfix.handed_to(directory, config)}
+    return set()
 
 
 def _unheard(where: Where, config: Config, config_file: Path) -> str:

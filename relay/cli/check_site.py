@@ -71,13 +71,8 @@ def summary(states: Sequence[State]) -> str:
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
 
 
-def next_steps(
-    config_file: Path, config: Config | None, states: Iterable[State], postfix: str | None = None
-) -> Iterator[str]:
-    """What to run next, the first thing first: faults before the start.
-
-    `postfix` is the directory of a Postfix that setup has changed, "" where that is unknown; None where there is none.
-    """
+def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
+    """What to run next, the first thing first: faults before the start."""
 
     def relay(*words: str | Path) -> str:
         return command("qumail-relay", *words[:2], "--config", config_file, *words[2:])
@@ -111,10 +106,3 @@ def next_steps(
         yield f"fix what is wrong, then: {check}"
     if not restart and any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
         yield f"start the relay: {how_to('start', config_file)}"
-    if postfix is not None:
-        directory = () if postfix in ("", "/etc/postfix") else (postfix,)
-        look = command("qumail-relay", "check", "--config", config_file, "--postfix", *directory)
-        yield f"Postfix was not looked at: {look}"
-    elif not faults and not restart:
-        look = command("qumail-relay", "check", "--config", config_file, "--postfix")
-        yield f"look at Postfix beside it: {look}"

@@ -52,7 +52,7 @@ def say_what_stands(config: Config, peer: str | None) -> None:
     from relay.status.standing import of_the_serving_relay
 
     for each in of_the_serving_relay(config):
-        if each.about in ("", "outgoing") or peer in each.about.split():
+        if each.alarm.about in ("", "finding") or each.about == "outgoing" or peer in each.about.split():
             click.echo(f"NOTE: {each.alarm.line(each.about)}: {printable(each.cause)}", err=True)
 
 

@@ -154,7 +154,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
             if places.config_file.exists():
                 former = load(places.config_file)
                 said_before = places.config_file.read_bytes()
-                flags = as_it_is(former, flags)
+                flags = as_it_is(former, flags, places.directory)
         answers, document = answers_of(asker, flags, document)
         look_at_kme(answers, document, former)
         look_at_postfix(answers, places, flags)

@@ -18,6 +18,7 @@ from relay.keys.development import from_development_kme
 from relay.postfix.ours import site_ports
 from relay.setup.answers import Integration
 from relay.setup.asking import read_file
+from relay.setup.backups import changed_last
 from relay.setup.policies import EVERYBODY
 from relay.setup.questions import DEVELOPMENT, NONE
 
@@ -33,8 +34,16 @@ def another_answer(config: Config, flags: dict[str, Any]) -> str:
         raise click.UsageError(str(error)) from error
 
 
-def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags of --replace; what they leave open is answered by the site that is there."""
+def postfix_of(config: Config, beside: Path) -> str | None:
+    """The directory of the Postfix that relay.toml names, None for none.
+
+    One of before this was written there is known by what setup has kept of it, `beside` relay.toml.
+    """
+    return str(config.postfix.directory) if config.postfix is not None else changed_last(beside)
+
+
+def as_it_is(config: Config, flags: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The flags of --replace; what they leave open is answered by the site that is there, `beside` relay.toml."""
     site, outgoing, ports = config.site, config.outgoing, site_ports(config)
     integration = integration_of(config)
     said: dict[str, Any] = {
@@ -44,6 +53,7 @@ def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
         "integration": integration,
         "everybody": _everybody(config.policies.directory / "default.toml"),
         "postmaster": config.alarms.mail_to or (NONE,),
+        "postfix": postfix_of(config, beside) or (None if flags["apply_postfix"] else NONE),
     }
     if integration == "smarthost" and outgoing is not None and flags["integration"] in (None, integration):
         said["next_hop"] = str(outgoing.next_hop[0])
@@ -95,6 +105,9 @@ def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
         yield "everybody"
     if not set(flags["postmaster"]) <= set(config.alarms.mail_to or (NONE,)):
         yield "postmaster"
+    named = config.postfix.directory if config.postfix is not None else None
+    if named and flags["postfix"] and (flags["postfix"] == NONE or Path(flags["postfix"]).absolute() != named):
+        yield "postfix"
     yield from _kme_differs(config, flags)
     ports = site_ports(config)
     if flags["port_base"] not in (None, ports and _port_base(ports)):

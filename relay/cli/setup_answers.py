@@ -20,7 +20,6 @@ from relay.identity import read_document, with_documents
 from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.asking import Prompter, filled
-from relay.setup.backups import changed_last
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_files, look_at
 from relay.setup.mail_server import planned_change
@@ -59,10 +58,15 @@ def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -
     name = flags["name"] or domains[0].partition(".")[0]
     # Without a KME it is a name that peers tell this site by, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
-    answers = Answers(
-        name, domains, sae, kme, integration, everybody, next_hop, postmaster, flags["port_base"] or PORT_BASE
-    )
+    postfix = questions.ask_postfix(asker) if flags["postfix"] is None else _place(flags["postfix"])
+    port_base = flags["port_base"] or PORT_BASE
+    answers = Answers(name, domains, sae, kme, integration, everybody, next_hop, postmaster, port_base, postfix)
     return answers, document
+
+
+def _place(flag: str) -> Path | None:
+    """The directory that --postfix names."""
+    return None if flag == NONE else Path(flag).absolute()
 
 
 def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
@@ -110,15 +114,14 @@ def _known_peer(config: Config | None) -> str | None:
 
 
 def look_at_postfix(answers: Answers, places: SitePaths, flags: dict[str, Any]) -> None:
-    """Before anything is written, where it is known which Postfix it is. Raises ClickException."""
-    named = flags["postfix"] or changed_last(places.directory)
-    if named in (None, NONE) or flags["apply_postfix"] is False:
+    """Before anything is written. Raises ClickException."""
+    where = answers.postfix
+    if where is None or flags["apply_postfix"] is False:
         return
     with suppress(ConfigError):
         config = load_config(places.config_file, relay_toml(answers, places))
-        where, service = Path(named), flags["postfix_service"]
         try:
-            asyncio.run(planned_change(where, config, beside=places.directory, service=service))
+            asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
         except (NoRow, StillQueued) as error:
             raise click.ClickException(str(error)) from error
 

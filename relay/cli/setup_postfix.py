@@ -15,7 +15,7 @@ import click
 
 from relay.cli.as_relay import load
 from relay.cli.check_listeners import listens_at
-from relay.cli.setup_again import integration_of
+from relay.cli.setup_again import integration_of, postfix_of
 from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.counting.amounts import many
@@ -31,6 +31,7 @@ from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, write_flushed
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.questions import NONE
+from relay.setup.relay_toml import postfix_lines
 from relay.setup.restart import restarted, runs
 from relay.setup.still_queued import left_over, refuse_undo_that_strands
 from relay.status.standing import serves
@@ -93,13 +94,15 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
     """
     if flags["apply_postfix"] is False:
         return BesidePostfix(None)
-    directory = flags["postfix"]
+    directory = flags["postfix"] or postfix_of(config, places.directory)
     where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
     if where is None:
         return BesidePostfix(None)
+    where = where.absolute()
     change = asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
     if not change.differs:
         click.echo(f"{where}: there already, nothing to change")
+        _write_down(places.config_file, config, where)
         return BesidePostfix(where, joined=True, runs=asyncio.run(runs(where)))
     click.echo(change.diff())
     for fault in change.faults:
@@ -107,6 +110,7 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
     why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
     if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
         backup = apply(change, places.directory)
+        _write_down(places.config_file, config, where)
         reads_it = asyncio.run(restarted(where))
         click.echo(
             f"{where}: changed{' and restarted' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
@@ -117,12 +121,24 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
 
 def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePostfix:
     """Puts back what relay.toml `said`: with another integration than Postfix has, a restart would stop all mail."""
-    path = places.config_file
+    _write(places.config_file, said)
+    click.echo(f"{places.config_file}: as it was before, since {beside.directory} was not changed")
+    return beside._replace(joined=True)
+
+
+def _write_down(path: Path, config: Config, directory: Path) -> None:
+    """Names this Postfix in a relay.toml of before that named none."""
+    if config.postfix is None:
+        lines = "\n".join((*postfix_lines(directory), ""))
+        _write(path, path.read_bytes().rstrip(b"\n") + f"\n{lines}".encode())
+        click.echo(f"{path}: names {directory} now, which is watched from the relay's next restart")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """In one step, with the owner and mode that it has."""
     with as_owner_of(path.parent):
         info = path.stat()
-        write_flushed(path, said, info.st_mode & 0o7777, (info.st_uid, info.st_gid) if os.geteuid() == 0 else None)
-    click.echo(f"{path}: as it was before, since {beside.directory} was not changed")
-    return beside._replace(joined=True)
+        write_flushed(path, content, info.st_mode & 0o7777, (info.st_uid, info.st_gid) if os.geteuid() == 0 else None)
 
 
 def put_back(places: SitePaths) -> None:
@@ -148,6 +164,10 @@ def put_back(places: SitePaths) -> None:
             )
     else:
         click.echo("MAIL LEAVES IN CLEAR from now on.")
+        if config is not None and config.postfix is not None:
+            click.echo(
+                f"A relay that serves raises an alarm about that, unless [postfix] of {places.config_file} goes."
+            )
     try:
         number = many(len(waiting), "mail") if (waiting := asyncio.run(filtered(directory))) else ""
     except QueueUnknown as error:

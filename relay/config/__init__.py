@@ -32,6 +32,7 @@ from relay.config.tables import (
     IdentitySettings,
     LimitSettings,
     LogSettings,
+    MailServerSettings,
     OTPSettings,
     PolicySettings,
     QuarantineSettings,
@@ -115,6 +116,7 @@ class Config(toml.Table):
     limits: LimitSettings = LimitSettings()
     imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}\Z")], IMAPSettings] = Field(default_factory=dict)
     dkim: DKIMSettings | None = None
+    postfix: MailServerSettings | None = None
     log: LogSettings = LogSettings()
     status: StatusSettings | None = None
     alarms: AlarmSettings = AlarmSettings()

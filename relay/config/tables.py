@@ -389,6 +389,20 @@ class DKIMSettings(toml.Table):
     """
 
 
+class MailServerSettings(toml.Table):
+    """The Postfix beside this relay, as `setup` writes it. A serving relay watches it: if mail may leave past the relay
+    or arrive unopened, the alarm `postfix_bypasses` begins. `check` looks at it too. Leave the table out where no
+    Postfix hands mail to the relay, or one on another host does.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {"directory": "/etc/postfix"}
+
+    directory: PathSetting
+    """The directory of its main.cf and master.cf. The relay's user must be able to read both, and the tables that they
+    name (`postfix_unwatched`). A change counts from a restart.
+    """
+
+
 class LogSettings(toml.Table):
     """How much is logged and in which form; message content and keys never are."""
 

@@ -93,6 +93,32 @@ _ALL: Final = (
         clear_s=0.0,
     ),
     Alarm(
+        "postfix_bypasses",
+        "Mail may go past the relay by Postfix's configuration: {about}",
+        "By the configuration of the Postfix beside the relay, mail that users send may leave past the relay, in "
+        "clear, or mail that arrives sealed may not be opened.",
+        "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
+        "they were read again, and do not. A Postfix that was not reloaded since still goes by what it had",
+        "`qumail-relay check` names each line and what to type. Then have Postfix read it: `postfix reload`. Find out "
+        "who or what changed it: configuration management, or a restored file. Until it is right, `postfix stop` "
+        "keeps all mail back. Where no Postfix is meant to be beside the relay, take [postfix] out of relay.toml.",
+        about="finding",
+        clear_s=0.0,
+        digest_s=60.0,
+    ),
+    Alarm(
+        "postfix_unwatched",
+        "Whether mail goes past the relay is not watched",
+        "The configuration of the Postfix beside the relay, or a table that it names, cannot be read, or postconf "
+        "fails: whether mail goes past the relay is not known.",
+        "it could not be read for fifteen seconds",
+        "all of it was read",
+        "The cause says what denies access and what to type. `qumail-relay check`, as root, looks at Postfix itself.",
+        after_s=15.0,
+        clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
         "mail_held",
         "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, since it was held here at every attempt.",

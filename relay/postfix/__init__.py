@@ -4,10 +4,13 @@ It is read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from relay.config import Config, TCPAddress
+from relay.errors import ConfigError
+from relay.files import permissions
 from relay.postfix import (
     bypass,
     content_filter,
@@ -22,9 +25,24 @@ from relay.postfix import (
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
 from relay.postfix.running import by_former_settings
-from relay.postfix.settings import PostfixFault, read_settings
+from relay.postfix.settings import PostfixFault, PostfixSettings, read_settings
+from relay.postfix.tables import Tables, files_of
 
-__all__ = ["Neighbour", "PostfixFault", "by_former_settings", "faults", "handed_to", "neighbours"]
+__all__ = ["Judgement", "Neighbour", "PostfixFault", "by_former_settings", "faults", "handed_to", "judge", "neighbours"]
+
+PAST_THE_RELAY = frozenset(
+    {
+        *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
+        *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
+        "bounces-bypass",
+    }
+)
+"""What may let mail leave past the relay, or arrive unopened: an alarm, while a relay serves. All other findings keep
+mail waiting, refuse it, spend keys or break signatures; `check` alone reports those.
+"""
+UNREAD = "table-unread"
+"""The code for what nobody could judge."""
+FILES = ("main.cf", "master.cf")
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     left_over.filters,
@@ -64,24 +82,54 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     main_cf.delays_untold,
     main_cf.unknown_recipients,
 )
-TABLE_RULES: tuple[Callable[[MailFlow], Awaitable[list[PostfixFault]]], ...] = (
+TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,
     bypass.aliases_past,
     bypass.actions,
 )
 
 
-async def faults(directory: Path, config: Config) -> list[PostfixFault]:
-    """Everything that is wrong with the Postfix in `directory` (/etc/postfix), as this relay needs it.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is wrong with a Postfix by its files, and all files that say so."""
 
-    Raises ConfigError where Postfix is not installed or cannot read its configuration.
+    faults: tuple[PostfixFault, ...]
+    files: frozenset[Path]
+
+    @property
+    def past_the_relay(self) -> tuple[PostfixFault, ...]:
+        """Those by which mail may leave past the relay, or arrive unopened."""
+        return tuple(each for each in self.faults if each.code in PAST_THE_RELAY)
+
+    @property
+    def unread(self) -> tuple[PostfixFault, ...]:
+        """Tables that this user cannot read."""
+        return tuple(each for each in self.faults if each.code == UNREAD)
+
+
+async def judge(directory: Path, config: Config) -> Judgement:
+    """Judges the Postfix in `directory` (/etc/postfix) by its files, as this relay needs it.
+
+    Raises ConfigError where Postfix is not installed, or its configuration cannot be read.
     """
-    flow = mail_flow(await read_settings(directory), config)
-    faults = [fault for rule in RULES for fault in rule(flow)]
+    files = {directory / name for name in FILES}
+    for file in sorted(files):
+        _refuse_unreadable(file)
+    settings, tables = await read_settings(directory), Tables(directory)
+    flow = mail_flow(settings, config)
+    found = [fault for rule in RULES for fault in rule(flow)]
     for rule in TABLE_RULES:
-        faults += await rule(flow)
-    faults += await queue.stranded(directory, config)
-    return list(dict.fromkeys(faults))
+        found += await rule(flow, tables)
+    for table, cause in tables.unread.items():
+        text = f"whether it leads mail past the relay cannot be seen: {cause}"
+        found.append(PostfixFault("table-unread", table, text, "make it readable, or take it out"))
+    files |= {*files_of(_values(settings)), *tables.files}
+    return Judgement(tuple(dict.fromkeys(found)), frozenset(files))
+
+
+async def faults(directory: Path, config: Config) -> list[PostfixFault]:
+    """Everything that is wrong with a Postfix, that mail in its queue has no way included. Raises what `judge` does."""
+    return [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
 
 
 async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
@@ -93,3 +141,15 @@ async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
 async def handed_to(directory: Path, config: Config) -> set[TCPAddress | Path]:
     """The relay's own addresses that this Postfix hands mail to, or asks as a milter. Raises what `faults` does."""
     return set(mail_flow(await read_settings(directory), config).handed_to)
+
+
+def _refuse_unreadable(file: Path) -> None:
+    """Raises ConfigError with what to type: postconf(1) does not say what denies access."""
+    if (denial := permissions.denial_at(file)) is not None:
+        raise ConfigError(str(denial))
+
+
+def _values(settings: PostfixSettings) -> Iterator[str]:
+    yield from settings.main.values()
+    for service in settings.services:
+        yield from service.overrides.values()

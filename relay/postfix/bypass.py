@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.postfix.flow import MailFlow, RelayDirection, destination, listens
-from relay.postfix.settings import MasterService, PostfixFault, command, split_list
+from relay.postfix.settings import MasterService, PostfixFault, split_list
+from relay.postfix.tables import Tables, logical_lines
 
 ROUTES = ("allow_percent_hack", "swap_bangpath", "resolve_dequoted_address")
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
@@ -20,14 +20,8 @@ FILTERLESS_MAIL = ("bounce", "defer", "trace")
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
 """A field that every bounce has."""
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data", "etrn")
-SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "dbm", "texthash", "inline")
-"""The kinds of tables that can be listed."""
-TEXT_TABLES = ("regexp", "pcre", "cidr")
-"""Those that are files to read, or stand in the setting itself."""
 _ACTION = re.compile(r"(?:^|\s)(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
-MAX_READ = 10_000_000
-"""Maximum number of characters read of one table file."""
 
 
 def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -111,7 +105,7 @@ def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
             )
 
 
-async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
+async def bounces_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Content filters do not see the mail that Postfix makes itself, and bounces quote what they are about."""
     outgoing = flow.watched
     if outgoing is None:
@@ -119,7 +113,7 @@ async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
     settings, faults = flow.settings, []
     for name in FILTERLESS_MAIL:
         service = settings.service(name, "unix")
-        if service is None or await _filtered(flow, outgoing, service):
+        if service is None or await _filtered(flow, tables, outgoing, service):
             continue
         octets = settings.of("bounce_size_limit", service).number
         faults.append(
@@ -133,7 +127,7 @@ async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
     return faults
 
 
-async def aliases_past(flow: MailFlow) -> list[PostfixFault]:
+async def aliases_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Forwarding by aliases(5) starts behind the relay, and that by maps of cleanup(8) too where it is a milter."""
     outgoing, settings = flow.watched, flow.settings
     if outgoing is None:
@@ -146,8 +140,8 @@ async def aliases_past(flow: MailFlow) -> list[PostfixFault]:
     faults = []
     for parameter, program in behind.items():
         for table in split_list(settings.value(parameter)):
-            targets = await _alias_targets(flow, program, table)
-            if targets is None:
+            targets = await _alias_targets(tables, program, table)
+            if targets is None and table not in tables.unread:
                 faults.append(
                     PostfixFault(
                         "aliases-unseen",
@@ -156,21 +150,22 @@ async def aliases_past(flow: MailFlow) -> list[PostfixFault]:
                         f"use a table that can be listed (hash, lmdb, texthash); {remedy}",
                     )
                 )
-            elif outside := _outside(flow, targets):
+            elif outside := _outside(flow, targets or []):
                 faults.append(_forwards(f"{parameter} {table}", outside, remedy))
     if outside := _outside(flow, [settings.value("luser_relay")]):
         faults.append(_forwards("main.cf: luser_relay", outside, remedy))
     return faults
 
 
-async def actions(flow: MailFlow) -> list[PostfixFault]:
+async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """What access tables and header checks can do to a mail's way: REDIRECT and FILTER override the content filter."""
     outgoing = flow.watched
     if outgoing is None:
         return []
     faults = []
     for where, table in dict.fromkeys(_tables_of_actions(flow)):
-        for verb, target in _ACTION.findall(await _text(flow, table)):
+        lines = logical_lines(await tables.text(table))
+        for verb, target in (found for line in lines for found in _ACTION.findall(line)):
             if _harmless(flow, outgoing, verb.upper(), target):
                 continue
             faults.append(
@@ -184,8 +179,8 @@ async def actions(flow: MailFlow) -> list[PostfixFault]:
     return faults
 
 
-async def _filtered(flow: MailFlow, outgoing: RelayDirection, service: MasterService) -> bool:
-    """Whether the notices that this service makes are sent through the relay."""
+async def _filtered(flow: MailFlow, tables: Tables, outgoing: RelayDirection, service: MasterService) -> bool:
+    """Whether the notices that this service makes are sent through the relay, or nobody can read where."""
     settings = flow.settings
     cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
     if cleanup is None or "bounce" not in settings.of("internal_mail_filter_classes", service).words:
@@ -193,20 +188,11 @@ async def _filtered(flow: MailFlow, outgoing: RelayDirection, service: MasterSer
     if flow.is_asked(outgoing, cleanup):
         return True
     for table in split_list(settings.value("header_checks", cleanup)):
-        verb, _, target = (await _look_up(flow, table, SAMPLE)).strip().partition(" ")
+        verb, _, target = (await tables.look_up(table, SAMPLE)).strip().partition(" ")
         found = destination(target.strip())
-        if verb.upper() == "FILTER" and found and listens(outgoing.direction, found[1]):
+        if (verb.upper() == "FILTER" and found and listens(outgoing.direction, found[1])) or table in tables.unread:
             return True
     return False
-
-
-async def _look_up(flow: MailFlow, table: str, key: str) -> str:
-    """What a table says, "" for nothing or where the table cannot be read."""
-    try:
-        out, _ = await command("postmap", flow.settings.directory, "-q", key, table)
-    except ConfigError:
-        return ""
-    return out
 
 
 def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) -> bool:
@@ -249,47 +235,19 @@ def _outside(flow: MailFlow, targets: list[str]) -> list[str]:
     return [target for target in targets if domain_of(target) and domain_of(target) not in own]
 
 
-async def _alias_targets(flow: MailFlow, program: str, table: str) -> list[str] | None:
+async def _alias_targets(tables: Tables, program: str, table: str) -> list[str] | None:
     """The addresses with a domain to which an alias table forwards; None where it cannot be listed."""
-    listed = await _listed(flow, program, table)
+    listed = await tables.listed(table, program)
     if listed is None:
         return None
     targets: list[str] = []
     for line in listed.splitlines():
         for target in re.split(r"[,\s]+", line.partition("\t")[2]):
-            targets += _included(Path(target[9:])) if target.startswith(":include:") else [target]
+            included = target.startswith(":include:")
+            targets += _included(tables.file(Path(target[9:]), table)) if included else [target]
     return [target for target in targets if domain_of(target) and not target.startswith(_NO_ADDRESS)]
 
 
-def _included(path: Path) -> list[str]:
-    """The addresses in a file that an alias includes; none where it cannot be read."""
-    return [word for line in _read(path).splitlines() if not line.startswith("#") for word in re.split(r"[,\s]+", line)]
-
-
-async def _text(flow: MailFlow, table: str) -> str:
-    """What stands in a table, as far as it can be read."""
-    kind, _, name = table.removeprefix("proxy:").partition(":")
-    if kind in TEXT_TABLES:
-        return name if name.startswith("{") else _read(Path(name))
-    listed = await _listed(flow, "postmap", table)
-    return listed or ""
-
-
-async def _listed(flow: MailFlow, program: str, table: str) -> str | None:
-    """All of a table, as a line `key<tab>value` for each entry; None where it cannot be listed."""
-    table = table.removeprefix("proxy:")
-    if table.partition(":")[0] not in SEQUENTIAL_TABLES:
-        return None
-    try:
-        return (await command(program, flow.settings.directory, "-s", table))[0]
-    except ConfigError:
-        return None
-
-
-def _read(path: Path) -> str:
-    """The beginning of a file that Postfix reads; "" where we may not."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(MAX_READ)
-    except (OSError, ValueError):
-        return ""
+def _included(text: str) -> list[str]:
+    """The addresses in a file that an alias includes."""
+    return [word for line in text.splitlines() if not line.startswith("#") for word in re.split(r"[,\s]+", line)]

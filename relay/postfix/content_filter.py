@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from pathlib import Path
 
 from relay.config import TCPAddress
 from relay.files import commands
@@ -22,10 +23,11 @@ TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
     """Nothing leads to a direction that only this host can reach."""
     for side in flow.sides:
-        addresses: dict[TCPAddress, str] = {**entries(side.direction)}
-        if isinstance(side.direction.milter, TCPAddress):
+        addresses: dict[TCPAddress | Path, str] = dict(entries(side.direction).items())
+        if side.direction.milter is not None:
             addresses[side.direction.milter] = "milter"
-        if side.ways or side.by_milter or not addresses or not all(is_loopback(address.host) for address in addresses):
+        here_alone = all(isinstance(each, Path) or is_loopback(each.host) for each in addresses)
+        if side.ways or side.by_milter or not addresses or not here_alone:
             continue
         listening = " and ".join(f"{protocol} {address}" for address, protocol in addresses.items())
         if astray := _leads_astray(flow):

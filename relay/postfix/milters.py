@@ -58,13 +58,12 @@ def let_pass(flow: MailFlow) -> Iterator[PostfixFault]:
         for item in split_list(settings.value(_parameter(source), source)):
             if own := re.search(r"default_action\s*=\s*(\w+)", item):
                 actions.add(own[1])
-        if bad := actions - {"tempfail", "quarantine"}:
-            text = (
-                "mail goes on in clear, and unopened, when the relay does not answer"
-                if "accept" in bad
-                else "mail is refused for good when the relay does not answer"
-            )
-            yield action.fault("milter-lets-pass", text, settings.of("milter_default_action").to("tempfail"))
+        remedy = settings.of("milter_default_action").to("tempfail")
+        if "accept" in actions:
+            text = "mail goes on in clear, and unopened, when the relay does not answer"
+            yield action.fault("milter-lets-pass", text, remedy)
+        elif actions - {"tempfail", "quarantine"}:
+            yield action.fault("milter-refuses", "mail is refused for good when the relay does not answer", remedy)
         longest = max(side.direction.timeout for side in flow.sides)
         timeout = settings.of("milter_content_timeout", source)
         if timeout.seconds < longest:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from relay.errors import ConfigError
 from relay.files import commands
@@ -160,17 +161,21 @@ async def command(name: str, directory: Path | None, *words: str) -> tuple[str, 
     if program is None:
         raise ConfigError(f"{name}: not found; install Postfix on this host (Debian: apt-get install postfix)")
     where = () if directory is None else ("-c", str(directory))
+    # With two users at once Postfix takes itself for set-uid, and reads /etc/postfix whatever -c says.
+    wholly: dict[str, Any] = {"user": os.geteuid(), "group": os.getegid()} if os.getuid() != os.geteuid() else {}
     process = await asyncio.create_subprocess_exec(
         program, *where, *words,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, **wholly,
     )  # fmt: skip
     try:
         async with asyncio.timeout(TIMEOUT_S):
             out, err = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise ConfigError(f"{' '.join((name, *where, *words))}: no end after {TIMEOUT_S:.0f} s") from None
+    finally:  # also where the caller has less patience
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     said = err.decode("utf-8", "replace").strip()
     if process.returncode != 0:
         raise ConfigError(f"{directory or name}: {said or f'{name} failed'}")

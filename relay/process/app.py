@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 import structlog
@@ -73,6 +73,9 @@ from relay.store.secret import SiteSecret
 from relay.store.sqlite import sole_relay
 from relay.store.store import BUSY_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from relay.postfix.watch import PostfixWatch
+
 log = structlog.get_logger(__name__)
 
 RETIRE_S = 3600.0
@@ -119,6 +122,8 @@ def load(config: Config) -> None:
         import_module("relay.keys.transport")
     if config.dkim is not None:
         import_module("relay.dkim.in_force")
+    if config.postfix is not None:
+        import_module("relay.postfix.watch")
     directions = [each for each in (config.outgoing, config.incoming) if each is not None]
     if any(isinstance(hop, MailDomain) for each in directions for hop in each.next_hop):
         import_module("relay.forward.mx")
@@ -175,7 +180,7 @@ async def running(
         await end_what_the_dead_had(config, built.store, built.audit)
         _log_missing(built)
         budget = Budget(config.limits.messages_in_flight)
-        watched = _watched(built, budget)
+        watched = _watched(built, budget, first=first)
         readiness = Readiness(watched)
         if first:
             await built.triage.refresh()
@@ -339,7 +344,8 @@ def _work_of_the_first(
     def folder(directory: Path) -> PolicyFolder:
         return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
 
-    return {
+    postfix = {"Postfix": watched.postfix.keep_up()} if watched.postfix is not None else {}
+    return postfix | {
         "forecasts": keep_forecasts(watched),
         "site": keep_site(watched),
         "readiness": readiness.keep_up(),
@@ -375,11 +381,20 @@ async def _alarms(
         yield alarms
 
 
-def _watched(built: Parts, budget: Budget) -> Watched:
+def _watched(built: Parts, budget: Budget, *, first: bool = True) -> Watched:
     return Watched(
         built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
-        budget, lambda: built.sites.known,
+        budget, lambda: built.sites.known, _postfix_watch(built.config) if first else None,
     )  # fmt: skip
+
+
+def _postfix_watch(config: Config) -> PostfixWatch | None:
+    """None where relay.toml names no Postfix: such a relay loads nothing of relay/postfix."""
+    if config.postfix is None:
+        return None
+    from relay.postfix.watch import PostfixWatch
+
+    return PostfixWatch(config.postfix.directory, config)
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:

@@ -29,7 +29,10 @@ class KMEAccess:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is empty for nobody."""
+    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is empty for nobody.
+
+    `postfix` is the directory of the Postfix beside the relay, None for none.
+    """
 
     name: str
     domains: tuple[str, ...]
@@ -40,6 +43,7 @@ class Answers:
     next_hop: str = ""
     postmaster: tuple[str, ...] = ()
     port_base: int = PORT_BASE
+    postfix: Path | None = None
 
     def address(self, usual_port: int) -> str:
         """The loopback address that stands for this port of deploy/postfix here."""

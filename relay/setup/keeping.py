@@ -23,6 +23,7 @@ OWN: dict[Name, frozenset[str]] = {
     ("identity",): frozenset({"directory", "peers_directory"}),
     ("alarms",): frozenset({"mail_to"}),
     ("status",): frozenset({"listen"}),
+    ("postfix",): frozenset({"directory"}),
     ("kmes", "kme"): frozenset({"url", "group", "ca", "certificate", "key"}),
 }
 """The tables that setup writes, and their settings that it answers for."""

@@ -23,8 +23,15 @@ def relay_toml(answers: Answers, places: SitePaths) -> str:
         *_places(places),
         *_kme(answers),
         *_watching(answers),
+        *(postfix_lines(answers.postfix) if answers.postfix is not None else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def postfix_lines(directory: Path) -> Iterator[str]:
+    """The lines that name the Postfix beside the relay."""
+    yield from ("", "# The Postfix beside the relay, which is watched: does all mail still go through the relay?")
+    yield from _table("postfix", directory=str(directory))
 
 
 def _site(answers: Answers) -> Iterator[str]:

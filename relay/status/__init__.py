@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.key_receiver import Receiving
     from relay.keys.ring import KeyRing
     from relay.policy.reload import PoliciesInForce
+    from relay.postfix.watch import PostfixWatch
     from relay.status.alarms import Alarms
     from relay.status.ready import Readiness
     from relay.store.store import Store
@@ -42,7 +43,10 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The parts of a serving relay that the status needs; one value for its lifetime."""
+    """The parts of a serving relay that the status needs; one value for its lifetime.
+
+    `postfix` is None in other processes than the first, and where relay.toml names no Postfix.
+    """
 
     config: Config
     board: Board
@@ -53,6 +57,7 @@ class Watched:
     audit: Audit
     budget: Budget
     known: Callable[[], KnownSites]
+    postfix: PostfixWatch | None = None
 
 
 class StatusModule(Protocol):

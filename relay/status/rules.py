@@ -325,6 +325,19 @@ def _unsealed_at_peer(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
             yield peer, f"{many(number, 'mail')} since the relay was started, as the relay of peer {peer} says"
 
 
+def _postfix_bypasses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    if (watch := sight.watched.postfix) is None:
+        return
+    yield from watch.past.items()
+    for code in sorted(set(standing) - watch.past.keys()) if watch.unknown else ():
+        yield code, None
+
+
+def _postfix_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if sight.watched.postfix is not None and (cause := sight.watched.postfix.unknown):
+        yield "", cause
+
+
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if cause := sight.watched.config.all_in_clear:
         yield "", cause
@@ -482,6 +495,8 @@ def _call_of(kme: str, is_one: Callable[[str], bool], call: str = "") -> Which:
 
 RULES: dict[str, Rule] = {
     "shadow_mode": _shadow_mode,
+    "postfix_bypasses": _postfix_bypasses,
+    "postfix_unwatched": _postfix_unwatched,
     "mail_held": _mail_held,
     "mail_stuck": _mail_stuck,
     "keys_gone": _keys_gone,

@@ -28,6 +28,7 @@ from relay.canary.message import LOCAL_PART
 from relay.config import CanarySettings, TCPAddress
 from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.postfix import watch
 from relay.process import app
 from relay.runtime.aio import clock_offset, in_background
 from relay.status import alarms, exposition, measures, ready, rules, sight
@@ -294,6 +295,7 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
             (store, "BUSY_TIMEOUT_S", 0.5),
             (asking, "LOOK_S", 0.1),
             (exposition, "SHARE", math.inf),
+            (watch, "LOOK_S", 0.1),
         ):
             stack.enter_context(patch.object(module, name, value))
         yield

@@ -32,6 +32,7 @@ PAGES = (
     "WATCHING",
     "RUNNING",
     "PORTS",
+    "POSTFIX-WATCH",
     "SPEED",
     "CONCEPTS",
 )

@@ -20,7 +20,6 @@ from relay.config import TCPAddress
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
-from relay.setup.backups import BACKUP, this_machine
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.ports import free_address
@@ -184,17 +183,10 @@ async def test_faults_come_before_the_start(alice: Site) -> None:
     assert [step.split(",")[0].split(":")[0] for step in steps] == ["fix what is wrong", "start the relay"]
 
 
-async def test_check_says_at_its_end_that_postfix_was_not_looked_at_where_setup_has_changed_one(alice: Site) -> None:
-    kept = alice.directory / BACKUP / "1"
-    kept.mkdir(parents=True)
-    (kept / "directory").write_text(f"/etc/postfix-alice\n{this_machine()}\n")
-    for words, said in (((), True), (("--before-start",), False)):
-        _, _, out = await run("check", "--config", alice.config_file, *words)
-        last = out.decode().splitlines()[-1]
-        command = (
-            f"Postfix was not looked at: qumail-relay check --config {alice.config_file} --postfix /etc/postfix-alice"
-        )
-        assert (last == f"Next   {command}") == said
+async def test_where_no_postfix_is_meant_nothing_is_recommended_for_one(alice: Site) -> None:
+    _, _, out = await run("check", "--config", alice.config_file)
+    assert b"ok     Postfix  none is watched: relay.toml names none ([postfix] directory)" in out
+    assert b"--postfix" not in out
 
 
 @pytest.mark.parametrize("of_development", [True, False])
@@ -235,7 +227,7 @@ async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_y
     deploy = Path(__file__).parents[3] / "deploy"
     _, _, out = await run("check", "--json", "--config", deploy / "relay.toml")
     wrong = {each["what"] for each in json.loads(out) if each["problems"]}
-    assert wrong <= {"policies", "identity", "KME kme", "outgoing next hop", "incoming next hop"}
+    assert wrong <= {"policies", "identity", "KME kme", "outgoing next hop", "incoming next hop", "Postfix"}
     assert "policies" in wrong
 
 

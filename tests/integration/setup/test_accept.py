@@ -66,7 +66,7 @@ def test_other_words_than_those_that_were_heard_are_refused(home: Path, tmp_path
 def test_setup_goes_on_without_a_peer_whose_words_are_others(
     home: Path, tmp_path: Path, identities: Identities
 ) -> None:
-    typed = f"alice.example\n{invitation(tmp_path, identities.bob)}\ndevelopment\n\n\nn\nnone\n"
+    typed = f"alice.example\n{invitation(tmp_path, identities.bob)}\ndevelopment\n\n\nnone\nn\n"
     result = run(home, typed=typed)
     assert result.exit_code == 0, result.output
     assert "not taken in: the words were not confirmed" in result.output

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.config import load_config
 from relay.setup import questions
 from tests.integration.setup.answered import USUAL, contents, run
 from tests.integration.setup.test_mail_server import texts
@@ -113,3 +114,49 @@ def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, t
     assert "NO MAIL GOES THROUGH" not in second
     assert "MAIL LEAVES IN CLEAR from now on" in second
     assert texts(etc) == before
+
+
+@requires_postconf
+def test_which_postfix_it_changed_is_remembered_in_relay_toml(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    etc = tmp_path / "etc"
+    assert run(home, *USUAL[:-1], str(etc), "--apply").exit_code == 0
+    assert f'[postfix]\ndirectory = "{etc}"\n' in (home / "relay.toml").read_text()
+    again = run(home, "--yes")
+    assert f"{etc}: there already, nothing to change" in again.output
+    (etc / "main.cf").write_text((etc / "main.cf").read_text().replace("content_filter", "#content_filter"))
+    shown = run(home, "--yes", "--replace").output
+    assert f"+++ {etc}/main.cf (after)" in shown
+    other = run(home, "--yes", "--postfix", "/etc/postfix")
+    assert "--postfix needs --replace" in other.output
+
+
+@requires_postconf
+def test_a_relay_toml_of_before_that_named_none_gets_the_postfix_that_setup_has_changed(
+    home: Path, tmp_path: Path
+) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    etc, file = tmp_path / "etc", home / "relay.toml"
+    assert run(home, *USUAL[:-1], str(etc), "--apply").exit_code == 0
+    named = file.read_text()
+    file.write_text(named.split("\n# The Postfix beside")[0])
+    assert load_config(file).postfix is None
+    result = run(home, "--yes")
+    assert f"{file}: names {etc} now, which is watched from the relay's next restart" in result.output
+    assert file.read_text() == named
+    file.write_text(named.split("\n# The Postfix beside")[0])
+    assert run(home, "--yes", "--replace").exit_code == 0
+    assert file.read_text() == named
+
+
+def test_where_none_is_beside_the_relay_none_is_named_and_the_same_answers_again_name_none(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(home, *USUAL).exit_code == 0
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual" / "main.cf").touch()
+    monkeypatch.setattr(questions, "USUAL_POSTFIX", tmp_path / "usual")
+    again = run(home, "--yes", "--replace")
+    assert again.exit_code == 0
+    assert "usual" not in again.output
+    assert load_config(home / "relay.toml").postfix is None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,8 @@ HELD = ("incoming", "smtp", "carol", "none", "held")
 SOON = time.time() + 86_400
 PROVOKE: dict[str, Callable[[Scene], object]] = {
     "shadow_mode": lambda s: s.say(Config, "all_in_clear", "shadow mode is on"),
+    "postfix_bypasses": lambda s: setattr(s.watched.postfix, "past", {"bypass": "leaves in clear"}),
+    "postfix_unwatched": lambda s: setattr(s.watched.postfix, "unknown", "postconf: not found"),
     "mail_held": lambda s: _held(s, "incoming", "store"),
     "mail_stuck": _stuck,
     "policy_holds": lambda s: _held(s, "incoming", "policy"),
@@ -183,11 +186,13 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
     found: list[Watched] = []
     made = app._watched
 
-    def noted(*of: Any) -> Watched:
-        found.append(made(*of))
+    def noted(*of: Any, first: bool) -> Watched:
+        found.append(made(*of, first=first))
         return found[0]
 
     monkeypatch.setattr(app, "_watched", noted)
+    postfix = SimpleNamespace(past={}, unknown="", keep_up=asyncio.Event().wait)
+    monkeypatch.setattr(app, "_postfix_watch", lambda _: postfix)
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         incoming=sink.address,
@@ -228,7 +233,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
             site.write_policies({"default.toml": 'levels = ["aes"]\n'})
             _, error, _ = await run(*explain, "--config", site.config_file)
             for name, about in standing:
-                concerned = about in ("", "outgoing") or "bob" in about.split()
+                concerned = about in ("", "outgoing", "bypass") or "bob" in about.split()
                 assert (ALARMS[name].line(about) in error) == concerned, name
             monkeypatch.undo()
     assert {each["alarm"] for each in logs if each["event"] == "alarm_begins"} == set(ALARMS)

@@ -1,0 +1,96 @@
+"""Reads the tables that a Postfix configuration names, and notes those that cannot be read: nobody knows what they do.
+Standard: postmap(1) and postalias(1), -s and -q; access(5) and aliases(5) for the form of texts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.files import permissions
+from relay.postfix.settings import command
+
+SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "dbm", "texthash", "inline")
+"""The kinds of tables that can be listed."""
+TEXT_TABLES = ("regexp", "pcre", "cidr")
+"""Those that are files to read, or stand in the setting itself."""
+INDEXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag"}
+"""Suffix of the file that Postfix reads, by kind of table."""
+_TABLE = re.compile(r"\b([a-z]+):(/[^\s,}]+)")
+MAX_READ = 10_000_000
+"""Maximum number of characters read of one table file."""
+
+
+class Tables:
+    """The tables of one Postfix; `unread` says of each that cannot be read why, `files` has what was read as text."""
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` has its main.cf."""
+        self._directory = directory
+        self.unread: dict[str, str] = {}
+        self.files: set[Path] = set()
+
+    async def listed(self, table: str, program: str = "postmap") -> str | None:
+        """All of a table, as a line `key<tab>value` for each entry; None where it cannot be listed."""
+        bare = table.removeprefix("proxy:")
+        kind, _, name = bare.partition(":")
+        if kind not in SEQUENTIAL_TABLES:
+            return None
+        try:
+            return (await command(program, self._directory, "-s", bare))[0]
+        except ConfigError as error:
+            self._note(table, str(error), Path(f"{name}{INDEXES.get(kind, '')}"))
+            return None
+
+    async def text(self, table: str) -> str:
+        """What a table says; "" where it cannot be read."""
+        kind, _, name = table.removeprefix("proxy:").partition(":")
+        if kind in TEXT_TABLES:
+            return name if name.startswith("{") else self.file(Path(name), table)
+        return await self.listed(table) or ""
+
+    async def look_up(self, table: str, key: str) -> str:
+        """What a table says of this key; "" for nothing, or where it cannot be read."""
+        kind, _, name = table.removeprefix("proxy:").partition(":")
+        if kind in TEXT_TABLES and not name.startswith("{") and not os.access(name, os.R_OK, effective_ids=True):
+            self.file(Path(name), table)
+            return ""
+        try:
+            return (await command("postmap", self._directory, "-q", key, table))[0]
+        except ConfigError as error:
+            if "fatal: " in str(error):  # it fails as well, without a word, where the table does not have the key
+                self._note(table, str(error), Path(f"{name}{INDEXES.get(kind, '')}"))
+            return ""
+
+    def file(self, path: Path, table: str) -> str:
+        """The beginning of a file that belongs to a table; "" where it cannot be read."""
+        self.files.add(path)
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                return file.read(MAX_READ)
+        except OSError as error:
+            self._note(table, permissions.cause(path, error), path)
+        except ValueError as error:
+            self._note(table, str(error), path)
+        return ""
+
+    def _note(self, table: str, said: str, path: Path) -> None:
+        denial = permissions.denial_at(path)
+        self.unread[table] = str(denial) if denial is not None else " ".join(said.split())
+
+
+def files_of(values: Iterable[str]) -> Iterator[Path]:
+    """The files of all tables that stand in these settings, with their indexes."""
+    for value in values:
+        for kind, name in _TABLE.findall(value):
+            yield Path(name)
+            if suffix := INDEXES.get(kind):
+                yield Path(f"{name}{suffix}")
+
+
+def logical_lines(text: str) -> list[str]:
+    """The lines of a table, each with those that continue it (access(5))."""
+    return re.sub(r"\n[ \t]", " ", text).split("\n")

@@ -1,0 +1,114 @@
+"""Watches the Postfix beside a serving relay: judges it at the start, after a change of its files, and now and then.
+Standard: no mail waits for it. Files are looked at, and postconf(1) runs, in a thread with an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.files.stamps import Stamps, stamp_of
+from relay.postfix import Judgement, PostfixFault, judge
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 5.0
+"""Interval at which the files' metadata is read, in seconds."""
+ANEW_S = 600.0
+"""Maximum age of a judgement, in seconds: not all that Postfix reads is a file."""
+JUDGE_S = 30.0
+"""Timeout of a judgement, in seconds."""
+STALE_S = 60.0
+"""Maximum age of the last look, in seconds."""
+MAX_SHOWN = 3
+"""Maximum number of findings in a cause."""
+_ADDRESS = re.compile(r"[^\s,:]+@[^\s,:]+")
+
+
+class PostfixWatch:
+    """The last judgement: `past` has, by code, by what mail may leave past the relay or arrive unopened."""
+
+    def __init__(self, directory: Path, config: Config) -> None:
+        """Reads nothing yet."""
+        self._directory = directory
+        self._config = config
+        self._stamps: Stamps = {}
+        self._files = frozenset({directory / "main.cf", directory / "master.cf"})
+        self._judged_at = -ANEW_S
+        self._looked_at = time.monotonic()
+        self._unknown = "it has not been judged yet"
+        self.past: dict[str, str] = {}
+
+    @property
+    def unknown(self) -> str:
+        """Why nobody knows whether mail goes past the relay, "" if it is known."""
+        ago = time.monotonic() - self._looked_at
+        return self._unknown if ago <= STALE_S else f"{self._directory}: nobody has looked for {ago:.0f} s"
+
+    async def keep_up(self) -> None:
+        """Looks every LOOK_S seconds, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - the next look may succeed
+                self._cannot(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Judges anew if a file has changed since, or the judgement is old."""
+        # Taken before the files are read: what changes meanwhile, or is named for the first time, is judged once more.
+        stamps = await asyncio.to_thread(_stamps, self._files)
+        self._looked_at = time.monotonic()
+        if stamps == self._stamps and self._looked_at - self._judged_at < ANEW_S:
+            return
+        try:
+            judgement = await asyncio.to_thread(_judged, self._directory, self._config)
+        except ConfigError as error:
+            self._cannot("; ".join(error.problems))
+        else:
+            past = judgement.past_the_relay
+            self.past = {
+                code: shown(each for each in past if each.code == code) for code in {each.code for each in past}
+            }
+            self._unknown = shown(judgement.unread)
+            self._files, self._stamps = judgement.files, stamps
+            number = {"past_the_relay": len(past), "unread": len(judgement.unread)}
+            log.info("postfix_judged", directory=str(self._directory), **number)
+        self._looked_at = self._judged_at = time.monotonic()
+
+    def _cannot(self, cause: str) -> None:
+        if cause != self._unknown:
+            log.warning("postfix_not_judged", directory=str(self._directory), cause=cause)
+        self._unknown, self._stamps = cause, {}
+
+
+def shown(faults: Iterable[PostfixFault]) -> str:
+    """The findings in one line, without addresses of people, which tables have."""
+    lines = [_ADDRESS.sub("an address", str(each)) for each in faults]
+    more = f"; and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
+    return f"{'; '.join(lines[:MAX_SHOWN])}{more}"
+
+
+def _judged(directory: Path, config: Config) -> Judgement:
+    """Blocks. Raises ConfigError."""
+
+    async def bounded() -> Judgement:
+        async with asyncio.timeout(JUDGE_S):
+            return await judge(directory, config)
+
+    try:
+        return asyncio.run(bounded())
+    except TimeoutError:
+        raise ConfigError(f"{directory}: not read within {JUDGE_S:.0f} s") from None
+
+
+def _stamps(files: Iterable[Path]) -> Stamps:
+    """Blocks."""
+    return {file: stamp_of(file) for file in files}
