@@ -10,6 +10,7 @@ import math
 import sqlite3
 import sys
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from relay.canary.box import ANSWER_S
 from relay.canary.message import LOCAL_PART
 from relay.config import CanarySettings, TCPAddress
 from relay.counting.alarms import ALARMS
+from relay.formats import cms
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.postfix import watch
 from relay.process import app
@@ -56,8 +58,9 @@ key = "status.key"
 """
 _SEALED = (
     b"From: <%d@bob.example>\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n"
-    b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n\r\nAA%02d\r\n"
+    b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n\r\n%b\r\n"
 )
+"""Nothing that can be parsed, but with the name of a quantum key in it."""
 
 
 @dataclass
@@ -232,7 +235,8 @@ async def _memory_free(scene: Scene) -> None:
 
 async def _forged_flood(scene: Scene) -> None:
     for number in range(25):
-        assert (await scene.into(_SEALED % (number, number), sender=f"{number}@bob.example")).code == 250
+        body = b64encode(cms.QUANTUM_KEY_NAMES[0] + b"%d" % number)
+        assert (await scene.into(_SEALED % (number, body), sender=f"{number}@bob.example")).code == 250
 
 
 async def _canary_lost(scene: Scene) -> None:
