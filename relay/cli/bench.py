@@ -13,7 +13,6 @@ from types import FrameType
 
 import click
 import uvloop
-from rich.console import Console
 
 from relay.bench import plot
 from relay.bench.figures import BenchFigures
@@ -26,6 +25,7 @@ from relay.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, m
 from relay.bench.soak import soak
 from relay.bench.usage import ProcessorTime
 from relay.cli.logs import configure_logging
+from relay.cli.output import plain_console
 from relay.config import LogSettings
 from relay.errors import ConfigError
 
@@ -84,7 +84,7 @@ def bench(
     if kind is None and soak_s is None:
         _mail(only, quick, json_file, compare, picture, rounds)
         return
-    with Console(stderr=True).status("") as status:
+    with plain_console(stderr=True).status("") as status:
         result = _other(kind, soak_s, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"))
     result.show(json_file)
     if result.faults:
@@ -105,7 +105,7 @@ def _mail(
         if file is not None and file != STDOUT:
             _check_writable(file)
     began, where, interrupted, processors = time.monotonic(), machine(), False, ProcessorTime.now()
-    with Console(stderr=True).status("") as status:
+    with plain_console(stderr=True).status("") as status:
         run = Run(only, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"), rounds)
         try:
             uvloop.run(_measured(run))

@@ -40,6 +40,7 @@ from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
+from relay.cli.output import plain_console, print_json
 from relay.cli.quarantine import quarantine_state
 from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
@@ -109,9 +110,9 @@ def check(
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
         states += owner_states(config_file, config) if config is not None else ()
-    console = Console()
+    console = plain_console()
     if as_json:
-        console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
+        print_json([dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
     else:
         _print(console, states)
         for line in () if config is None else not_quantum(config):

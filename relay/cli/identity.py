@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-from rich.console import Console
 
 from relay.cli.as_relay import load, relay_rights, relays_user
 from relay.cli.identity_tables import (
@@ -314,7 +313,7 @@ def _domains(config: Config) -> list[str]:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """Says on standard error what is being made; on a terminal, in a line that goes away."""
-    err = Console(stderr=True, highlight=False)
+    err = plain_console(stderr=True)
     with err.status("Making keys and certificates ...") as status:
 
         def progress(item: str) -> None:

@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from relay import key_receiver
 from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.cli.output import json_option, print_json
+from relay.cli.output import json_option, plain_console, print_json
 from relay.config import Config, LogSettings
 from relay.entry.budget import Budget
 from relay.entry.imap.watch import Report, Visited, mailboxes
@@ -65,7 +64,7 @@ async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
             watched = mailboxes(config, built.originals, budget, assembly.tally(built, "incoming"), built.board)
-            console = Console(stderr=True)
+            console = plain_console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 report = _shown(progress)
                 return [each for name in names for each in await stop.or_end(watched.once(name, report))]

@@ -36,12 +36,17 @@ def configure_logging(settings: LogSettings | None = None, *, for_good: bool = F
             *([_for_the_journal] if to_journal else []),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _NeverFails(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _NeverFails(_styled(sys.stderr)))),
         cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
     formatter = _ForTheJournal if to_journal else _OfLibraries
     logging.getLogger().handlers[0].setFormatter(formatter(logging.BASIC_FORMAT))
+
+
+def _styled(stream: TextIO) -> TextIO:
+    """The stream without escaping of its own (stdout.py): what is written here is escaped, and has colours."""
+    return cast(TextIO, getattr(stream, "rich_proxied_file", stream))
 
 
 class _NeverFails:

@@ -143,7 +143,9 @@ def create_named(path: Path) -> BinaryIO:
 def write_named(path: Path | None, content: bytes) -> None:
     """Writes the file named by `-o`, or standard output. Raises ConfigError."""
     if path is None:
-        click.echo(content, nl=False)
+        from relay.cli.output import print_message  # it loads rich
+
+        print_message(content)
         return
     try:
         with create_named(path) as file:

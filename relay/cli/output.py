@@ -7,6 +7,7 @@ What others wrote is never taken as markup, and what could disturb a terminal is
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -24,9 +25,37 @@ FRAME = 3
 """Width of a column beside its text: a line and a blank on both sides. The table ends with one more line."""
 
 
-def plain_console() -> Console:
+class _Escaping(Console):
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Strings and texts are escaped, but for a line end behind them; all else is made here, of escaped ones."""
+        super().print(*map(self._escaped, objects), **settings)
+
+    def _escaped(self, shown: Any) -> Any:
+        if isinstance(shown, str):
+            return _line(shown)
+        if isinstance(shown, Text) and not shown.plain.isprintable():
+            pieces = [(_line(each.text), each.style or "") for each in shown.render(self)]
+            return Text.assemble(*pieces, end=shown.end)
+        return shown
+
+
+def _line(text: str) -> str:
+    whole = text.rstrip("\n")
+    return printable(whole) + text[len(whole) :]
+
+
+def plain_console(*, stderr: bool = False) -> Console:
     """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
-    return Console(markup=False, emoji=False, highlight=False)
+    return _Escaping(markup=False, emoji=False, highlight=False, stderr=stderr)
+
+
+def print_message(message: bytes) -> None:
+    """The message on standard output as it is, for a file or a program; on a terminal escaped."""
+    if sys.stdout.isatty():
+        lines = message.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
+        click.echo("\n".join(map(printable, lines)))
+    else:
+        click.echo(message, nl=False)
 
 
 def json_option(content: str = "one JSON object") -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -36,7 +65,7 @@ def json_option(content: str = "one JSON object") -> Callable[[Callable[..., T]]
 
 def print_json(value: Any) -> None:
     """The value on standard output, indented."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # the only one that json leaves as it is
 
 
 def print_table(

@@ -260,7 +260,7 @@ def _outside(site: PolicySite, sample: TrafficSample) -> list[str]:
 def _read(paths: list[Path]) -> Iterator[TrafficSample]:
     """The messages, with a progress bar on a terminal."""
     columns = (TextColumn("{task.completed:,} messages"), BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(_of_owner(path, total_octets) for path in paths))
         read = 0

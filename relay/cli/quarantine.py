@@ -20,7 +20,7 @@ import click
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.cli.output import Cell, json_option, plain_console, print_json, print_pairs, print_table
+from relay.cli.output import Cell, json_option, plain_console, print_json, print_message, print_pairs, print_table
 from relay.cli.serving import database_taken_away
 from relay.config import Config, LogSettings
 from relay.counting.amounts import many, octets
@@ -92,7 +92,7 @@ def show(config_file: Path, raw: bool, headers: bool, as_json: bool, name: str) 
         raise click.UsageError("--raw, --headers and --json exclude each other")
     kept, message = asyncio.run(_one(_config(config_file), name, with_message=raw or headers))
     if raw or headers:
-        sys.stdout.buffer.write(message if raw else mime.header_of(message))
+        print_message(message if raw else mime.header_of(message))
     elif as_json:
         print_json(_facts(kept))
     else:

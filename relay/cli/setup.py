@@ -194,7 +194,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     without = ("--before-start",) if looks else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)
     if last := last_line(config, places, owner, beside, well=well):
-        click.secho(f"\n{last}", bold=True)
+        click.echo(f"\n{last}")
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
         sys.exit(1)

@@ -54,7 +54,7 @@ def cause(path: str | Path, error: OSError, prefix: str = "cannot be read: ", *,
     """
     if error.errno == errno.EACCES and (denial := denial_at(path, private=private)) is not None:
         return str(denial)
-    return f"{_printable(str(path))}: {prefix}{error.strerror or error}"
+    return f"{printable(str(path))}: {prefix}{error.strerror or error}"
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
@@ -167,7 +167,7 @@ def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
     rights = f"mode {status.st_mode & 0o7777:04o}, owner {_user(status.st_uid)}:{_group(status.st_gid)}"
     remedy = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
     right = "search" if lacks == "x" else "read"
-    return Denial(_printable(str(place)), right, rights, _printable(remedy or _remedy(place, status, lacks)))
+    return Denial(printable(str(place)), right, rights, printable(remedy or _remedy(place, status, lacks)))
 
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
@@ -214,7 +214,8 @@ def _group(number: int) -> str:
         return str(number)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """`text` with everything that could disturb a terminal or a log line escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from relay.config import DEFAULT_TAG_SEPARATORS
+from relay.files.permissions import printable as printable
 from relay.formats.characters import lower, nfc
 from relay.formats.mailbox import MAX_ADDRESS, fold_domain
 
@@ -168,10 +169,3 @@ def _decoded(stem: str) -> str:
         return unquote(stem, errors="strict").encode("utf-8").decode("utf-8")
     except UnicodeError:
         raise ValueError("its name is not UTF-8") from None
-
-
-def printable(text: str) -> str:
-    """`text` with everything that could disturb a terminal or a log line escaped."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
