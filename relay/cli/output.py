@@ -25,7 +25,7 @@ FRAME = 3
 """Width of a column beside its text: a line and a blank on both sides. The table ends with one more line."""
 
 
-class _Escaping(Console):
+class _TextConsole(Console):
     def print(self, *objects: Any, **settings: Any) -> None:
         """Strings and texts are escaped, but for a line end behind them; all else is made here, of escaped ones."""
         super().print(*map(self._escaped, objects), **settings)
@@ -46,7 +46,7 @@ def _line(text: str) -> str:
 
 def plain_console(*, stderr: bool = False) -> Console:
     """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
-    return _Escaping(markup=False, emoji=False, highlight=False, stderr=stderr)
+    return _TextConsole(markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def print_message(message: bytes) -> None:
