@@ -203,6 +203,7 @@ class Database:
         self._file_looked_at = float("-inf")
         self._not_here = ""
         self._damage = ""
+        self._proof: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._written_at = float("-inf")
         self._inserts: dict[Table, Insert] = {}
@@ -222,9 +223,10 @@ class Database:
     async def writing(self, work: Callable[[Connection], _Result]) -> _Result:
         """Runs `work` in a write transaction, which is on disk when this returns, or rolled back if it raises.
 
-        On SQLite no other transaction writes meanwhile. `work` runs in a thread, once. Raises StoreUnavailable, and
-        what `work` raises.
+        On SQLite no other transaction writes meanwhile. `work` runs in a thread, once. Raises StoreUnavailable, also
+        where the file was moved away: what is written to it then is lost. Raises what `work` raises.
         """
+        await self._look_at_file()
         if why := self._damage or self._not_here:
             raise StoreUnavailable(why)
         try:
@@ -253,11 +255,16 @@ class Database:
     async def can_be_written(self, proof_s: float = 0.0) -> None:
         """Checks that the store can be written, now or within the last `proof_s` seconds. Raises StoreUnavailable.
 
-        Writes to a file that was moved away are lost, and writes to a damaged one may be.
+        Callers at the same time share one row, and one wait for a lock.
         """
         await self._look_at_file()
         if not self._not_here and time.monotonic() - self._written_at < proof_s:
             return
+        if self._proof is None or self._proof.done():
+            self._proof = self.later(self._write_row())
+        await asyncio.shield(self._proof)
+
+    async def _write_row(self) -> None:
         # A row of our own: with a shared row, a frozen relay would block all others.
         mine = secrets.randbelow(2**31)
 

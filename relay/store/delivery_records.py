@@ -41,7 +41,7 @@ from relay.store.delivery_attempts import (
 )
 from relay.store.group_commit import GroupCommit
 from relay.store.neighbours import Neighbours
-from relay.store.received import ReceivedKeys
+from relay.store.received import PROOF_S, ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
 
 MOST_LATE_OCTETS = 32 * 2**20
@@ -82,6 +82,7 @@ class DeliveryRecords:
         self.lingers = not database.is_sqlite
         """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
         self._take_over: Callable[[], Awaitable[object]] = _nothing
+        self._ready_until = float("-inf")
         self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[Settlement] = []
         self._attempts = AttemptRows(database)
@@ -174,17 +175,24 @@ class DeliveryRecords:
     async def begin(self, direction: str, mail: bytes, mailboxes: Iterable[str], *, intent: bool = False) -> Begun:
         """Begins a delivery attempt for all of these, or none; returns what is left of earlier ones.
 
-        With `intent` this is on disk when it returns, even if nobody else uses the store. If cancelled, nothing has
-        begun. This process must have no other attempt of the mail. Raises DeliveryUnderWay if another attempt is under
-        way, and StoreUnavailable.
+        With `intent` this is on disk when it returns, even if nobody else uses the store. Without, nothing begins while
+        the store cannot be written. If cancelled, nothing has begun. This process must have no other attempt of the
+        mail. Raises DeliveryUnderWay if another attempt is under way, and StoreUnavailable.
         """
         if any(each.mail == mail for each in self._unwritten):
             await self.go_on()
         if not intent and not self._may_know(mail):
+            await self._ready()
             return Begun()
         names = {recipient_name(mail, mailbox): mailbox for mailbox in mailboxes}
         self._claims.drop(names)  # left by an attempt of ours that ended unexpectedly
         return await self._begun(Beginning(direction, mail, names))
+
+    async def _ready(self) -> None:
+        """Checks at most every PROOF_S that the store can be written. Raises StoreUnavailable."""
+        if time.monotonic() >= self._ready_until:
+            await self._database.can_be_written(PROOF_S)
+            self._ready_until = time.monotonic() + PROOF_S
 
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
         """Binds the keys, and claims the due mailboxes; returns the state of each mailbox.

@@ -105,7 +105,6 @@ class ReceivedKeys:
         """Starts background work with these keys; it ends before the store is closed."""
         return self._database.later(work)
 
-    @to_its_end
     async def ready(self) -> None:
         """Checks that keys can be stored, now or within the last PROOF_S. Raises StoreUnavailable."""
         await self._database.can_be_written(PROOF_S)
