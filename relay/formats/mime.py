@@ -426,7 +426,8 @@ def has_in_body(message: bytes, names: Iterable[bytes]) -> bool:
     _, begin, _ = _bounds(message)
     match = _BASE64.match(message, begin)
     text = (match[0] if match else b"").translate(None, b"\r\n\t ")
-    decoded = pybase64.b64decode(text[: len(text) - len(text) % 4])
+    text = text[: len(text) - (len(text) % 4 == 1)]
+    decoded = pybase64.b64decode(text + b"=" * (-len(text) % 4))
     return any(name in decoded or message.find(name, begin) >= 0 for name in names)
 
 

@@ -47,7 +47,8 @@ def stands_in(message: bytes, names: list[bytes]) -> bool:
     _, body = _split_message(message)
     readable = re.match(rb"[A-Za-z0-9+/\r\n \t]*", body)
     packed = (readable[0] if readable else b"").translate(None, b"\r\n \t")
-    octets = base64.b64decode(packed[: len(packed) // 4 * 4])
+    whole = packed[:-1] if len(packed) % 4 == 1 else packed
+    octets = base64.b64decode(whole + b"=" * (-len(whole) % 4))
     return any(name in body or name in octets for name in names)
 
 

@@ -4,6 +4,7 @@ Standard: RFC 5322 and RFC 2045; what is not understood is carried unchanged or 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email
 
@@ -157,6 +158,15 @@ def test_what_may_not_be_carried_goes_also_where_some_readers_still_see_a_header
     assert mime.marked(without, "aes", "alice", "peer").endswith(HEAD + junk + BEHIND + b"\r\nBcc: stays\r\n" + mark)
     forged = b"Authentication-Results: mx.bob.example; dkim=pass\r\n"
     assert without_forged(HEAD + junk + forged + b"\r\n", "mx.bob.example") == HEAD + junk + b"\r\n"
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("footer", [b"", b"=", b"-- \r\nfooter\r\n", b"\0"])
+def test_a_name_is_found_in_what_is_readable_of_a_body_wherever_it_ends(before: int, footer: bytes) -> None:
+    name = b"a name of 17 octs"
+    for body in (name, base64.encodebytes(bytes(before) + name).replace(b"\n", b"\r\n").rstrip(b"=\r\n")):
+        assert mime.has_in_body(b"From: a@a\r\n\r\n" + body + footer, [b"another", name])
+        assert not mime.has_in_body(b"From: a@a\r\n\r\n" + body + footer, [b"another"])
 
 
 def test_only_the_fewest_fields_are_visible_outside() -> None:

@@ -5,6 +5,7 @@ Standard: DESIGN 7: mail is held, refused, kept or delivered once; never lost, n
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from relay.cli import cli
 from relay.config import TCPAddress
+from relay.formats import cms
 from relay.kme import DevelopmentKMEs, Misbehaviour
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
@@ -232,7 +234,9 @@ async def test_what_cannot_be_opened_is_accepted_kept_and_listed_but_not_deliver
     junk = (
         b"From: eve@bob.example\r\nTo: ann@alice.example\r\nMIME-Version: 1.0\r\n"
         b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n"
-        b"Content-Transfer-Encoding: base64\r\n\r\nTm90IENNUyBhdCBhbGwu\r\n"
+        b"Content-Transfer-Encoding: base64\r\n\r\n"
+        + base64.b64encode(b"Not CMS at all, but the name of a quantum key: " + cms.QUANTUM_KEY_NAMES[0])
+        + b"\r\n"
     )
     async with alone(tmp_path, kmes, sink) as (alice, _):
         assert (await alice.submit(junk, "ann@alice.example", sender="eve@bob.example")).startswith("250")
