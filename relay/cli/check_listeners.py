@@ -7,6 +7,7 @@ Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A li
 from __future__ import annotations
 
 import asyncio
+import os
 import pwd
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from shlex import quote
 from relay import postfix
 from relay.cli.as_relay import relays_user
 from relay.cli.check_site import NOBODY, RESTART, State
-from relay.cli.serving import serves
+from relay.cli.serving import servers_user, serves
 from relay.cli.units import HOLD_PORTS, Unit, how_to, shown, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
@@ -84,7 +85,7 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
             "database: the relay cannot start; end that program, or choose another port"
         )
-    elif users and (ours := _relays_users(config)) and not users & {0, *ours}:
+    elif users and not users & {0, *_relays_users(config)}:
         yield f"{where}: a program{whose} listens there, who is not the relay's user: choose another port"
     elif serves and not listens and isinstance(where, TCPAddress) and where.port:
         yield f"{where}: the relay serves, and does not listen there: {RESTART}"
@@ -123,8 +124,10 @@ def _users(where: Where) -> set[int]:
 
 
 def _relays_users(config: Config) -> set[int]:
-    """Whose the files are that the relay writes, as far as they are there."""
-    users = set()
+    """The user of the relay that serves. Where none is seen: whose the files are that it writes, and who looks."""
+    if (user := servers_user(config)) is not None:
+        return {user}
+    users = {os.geteuid()}
     for path in config.own_paths:
         with suppress(OSError):
             users.add(path.stat().st_uid)

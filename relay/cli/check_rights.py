@@ -15,6 +15,7 @@ from pathlib import Path
 from relay.cli.backup import named_paths
 from relay.cli.check_listeners import owner_name
 from relay.cli.check_site import State
+from relay.cli.serving import servers_user
 from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
@@ -36,20 +37,19 @@ def rights_state(config_file: Path, config: Config) -> State:
 
 
 def owner_states(config_file: Path, config: Config) -> Iterator[State]:
-    """Says so where the state belongs to another user than the unit's, which could not use it: no relay would start."""
-    unit, owner = unit_of(config_file), _relays_user(config)
-    if unit is None or not config.state_directory.exists():
+    """Says so where the state belongs to another user than the relay's: the one that serves, or that its unit names."""
+    if not config.state_directory.exists():
         return
-    try:
-        uid = pwd.getpwnam(unit.user).pw_uid
-    except KeyError:
-        uid = None
-    if uid != owner:
-        whose = (
-            f"{config.state_directory}: belongs to user {owner_name(owner)}, and unit {unit.name} runs as {unit.user}"
-        )
-        give = command("chown", "-hR", f"{unit.user}:", config.state_directory)
-        yield "owner", "", (f"{whose}, so that it does not start: {give}",)
+    unit, owner, uid = unit_of(config_file), _relays_user(config), servers_user(config)
+    runs, user = "the relay that serves runs", owner_name(uid) if uid is not None else ""
+    if unit is not None and uid is None:
+        runs, user = f"unit {unit.name} runs", unit.user
+        with suppress(KeyError):
+            uid = pwd.getpwnam(user).pw_uid
+    if user and uid != owner:
+        whose = f"{config.state_directory}: belongs to user {owner_name(owner)}, and {runs} as {user}"
+        give = command("chown", "-hR", f"{user}:", config.state_directory)
+        yield "owner", "", (f"{whose}, so that it can write nothing there, and does not start again: {give}",)
 
 
 def _problems(config_file: Path, config: Config) -> Iterator[str]:

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from relay.audit.sole import LOCK
 from relay.config import Config
-from relay.store.sqlite import TAKEN_AWAY, serving
+from relay.store.sqlite import TAKEN_AWAY, serving, user_of_server
 
 
 def serves(config: Config) -> bool | None:
     """Whether one serves; None where its database is a server's, or this machine cannot say. Blocks."""
     database = config.store.database
-    return (serving(database) or serves_here(config)) if isinstance(database, Path) else None
+    if not isinstance(database, Path):
+        return None
+    seen = {serving(database), serves_here(config)}
+    return True if True in seen else None if None in seen else False
+
+
+def servers_user(config: Config) -> int | None:
+    """The number of the user of the relay that serves; None where none does, or this machine cannot say. Blocks."""
+    locked = (config.store.database, config.audit_directory / LOCK)
+    users = (user_of_server(path) for path in locked if isinstance(path, Path))
+    return next((user for user in users if user is not None), None)
 
 
 def database_taken_away(config: Config) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.permissions import cause, why_not_written
+from relay.files.permissions import another_owner, cause, denial_at, why_not_written
 from relay.files.sqlite import NOT_REGULAR, connected, make_sqlite_file, said_by_sqlite
 from relay.files.stamps import is_gone
 from relay.store import secret_file
@@ -37,6 +37,7 @@ TAKEN_AWAY = (
     "is not the file from which the relay serves, which was moved or deleted: put it back if it was moved, "
     "then restart the relay"
 )
+NOT_SEEN = "can no longer be looked at by the relay that serves from it"
 EMPTIED = "was emptied while the relay serves from it: stop the relay, and restore a backup"
 DAMAGED = "it counts as damaged until the relay is restarted: stop the relay, and restore a backup"
 UNKNOWN = "unknown"
@@ -168,18 +169,39 @@ def _locked(database: Path) -> int | None:
 
 def why_another_file(path: Path, opened: os.stat_result) -> str:
     """Why the file at this path is not usable as the one that was opened, "" if it is. Blocks."""
-    with suppress(OSError):
+    try:
         found = path.stat()
-        if os.path.samestat(found, opened):
-            return "" if found.st_size else EMPTIED
+    except OSError as error:
+        if is_gone(error):
+            return TAKEN_AWAY
+        denied = denial_at(path)
+        where = f" at {denied.place}{another_owner(Path(denied.place))}" if denied is not None else ""
+        return f"{NOT_SEEN}: {error.strerror}{where}"
+    if os.path.samestat(found, opened):
+        return "" if found.st_size else EMPTIED
     return TAKEN_AWAY
 
 
 def serving(locked: Path) -> bool | None:
     """Whether a relay has its lock on this file now; None if unknown. Blocks; takes no lock."""
-    if not _LOCKS.exists():
-        return None
-    return _holder(locked) != UNKNOWN
+    try:
+        locked.stat()
+    except OSError as error:
+        return False if is_gone(error) else None
+    return _holder(locked) != UNKNOWN if _LOCKS.exists() else None
+
+
+def user_of_server(locked: Path) -> int | None:
+    """The number of the user of the process that has its lock on this file; None if there is none or it is unknown.
+
+    Blocks; takes no lock.
+    """
+    with suppress(OSError):  # a process that may not be traced has its directory from root, and says its user in it
+        for line in Path(f"/proc/{_holder(locked)}/status").read_text().splitlines():
+            name, _, numbers = line.partition(":")
+            if name == "Uid":
+                return int(numbers.split()[1])
+    return None
 
 
 def _holder(database: Path) -> str:

@@ -1,0 +1,108 @@
+"""What `check` says where the files of a serving relay were given to another user, as a restore by root does.
+Standard: the words are about the owner, with the command that puts it right; the relay's own ports are not accused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.kme import DevelopmentKMEs
+from tests.testlib.nobody import AS_NOBODY, NOBODY, by_root, give_to_nobody
+from tests.testlib.ports import free_address
+from tests.testlib.relay_command import run
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+
+pytestmark = by_root
+
+DAEMON = 1
+LOADED = "import _strptime; from relay.formats import characters; characters.load()"
+"""Run before a command of root that becomes another user: this Python may be one that only root can read."""
+LOOKS_OFTEN = (
+    "from relay.status import ready; from relay.store import database; ready.LOOK_S = database.FILE_LOOK_S = 0.1"
+)
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A directory that others can search."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def site(top: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    """Nobody's."""
+    made = make_site(
+        top / "bob", "bob", state=shutil.copytree(kmes.state_dir, top / "kme"), kme_url=kmes.urls[1],
+        incoming=sink.address, outgoing=sink.address,
+    )  # fmt: skip
+    give_to_nobody(top)
+    (top / "kme").chmod(0o755)
+    made.directory.chmod(0o700)
+    return made
+
+
+def settings_of_root(site: Site) -> Path:
+    """The relay.toml of the site, in a directory of root's."""
+    text = site.config_file.read_text()
+    for name in ("relay.db", "site.secret", "policies"):
+        text = text.replace(f'"{name}"', f'"{site.directory / name}"')
+    path = site.directory.parent / "etc/relay.toml"
+    path.parent.mkdir()
+    path.write_text(text)
+    os.chown(path.parents[1], 0, 0)
+    return path
+
+
+def give_to_daemon(*directories: Path) -> None:
+    for directory in directories:
+        for each in (directory, *directory.rglob("*")):
+            os.chown(each, DAEMON, DAEMON, follow_symlinks=False)
+
+
+async def not_ready(relay: RelayProcess) -> str:
+    async with asyncio.timeout(30):
+        while True:
+            for line in relay.log.splitlines():
+                if '"relay_not_ready"' in line:
+                    return str(json.loads(line)["causes"])
+            await asyncio.sleep(0.05)
+
+
+async def problems(config_file: Path) -> dict[str, list[str]]:
+    """What `check` finds wrong."""
+    _, err, out = await run("check", "--json", "--config", config_file, before=LOADED)
+    assert out, err
+    return {each["what"]: each["problems"] for each in json.loads(out) if each["problems"]}
+
+
+async def test_a_changed_owner_is_said_with_the_command_that_puts_it_right_and_no_port_is_accused(site: Site) -> None:
+    state = site.directory
+    listen = {"incoming": free_address(), "outgoing": free_address()}
+    async with relay_process(site, listen=listen, before=f"{AS_NOBODY}; {LOOKS_OFTEN}") as relay:
+        config_file = settings_of_root(site)
+        give_to_daemon(state, state.parent / "kme")
+        cause = await not_ready(relay)
+        found = await problems(config_file)
+    assert "moved or deleted" not in cause
+    assert (
+        f"relay.db: can no longer be looked at by the relay that serves from it: Permission denied at {state}: "
+        in cause
+    )
+    assert "it belongs to user daemon: " in cause
+    [owner] = found["owner"]
+    assert owner == (
+        f"{state}: belongs to user daemon, and the relay that serves runs as {NOBODY.pw_name}, so that it can write "
+        f"nothing there, and does not start again: chown -hR {NOBODY.pw_name}: {state}"
+    )
+    assert not [each for said in found.values() for each in said if "another port" in each or "moved or del" in each]
