@@ -24,7 +24,7 @@ from relay.store.store import Store
 
 
 def secret_state(config: Config) -> State:
-    """Whether it can be read."""
+    """Whether it can be read, and whether a thief of the store has it too."""
     path = config.store.secret
     if not path.exists():
         return "store secret", f"{path}: will be made when the relay first starts", ()
@@ -32,7 +32,16 @@ def secret_state(config: Config) -> State:
         SiteSecret.load(path)
     except RelayError as error:
         return "store secret", str(path), (str(error),)
-    return "store secret", str(path), ()
+    return "store secret", f"{path}{_with_what_it_seals(config)}", ()
+
+
+def _with_what_it_seals(config: Config) -> str:
+    database = config.store.database
+    for sealed in (database if isinstance(database, Path) else config.state_directory, config.state_directory):
+        with suppress(OSError):
+            if sealed.stat().st_dev == config.store.secret.stat().st_dev:
+                return f": on the same file system as {sealed}, which it seals: a copy of that disk opens it"
+    return ""
 
 
 async def store_state(config: Config, config_file: Path) -> State:

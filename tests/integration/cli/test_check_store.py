@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,37 @@ async def test_what_is_no_relays_database_is_said_wherever_the_store_is_opened(
 
 async def test_where_there_has_been_no_store_yet_all_is_well(site: Site) -> None:
     assert (await findings(site))["store"] == []
+
+
+async def test_a_secret_on_the_file_system_of_what_it_seals_is_said_to_be_there_and_is_no_fault(site: Site) -> None:
+    await has_served(site)
+    said = f"on the same file system as {site.directory / 'relay.db'}, which it seals: "
+    assert said in await secret_line(site)
+    with another_file_system(site.directory) as elsewhere:
+        secret = shutil.copy(site.directory / "site.secret", elsewhere)
+        settings = site.config_file.read_text().replace('"site.secret"', f'"{secret}"')
+        site.config_file.write_text(settings)
+        assert await secret_line(site) == str(secret)
+
+
+async def secret_line(site: Site) -> str:
+    """What `check` says of the secret, in which nothing is wrong."""
+    environment = {"STATE_DIRECTORY": str(site.directory)}
+    _, _, out = await run("check", "--json", "--config", site.config_file, environment=environment)
+    [line] = [each for each in json.loads(out) if each["what"] == "store secret"]
+    assert line["problems"] == []
+    return str(line["detail"])
+
+
+@contextmanager
+def another_file_system(than: Path) -> Iterator[Path]:
+    """A directory on another file system."""
+    for each in map(Path, ("/dev/shm", "/tmp", "/var/tmp", "/run")):
+        if each.is_dir() and os.access(each, os.W_OK) and each.stat().st_dev != than.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=each) as made:
+                yield Path(made)
+            return
+    pytest.skip("all directories that can be written are on one file system")
 
 
 @pytest.mark.parametrize("what", ["gone", "empty"])
