@@ -21,6 +21,7 @@ from relay.files import sync_directory
 from relay.files.commands import command
 from relay.files.rights import UnixUser, acting_as, as_owner_of, owner_of
 from relay.files.sqlite import connected, said_by_sqlite
+from relay.store.database import SCHEMA_VERSION, not_ours, schema
 from relay.store.restore_check import mark_as_copy
 from relay.store.secret_file import locked, open_regular
 
@@ -69,9 +70,11 @@ def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> lis
     """Copies the state into the empty directory `to`; returns (source, copy) pairs. A PostgreSQL store is left out.
 
     `on_their_way` has the directories of record files, with their suffixes. Blocks. Raises StoreUnavailable if
-    something cannot be read or written.
+    something cannot be read or written, and ConfigError for the store of a newer release, before anything is copied.
     """
     made: list[tuple[Path, Path]] = []
+    if isinstance(config.store.database, Path):
+        _refuse_newer(config.store.database)
     try:
         for name, suffix in on_their_way.items():
             made += _copied_files(config.state_directory / name, suffix, to / name)
@@ -82,6 +85,19 @@ def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> lis
     except OSError as error:
         raise StoreUnavailable(f"{error.filename or to}: cannot be copied: {error.strerror}") from error
     return made
+
+
+def _refuse_newer(path: Path) -> None:
+    """Raises ConfigError: nobody knows what else a newer release would have copied, or how it marks a copy."""
+    try:
+        with closing(connected(path)) as store:
+            if not store.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (schema.name,)).fetchone():
+                return
+            [version] = store.execute(f"SELECT version FROM {schema.name}").fetchone() or (0,)  # noqa: S608 - ours
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{path}: cannot be copied: {said_by_sqlite(path, error)}") from error
+    if version > SCHEMA_VERSION:
+        raise not_ours(str(path), version)
 
 
 def _copied_files(directory: Path, suffix: str, to: Path) -> list[tuple[Path, Path]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +219,15 @@ async def test_it_says_what_cannot_be_copied(bob: Site, tmp_path: Path, what: st
     assert str(wrong) in err
     assert "Traceback" not in err
     assert sum(each.stat().st_size for each in tmp_path.glob("copy/**/*")) < 10_000_000
+
+
+async def test_the_store_of_a_newer_release_is_refused(bob: Site, tmp_path: Path) -> None:
+    async with relay_process(bob):
+        pass
+    with closing(sqlite3.connect(bob.directory / "relay.db")) as store, store:
+        store.execute("UPDATE store_schema SET version = 99")
+    status, err, out = await run("backup", "--config", bob.config_file, tmp_path / "copy")
+    assert (status, out) == (1, b"")
+    assert "was written by a newer relay (schema 99, " in err
+    assert str(bob.directory / "relay.db") in err
+    assert list(tmp_path.glob("copy/*")) == []
