@@ -120,7 +120,7 @@ class Sameness(NamedTuple):
                 return f"is empty, and {self.file} says that there was another one"
             return "is empty, and other files beside it say that a relay has served here" if self.known_here else ""
         if self.mark == OF_A_COPY:
-            return "is a copy that `qumail-relay backup` has made"
+            return "is a copy that `qumail-relay backup` or an upgrade has made"
         if (mark := moment(self.mark)) is None:
             return "has a mark that is no time: it is damaged, or was changed by hand"
         if last is None:

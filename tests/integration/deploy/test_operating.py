@@ -137,7 +137,7 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
     assert in_quarantine(other) == ["unprotected"]
     assert "0 messages" in typed(other, look)
     assert "if this one is meant" in as_relay_may_fail(other, "check")
-    assert "is a copy that `qumail-relay backup` has made" in typed(other, accept)
+    assert "is a copy that `qumail-relay backup` or an upgrade has made" in typed(other, accept)
     assert "if this one is meant" not in as_relay_may_fail(other, "check")
     # And again, over what is there; then as if by a snapshot.
     typed(other, restore)

@@ -217,7 +217,8 @@ async def test_the_copy_of_before_that_is_put_back_is_noticed_by_its_mark(
         path.unlink()
     copy.replace(bob.directory / "relay.db")
     async with app.running(bob.config):
-        assert len(said(log, "store_restored")) == 1
+        [restored] = said(log, "store_restored")
+    assert "is a copy that `qumail-relay backup` or an upgrade has made" in str(restored)
 
 
 def test_there_is_a_store_of_each_form_that_a_release_has_left() -> None:
