@@ -122,7 +122,8 @@ async def judge(directory: Path, config: Config) -> Judgement:
         found += await rule(flow, tables)
     for table, cause in tables.unread.items():
         text = f"whether it leads mail past the relay cannot be seen: {cause}"
-        found.append(PostfixFault("table-unread", table, text, "make it readable, or take it out"))
+        remedy = "make it readable (of a kind that can be listed), or take it out"
+        found.append(PostfixFault("table-unread", table, text, remedy))
     files |= {*files_of(_values(settings)), *tables.files}
     return Judgement(tuple(dict.fromkeys(found)), frozenset(files))
 

@@ -20,7 +20,7 @@ FILTERLESS_MAIL = ("bounce", "defer", "trace")
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
 """A field that every bounce has."""
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data", "etrn")
-_ACTION = re.compile(r"(?:^|\s)(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
+_ACTION = re.compile(r"(?:^|[\s{])(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
 
 
@@ -197,6 +197,8 @@ async def _filtered(flow: MailFlow, tables: Tables, outgoing: RelayDirection, se
 
 def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) -> bool:
     """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
+    if "$" in target:
+        return False
     if verb == "FILTER":
         parsed = destination(target)
         to_relay = parsed is not None and listens(outgoing.direction, parsed[1]) is not None
@@ -213,10 +215,13 @@ def _tables_of_actions(flow: MailFlow) -> Iterator[tuple[str, str]]:
         for name in CHECKS:
             tables = split_list(settings.value(name, cleanup))
             yield from ((settings.of(name, cleanup).where, table) for table in tables)
-        for kind in RESTRICTIONS if source.command == "smtpd" else ():
-            name = f"smtpd_{kind}_restrictions"
-            words = split_list(settings.value(name, source))
-            yield from ((settings.of(name, source).where, table) for table in words if ":" in table)
+        classes = split_list(settings.value("smtpd_restriction_classes", source))
+        lists = (*(f"smtpd_{kind}_restrictions" for kind in RESTRICTIONS), *classes)
+        for setting in (settings.of(name, source) for name in lists if source.command == "smtpd"):
+            words = split_list(setting.value)
+            for before, word in zip(["", *words], words, strict=False):
+                if ":" in word and before.lower() != "check_policy_service":
+                    yield setting.where, word
 
 
 def _forwards(where: str, outside: list[str], remedy: str) -> PostfixFault:

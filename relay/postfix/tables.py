@@ -11,12 +11,14 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.files import permissions
-from relay.postfix.settings import command
+from relay.postfix.settings import command, split_list
 
 SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "dbm", "texthash", "inline")
 """The kinds of tables that can be listed."""
 TEXT_TABLES = ("regexp", "pcre", "cidr")
 """Those that are files to read, or stand in the setting itself."""
+ANSWERS, COMBINED = ("static", "randmap"), ("pipemap", "unionmap")
+"""Those whose answers stand in the setting, and those that are made of other tables."""
 INDEXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag"}
 """Suffix of the file that Postfix reads, by kind of table."""
 _TABLE = re.compile(r"\b([a-z]+):(/[^\s,}]+)")
@@ -46,10 +48,16 @@ class Tables:
             return None
 
     async def text(self, table: str) -> str:
-        """What a table says; "" where it cannot be read."""
+        """What a table says; "" where it cannot be read or listed, which is noted."""
         kind, _, name = table.removeprefix("proxy:").partition(":")
         if kind in TEXT_TABLES:
             return name if name.startswith("{") else self.file(Path(name), table)
+        if kind in ANSWERS:
+            return name
+        if kind in COMBINED:
+            return "\n".join([await self.text(each) for each in split_list(name[1:-1])])
+        if kind not in SEQUENTIAL_TABLES:
+            self.unread[table] = f"a table of the kind {kind} cannot be listed"
         return await self.listed(table) or ""
 
     async def look_up(self, table: str, key: str) -> str:
