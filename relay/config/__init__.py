@@ -139,8 +139,9 @@ class Config(toml.Table):
 
     @property
     def has_served(self) -> bool:
-        """Whether files that only a serving relay writes are there."""
-        return self.alarms_file.is_file() or self.keys_file.is_file()
+        """Whether files that a serving relay writes are there: of its state, or of the audit record."""
+        state = self.alarms_file.is_file() or self.keys_file.is_file()
+        return state or any(self.audit_directory.glob("*.jsonl*"))
 
     @property
     def keys_file(self) -> Path:

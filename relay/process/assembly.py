@@ -89,7 +89,7 @@ async def parts(
     a serving process. If policy files are faulty, those of `last_good` are in force.
     """
     settings = settings if isinstance(settings, Settings) else Settings(settings)
-    former = FormerPeers(settings().former_peers_file, board.name) if board is not None else None
+    former = FormerPeers(settings().former_peers_file) if board is not None else None
     board = board or Board()
     async with AsyncExitStack() as stack:
         sites, dkim = SitesInForce(settings, former), _dkim(settings)

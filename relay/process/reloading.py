@@ -82,29 +82,26 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 class FormerPeers:
-    """The domains of former peers, for all workers of a relay: one started later must know them too.
+    """The domains of all peers that there have been, for workers that start later, and for the next start.
 
-    A JSON file, replaced atomically; valid until the relay that wrote it is restarted. Both methods block.
+    A JSON file, replaced atomically. A peer whose document is lost stays known by it. Both methods block.
     """
 
-    def __init__(self, file: Path, relay: str) -> None:
-        """`relay` identifies this relay and its processes: the name of their board."""
-        self._file, self._relay = file, relay
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
     def read(self) -> Domains:
         """The domains last written by a process of this relay; empty if there are none."""
         try:
             said = json.loads(read_regular(self._file))
-            if said["relay"] == self._relay:
-                return {str(name): tuple(map(str, domains)) for name, domains in said["domains"].items()}
+            return {str(name): tuple(map(str, domains)) for name, domains in said["domains"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass
-        return {}
+            return {}
 
     def write(self, domains: Domains) -> None:
         """Writes the domains; a failure is logged, and this process goes on with them."""
         try:
-            write_whole(self._file, json.dumps({"relay": self._relay, "domains": domains}))
+            write_whole(self._file, json.dumps({"domains": domains}))
         except OSError as error:
             log.warning("peers_not_kept", file=str(self._file), cause=error.strerror)
 
@@ -186,7 +183,7 @@ class SitesInForce:
 def _with_former(now: Domains, before: Domains) -> dict[str, tuple[str, ...]]:
     """The peers' domains, with those of former peers under an unused peer name.
 
-    Mail to these is held as long as the relay runs: default policies that permit clear text do not apply to them.
+    Mail to these is held unless a policy file names their domain: others that permit clear text do not apply to them.
     """
     found = {name: tuple(map(folded_domain, domains)) for name, domains in now.items()}
     owned = {domain for domains in found.values() for domain in domains}

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from relay.config import load_config
 from relay.errors import ConfigError
+from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from relay.process import assembly
@@ -476,6 +477,22 @@ async def test_a_domain_that_a_peer_had_stays_out_of_policies_for_everybody(alic
             assert reply.code in (450, 451, 550), (recipient, reply)
         assert (await submit(outgoing, numbered(0), recipients=["a@elsewhere.example"])).code == 250
     assert [got.recipients for got in wire.got] == [("a@elsewhere.example",)]
+
+
+async def test_a_peer_whose_document_and_policy_file_are_lost_stays_one_over_restarts(alice: Site, wire: Sink) -> None:
+    """As where a configuration tool or half a restore takes both away: the file for everybody lets mail out in clear."""
+    without_table(alice, "bob")
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 250
+    (alice.directory / "peers" / "bob.json").unlink()
+    (alice.directory / "policies" / "bob.example.toml").unlink()
+    for _ in range(2):
+        async with relay_process(alice) as relay:
+            assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 451
+    alice.write_policies({"bob.example.toml": 'levels = ["plaintext"]\n'})
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(2))).code == 250
+    assert [mime.is_sealed(got.message) for got in wire.got] == [True, False]
 
 
 @pytest.mark.parametrize("anew", ["killed", "one after the other"])

@@ -83,6 +83,13 @@ async def _deleted_with_the_file_beside_the_secret(served: Served) -> None:
     (served.site.directory / "restore.check").unlink()
 
 
+async def _all_but_the_audit_record_gone(served: Served) -> None:
+    """As where the store's copy did not come along with a restore."""
+    await _deleted_with_the_file_beside_the_secret(served)
+    for each in served.site.directory.glob("*.json"):
+        each.unlink()
+
+
 async def _older(served: Served) -> None:
     if served.backend.name == "sqlite":
         served.remove_database()
@@ -120,6 +127,7 @@ Harm = Callable[[Served], Awaitable[None]]
 HARM: dict[str, tuple[Harm, str]] = {
     "deleted": (_deleted, "empty"),
     "deleted with the file beside the secret": (_deleted_with_the_file_beside_the_secret, "empty"),
+    "all but the audit record gone": (_all_but_the_audit_record_gone, "empty"),
     "older": (_older, "is older than"),
     "older without the file beside the secret": (_older_without_the_file_beside_the_secret, "restore.check"),
     "another's": (_anothers, "another store"),
