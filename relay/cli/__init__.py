@@ -131,10 +131,10 @@ def _run() -> None:
 
 
 def _say(text: str) -> None:
-    """To standard error, where what others have said moves no terminal's cursor."""
-    from relay.policy.names import printable
+    """One line to standard error: others choose names of files, which begin no line of their own."""
+    from relay.files.permissions import printable
 
-    click.echo("\n".join(map(printable, text.split("\n"))), err=True)
+    click.echo(printable(text), err=True)
 
 
 def _as_whom(problem: str) -> str:

@@ -93,13 +93,13 @@ def verify(
         print_json(_facts(where, result))
     else:
         for problem in result.problems:
-            click.echo(problem, err=True)
+            click.echo(printable(problem), err=True)
         for place in result.broken_off:
-            click.echo(f"{place}: broken off by a crash; it was confirmed to nobody")
+            click.echo(f"{printable(str(place))}: broken off by a crash; it was confirmed to nobody")
         for said in result.times_back:
-            click.echo(said)
+            click.echo(printable(said))
         if result.removed:
-            click.echo(f"{where}: {result.removed}")
+            click.echo(f"{where}: {printable(str(result.removed))}")
         if not result.problems:
             fits = " and fits the checkpoint" if expected is not None else ""
             click.echo(

@@ -14,6 +14,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings
 from relay.files import toml
+from relay.files.permissions import printable
 from relay.files.rights import become
 from relay.key_receiver import SPOOL
 from relay.store import sent, spool
@@ -39,7 +40,7 @@ def backup(config_file: Path, to: Path) -> None:
     make_new(to, user)
     become(user)
     for copy, original in copy_state(config, {SPOOL: spool.SUFFIX, SENT: sent.SUFFIX}, to):
-        click.echo(f"{copy}: for {original}")
+        click.echo(printable(f"{copy}: for {original}"))
     if not isinstance(config.store.database, Path):
         click.echo("the database: not copied; PostgreSQL has pg_dump for that")
     click.echo(f"not copied: {config_file.absolute()}")

@@ -22,6 +22,7 @@ from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arri
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
+from relay.files.permissions import printable
 from relay.files.rights import as_owner_of
 from relay.formats.mailbox import fold_domain
 
@@ -104,7 +105,7 @@ def show(config_file: Path, as_json: bool) -> None:
         for key, problems in records:
             click.echo(zone_lines(key))
             for problem in problems:
-                click.echo(problem, err=True)
+                click.echo(printable(problem), err=True)
     if any(problems for _, problems in records):
         sys.exit(1)
 

@@ -22,6 +22,7 @@ from relay.config import Config, LogSettings
 from relay.entry.budget import Budget
 from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
+from relay.files.permissions import printable
 from relay.process import assembly
 from relay.runtime.stopping import stop_on_signals
 
@@ -54,12 +55,12 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
         print_json([dataclasses.asdict(each) for each in visits])
     else:
         for each in visits:
-            click.echo(_in_words(each))
+            click.echo(printable(_in_words(each)))
     sys.exit(1 if any(each.failure or each.unopened or each.lost for each in visits) else 0)
 
 
 async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket) -> list[Visited]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
@@ -74,7 +75,7 @@ def _shown(progress: Progress) -> Report:
     tasks = {}
 
     def report(account: str, folder: str, opened: int, left: int) -> None:
-        name = f"{account} {folder}"
+        name = printable(f"{account} {folder}")
         if name not in tasks:
             tasks[name] = progress.add_task(name)
         progress.update(tasks[name], completed=opened, total=opened + left)

@@ -17,6 +17,7 @@ from relay.cli.output import plain_console
 from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_option
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.permissions import printable
 from relay.files.rights import acting_as
 from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
@@ -156,4 +157,4 @@ def show_written(written: Iterable[Written]) -> None:
     """What was written, or kept though it is another one."""
     for each in written:
         if each.outcome != "there already":
-            click.echo(f"{each.path}: {each.outcome}")
+            click.echo(printable(f"{each.path}: {each.outcome}"))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
-from rich.text import Text
+from rich.text import Span, Text
 
 from relay.policy.names import printable
 
@@ -27,21 +28,8 @@ FRAME = 3
 
 class _TextConsole(Console):
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Strings and texts are escaped, but for a line end behind them; all else is made here, of escaped ones."""
-        super().print(*map(self._escaped, objects), **settings)
-
-    def _escaped(self, shown: Any) -> Any:
-        if isinstance(shown, str):
-            return _line(shown)
-        if isinstance(shown, Text) and not shown.plain.isprintable():
-            pieces = [(_line(each.text), each.style or "") for each in shown.render(self)]
-            return Text.assemble(*pieces, end=shown.end)
-        return shown
-
-
-def _line(text: str) -> str:
-    whole = text.rstrip("\n")
-    return printable(whole) + text[len(whole) :]
+        """Strings and texts are escaped, line ends too; all else is made here, of escaped ones."""
+        super().print(*(_safe(each) if isinstance(each, Cell) else each for each in objects), **settings)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -72,9 +60,11 @@ def print_table(
     out: Console, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", numbers: int = 0
 ) -> None:
     """One row each; what is too long for a column goes on in the next line. The last `numbers` columns stand right."""
-    made = _WholeWords(title=Text(title) if title else None, title_justify="left")
+    made = _WholeWords(title=_safe(Text(title)) if title else None, title_justify="left")
     for place, heading in enumerate(headings):
-        made.add_column(heading, overflow="fold", justify="right" if place >= len(headings) - numbers else "left")
+        made.add_column(
+            _safe(heading), overflow="fold", justify="right" if place >= len(headings) - numbers else "left"
+        )
     for row in rows:
         made.add_row(*map(_safe, row))
     out.print(made)
@@ -87,12 +77,19 @@ def print_pairs(out: Console, pairs: Iterable[Pair]) -> None:
     made.add_column(overflow="fold")
     for name, value in pairs:
         for place, each in enumerate((value,) if isinstance(value, Cell) else value):
-            made.add_row("" if place else name, _safe(each))
+            made.add_row("" if place else _safe(name), _safe(each))
     out.print(made)
 
 
 def _safe(cell: Cell) -> Cell:
-    return printable(cell) if isinstance(cell, str) else cell
+    """In one line, escaped."""
+    if isinstance(cell, str):
+        return printable(cell)
+    if cell.plain.isprintable():
+        return cell
+    ends = [0, *accumulate(len(printable(each)) for each in cell.plain)]
+    spans = [Span(ends[each.start], ends[each.end], each.style) for each in cell.spans]
+    return Text(printable(cell.plain), cell.style, end=cell.end, spans=spans)
 
 
 class _WholeWords(Table):

@@ -66,7 +66,7 @@ def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) ->
     for record, before in zip(records[:limit], [*records[1:], None], strict=False):
         _print(console, record, kept)
         if before is not None and record.get("before") != before.get("version"):
-            console.print(Text("What was in force in between is not recorded.\n", style="bold red"))
+            console.print(Text("What was in force in between is not recorded.", style="bold red"), end="\n\n")
     if len(records) > limit:
         console.print(f"Older ones are left out: --limit {2 * limit}")
     elif not records:

@@ -203,7 +203,7 @@ def _relay_can_read(config: Config, directory: Path) -> None:
         check_readable(config, directory)
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            click.echo(printable(problem), err=True)
         _fail(f"Not installed: the relay could not read all of {directory}.")
 
 

@@ -249,7 +249,7 @@ def _planner(site: PolicySite) -> Planner:
         return site.planner()
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            click.echo(printable(problem), err=True)
         sys.exit(1)
 
 

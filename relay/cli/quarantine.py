@@ -143,7 +143,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
 
     async def one(decide: Releaser, kept: Kept) -> bool:
         await decide.drop(kept)
-        click.echo(f"{kept.id}: dropped; {many(len(kept.envelope.recipients), 'recipient')} will not get it")
+        click.echo(printable(f"{kept.id}: dropped; {many(len(kept.envelope.recipients), 'recipient')} will not get it"))
         return True
 
     _for_each(_config(config_file), ids, reason, one)
@@ -226,7 +226,7 @@ async def _decided(quarantine: Quarantine, decide: Releaser, name: str, decision
     except RelayError as error:
         from relay.quarantine.release import why_not
 
-        click.echo(f"{name}: stays in quarantine: {why_not(error)}", err=True)
+        click.echo(printable(f"{name}: stays in quarantine: {why_not(error)}"), err=True)
         return False
 
 
@@ -234,7 +234,7 @@ def _told(kept: Kept, released: Released) -> bool:
     """Says what became of a message for each recipient; True where all have it who were meant."""
     for recipient, outcome in zip(released.recipients, released.outcomes, strict=True):
         said = "delivered" if outcome is None else f"not delivered, waits: {outcome}"
-        click.echo(f"{kept.id}: {printable(recipient.address)}: {said}", err=outcome is not None)
+        click.echo(printable(f"{kept.id}: {recipient.address}: {said}"), err=outcome is not None)
     return all(outcome is None for outcome in released.outcomes)
 
 

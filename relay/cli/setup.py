@@ -258,7 +258,7 @@ def _rehearse(config: Config) -> None:
 
     failed = False
     for to, became, wrong in asyncio.run(rehearse(config)):
-        click.echo(f"{'WRONG' if wrong else 'ok   '}  to {to}: {wrong or became}")
+        click.echo(printable(f"{'WRONG' if wrong else 'ok   '}  to {to}: {wrong or became}"))
         failed = failed or bool(wrong)
     if failed:
         sys.exit(1)

@@ -13,6 +13,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError
+from relay.files.permissions import printable
 
 
 @click.group()
@@ -43,4 +44,4 @@ async def _accept(config: Config) -> str:
         if opened is None:
             raise ConfigError("there is no store yet: start the relay, which makes an empty one, then accept that")
         doubt = await opened.restore_check.accept()
-    return f"Accepted: {doubt}" if doubt else "Nothing to accept: the store is the one that was."
+    return f"Accepted: {printable(doubt)}" if doubt else "Nothing to accept: the store is the one that was."

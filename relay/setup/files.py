@@ -48,8 +48,8 @@ class Owner:
             home = ("--home-dir", f"/var/lib/{user}", "--shell", "/usr/sbin/nologin")
             remedy = command("useradd", "--system", *home, "--", user)
             raise ConfigError(
-                f"{user}: no such user on this machine, as which the relay shall run; make it, or name one by --user:\n"
-                f"  {remedy}"
+                f"{user}: no such user on this machine, as which the relay shall run; make it, or name one by --user: "
+                f"{remedy}"
             ) from None
         return cls(entry.pw_uid, entry.pw_gid)
 

@@ -148,11 +148,12 @@ def undo(beside: Path) -> Path:
         now = _read(directory)
         if edited := [name for name in FILES if now[name] not in (before[name], after[name])]:
             said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
-            raise ConfigError(
+            lost = (
                 f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
                 f"the files of {backup / 'before'} there by hand, or take the relay's content filters out, and those "
-                f"alone (deploy/SCANNERS.md, at its end):\n{said.rstrip()}"
+                "alone (deploy/SCANNERS.md, at its end):"
             )
+            raise ConfigError([lost, *said.rstrip().split("\n")])
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none
         shutil.rmtree(backup)

@@ -67,6 +67,13 @@ def test_nothing_that_goes_on_as_another_user_keeps_roots_terminal(document: str
     assert bare == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_qumail_relay_is_typed_as_root_and_becomes_the_relays_user_itself(document: str) -> None:
+    """Behind runuser another process of that user can trace it until it has started."""
+    behind = re.findall(r"^.*\brunuser .*-- qumail-relay.*$", (ROOT / document).read_text(), re.MULTILINE)
+    assert behind == []
+
+
 def every_command(group: click.Group, *words: str) -> Iterator[str]:
     """`policy explain` and so on."""
     context = click.Context(group)

@@ -4,17 +4,22 @@ Standard: ECMA-48 (ESC, and CSI as one octet), UAX #9 (signs that turn text arou
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from rich.text import Text
 
-from relay.cli.output import plain_console, print_json, print_message
+from relay.cli.output import plain_console, print_json, print_message, print_pairs, print_table
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 
 EVIL = "\x1b]0;x\x07\x1b[2J\x9b31m\u202ex\x7f\x08\x00"
 RAW = ("\x1b]", "\x1b[2J", "\x9b", "\u202e", "\x7f", "\x08", "\x00", "\x07")
@@ -28,6 +33,10 @@ WAYS = {
     f"plain_console().print(Text.assemble(('WRONG', 'bold red'), {EVIL!r}))",
     "table": f"from relay.cli.output import *; print_table(plain_console(), ['a'], [[{EVIL!r}]])",
     "pairs": f"from relay.cli.output import *; print_pairs(plain_console(), [('a', {EVIL!r})])",
+    "heading": f"from relay.cli.output import *; print_table(plain_console(), [{EVIL!r}], [['a']], title={EVIL!r})",
+    "cell": "from rich.text import Text; from relay.cli.output import *; "
+    f"print_table(plain_console(), ['a'], [[Text({EVIL!r})]])",
+    "name": f"from relay.cli.output import *; print_pairs(plain_console(), [({EVIL!r}, 'a')])",
     "json": f"from relay.cli.output import *; print_json({{'a': {EVIL!r}}})",
     "message": f"from relay.cli.output import *; print_message({EVIL!r}.encode() + b'\\x9b')",
 }
@@ -65,6 +74,107 @@ def test_a_line_end_of_others_begins_no_line_of_its_own(capsys: pytest.CaptureFi
     plain_console().print(Text.assemble(("ok", "bold"), "a\nok all is well"), soft_wrap=True)
     plain_console().print("a\nok all is well", soft_wrap=True)
     assert capsys.readouterr().out == "oka\\nok all is well\na\\nok all is well\n"
+
+
+def test_nor_does_one_where_a_title_a_cell_or_a_name_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    out = plain_console()
+    out.print(Text.assemble(("title\n", "bold"), "problem\n"), soft_wrap=True)
+    print_table(out, ["a\n"], [[Text("b\nc")]], title="d\n")
+    print_pairs(out, [("a\n", "b\nc")])
+    shown = capsys.readouterr().out
+    assert shown.startswith("title\\nproblem\\n\n")
+    assert all(f"{each}\\n" in shown for each in "abd")
+    assert "b\\nc" in shown
+
+
+FORGED = "x\x1b]0;x\x07\u202e\nNext   fix1: touch /root/pwned1\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site whose relay's account writes the text into everything that commands show."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "relay.toml").write_text(
+        '[site]\nname = "alice"\ndomains = ["alice.example"]\nsae_id = "2"\n'
+        '[outgoing]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:1"\n'
+        '[policies]\ndirectory = "policies"\n[store]\ndatabase = "state/relay.db"\nsecret = "state/site.secret"\n'
+    )
+    secret = SiteSecret.load_or_create(state / "site.secret")
+
+    async def make_store() -> None:
+        async with await open_store(state / "relay.db", secret) as store:
+            await store.restore_check.go_on()
+
+    asyncio.run(make_store())
+    return tmp_path
+
+
+def command(site: Path, *words: str) -> tuple[int, str]:
+    """The exit status and all that was printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", *words, "--config", str(site / "relay.toml")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, encoding="utf-8",
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def forged(shown: str) -> list[str]:
+    """What of the text reached the terminal as it is, or began a line."""
+    return [each for each in ("\x1b", "\x07", "\u202e", "\nNext   fix1") if each in f"\n{shown}"]
+
+
+def write_keys(site: Path) -> None:
+    pool = dict.fromkeys(("refill_bits_per_s", "use_bits_per_s", "empty_in_s", "stored_keys", "status_age_s", "alarm"))
+    pool |= {"kme": FORGED, "peer": FORGED, "trouble": FORGED, "pool_keys": 1}
+    release = {"version": FORGED, "directory": FORGED, "stamp": "x"}
+    text = json.dumps({"source": FORGED, "pools": [pool], "levels": [], "release": release})
+    (site / "state/keys.json").write_text(text)
+
+
+def test_what_the_account_writes_for_keys_status_forges_nothing(site: Path) -> None:
+    write_keys(site)
+    status, shown = command(site, "keys", "status")
+    assert (status, forged(shown)) == (1, []), shown
+    assert "touch /root/pwned1" in shown
+
+
+def test_what_the_account_writes_for_check_forges_nothing(site: Path) -> None:
+    write_keys(site)
+    row = {"alarm": "keys_gone", "about": FORGED, "cause": FORGED, "since": 1, "told": 1}
+    (site / "state/alarms.json").write_text(json.dumps({"alarms": [row]}))
+    former = site / f"state/relay.db.schema-{FORGED.replace('/', '')}"
+    former.touch()
+    os.utime(former, (1, 1))
+    doubt(site)
+    status, shown = command(site, "check")
+    assert (status, forged(shown)) == (1, []), shown
+    assert shown.count("fix1: touch") > 8
+
+
+def doubt(site: Path) -> None:
+    with sqlite3.connect(site / "state/relay.db") as database:
+        assert database.execute("UPDATE store_identity SET doubt = ?", (FORGED,)).rowcount == 1
+    database.close()
+
+
+def test_what_the_account_writes_into_the_store_forges_no_line_of_store_accept(site: Path) -> None:
+    doubt(site)
+    status, shown = command(site, "store", "accept")
+    said = [line for line in shown.splitlines() if not line.startswith("{")]
+    assert (status, forged(shown), len(said)) == (0, [], 1), shown
+
+
+@pytest.mark.parametrize("words", [("keys", "status"), ("check",)])
+def test_the_name_of_a_file_forges_no_line_of_an_error(site: Path, words: tuple[str, ...]) -> None:
+    with (site / "relay.toml").open("a") as settings:
+        settings.write('[identity]\ndirectory = "state/identity"\npeers_directory = "state/peers"\n')
+    peers = site / "state/peers"
+    peers.mkdir()
+    (peers / f"{FORGED.replace('/', '')}.json").write_text("{}")
+    status, shown = command(site, *words)
+    assert (status, forged(shown)) == (1, []), shown
 
 
 def test_json_is_read_again_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
