@@ -131,7 +131,8 @@ _ALL: Final = (
     Alarm(
         "mail_stuck",
         "All new {about} mail is held",
-        "All mail of this direction that came since the last one went is held.",
+        "All mail of this direction that came since the last one went is held. Mail among our own users does not "
+        "count.",
         "three or more mails that had not been tried before were held since the last one went, and for half a minute "
         "none goes",
         "a mail goes, or none was held for ten minutes",

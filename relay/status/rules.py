@@ -29,6 +29,8 @@ Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
 
 THROUGH = ("delivered", "inside", "repeated")
 """Outcomes of delivered mail."""
+LEFT = ("delivered", "repeated")
+"""Without mail among our own users: where Postfix filters what the relay opened, an alarm's own mail is such."""
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
@@ -96,14 +98,14 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         new = min(sight.grown(metrics.HELD_FIRST, ago, _first_is(direction)), sight.grown(metrics.MAILS, ago, held))
         if lately and (new >= DEFERRED or (direction in standing and sight.grown(metrics.MAILS, ago, held))):
             yield direction, f"{_who_waits(sight, direction)}, and none has gone for at least {ago:.0f} s ({direction})"
-        elif not sight.grown(metrics.MAILS, WINDOW_S, _users_mail(direction, THROUGH)):
+        elif not sight.grown(metrics.MAILS, WINDOW_S, _users_mail(direction, LEFT)):
             yield from _until_covered(sight, WINDOW_S, {direction}.intersection(standing))
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
     """Minimum time since a mail of this direction was delivered: the age of a sample, 0 without one."""
     ages = [sight.now - at for at, _ in reversed(sight.samples)]
-    one_went = _users_mail(direction, THROUGH)
+    one_went = _users_mail(direction, LEFT)
     none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
     return ages[none_since - 1] if none_since else 0.0
 

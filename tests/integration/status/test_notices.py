@@ -89,6 +89,19 @@ async def test_that_all_outgoing_mail_is_held_is_mailed_to_an_address_inside(sit
         assert inside.got[0].recipients == (TOLD,)
 
 
+async def test_mail_that_stays_inside_does_not_hide_that_no_mail_leaves(site: Site, inside: Sink) -> None:
+    """Where Postfix filters what the relay opened, the mail of an alarm is such mail itself."""
+    with_alarms(site, f'mail_to = ["{TOLD}"]')
+    async with app.running(site.config) as addresses:
+        for number in range(3):
+            to = [f"dan{number}@dan.example"]
+            assert (await submit(addresses["outgoing"], numbered(number), recipients=to)).code == 451
+            stays = await submit(addresses["outgoing"], numbered(number + 3), recipients=["ann@alice.example"])
+            assert stays.code == 250
+        async with asyncio.timeout(20):
+            await told(inside, "mail_stuck (outgoing)")
+
+
 async def test_that_the_next_hop_of_outgoing_mail_is_away_is_mailed_to_an_address_inside(
     site: Site, sink: Sink, inside: Sink
 ) -> None:
