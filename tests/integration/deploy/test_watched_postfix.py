@@ -1,13 +1,16 @@
-"""Under the real unit, with its sandbox: a Postfix that no longer hands its mail to the relay is told by mail in time.
+"""Under the real unit, with its sandbox: mail that goes past the relay, a lost store and mail that stops are told by mail.
 Standard: the package on a machine that has booted with systemd; what an administrator, or a tool of theirs, does to it.
 """
 
 from __future__ import annotations
 
+import email
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
+from email import policy
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,12 @@ MAIL_CF = "/etc/postfix/main.cf"
 WITHIN_S = 60.0
 OUTSIDE = "192.0.2.9"
 """Where a smarthost's mail goes: another host, as it were."""
+REQUIRED = 'levels = ["plaintext"]\nreason = "of no account"\nrequire = "sealed"\nunprotected = "quarantine"\n'
+NOT_SEALED = """\
+import smtplib
+mail = b"From: ann@bob.example\\r\\nTo: ann@alice.example\\r\\nMessage-ID: <1@bob.example>\\r\\n\\r\\nThe body.\\r\\n"
+smtplib.LMTP("127.0.0.1", 15034).sendmail("ann@bob.example", ["ann@alice.example"], mail)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +93,6 @@ def integrate(machine: BootedMachine, integration: str) -> None:
 
 
 LOST = {
-    "content-filter": "postconf -e content_filter=",
     "milter": "postconf -e smtpd_milters= non_smtpd_milters=",
     "smarthost": "postconf -e relayhost=",
 }
@@ -119,3 +127,105 @@ def test_what_its_sandbox_or_the_files_modes_keep_from_the_relay_is_said(machine
     )
     machine.run("sh", "-c", "chgrp qumail-relay /etc/postfix/master.cf && chmod g+r /etc/postfix/master.cf")
     until(machine)
+
+
+def mails(machine: BootedMachine) -> list[str]:
+    """The texts of all mails that Ann has, the oldest first."""
+    try:
+        mailbox = machine.path("/var/mail/ann").read_bytes()
+    except FileNotFoundError:
+        return []
+    each = re.split(rb"^From .*\n", mailbox, flags=re.MULTILINE)[1:]
+    return [email.message_from_bytes(message, policy=policy.default).get_content() for message in each]
+
+
+def mailed(machine: BootedMachine, notice: str, began: float) -> str:
+    """The part of a mail that has this notice, which has come within a minute of `began`."""
+    while True:
+        for part in re.split(r"\n(?=\w+ (?:\(.*\) )?(?:begins|stands|ends); since )", "".join(mails(machine))):
+            if part.startswith(f"{notice}; since "):
+                return part
+        assert time.monotonic() - began < WITHIN_S, f"{notice}:\n{mails(machine)}\n{machine.log()}"
+        time.sleep(0.2)
+
+
+def alarms(machine: BootedMachine) -> set[str]:
+    said = machine.path("/var/lib/qumail-relay/alarms.json").read_text()
+    return {each["alarm"] for each in json.loads(said)["alarms"]}
+
+
+def until_alarms(machine: BootedMachine, *names: str) -> None:
+    """Waits for a minute until just these stand."""
+    deadline = time.monotonic() + WITHIN_S
+    while alarms(machine) != set(names):
+        assert time.monotonic() < deadline, f"{alarms(machine)}\n{machine.log()}"
+        time.sleep(0.2)
+
+
+def check(machine: BootedMachine) -> str:
+    return machine.run("qumail-relay", "check", may_fail=True)
+
+
+@pytest.fixture
+def bob(machine: BootedMachine) -> Iterator[None]:
+    """The relay, beside a content filter, has a peer in whose name mail has to be sealed; mail to Carol is held."""
+    integrate(machine, "content-filter")
+    relay_toml = machine.path("/etc/qumail-relay/relay.toml")
+    as_it_was = relay_toml.read_text()
+    files = [machine.path(f"/etc/qumail-relay/policies/{name}.example.toml") for name in ("bob", "carol")]
+    for file, text in zip(files, (REQUIRED, 'levels = ["aes"]\n'), strict=True):
+        file.write_text(text)
+    relay_toml.write_text(f'{as_it_was}\n[peers.bob]\ndomains = ["bob.example"]\nsae_id = "bob"\n')
+    machine.run("systemctl", "reload", "qumail-relay")
+    machine.until('"peers_reloaded"', "journalctl", "--unit=qumail-relay", "--output=cat", "--no-pager")
+    yield
+    relay_toml.write_text(as_it_was)
+    for file in files:
+        file.unlink()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("bob")
+def test_a_lost_filter_a_lost_store_and_mail_that_stops_are_mailed_within_a_minute_with_what_to_type(
+    machine: BootedMachine,
+) -> None:
+    began = time.monotonic()
+    machine.run("/usr/bin/python3", "-c", NOT_SEALED)
+    mailed(machine, "mail_put_aside (bob unprotected) begins", began)
+
+    machine.run("cp", MAIL_CF, "/root/main.cf.right")
+    began = time.monotonic()
+    machine.run("sh", "-c", f"postconf -e content_filter={RELOAD}")
+    said = mailed(machine, "postfix_bypasses (no-way-in) begins", began)
+    assert "run `qumail-relay setup` again" in said
+    assert "WRONG  alarm postfix_bypasses no-way-in" in check(machine)
+    machine.run("sh", "-c", f"cp /root/main.cf.right {MAIL_CF}{RELOAD}")
+    until_alarms(machine, "mail_put_aside", "unsealed_from_peer")
+
+    machine.run("systemctl", "stop", "qumail-relay")
+    machine.run("sh", "-c", "rm /var/lib/qumail-relay/relay.db*")
+    began = time.monotonic()
+    machine.run("systemctl", "start", "qumail-relay")
+    [accept] = re.findall("`(qumail-relay store accept)`", mailed(machine, "store_is_another begins", began))
+    mailed(machine, "postfix_bypasses (no-way-in) ends", began)
+    machine.run("systemctl", "restart", "qumail-relay")
+    assert "WRONG  store  /var/lib/qumail-relay/relay.db: the store is empty" in check(machine)
+    assert {"store_is_another", "mail_put_aside"} <= alarms(machine)
+    assert not re.search("^(mail_put_aside|store_is_another) .*ends;", "".join(mails(machine)), re.MULTILINE)
+    assert "the store is empty" in machine.run("sh", "-c", accept)
+    until_alarms(machine, "unsealed_from_peer")
+    began = time.monotonic()
+    mailed(machine, "store_is_another ends", began)
+
+    # The mail of this alarm comes through the outgoing listener: it goes inside, and must not end the alarm.
+    for number in range(3):
+        text = f"From: ann@alice.example\nTo: to{number}@carol.example\nSubject: {number}\n\nheld\n"
+        machine.run("/usr/sbin/sendmail", "-f", "ann@alice.example", f"to{number}@carol.example", said=text)
+    began = time.monotonic()
+    assert "is held since" in machine.until("WRONG  held mail outgoing", "qumail-relay", "check")
+    assert "`qumail-relay policy explain SENDER RECIPIENT`" in mailed(machine, "mail_stuck (outgoing) begins", began)
+    explained = machine.run(
+        "qumail-relay", "policy", "explain", "ann@alice.example", "to1@carol.example", may_fail=True
+    )
+    assert "carol.example.toml" in explained
+    assert "mail_stuck" in alarms(machine)
