@@ -34,11 +34,11 @@ PAST_THE_RELAY = frozenset(
     {
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
-        "bounces-bypass",
+        *("bounces-bypass", "transport-lost"),
     }
 )
-"""What may let mail leave past the relay, or arrive unopened: an alarm, while a relay serves. All other findings keep
-mail waiting, refuse it, spend keys or break signatures; `check` alone reports those.
+"""What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves. All other
+findings keep mail waiting, refuse it, spend keys or break signatures; `check` alone reports those.
 """
 UNREAD = "table-unread"
 """The code for what nobody could judge."""
@@ -49,6 +49,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     left_over.milters,
     content_filter.no_way_in,
     content_filter.unknown_transport,
+    content_filter.lost,
     content_filter.wrong_protocol,
     content_filter.filtered_twice,
     content_filter.transport_settings,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.mail import domain_of
 from relay.postfix.flow import MailFlow, RelayDirection, destination, listens
-from relay.postfix.settings import MasterService, PostfixFault, split_list
+from relay.postfix.settings import MasterService, PostfixFault, Setting, split_list
 from relay.postfix.tables import Tables, logical_lines
 
 ROUTES = ("allow_percent_hack", "swap_bangpath", "resolve_dequoted_address")
@@ -95,9 +95,8 @@ def copies(flow: MailFlow) -> Iterator[PostfixFault]:
 def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
     """Every user of local(8) can forward to another site, behind the relay."""
     settings = flow.settings
-    for service in settings.services if flow.watched else ():
-        setting = settings.of("forward_path", service)
-        if service.command == "local" and setting.value:
+    for setting in _each_has(flow, "local", "forward_path") if flow.watched else ():
+        if setting.value:
             yield setting.fault(
                 "forward-bypass",
                 "what a user's .forward file sends on starts behind the relay and leaves in clear",
@@ -129,32 +128,27 @@ async def bounces_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
 
 async def aliases_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Forwarding by aliases(5) starts behind the relay, and that by maps of cleanup(8) too where it is a milter."""
-    outgoing, settings = flow.watched, flow.settings
+    outgoing = flow.watched
     if outgoing is None:
         return []
-    behind = {"alias_maps": "postalias"}
+    behind = [("local", "alias_maps", "postalias")]
     remedy = "forward with virtual_alias_maps, which work in front of it"
     if not outgoing.filters:
-        behind |= dict.fromkeys(("virtual_alias_maps", "canonical_maps", "recipient_canonical_maps"), "postmap")
+        maps = ("virtual_alias_maps", "canonical_maps", "recipient_canonical_maps")
+        behind += [("cleanup", name, "postmap") for name in maps]
         remedy = "let users give such mail the address it goes to, or take a content filter instead of the milter"
     faults = []
-    for parameter, program in behind.items():
-        for table in split_list(settings.value(parameter)):
+    for setting, program in ((each, program) for *of, program in behind for each in _each_has(flow, *of)):
+        for table in split_list(setting.value):
             targets = await _alias_targets(tables, program, table)
             if targets is None and table not in tables.unread:
-                faults.append(
-                    PostfixFault(
-                        "aliases-unseen",
-                        f"{parameter} {table}",
-                        "cannot be listed, and what it sends on to another site leaves behind the relay, in clear",
-                        f"use a table that can be listed (hash, lmdb, texthash); {remedy}",
-                    )
-                )
+                text = f"{table} cannot be listed; what it sends on to another site leaves behind the relay, in clear"
+                listable = f"use a table that can be listed (hash, lmdb, texthash); {remedy}"
+                faults.append(setting.fault("aliases-unseen", text, listable))
             elif outside := _outside(flow, targets or []):
-                faults.append(_forwards(f"{parameter} {table}", outside, remedy))
-    if outside := _outside(flow, [settings.value("luser_relay")]):
-        faults.append(_forwards("main.cf: luser_relay", outside, remedy))
-    return faults
+                faults.append(_forwards(setting, table, outside, remedy))
+    relays = ((each, _outside(flow, [each.value])) for each in _each_has(flow, "local", "luser_relay"))
+    return [*faults, *(_forwards(setting, "it", outside, remedy) for setting, outside in relays if outside)]
 
 
 async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
@@ -224,14 +218,16 @@ def _tables_of_actions(flow: MailFlow) -> Iterator[tuple[str, str]]:
                     yield setting.where, word
 
 
-def _forwards(where: str, outside: list[str], remedy: str) -> PostfixFault:
+def _each_has(flow: MailFlow, command: str, name: str) -> list[Setting]:
+    """A setting as each service that runs this program has it."""
+    settings = flow.settings
+    return [settings.of(name, each) for each in settings.services if each.command == command]
+
+
+def _forwards(setting: Setting, table: str, outside: list[str], remedy: str) -> PostfixFault:
     shown = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
-    return PostfixFault(
-        "aliases-bypass",
-        where,
-        f"forwards to {shown}: what aliases send on starts behind the relay and leaves in clear",
-        remedy,
-    )
+    text = f"{table} forwards to {shown}: what aliases send on starts behind the relay and leaves in clear"
+    return setting.fault("aliases-bypass", text, remedy)
 
 
 def _outside(flow: MailFlow, targets: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.config import TCPAddress
 from relay.files import commands
-from relay.postfix.flow import MailFlow, RelayDirection, destination, entries, is_loopback, listens
+from relay.postfix.flow import PROTOCOLS, MailFlow, RelayDirection, destination, entries, is_loopback, listens
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
 FEW_RECIPIENTS = 10
@@ -63,6 +63,19 @@ def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
             )
 
 
+def lost(flow: MailFlow) -> Iterator[PostfixFault]:
+    """A filter names a service that hands nothing to the relay: discard(8) says that all is sent."""
+    for handover in (handover for side in flow.sides for handover in side.ways):
+        transport = handover.transport
+        if transport is not None and transport.command not in PROTOCOLS:
+            yield PostfixFault(
+                "transport-lost",
+                f"master.cf {transport.key}",
+                f"{transport.command}(8) does not hand mail to the relay: it IS LOST, or goes elsewhere in clear",
+                "let it run smtp or lmtp, as master.cf in deploy/postfix does",
+            )
+
+
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
     """SMTP is spoken where the relay speaks LMTP, or the other way round."""
     for side in flow.sides:
@@ -74,7 +87,7 @@ def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
             if (
                 expected
                 and expected != handover.protocol
-                and (handover.transport or handover.setting == "smtpd_proxy_filter")
+                and (handover.transport_name in side.transports or handover.setting == "smtpd_proxy_filter")
             ):
                 yield flow.settings.of(handover.setting, handover.source).fault(
                     "wrong-protocol",

@@ -16,6 +16,7 @@ from relay.config import Config, DirectionSettings, Server, TCPAddress
 from relay.postfix.settings import MasterService, PostfixSettings, split_list
 
 Protocol = Literal["smtp", "lmtp"]
+PROTOCOLS = ("smtp", "lmtp")
 RELAYHOST_SETTINGS = ("relayhost", "default_transport", "relay_transport")
 
 
@@ -57,8 +58,9 @@ class RelayDirection:
 
     @property
     def transports(self) -> dict[str, MasterService]:
-        """The services of master.cf that bring mail here, by name."""
-        return {handover.transport_name: handover.transport for handover in self.ways if handover.transport is not None}
+        """The services of master.cf that bring mail here, by name: smtp(8) and lmtp(8), since no other does."""
+        known = ((each.transport_name, each.transport) for each in self.ways if each.transport is not None)
+        return {name: transport for name, transport in known if transport.command in PROTOCOLS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""What a Postfix that runs does otherwise than its files say: clients that connected before these were changed.
-Standard: proc(5); smtpd(8) reads its settings when it starts, and serves a client for as long as that stays.
+"""What a Postfix that runs does otherwise than its files say: processes that began before these were changed.
+Standard: proc(5); smtpd(8), pickup(8) and qmqpd(8) read their settings when they start, and can run for hours.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from relay.postfix.settings import PostfixFault, command
 RESTART = "restart Postfix (`systemctl restart postfix`; without systemd `postfix stop; postfix start`)"
 _PPID, _STARTTIME = 1, 19
 """Fields of /proc/PID/stat, counted behind the name."""
+_TAKES_MAIL_IN = ("pickup", "qmqpd", "smtpd")
 
 
 async def by_former_settings(directory: Path) -> list[PostfixFault]:
-    """That smtpd processes of this Postfix have run since before main.cf or master.cf was changed; [] for none.
+    """Processes of this Postfix that take mail in and have run since before main.cf or master.cf was changed.
 
     Raises ConfigError where postconf does not tell where its queue is.
     """
     queue, _ = await command("postconf", directory, "-hx", "queue_directory")
     older = await asyncio.to_thread(_older, directory, Path(queue.strip()))
-    if not older:
-        return []
     text = (
-        "has run since before main.cf or master.cf was changed: its client's mail goes by the former settings, past "
+        "has run since before main.cf or master.cf was changed: what it takes in goes by the former settings, past "
         "the relay"
     )
-    where = f"smtpd of {directory}, process {', '.join(map(str, older))}"
-    return [PostfixFault("connected-before", where, text, RESTART)]
+    places = (f"{name} of {directory}, process {', '.join(map(str, older[name]))}" for name in sorted(older))
+    return [PostfixFault("connected-before", where, text, RESTART) for where in places]
 
 
-def _older(directory: Path, queue: Path) -> list[int]:
-    """The smtpd processes that began before a file was changed last. Blocks."""
+def _older(directory: Path, queue: Path) -> dict[str, list[int]]:
+    """The processes that began before a file was changed last, by their program. Blocks."""
     try:
         master = int((queue / "pid" / "master.pid").read_text())
         changed = max((directory / name).stat().st_mtime for name in ("main.cf", "master.cf"))
     except (OSError, ValueError):
-        return []
-    return sorted(pid for pid, started in _smtpd_of(master) if started < changed)
+        return {}
+    older: dict[str, list[int]] = {}
+    for name, pid, started in _children(master):
+        if started < changed:
+            older.setdefault(name, []).append(pid)
+    return older
 
 
-def _smtpd_of(master: int) -> Iterator[tuple[int, float]]:
-    """Each smtpd process that this one has started: its number, and when it began, in seconds since the epoch."""
+def _children(master: int) -> Iterator[tuple[str, int, float]]:
+    """The children of a process that take mail in: program, number, and start in seconds since the epoch."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = os.sysconf("SC_CLK_TCK")
     for process in Path("/proc").iterdir():
@@ -55,5 +58,5 @@ def _smtpd_of(master: int) -> Iterator[tuple[int, float]]:
         with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
             _, _, said = (process / "stat").read_text().partition(" (")
             name, _, fields = said.rpartition(") ")
-            if name == "smtpd" and int(fields.split()[_PPID]) == master:
-                yield int(process.name), booted + int(fields.split()[_STARTTIME]) / ticks
+            if name in _TAKES_MAIL_IN and int(fields.split()[_PPID]) == master:
+                yield name, int(process.name), booted + int(fields.split()[_STARTTIME]) / ticks

@@ -1,3 +1,3 @@
 # The service that leads to the relay throws mail away, and reports it as sent.
-# expect: transport-lost
+# expect: postconf transport-lost
 postconf -M 'qumail/unix=qumail unix - - n - - discard'

@@ -163,7 +163,7 @@ async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases:
     status, err, out = await run("check", "--postfix", directory / "etc", "--config", reference.written(tmp_path))
     assert (status, err) == (1, "")
     assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:15024: " in out
-    assert b"in a loop; postconf -P '127.0.0.1:15026/inet/content_filter=' [loop]" in out
+    assert b"in a loop; postconf -P 127.0.0.1:15026/inet/content_filter= [loop]" in out
 
 
 async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_programs(

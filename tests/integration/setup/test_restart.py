@@ -39,7 +39,7 @@ async def test_a_client_that_was_connected_before_goes_by_the_changed_settings_a
 
 
 @requires_postfix
-async def test_check_names_a_client_that_was_connected_before_postfix_was_changed(tmp_path: Path) -> None:
+async def test_check_names_each_process_that_takes_mail_in_by_the_settings_of_before(tmp_path: Path) -> None:
     [smtp] = free_addresses(1)
     words = ("check", "--config", str(reference.written(tmp_path)), "--postfix")
     async with postfix.running(smtp=smtp, fragments=(), ports={}, settings={}) as server:
@@ -50,7 +50,8 @@ async def test_check_names_a_client_that_was_connected_before_postfix_was_change
         _, _, out = await relay_command.run(*words, server.config)
         said = out.decode()
         assert f"smtpd of {server.config}, process " in said
-        assert "its client's mail goes by the former settings, past the relay; restart Postfix" in said
+        assert f"pickup of {server.config}, process " in said, "it takes in what programs of this host send"
+        assert "what it takes in goes by the former settings, past the relay; restart Postfix" in said
         assert await restarted(server.config)
         _, _, out = await relay_command.run(*words, server.config)
         assert b"former settings" not in out
