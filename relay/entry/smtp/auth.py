@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import binascii
 import unicodedata
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pybase64
 
@@ -26,7 +26,7 @@ from relay.errors import Refuse, TryLater
 AT_ONCE = 2
 """Number of concurrent password checks: each takes 64 MiB and a processor for some 50 ms."""
 PATIENCE_S = 30.0
-"""Login timeout, queueing included, in seconds."""
+"""Timeout of a password check, queueing included, and of the wait for other logins before it, in seconds."""
 
 
 class LoginFailed(Refuse):
@@ -163,6 +163,70 @@ FAILURE_DELAY_S = 2.0
 """Delay of the reply to a failed login, in seconds, so that guessing over one connection is slow."""
 
 
+Charge: TypeAlias = tuple[HourlyRate, str]
+"""A rate and a name in it, from which each failure takes a token."""
+
+
+class UnderWay:
+    """Attempts whose result is not known yet: no more of a name than failures are left, so that all of them may fail.
+
+    Those that exceed this wait until another one has ended, and are refused once failures alone have used up a rate.
+    """
+
+    def __init__(self) -> None:
+        self._number = Counter[Charge]()
+        self._waiting: dict[Charge, deque[asyncio.Future[None]]] = {}
+
+    async def begin(self, charges: Sequence[Charge]) -> None:
+        """Waits until one more attempt may begin. Raises TooManyFailures, and TimeoutError after PATIENCE_S."""
+        woken: Charge | None = None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while full := _full(charges, self._number):
+                    if woken is not None and woken != full:
+                        self._wake_next(woken)
+                    ended = asyncio.get_running_loop().create_future()
+                    self._waiting.setdefault(full, deque()).append(ended)
+                    woken = full
+                    await ended
+        except BaseException:
+            if woken is not None:  # it does not use what it was woken for
+                self._wake_next(woken)
+            raise
+        self._number.update(charges)
+
+    def end(self, charges: Sequence[Charge], *, failed: bool) -> None:
+        """Ends an attempt; only one that has `failed` takes its tokens."""
+        for charge in charges:
+            rate, name = charge
+            if failed:
+                rate.take(name)
+            self._number[charge] -= 1
+            if not self._number[charge]:
+                del self._number[charge]
+        for charge in charges:
+            self._wake_next(charge)
+
+    def _wake_next(self, charge: Charge) -> None:
+        waiting = self._waiting.get(charge, deque())
+        while waiting:
+            ended = waiting.popleft()
+            if not ended.done():
+                ended.set_result(None)
+                break
+        if not waiting:
+            self._waiting.pop(charge, None)
+
+
+def _full(charges: Sequence[Charge], under_way: Mapping[Charge, int]) -> Charge | None:
+    """The first of these of which no further attempt may begin now. Raises TooManyFailures if none may at all."""
+    left = [(charge, charge[0].left(charge[1])) for charge in charges]
+    for (_, name), number in left:
+        if number < 1:
+            raise TooManyFailures(f"failed logins of {printable(name)}")
+    return next((charge for charge, number in left if under_way.get(charge, 0) >= number), None)
+
+
 class Logins:
     """Rate-limits failed logins by the client's network and by the user's name in any spelling.
 
@@ -177,6 +241,7 @@ class Logins:
         self._by_user = HourlyRate(failures_per_hour, "failures user", key=key)
         self._by_place = HourlyRate(failures_per_hour, "failures place", key=key)
         self._places = Seen("places", key=key)
+        self._under_way = UnderWay()
 
     @property
     def rates(self) -> tuple[HourlyRate | Seen, ...]:
@@ -189,19 +254,22 @@ class Logins:
         place = f"{network} {user}"
         known = place in self._places
         charges = [(self._by_place, place)] if known else [(self._by_network, network), (self._by_user, user)]
-        # Charged before the result is known, so that a hundred concurrent attempts count as a hundred.
-        for rate, name in charges:
-            if not rate.take(name):
-                raise TooManyFailures(f"failed logins of {printable(name)}")
+        try:
+            await self._under_way.begin(charges)
+        except TimeoutError as error:
+            raise LoginUnavailable(f"other logins did not end within {PATIENCE_S:.0f} s") from error
+        failed = True  # also where the client leaves meanwhile: a guess is counted
         try:
             name_of_user = await self.back_end.verify(credentials, client, known=known)
+            failed = name_of_user is None
         except LoginUnavailable:
-            _give_back(charges)
+            failed = False
             raise
+        finally:
+            self._under_way.end(charges, failed=failed)
         if name_of_user is None:
             await asyncio.sleep(FAILURE_DELAY_S)
             raise LoginFailed(f"user {printable(user)} from {client}")
-        _give_back(charges)
         self._places.add(place)
         return name_of_user
 
@@ -216,11 +284,6 @@ def counted_name(name: str) -> str:
     user = cut.partition("@")[0] or cut
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user).casefold())
     return folded.strip()[:MAX_NAME]
-
-
-def _give_back(charges: list[tuple[HourlyRate, str]]) -> None:
-    for rate, name in charges:
-        rate.give_back(name)
 
 
 def parse_plain(response: bytes) -> Credentials:

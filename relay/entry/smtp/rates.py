@@ -3,7 +3,7 @@ Standard: RFC 6409 6.3 leaves limits to the site.
 
 Nothing waits for the store: each process keeps its own buckets and shares them in bulk every EXCHANGE_S. If the store
 cannot be written, they are shared later. Several processes may together exceed a rate by what comes within EXCHANGE_S,
-and a kill loses as much.
+and a kill loses as much. They exceed that of failed logins also by attempts under way.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class HourlyRate:
         self._put(place, taken + 1, now)
         self._note(place, 1)
         return True
+
+    def left(self, name: str) -> int:
+        """The number of whole tokens left."""
+        taken, _ = self._now(named(self._key, self.kind, name))
+        return int(self._per_hour + ROUNDING - taken)
 
     def give_back(self, name: str) -> None:
         """Undoes one `take`."""

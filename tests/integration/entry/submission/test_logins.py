@@ -301,6 +301,105 @@ async def test_many_guesses_at_once_are_many_guesses(start: Start) -> None:
         assert sorted(replies) == [TOO_MANY] * 7 + [WRONG] * 3
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_logins_under_way_are_no_failures_and_the_next_ones_wait_for_them(
+    start: Start, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    held = HeldChecks(monkeypatch)
+    async with start("failed_logins = 3") as server:
+        if is_known:
+            held.go_on.set()
+            async with server.user():
+                pass
+            held.go_on.clear()
+        crowd = [asyncio.create_task(_logged_in(server)) for _ in range(25)]
+        await held.until(2)
+        done, _ = await asyncio.wait(crowd, timeout=0.5)
+        held.go_on.set()
+        assert [each.result() for each in done] == []
+        assert await asyncio.gather(*crowd) == [LOGGED_IN] * 25
+
+
+async def test_a_login_that_waits_is_refused_without_a_check_once_the_attempts_before_it_have_failed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def guess() -> str:
+        async with _from("127.0.0.2", server) as guesser:
+            return await guesser.log_in("ann", "wrong")
+
+    held = HeldChecks(monkeypatch)
+    async with start("failed_logins = 2") as server:
+        guesses = [asyncio.create_task(guess()) for _ in range(2)]
+        await held.until(2)
+        waiting = [asyncio.create_task(_logged_in(server)) for _ in range(5)]
+        done, _ = await asyncio.wait(waiting, timeout=0.5)
+        held.go_on.set()
+        assert not done
+        assert await asyncio.gather(*guesses) == [WRONG] * 2
+        assert await asyncio.gather(*waiting) == [TOO_MANY] * 5
+    assert held.begun == 2
+
+
+async def test_a_guess_whose_client_leaves_before_the_reply_counts(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldChecks(monkeypatch)
+    async with start("failed_logins = 2") as server:
+        for number in (1, 2):
+            async with _from("127.0.0.2", server) as guesser:
+                await guesser.send(f"AUTH PLAIN {plain('ann', 'wrong')}\r\n".encode())
+                await held.until(number)
+        held.go_on.set()
+        assert await _logged_in(server) == TOO_MANY
+
+
+async def test_a_login_that_waits_for_others_too_long_is_a_temporary_failure_and_leaves_nothing_behind(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldChecks(monkeypatch)
+    async with start("failed_logins = 1") as server:
+        first = asyncio.create_task(_logged_in(server))
+        await held.until(1)
+        with monkeypatch.context() as soon:
+            soon.setattr("relay.entry.smtp.auth.PATIENCE_S", 0.1)
+            assert await _logged_in(server) == "454 4.7.0 Temporary authentication failure"
+        held.go_on.set()
+        assert await first == LOGGED_IN
+        assert await _logged_in(server) == LOGGED_IN
+
+
+async def test_what_is_refused_for_a_users_failures_is_no_failure_of_the_network(start: Start) -> None:
+    async with start("failed_logins = 2") as server:
+        for host in ("127.0.0.2", "127.0.0.3"):
+            async with _from(host, server) as guesser:
+                assert await guesser.log_in("ann", "wrong") == WRONG
+        for _ in range(3):
+            assert await _logged_in(server) == TOO_MANY
+        async with _from("127.0.0.1", server) as neighbour:
+            assert await neighbour.log_in("printer") == LOGGED_IN
+
+
+class HeldChecks:
+    """Each check of a password waits until `go_on` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on, self.begun = threading.Event(), 0
+        real = PasswordHasher.verify
+
+        def held(hasher: PasswordHasher, password_hash: str, password: str) -> bool:
+            self.begun += 1
+            assert self.go_on.wait(60)
+            return real(hasher, password_hash, password)
+
+        monkeypatch.setattr(PasswordHasher, "verify", held)
+
+    async def until(self, number: int) -> None:
+        """Waits until so many checks have begun."""
+        async with asyncio.timeout(60):
+            while self.begun < number:
+                await asyncio.sleep(0.01)
+
+
 async def test_guesses_from_elsewhere_do_not_shut_a_user_out_where_they_have_been(start: Start) -> None:
     async with start("failed_logins = 2") as server:
         async with server.user():
