@@ -86,12 +86,17 @@ COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="qumail-relay")
-def cli() -> None:
+@click.option("--as-user", type=(int, int), hidden=True, help="For setup's: become this user and group, where root is.")
+def cli(as_user: tuple[int, int] | None) -> None:
     """A mail encryption gateway for organisations that share quantum keys (QKD).
 
     Start with `qumail-relay setup`; SETTINGS.md explains every setting: in deploy/, where the package puts it in
     /usr/share/doc/qumail-relay/deploy.
     """
+    if as_user is not None:
+        from relay.files.rights import UnixUser, become
+
+        become(UnixUser.numbered(*as_user))
 
 
 def main() -> None:

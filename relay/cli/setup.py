@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +28,7 @@ from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
 from relay.files.commands import command
+from relay.files.rights import UnixUser, acting_as
 from relay.identity import read_document
 from relay.levels import SEALING
 from relay.policy.file import Unprotected
@@ -39,6 +41,8 @@ from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
 """The relay's user where root sets it up."""
+CHILD_LIMIT_S = 900.0
+"""Time limit of a command that setup starts, in seconds."""
 
 
 @click.command()
@@ -271,25 +275,38 @@ def _make_keys(config: Config) -> None:
 def _as_relay(owner: Owner, *arguments: str) -> bool:
     """Another command, as the user that the relay runs as, and whether it went well: what it makes must not be root's.
 
-    Nor would root be safe in directories of that user, who could have put links there.
+    Nor would root be safe in directories of that user, who could have put links there. It starts as root, forbids that
+    others trace it, and then becomes that user. Otherwise processes of that user could trace it while it starts, and
+    take its standard output. It has no terminal. It has a time limit, for that user may stop it. Raises ConfigError.
     """
-    credentials: dict[str, Any] = {}
+    words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "relay"]
     if owner.is_another:
-        credentials = {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups, "cwd": "/"}
-    words = [sys.executable, "-P", "-m", "relay", *arguments]
-    try:
-        # Until it has made itself untraceable, another process of that user may do in its name whatever it may do. So
-        # it has no terminal: it could type into root's, and read what root types.
-        with subprocess.Popen(  # noqa: S603 - ourselves
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, encoding="utf-8", errors="replace", **credentials,
-        ) as child:  # fmt: skip
-            assert child.stdout is not None  # noqa: S101 - it is a pipe
+        _refuse_closed_python(owner)
+        words += ["--as-user", str(owner.uid), str(owner.gid)]
+    with subprocess.Popen(  # noqa: S603 - ourselves
+        [*words, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, encoding="utf-8", errors="replace", cwd="/" if owner.is_another else None,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        limit = threading.Timer(CHILD_LIMIT_S, child.kill)
+        limit.daemon = True
+        limit.start()
+        try:
             for line in child.stdout:
                 click.echo(printable(line.removesuffix("\n")))
-    except PermissionError as error:
-        where = f"{owner.name} cannot run {sys.executable}"
-        raise ConfigError(
-            f"{where}: install the relay where that user can (deploy/install /opt/qumail-relay)"
-        ) from error
+            child.wait()
+        finally:
+            limit.cancel()
+    if child.returncode < 0:
+        click.echo(f"{command('qumail-relay', *arguments)}: ended by signal {-child.returncode}")
     return not child.returncode
+
+
+def _refuse_closed_python(owner: Owner) -> None:
+    """Raises ConfigError where the relay could not be started as its user."""
+    with acting_as(UnixUser.numbered(owner.uid, owner.gid)):
+        if not os.access(sys.executable, os.X_OK, effective_ids=True):
+            raise ConfigError(
+                f"{owner.name} cannot run {sys.executable}: install the relay where that user can "
+                "(deploy/install /opt/qumail-relay)"
+            )

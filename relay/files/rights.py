@@ -58,10 +58,15 @@ class UnixUser:
     @classmethod
     def owning(cls, status: os.stat_result) -> UnixUser:
         """The owner of a file with this status; one without an account has the group of the file, and no other."""
+        return cls.numbered(status.st_uid, status.st_gid)
+
+    @classmethod
+    def numbered(cls, uid: int, gid: int) -> UnixUser:
+        """The user with this number; one without an account has this group, and no other."""
         try:
-            account = pwd.getpwuid(status.st_uid)
+            account = pwd.getpwuid(uid)
         except KeyError:
-            return cls(status.st_uid, status.st_gid, (status.st_gid,), str(status.st_uid), "/")
+            return cls(uid, gid, (gid,), str(uid), "/")
         groups = tuple(os.getgrouplist(account.pw_name, account.pw_gid))
         return cls(account.pw_uid, account.pw_gid, groups, account.pw_name, account.pw_dir)
 

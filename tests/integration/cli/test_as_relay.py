@@ -121,6 +121,12 @@ def test_another_user_hears_as_whom_to_run_it(site: Path) -> None:
     assert done.stderr.endswith("Permission denied: run this as root, or as the relay's user\n")
 
 
+def test_a_child_of_setup_is_of_the_user_that_setup_names_not_of_the_owner_of_the_state(site: Path) -> None:
+    done = run(site, "--as-user", "1", "1", "keys", "rotate-secret")
+    assert done.returncode == 1
+    assert done.stderr.endswith("Permission denied: run this as root, or as the relay's user\n")
+
+
 def test_nobody_is_told_to_give_the_files_of_the_relay_away(site: Path) -> None:
     belongs = r"belongs to user nobody, and this runs as root.*runuser --pty -u nobody -- qumail-relay"
     with pytest.raises(ConfigError, match=belongs) as said:

@@ -29,10 +29,11 @@ from tests.testlib.nobody import NOBODY, by_root
 
 LEGACY = Path("/proc/sys/dev/tty/legacy_tiocsti")
 PTRACE_SEIZE = 0x4206
+PIDFD_GETFD = 438
 PROBE = '''#!/usr/bin/python3 -I
 """Does what somebody could have this process do: types into each terminal that it can reach, and reads there."""
 import fcntl, json, os, select, sys, termios
-found = {"user": os.geteuid(), "typed": [], "read": []}
+found = {"user": os.geteuid(), "words": sys.argv[2:], "typed": [], "read": []}
 def try_at(name, file):
     try:
         fcntl.ioctl(file, termios.TIOCSTI, b"x")
@@ -104,15 +105,44 @@ def test_without_care_a_child_types_into_the_terminal(probe: Path) -> None:
     assert '"typed": [0, 1, 2, "/dev/tty"]' in at_a_terminal(careless)
 
 
-def test_a_child_of_setup_has_no_terminal(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_of_setup_has_no_terminal_and_is_of_the_relays_user_once_nobody_can_trace_it(
+    probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", str(probe))
 
     def child_of_setup() -> None:
         assert setup._as_relay(Owner.named("nobody"), "setup", "--keys")
 
     shown = at_a_terminal(child_of_setup)
-    assert json.loads(shown.partition("}")[0] + "}") == {"user": NOBODY.pw_uid, "typed": [], "read": []}, shown
+    words = ["-m", "relay", "--as-user", str(NOBODY.pw_uid), str(NOBODY.pw_gid), "setup", "--keys"]
+    assert json.loads(shown.partition("}")[0] + "}") == {"user": 0, "words": words, "typed": [], "read": []}, shown
     assert "\x1b" not in shown
+
+
+def test_a_child_of_setup_is_traced_by_nobody_while_it_starts(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is its standard output taken (pidfd_getfd(2)), by which a line could be forged in root's terminal."""
+    looked = probe.with_name("looked")
+    probe.write_text(f"#!/bin/sh\nuntil [ -e {looked} ]; do :; done\n")
+    probe.parent.chmod(0o777)
+    monkeypatch.setattr(sys, "executable", str(probe))
+    me, adversary = os.getpid(), os.fork()
+    if not adversary:
+        _take_output_of_child(me, looked)
+    assert setup._as_relay(Owner.named("nobody"), "setup", "--keys")
+    os.waitpid(adversary, 0)
+    assert looked.read_text() == "traced -1 output -1"
+
+
+def test_a_child_of_setup_that_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nkill -STOP $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(setup, "CHILD_LIMIT_S", 0.2)
+    assert not setup._as_relay(Owner.myself(), "check")
+    assert capsys.readouterr().out == "qumail-relay check: ended by signal 9\n"
 
 
 def test_a_command_that_becomes_the_relays_user_is_traced_by_nobody_and_has_left_the_terminal() -> None:
@@ -136,6 +166,24 @@ def test_a_command_that_becomes_the_relays_user_is_traced_by_nobody_and_has_left
             sys.stdout.write(f"attached {os.fstat(attached.fileno()).st_size} user {os.geteuid()}")
 
     assert at_a_terminal(command).split() == ["attached", "0", "user", str(NOBODY.pw_uid)]
+
+
+def _take_output_of_child(parent: int, looked: Path) -> None:
+    """Tries it as soon as the parent's other child is a program of its own, and says how it went."""
+    os.setgid(NOBODY.pw_gid)
+    os.setuid(NOBODY.pw_uid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    while True:
+        for child in map(int, children.read_text().split()):
+            with suppress(OSError):
+                if b"--keys" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    traced = libc.ptrace(PTRACE_SEIZE, child, 0, 0)
+                    output = libc.syscall(PIDFD_GETFD, os.pidfd_open(child), 1, 0)
+                    written = looked.with_suffix(".new")
+                    written.write_text(f"traced {traced} output {min(output, 0)}")
+                    written.rename(looked)
+                    os._exit(0)
 
 
 def _trace_for_ever(pid: int, attached: int) -> None:
