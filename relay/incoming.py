@@ -180,8 +180,7 @@ class Incoming:
         if missed and missed.otherwise == "refuse":
             raise PolicyRefuses(missed.cause)
         if missed:
-            message = b"X-QuMail-Protection: none" + missed.mark.encode() + b"\r\n" + message
-            message = await off_loop(mime.work(message), self.originals.marks.proven, message)
+            message = await off_loop(mime.work(message), self.originals.marks.proven, missed.marked(message))
         if missed and missed.otherwise == "quarantine":
             stored = mail.trace + message
             await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))

@@ -47,6 +47,7 @@ from relay.journey.tripwire import check_sealed
 from relay.levels import PLAINTEXT
 from relay.mail import OURS, InPlace, Mail, Outcomes, for_all
 from relay.outcome.tally import Tally
+from relay.policy.require import Missed
 from relay.runtime.aio import off_loop
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ class Outgoing:
         """Counts and records recipients held or refused at RCPT, once their transaction has ended."""
         self.tally.not_taken(mail, errors)
 
-    async def process(self, mail: Mail) -> Outcomes:
+    async def process(self, mail: Mail, missed: Missed | None = None) -> Outcomes:
         """Seals the mail as policy requires for each recipient and delivers it. Raises TryLater or Refuse.
 
-        A failure for one group of recipients does not stop the others.
+        A failure for one group of recipients does not stop the others. What stays inside gets the mark of `missed`.
         """
         with self.tally.of(mail) as attempt:
             if mail.listener != OURS:
@@ -110,11 +111,11 @@ class Outgoing:
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 attempt.begins(delivery)
-                await self._add_copies(delivery)
+                await self._add_copies(delivery, missed)
                 await self._hand_on_all(delivery, delivery.leaving, more=False)
         return delivery.answer
 
-    async def _add_copies(self, delivery: Delivery) -> None:
+    async def _add_copies(self, delivery: Delivery, missed: Missed | None = None) -> None:
         """Seals for those recipients who have no copy from an earlier attempt that policy still permits."""
         kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
@@ -145,7 +146,8 @@ class Outgoing:
         _warn_of_downgrades(entries)
         for copy in sealed.copies:
             if copy.in_clear:
-                copy.message = await off_loop(mime.work(copy.message), self._without_forged_marks, copy.message)
+                mark = missed if copy.inside else None
+                copy.message = await off_loop(mime.work(copy.message), self._with_our_mark, copy.message, mark)
         delivery.copies += sealed.copies
         delivery.without |= sealed.without
         if sealed.failures:
@@ -155,12 +157,14 @@ class Outgoing:
             for cause in set(map(str, sealed.failures.values())):
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
 
-    def _without_forged_marks(self, message: bytes) -> bytes:
-        """The message without marks of protection, but for the one that this site has given it.
+    def _with_our_mark(self, message: bytes, missed: Missed | None) -> bytes:
+        """The message without marks of protection, but for that of `missed`, or the one that this site has given it.
 
         Opened mail may come by the way out: through a scanner, or the milter that stands behind the incoming one.
         """
         clean = mime.without_marks(message)
+        if missed is not None:
+            return self.sealer.marks.proven(missed.marked(clean))
         return message if clean is message or self.sealer.marks.is_proven(message) else clean
 
     async def _leave_out_outlived(self, delivery: Delivery) -> None:
@@ -272,7 +276,7 @@ class Outgoing:
 
     # Milter: the mail server keeps the mail..
 
-    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
+    async def in_place(self, mail: Mail, fits: Callable[[bytes], bool], missed: Missed | None = None) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
         One copy replaces it. The others go to the next hop first; if one of these is held, so is the whole mail.
@@ -285,7 +289,7 @@ class Outgoing:
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 attempt.begins(delivery)
-                await self._add_copies(delivery)
+                await self._add_copies(delivery, missed)
                 self._check_one_copy(delivery)
                 # Sealed before plain: should the mail server not remove a recipient, they must not get plaintext.
                 stays = max(delivery.leaving, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)

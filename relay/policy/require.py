@@ -64,6 +64,10 @@ class Missed:
     mark: str
     otherwise: Unprotected
 
+    def marked(self, message: bytes) -> bytes:
+        """The unsealed message, which has no marks, with one that names what it lacks; a proof has to follow."""
+        return b"X-QuMail-Protection: none" + self.mark.encode() + b"\r\n" + message
+
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
@@ -71,6 +75,10 @@ class Requirements:
 
     each: tuple[Requirement, ...]
     version: str
+
+    def of_peers(self) -> Requirements:
+        """Those that a peer could meet: our own users' mail, which goes out, meets no others."""
+        return Requirements(tuple(each for each in self.each if each.demand.peer is not None), self.version)
 
     def missed(self, protection: str, peer: str) -> Missed | None:
         """What is missing of mail that `peer` sealed with `protection` ("" and "" for unsealed).

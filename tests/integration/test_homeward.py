@@ -83,7 +83,8 @@ async def test_a_mark_that_the_relay_wrote_stays_on_that_mail_and_on_no_other(
     message = await seal()
     async with app.running(bob.config) as addresses:
         assert (await submit(addresses["incoming"], message)).code == 250
-        opened = mails.untraced(sink.got[0].message)
+        opened = sink.got[0].message
+        opened = opened[opened.index(b"X-QuMail-Protection") :]
         mark, _, rest = opened.partition(b"\r\n")
         assert mark.startswith(b"X-QuMail-Protection: aes")
         for each in (
@@ -270,3 +271,82 @@ async def test_what_was_sealed_twice_is_opened_layer_by_layer_and_never_goes_rou
             assert (await submit(addresses[listener], message)).code == 250
             message = (sink.got + left.got)[-1].message
     assert ([len(sink.got), len(left.got)], message.endswith(mails.plain())) == ([2, 1], True)
+
+
+FORGED = b"From: Ann <ann@alice.example>\r\nTo: ben@bob.example\r\nMessage-ID: <f@x.example>\r\n\r\npay now\r\n"
+MARK = b"X-QuMail-Protection: none; required=sealed; site="
+
+
+def requiring(bob: Site, unprotected: str, **more: str) -> None:
+    required = f'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "{unprotected}"\n'
+    bob.write_policies({**INSIDE, "alice.example.toml": required, **more})
+
+
+async def test_unsealed_mail_in_a_peers_name_is_marked_and_counted_once_however_often_it_comes_by(
+    bob: Site, sink: Sink, left: Sink, log: LogCapture
+) -> None:
+    """It goes on by the way out, so that even a scanner that changes it each time cannot send it round."""
+    requiring(bob, "mark")
+    async with app.running(bob.config) as addresses:
+        for message in (
+            FORGED,
+            b"X-QuMail-Protection: aes; peer=alice; author=peer; site=" + b"0" * 32 + b"\r\n" + FORGED,
+        ):
+            assert (await submit(addresses["outgoing"], message)).code == 250
+        assert events(log, "came_unsealed_in_a_peers_name") == [("came_unsealed_in_a_peers_name", "warning")] * 2
+        for again in (left.got[0].message, b"X-Scanned: yes\r\n" + left.got[1].message):
+            assert (await submit(addresses["outgoing"], again)).code == 250
+        assert len(events(log, "arrived_unprotected", "came_unsealed_in_a_peers_name")) == 4
+        assert (await submit(addresses["incoming"], FORGED)).code == 250
+        assert (await submit(addresses["outgoing"], sink.got[0].message)).code == 250
+        assert len(events(log, "arrived_unprotected", "came_unsealed_in_a_peers_name")) == 6
+        assert (await submit(addresses["outgoing"], left.got[0].message + b"-- \r\nscanned\r\n")).code == 250
+    assert len(sink.got) == 1
+    assert [(got.message.count(MARK), got.message.count(b"X-QuMail")) for got in left.got] == [(1, 1)] * 6
+    assert events(log, "came_by_the_way_out") == []
+
+
+async def test_what_was_opened_here_passes_by_the_way_out_as_it_is(
+    bob: Site, seal: Seal, sink: Sink, left: Sink, log: LogCapture
+) -> None:
+    requiring(bob, "refuse")
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["incoming"], await seal())).code == 250
+        assert (await submit(addresses["outgoing"], b"X-Scanned: yes\r\n" + sink.got[0].message)).code == 250
+    [got] = left.got
+    assert got.message.endswith(mails.untraced(sink.got[0].message).partition(b"\r\n")[2])
+    assert got.message.count(b"X-QuMail-Protection: aes; peer=alice") == 1
+    assert events(log, "arrived_unprotected", "came_unsealed_in_a_peers_name", "came_by_the_way_out") == []
+
+
+async def test_without_a_requirement_of_that_peer_it_passes_as_it_is(bob: Site, left: Sink, log: LogCapture) -> None:
+    """What default.toml requires of everybody concerns no mail of our own users."""
+    more = {"default.toml": 'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "refuse"\n'}
+    bob.write_policies({**INSIDE, **more, "alice.example.toml": 'levels = ["aes"]\nrequire = "none"\n'})
+    own = FORGED.replace(b"ann@alice.example", b"eve@bob.example")
+    async with app.running(bob.config) as addresses:
+        for message, sender in ((FORGED, "ann@alice.example"), (own, EVE)):
+            assert (await submit(addresses["outgoing"], message, sender=sender)).code == 250
+    assert all(b"X-QuMail" not in got.message for got in left.got)
+    assert events(log, "arrived_unprotected") == []
+
+
+async def test_a_mixture_of_recipients_is_marked_and_is_held_where_ours_may_not_get_it(
+    bob: Site, sink: Sink, left: Sink, log: LogCapture
+) -> None:
+    both = [BEN, CARL]
+    requiring(bob, "mark")
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["outgoing"], FORGED, recipients=both)).code == 250
+        assert (await submit(addresses["outgoing"], FORGED, recipients=[CARL])).code == 250
+    assert [got.message.count(MARK) for got in left.got if BEN in got.recipients] == [1]
+    assert [got.message.count(b"X-QuMail") for got in left.got if got.recipients == (CARL,)][-1] == 0
+    left.got.clear()
+    for unprotected in ("quarantine", "refuse"):
+        requiring(bob, unprotected)
+        async with app.running(bob.config) as addresses:
+            assert (await submit(addresses["outgoing"], FORGED, recipients=both)).code == 451
+    assert (sink.got, left.got) == ([], [])
+    assert events(log, "unprotected_mail_held") == [("unprotected_mail_held", "warning")] * 2
+    held = [each for each in records(bob.directory / "audit") if each.get("outcome") == "held"]
+    assert [each["direction"] for each in held] == ["outgoing"] * 2

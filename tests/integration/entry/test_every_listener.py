@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import LogCapture
 
 import tests.integration.entry
 from relay.config import TCPAddress
@@ -29,6 +30,8 @@ from relay.formats import mime
 from relay.incoming import Incoming
 from relay.kme import DevelopmentKMEs
 from relay.mail import InPlace, Mail
+from relay.process import assembly
+from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import POLICIES, Site, make_site, serving
@@ -365,6 +368,47 @@ async def test_a_colleagues_forged_mark_of_protection_is_taken_off_unsealed_mail
     arrived = seen.replaced[0].message if seen.in_place else wire.got[0].message
     assert arrived is not None
     assert (arrived if seen.in_place else mails.untraced(arrived)) == mails.plain()
+
+
+@pytest.mark.parametrize("forged", ["sender", "author", "doubt"])
+@pytest.mark.parametrize("unprotected", ["mark", "quarantine", "refuse"])
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_unsealed_mail_in_a_peers_name_to_a_user_of_ours_is_treated_as_policy_says(
+    listener: str, setting: str, unprotected: str, forged: str,
+    tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen, log: LogCapture,
+) -> None:  # fmt: skip
+    """A second smtpd(8) without the filter for incoming mail hands a stranger's mail to the outgoing listeners."""
+    site = site_with(setting, tmp_path, kmes, wire)
+    text = site.config_file.read_text()
+    if setting.startswith("outgoing."):  # a relay that opens mail, at listeners of its own
+        way_in = f'[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "{wire.address[0]}:{wire.address[1]}"\n\n'
+        site.config_file.write_text(text.replace("[policies]\n", way_in + "[policies]\n"))
+    site.write_policies({
+        "alice.example.toml": 'levels = ["plaintext"]\n',
+        "bob.example.toml": f'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "{unprotected}"\n',
+    })  # fmt: skip
+    sender = "ben@bob.example" if forged == "sender" else "x@other.example"
+    named = {"sender": b"x@other.example", "author": b"ben@bob.example", "doubt": b'"b <ben@bob.example'}[forged]
+    message = b"From: " + named + b"\r\nTo: amy@alice.example\r\nSubject: pay\r\nMessage-ID: <f@x>\r\n\r\nnow\r\n"
+    async with serving(site) as addresses:
+        bring, address = bringing(listener), address_in(addresses, setting)
+        heard = await bring(setting, address, message, sender, "amy@alice.example")
+    async with assembly.parts(site.config, prefetch=False) as parts:
+        assert len(await parts.store.quarantine.all()) == (unprotected == "quarantine")
+    told = [each["event"] for each in log.entries]
+    assert told.count("arrived_unprotected") == 1
+    assert told.count("came_unsealed_in_a_peers_name") == (forged != "doubt")
+    assert "delivered_inside" not in told or unprotected == "mark"
+    if unprotected != "mark":
+        assert wire.got == []
+        assert not any(each.message for each in seen.replaced)
+        assert seen.in_place or heard == [unprotected == "quarantine"]
+        return
+    arrived = seen.replaced[0].message if seen.in_place else mails.untraced(wire.got[0].message)
+    assert arrived is not None
+    mark, _, rest = arrived.partition(b"\r\n")
+    assert mark.startswith(b"X-QuMail-Protection: none; required=sealed")
+    assert rest == message
 
 
 @pytest.mark.parametrize(("listener", "setting"), SETTINGS)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiosmtplib
 import pytest
 
+from relay.config import TCPAddress
 from tests.testlib import mails, postfix
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, relay_process
+from tests.testlib.submit import SMTPReply, submit
 from tests.testlib.terminal import Terminal
 
 README = (Path(__file__).parents[3] / "deploy" / "TRYING.md").read_text()
@@ -169,12 +173,33 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             assert reply.code == 250
             [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
             assert got.recipients == (recipient,)
-            assert b"\r\nX-QuMail-Protection: none; required=sealed\r\n" in b"\r\n" + got.message
+            assert b"\r\nX-QuMail-Protection: none; required=sealed\r\n" in b"\r\n" + mails.unproven(got.message)
+            [second] = free_addresses(1)  # a service that somebody adds later, and gives no filter
+            inet = f"127.0.0.1:{second.port}"
+            added = f"{inet} inet n - n - - smtpd"
+            await machine.postfix[name].command("postconf", "-M", f"{inet}/inet={added}")
+            master = machine.postfix[name].directory / "queue" / "pid" / "master.pid"
+            os.kill(int(master.read_text()), signal.SIGHUP)
+            reply = await submit_once_open(second, forged, sender=sender, recipients=[recipient])
+            assert reply.code == 250
+            [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
+            assert b"\r\nX-QuMail-Protection: none; required=sealed\r\n" in b"\r\n" + mails.unproven(got.message)
+            assert relays[name].log.count("came_unsealed_in_a_peers_name") == 2
             ordinary = mails.plain("ordinary").replace(b"ann@alice.example", b"cat@else.example")
             reply = await machine.postfix[name].submit(ordinary, sender="cat@else.example", recipients=[recipient])
             assert reply.code == 250
             [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
             assert b"X-QuMail-Protection" not in got.message
+
+
+async def submit_once_open(address: TCPAddress, message: bytes, **envelope: Any) -> SMTPReply:
+    """The reply of a service that Postfix is about to open."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await submit(address, message, **envelope)
+            except aiosmtplib.SMTPConnectError:
+                await asyncio.sleep(0.05)
 
 
 APART = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
