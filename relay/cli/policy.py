@@ -22,7 +22,7 @@ COMMANDS = {
     ),
     "install": LaterCommand(
         "policy_sets:install",
-        "Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.",
+        "Check the policies in DIRECTORY, run their tests, say what they change, and put them into force.",
     ),
     "list": LaterCommand(
         "policy_list:list_files", "List the policy files, or those of which all that is asked for is true."

@@ -62,10 +62,10 @@ def unproven(message: bytes) -> bytes:
 
 
 def untraced(message: bytes) -> bytes:
-    """The message without the proof, and the Received field that the last relay has put on top; there must be one."""
+    """The message without the proof, and what the last relay has put on top: a Received field and its mark if sealed."""
     message = unproven(message)
     name, _, _ = message.partition(b":")
     assert name == b"Received", message[:100]
     lines = message.splitlines(keepends=True)
     end = next(place for place, line in enumerate(lines[1:], 1) if line[:1] not in b" \t")
-    return b"".join(lines[end:])
+    return re.sub(rb"\AX-QuMail-Sealed: [^\r\n]*\r\n", b"", b"".join(lines[end:]))
