@@ -37,6 +37,7 @@ from relay.setup.answers import Everybody, Integration, SitePaths
 from relay.setup.asking import Prompter, read_file
 from relay.setup.files import Owner, make_directory
 from relay.setup.peers import document_in
+from relay.setup.questions import NONE
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -161,6 +162,8 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
                 flags = as_it_is(former, flags, places.directory)
         answers, document = answers_of(asker, flags, document)
         look_at_kme(answers, document, former)
+        if answers.postfix is None:
+            flags = {**flags, "postfix": NONE}  # answered: not to be asked again
         look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):
