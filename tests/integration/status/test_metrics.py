@@ -5,6 +5,7 @@ Standard: the text format of Prometheus, read by prometheus_client's own parser.
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -16,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.config import TCPAddress
+from relay.formats import cms
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import exposition, measures
@@ -27,7 +29,9 @@ from tests.testlib.submit import submit
 SEALED_TYPE = (
     b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n"
     b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n\r\n"
+    + base64.b64encode(cms.QUANTUM_KEY_NAMES[0])
 )
+"""What a message begins with that names a quantum key; what follows is base64 too, and cannot be read."""
 STATUS = '[status]\nlisten = "127.0.0.1:0"\n'
 
 
