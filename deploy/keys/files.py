@@ -16,6 +16,7 @@ BELOW = (
         "files/__init__.py",
         "files/commands.py",
         "files/pem.py",
+        "files/acl.py",
         "files/permissions.py",
         "files/rights.py",
         "files/stamps.py",

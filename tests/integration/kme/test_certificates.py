@@ -117,7 +117,7 @@ async def test_a_directory_that_others_may_enter_is_refused_and_left_as_it_is(tm
     state_dir = tmp_path / "shared"
     state_dir.mkdir()
     state_dir.chmod(mode)
-    with pytest.raises(ConfigError, match="chmod 700"):
+    with pytest.raises(ConfigError, match="make it yours alone"):
         await DevelopmentKMEs(state_dir=state_dir, ports=(0, 0)).start()
     assert stat.S_IMODE(state_dir.stat().st_mode) == mode
     assert list(state_dir.iterdir()) == []

@@ -97,7 +97,7 @@ async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: De
     assert large["now"]["causes"] == ["otp: the message has 5018 bytes, and max_size is 1024"]
     secret = await explained(run, "a@alice.example", "x@bob.example", "--message", str(tmp_path / "secret.eml"))
     assert (secret["decision"]["rule"], secret["decision"]["levels"]) == (1, ["otp"])
-    assert (secret["now"]["result"], secret["now"]["smtp_reply"][:9]) == ("held", "451 4.7.1")
+    assert (secret["now"]["result"], secret["now"]["smtp_reply"][:9]) == ("held", "451 4.2.3")
     result = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
     for said in ("Rules       1 (line 5): it looks into the message, and there is none", "Max size    otp: 1024 bytes",
                  "a small message would be sealed otp", "kme (group alice-bob): "):  # fmt: skip
