@@ -124,7 +124,7 @@ def test_what_happens_to_unsealed_mail_in_the_peers_name_is_asked_once_in_setup_
     home: Path, tmp_path: Path, identities: Identities
 ) -> None:
     file, policy = invitation(tmp_path, identities.bob), home / "policies/bob.example.toml"
-    typed = f"alice.example\n{file}\ndevelopment\n\n\ny\ny\nquarantine\nnone\n"
+    typed = f"alice.example\n{file}\ndevelopment\n\n\nnone\ny\ny\nquarantine\n"
     assert run(home, typed=typed).exit_code == 0
     assert 'unprotected = "quarantine"' in policy.read_text()
     for flags, said in ((("--unprotected", "refuse"), "refuse"), ((), "mark")):
