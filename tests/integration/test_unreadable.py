@@ -66,7 +66,10 @@ async def test_a_peer_whose_document_cannot_be_looked_at_stays_one_as_the_identi
             closed.chmod(mode)
             [problem] = (await until(relay, f"{name}_not_reloaded"))["problems"]
             assert problem.startswith(f"{closed}: cannot be ")
-            assert f"by nobody: Permission denied (mode {mode:04o}, owner nobody:nogroup): chmod u+" in problem
+            assert (
+                f"by nobody: Permission denied (mode {mode:04o}, owner nobody:nogroup): runuser --pty -u nobody -- chmod u+"
+                in problem
+            )
             assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
             assert b"application/pkcs7-mime" in sink.got[-1].message
     assert events(relay, "peers_reloaded") == []

@@ -98,7 +98,8 @@ async def test_it_imports_nothing_of_mail_alarms_store_or_configuration() -> Non
     )
     small = [
         *("relay", "relay.counting", "relay.counting.key_metrics", "relay.counting.metric", "relay.errors"),
-        *("relay.files", "relay.files.pem", "relay.files.permissions", "relay.files.stamps"),
+        *("relay.files", "relay.files.acl", "relay.files.commands", "relay.files.pem", "relay.files.permissions"),
+        *("relay.files.rights", "relay.files.stamps"),
         *("relay.formats", "relay.formats.characters"),
         *("relay.runtime", "relay.runtime.aio"),
     ]
