@@ -19,6 +19,7 @@ import pytest
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
+from tests.testlib.descriptors import open_at
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
@@ -94,11 +95,11 @@ def family(pid: int) -> list[int]:
 
 def who_has(listening: socket.socket, pids: Sequence[int]) -> set[str]:
     """The names of the processes that have this socket open."""
-    link = Path(f"/proc/self/fd/{listening.fileno()}").readlink()
+    link = str(Path(f"/proc/self/fd/{listening.fileno()}").readlink())
     have = set()
     for pid in pids:
         with suppress(OSError):  # it has ended
-            if link in {each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()}:
+            if link in open_at(pid):
                 have.add(Path(f"/proc/{pid}/comm").read_text().strip())
     return have
 

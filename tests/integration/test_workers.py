@@ -27,6 +27,7 @@ from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
+from tests.testlib.descriptors import open_at
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
@@ -321,8 +322,7 @@ def _shared(relay: RelayProcess) -> set[str]:
 
 
 def _sockets(pid: int) -> set[str]:
-    links = (each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir())
-    return {str(each) for each in links if str(each).startswith("socket:")}
+    return {each for each in open_at(pid) if each.startswith("socket:")}
 
 
 async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay_is_started_again(
