@@ -4,20 +4,15 @@ Nothing about these keys is quantum; what the servers can be told to do wrong st
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 import uvloop
 
 from relay.cli.logs import configure_logging
-from relay.files import resolved
-from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.kme.certificates import write_private
 from relay.kme.faults import KINDS
+from relay.kme.servers import announced
 from relay.runtime.stopping import stop_on_signals
 
 _DEFAULT = LinkSettings()
@@ -91,31 +86,9 @@ def kme(
     uvloop.run(_run(servers))
 
 
-@contextmanager
-def _noted(state: Path) -> Iterator[None]:
-    """Programs that do not say where look in the default directory: while we run, it names ours."""
-    note = elsewhere_file()
-    if resolved(state) == resolved(default_state_dir()):
-        note.unlink(missing_ok=True)
-        yield
-        return
-    mine = json.dumps({"state": str(resolved(state))}).encode()
-    try:
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(note, mine)
-    except OSError as error:
-        click.echo(f"{note}: cannot be written ({error.strerror}): clients have to be told of {state}", err=True)
-    yield
-    with suppress(OSError):
-        if note.read_bytes() == mine:
-            note.unlink()
-
-
 async def _run(servers: DevelopmentKMEs) -> None:
     with stop_on_signals() as stop:
         async with servers:
-            with _noted(servers.state_dir):
-                first, second = servers.urls
-                click.echo(f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}")
-                click.echo(f"certificates in {servers.state_dir}\nThese are development servers: NOT quantum keys.")
+            with announced(servers) as text:
+                click.echo(text, nl=False)
                 await stop.wait()

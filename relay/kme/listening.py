@@ -75,5 +75,8 @@ def _open(address: str, port: int) -> socket.socket | None:
 
 def _cannot_listen(name: str, host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"{name}: port {port} on {host} is in use; stop what listens there or choose another port"
+        return (
+            f"{name}: port {port} on {host} is in use, perhaps by the demonstration or by other development KMEs: "
+            "choose other ports with --port 0 --port 0 (deploy/demo: --kme-port 0 --kme-port 0), or stop them"
+        )
     return f"{name}: cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"

@@ -18,9 +18,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, Self
 
-import structlog
 from aiohttp import web
 
+from relay.keys.events import Events
 from relay.keys.types import Key
 from relay.kme import requests
 from relay.kme.certificates import SAES, common_name_of_sae
@@ -33,7 +33,7 @@ REQUESTS_REMEMBERED = 2_000
 
 _METHODS = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}
 
-log = structlog.get_logger(__name__)
+log = Events(__name__)
 
 
 class _Unauthorized(Exception):

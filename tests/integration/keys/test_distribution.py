@@ -1,5 +1,5 @@
-"""The key clients as a distribution of their own, installed with nothing but what they need: the programs of their page.
-Standard: PEP 517 (the build), PEP 621 (what it needs); no network: what is needed is taken from this environment.
+"""The key clients as a distribution of their own, installed beside the relay with nothing but what they need.
+Standard: PEP 517 (both builds), PEP 621 (what it needs); no network: what is needed is taken from this environment.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -32,35 +33,39 @@ def _needed(name: str) -> Iterator[str]:
             yield from _needed(each.name)
 
 
+def _run(where: Path, *command: str | Path) -> str:
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of an environment with the wheel, and what it needs, and nothing else."""
+    """That of an environment with both wheels, the library's of its source distribution, and what the library needs."""
     directory = tmp_path_factory.mktemp("alone")
-
-    def run(*command: str | Path, where: Path = directory) -> str:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory, where=ROOT / "deploy/keys")
-    [wheel] = directory.glob("*.whl")
-    run(sys.executable, "-m", "venv", "--without-pip", "env")
+    _run(ROOT / "deploy/keys", sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", directory)
+    _run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory)
+    [source] = directory.glob("*.tar.gz")
+    alone = ("--no-index", "--no-deps", "--no-cache-dir")
+    _run(directory, sys.executable, "-m", "pip", "wheel", *alone, "--no-build-isolation", source)
+    _run(directory, sys.executable, "-m", "venv", "--without-pip", "env")
     mine = directory / "env/bin/python"
-    packages = Path(run(mine, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    packages = Path(_run(directory, mine, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     for name in {each for wanted in ("aiohttp", "cryptography", "structlog", "yarl") for each in _needed(wanted)}:
         found = distribution(name)
         for top in {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             (packages / top).symlink_to(Path(str(found.locate_file(top))))
-    run(sys.executable, "-m", "pip", "--python", mine, "install", "--no-index", "--no-cache-dir", wheel)
+    wheels = sorted(directory.glob("*.whl"))
+    _run(directory, sys.executable, "-m", "pip", "--python", mine, "install", *alone, "--no-compile", *wheels)
     return mine
 
 
 @pytest.fixture
-async def kmes(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
-    """The URLs of development KMEs that run over tmp_path."""
+async def kmes(python: Path, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+    """The URLs of the library's KMEs for trying, which run over tmp_path."""
     servers = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", "--state", str(tmp_path)),
-        env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "home")},
+        *(python, "-I", "-m", "quantum_keys.kme", "--port", "0", "--port", "0", "--state", tmp_path),
+        env={"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "home")},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -76,17 +81,22 @@ async def kmes(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     finally:
         servers.send_signal(signal.SIGTERM)
         await servers.wait()
+        assert not list(tmp_path.rglob("elsewhere.json"))
 
 
 async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tuple[str, str], tmp_path: Path) -> None:
-    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py"]
+    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "pair.py"]
 
     async def run(name: str, *arguments: str) -> str:
         program = PROGRAMS[name].replace("https://kme-1.alice.example", "https://localhost:1")
         for documented, url in zip(("https://localhost:13000", "https://localhost:14000"), kmes, strict=True):
             program = program.replace(documented, url)
         running = await asyncio.create_subprocess_exec(
-            python, "-I", "-c", program, *arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *(python, "-I", "-c", program, *arguments),
+            env={"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "home")},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         out, err = await running.communicate()
         assert err == b""
@@ -99,19 +109,30 @@ async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tu
     counted = (await run("metrics.py")).splitlines()
     assert "qumail_keys_total kme 1 issued 4.0" in counted
     assert counted[-1] == "{'issued': 4, 'used': 4, 'burnt': 0, 'expired': 0, 'in_pool': 0}"
+    assert (await run("pair.py")).endswith("the same key at both sides: True\n")
 
 
-async def test_it_has_the_clients_and_no_mail(python: Path) -> None:
+def test_it_has_the_clients_and_no_mail_and_loads_nothing_of_the_relay(python: Path, tmp_path: Path) -> None:
     script = (
-        "import importlib.metadata, importlib.util, pkgutil, relay, relay.keys, relay.keys.development\n"
-        "print(relay.keys.__file__.startswith(__import__('sys').prefix))\n"
-        "print([name for name in relay.keys.__all__ if not hasattr(relay.keys, name)])\n"
-        "print(sorted(each.name for each in pkgutil.iter_modules(relay.__path__)))\n"
-        "[importlib.import_module(f'relay.keys.{each.name}') for each in pkgutil.iter_modules(relay.keys.__path__)]\n"
+        "import importlib, pkgutil, sys, quantum_keys\n"
+        "print([name for name in quantum_keys.__all__ if not hasattr(quantum_keys, name)])\n"
+        "print(sorted(each.name for each in pkgutil.iter_modules(quantum_keys.__path__) if each.ispkg))\n"
+        "for each in pkgutil.walk_packages(quantum_keys.__path__, 'quantum_keys.'):\n"
+        "    importlib.import_module(each.name)\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'relay'])\n"
     )
-    done = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=False)
-    small = ["counting", "errors", "files", "formats", "keys", "runtime"]
-    assert (done.stderr, done.stdout) == ("", f"True\n[]\n{small}\n")
+    small = ["counting", "files", "formats", "kme", "runtime"]
+    assert _run(tmp_path, python, "-I", "-c", script) == f"[]\n{small}\n[]\n"
+
+
+def test_it_stands_beside_the_relay_and_shares_no_file_with_it(python: Path) -> None:
+    ours, relays = (
+        {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+        for wheel in sorted(python.parents[2].glob("*.whl"), key=lambda each: each.name.startswith("qumail"))
+    )
+    assert ours
+    assert relays
+    assert not {name.split("/")[0] for name in ours} & {name.split("/")[0] for name in relays}
 
 
 def test_it_needs_what_the_relay_takes_of_it() -> None:

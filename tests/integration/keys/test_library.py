@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import logging
 import re
-import signal
 import subprocess
 import sys
 import tomllib
@@ -39,7 +38,6 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 
 ROOT = Path(relay.__file__).parents[1]
-README = ROOT / "relay/keys/README.md"
 PYPROJECT = ROOT / "pyproject.toml"
 
 
@@ -59,34 +57,6 @@ async def _python(script: str, *arguments: str, **environment: str) -> tuple[int
     )
     out, err = await process.communicate()
     return process.returncode or 0, out.decode(), err.decode()
-
-
-@pytest.mark.parametrize("where", ["default", "elsewhere"])
-async def test_the_script_of_the_readme_runs_as_it_stands_wherever_the_servers_have_their_state(
-    tmp_path: Path, where: str
-) -> None:
-    scripts = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    [script] = [each for each in scripts if "get_optimized_km_clients" in each]
-    home = {"XDG_STATE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
-    options = ["--state", str(tmp_path / "state")] if where == "elsewhere" else []
-    servers = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", *options),
-        env={"PYTHONPATH": str(ROOT), **home},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert servers.stdout is not None
-        while b"NOT quantum" not in (line := await servers.stdout.readline()):
-            assert line, "the servers have ended"
-        code, out, err = await _python(script, **home)
-        assert (code, err) == (0, "")
-        assert out.endswith("the same key at both sides: True\n")
-    finally:
-        servers.send_signal(signal.SIGTERM)
-        await servers.wait()
-    assert not list((tmp_path / "home").rglob("elsewhere.json"))
 
 
 async def test_it_imports_nothing_of_mail_alarms_store_or_configuration() -> None:

@@ -126,7 +126,9 @@ async def test_a_port_in_use_is_reported_and_nothing_is_left_behind(tmp_path: Pa
         other.close()
         ports = (free, taken.getsockname()[1])
         kmes = DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=ports)
-        with pytest.raises(ConfigError, match=rf"KM2: port {ports[1]} on 127\.0\.0\.1 is in use"):
+        with pytest.raises(
+            ConfigError, match=rf"KM2: port {ports[1]} on 127\.0\.0\.1 is in use.*--port 0.*--kme-port 0"
+        ):
             await kmes.start()
     with pytest.raises(RuntimeError):
         _ = kmes.urls
