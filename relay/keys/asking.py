@@ -11,11 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar, Unpack
-from urllib.parse import urlsplit, urlunsplit
 
 from relay.counting import key_metrics as metrics
 from relay.errors import (
-    ConfigError,
     KeyNotFound,
     KeyUnavailable,
     KMEBadReply,
@@ -53,7 +51,7 @@ from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests
 from relay.keys.renewal import Renewal
 from relay.keys.replies import KeyStatus, text_of_error
-from relay.keys.settings import ClientOptions, ClientSettings
+from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
 from relay.keys.stock import Accounts
 from relay.keys.types import SAEID, Key
 from relay.runtime.aio import off_loop
@@ -87,12 +85,6 @@ class Question(Generic[Result]):
     bits: int = 0
 
 
-def _without_password(url: str) -> str:
-    """The URL for logs, without its password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def _unnoticed() -> None:
     """Callback that does nothing."""
 
@@ -111,14 +103,12 @@ class Asker(ABC):
         # Imported here, so that only commands that ask a KME load aiohttp.
         from relay.keys.transport import Transport
 
-        if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
-            raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
+        self.url = checked_url(url)
         self.settings = settings = ClientSettings(**options)
         self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay
         self.timeout = settings.timeout
         self.pool_connections, self.pool_maxsize = settings.pool_connections, settings.pool_maxsize
-        self.url = url.rstrip("/")
-        self.name = settings.name or _without_password(self.url)
+        self.name = settings.name or without_password(self.url)
         self._timing = settings.timing
         self.board = settings.board or Numbers()
         self.accounts = Accounts(self.name, self.board)
@@ -136,7 +126,8 @@ class Asker(ABC):
         self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
         self._errors = (*settings.quirks.errors, *self.usual_errors)
-        self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
         """Callback for late keys: slave SAE, size in bits, keys."""
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
@@ -157,6 +148,21 @@ class Asker(ABC):
     def status_request(self, slave_sae: str) -> HTTPRequest:
         """The request for the status."""
 
+    def bind(self) -> None:
+        """Binds the client to the running event loop, until it is closed or that loop is.
+
+        Raises RuntimeError if another loop uses it: a caller there would wait for ever.
+        """
+        if self._loop is (loop := asyncio.get_running_loop()):
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError(
+                f"{self.name}: this client is in use in another event loop or thread: close it there first, or make "
+                "one of your own for this loop (OptimizedKMClient, CachedKMClient)"
+            )
+        self._loop = loop
+        self._turns.clear()  # a lock belongs to one loop
+
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Reloads changed certificate files, or all with `anyway`; then resets the breakers.
 
@@ -176,17 +182,15 @@ class Asker(ABC):
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
     def _turn(self, purpose: str, at_once: int) -> asyncio.Semaphore:
-        """Returns the semaphore that bounds concurrent `purpose` in this event loop: a lock belongs to one loop."""
-        loop = asyncio.get_running_loop()
-        if purpose not in self._turns or self._turns[purpose][0] is not loop:
-            self._turns[purpose] = loop, asyncio.Semaphore(at_once)
-        return self._turns[purpose][1]
+        """Returns the semaphore that bounds concurrent `purpose`."""
+        return self._turns.setdefault(purpose, asyncio.Semaphore(at_once))
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
         """The result of the reply. Raises KeyUnavailable when no attempt is left or none would help.
 
         Raises StoreUnavailable if received keys could not be stored now; the KME is then not asked.
         """
+        self.bind()
         call, sae, spends = question.call, question.request.sae, question.spends
         await self.renewal.before_a_call(sae)
         attempt = 0

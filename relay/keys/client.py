@@ -73,6 +73,7 @@ class KMEClient(Asker):
         one.
         """
         check_numbers(number, size)
+        self.bind()
         return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
 
     @abstractmethod
@@ -93,12 +94,17 @@ class KMEClient(Asker):
         await self.close()
 
     async def close(self) -> None:
-        """Burns unused keys, and closes all connections. The client may be used again afterwards."""
+        """Burns unused keys, and closes all connections. The client may be used again afterwards, in any event loop.
+
+        Raises RuntimeError while another event loop uses it.
+        """
+        self.bind()
         await self._fresh.close()
         await self.renewal.close()
         await self.key_requests.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
+        self._loop = None
 
     def _shared_requests(self) -> KeyPool:
         """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""

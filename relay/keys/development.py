@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from types import TracebackType
+from typing import NamedTuple, Self, Unpack
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -115,52 +117,95 @@ USUAL_CACHE = Prefetch(low=128, high=256, lifetime=240.0, follows_use=False)
 
 
 class CachedKMClient(OptimizedKMClient):
-    """An OptimizedKMClient that draws fresh keys ahead in the background, and returns each once."""
+    """An OptimizedKMClient that draws fresh keys ahead in the background, from its first use, and returns each once."""
 
-    def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **options: Unpack[ClientOptions]) -> None:
-        """`options` as for OptimizedKMClient. Raises ConfigError as it does."""
-        self._cache = cache
+    def __init__(self, url: str, *, cache: Prefetch | int = USUAL_CACHE, **options: Unpack[ClientOptions]) -> None:
+        """`cache` is the maximum number of keys kept ready, or more exact; `options` as for OptimizedKMClient.
+
+        Raises ConfigError as it does.
+        """
+        self._cache = replace(USUAL_CACHE, low=cache // 2, high=cache) if isinstance(cache, int) else cache
         super().__init__(url, **options)
 
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
+        self.bind()
         self._fresh.warm(str(slave_sae_id), size, to_high=True)
 
     def _shared_requests(self) -> KeyPool:
         return KeyPool(self, self._cache, SeenKeys(), self._timing)
 
 
-_Pair = tuple[CachedKMClient, CachedKMClient]
-_pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = {}
+class PairOptions(ClientOptions, total=False):
+    """What CachedKMClient takes, for signatures."""
+
+    cache: Prefetch | int
 
 
-def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[CachedKMClient, CachedKMClient]:
-    """Clients of the development pair: Alice's of KM1 (SAE 2) and Bob's of KM2 (SAE 1).
+class KMOptions(PairOptions, total=False):
+    """What concerns one client of a pair: its address, and any option that differs from the other's."""
 
-    One event loop always gets the same two objects, and keys are then drawn in the background. Outside of a loop they
-    are drawn from the first use. `state_dir` is that of `qumail-relay kme --state`, by default that of the running
-    servers. Raises ConfigError if these have never run.
+    url: str
+
+
+class KMClients(NamedTuple):
+    """The clients of both sites. `async with` closes both at its end."""
+
+    km1: CachedKMClient
+    km2: CachedKMClient
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes both as `close` of a client does; they may be used again afterwards, in any event loop."""
+        await asyncio.gather(self.km1.close(), self.km2.close())
+
+
+_pairs: dict[object, KMClients] = {}
+"""The pairs of this process by their options; None: the last one that was made with options."""
+
+
+def get_optimized_km_clients(
+    state_dir: Path | str | None = None,
+    *,
+    km1: KMOptions | None = None,
+    km2: KMOptions | None = None,
+    **options: Unpack[PairOptions],
+) -> KMClients:
+    """The clients of KM1 and KM2: by default Alice's (SAE 2) and Bob's (SAE 1) of the development pair.
+
+    `options` are those of CachedKMClient for both; `km1` and `km2` are for one of them, with its `url`. What of url,
+    ca, certificate and key is missing is that of the development pair in `state_dir`, by default where its servers run.
+
+    The same options give the same two objects in the whole process, and no options those of the last call with some.
+    They belong to the event loop of their first use, until they are closed or that loop is; in another one they raise
+    RuntimeError. Raises ConfigError for unusable options, or if the development pair is needed and has never run.
     """
-    state = state_dir_in_use() if state_dir is None else state_dir
+    some = bool(km1 or km2 or options or state_dir)
+    if not some and None in _pairs:
+        return _pairs[None]
+    chosen: list[KMOptions] = [{**options, **(km1 or {})}, {**options, **(km2 or {})}]
+    if not all(each.keys() >= {"url", "ca", "certificate", "key"} for each in chosen):
+        usual = _development_pair(state_dir_in_use() if state_dir is None else Path(state_dir))
+        chosen = [{**each, **mine} for each, mine in zip(usual, chosen, strict=True)]
+    named = tuple(frozenset(each.items()) for each in chosen)
+    if named not in _pairs:
+        _pairs[named] = KMClients(*(CachedKMClient(**each) for each in chosen))
+    if some:
+        _pairs[None] = _pairs[named]
+    return _pairs[named]
+
+
+def _development_pair(state: Path) -> list[KMOptions]:
     if not (state / "ca.pem").is_file():
         raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
-    urls = endpoints(state)
-    for loop in [loop for loop in _pairs if loop.is_closed()]:
-        del _pairs[loop]
-    try:
-        pairs = _pairs.setdefault(asyncio.get_running_loop(), {})
-    except RuntimeError:
-        return _new_pair(state, urls)  # without a loop they cannot be shared
-    if (state, urls) not in pairs:
-        alice, bob = pairs[state, urls] = _new_pair(state, urls)
-        alice.warm(1)
-        bob.warm(2)
-    return pairs[state, urls]
-
-
-def _new_pair(state: Path, urls: tuple[str, str]) -> _Pair:
-    first, second = (
-        CachedKMClient(url, ca=state / "ca.pem", certificate=state / f"{sae}.pem", key=state / f"{sae}.key")
-        for url, sae in zip(urls, ("sae-2", "sae-1"), strict=True)
-    )
-    return first, second
+    return [
+        {"url": url, "ca": state / "ca.pem", "certificate": state / f"{sae}.pem", "key": state / f"{sae}.key"}
+        for url, sae in zip(endpoints(state), ("sae-2", "sae-1"), strict=True)
+    ]

@@ -97,6 +97,7 @@ class Fetcher:
         Once one of them is unknown, the rest is not requested, and counts as unknown too. `tries` is the number of
         earlier attempts without success.
         """
+        self.client.bind()
         outcomes = await self._keep_again(master_sae, key_IDs) if self._unkept else {}
         remaining = tuple(dict.fromkeys(key_IDs))
         if outcomes:

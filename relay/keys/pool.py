@@ -136,6 +136,7 @@ class KeyPool:
         """
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
+        self.client.bind()
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.fill_to = self._marks(peer_pool).high
         loop = asyncio.get_running_loop()

@@ -38,7 +38,7 @@ class PSK:
     """A pre-shared key: `identity` names it to the provider, `file` holds it in hexadecimal."""
 
     identity: str
-    file: Path
+    file: Path | str
 
     def read(self) -> bytes:
         """The key. Raises ConfigError, without the key in its text."""

@@ -57,6 +57,10 @@ class KeyStatus:
     max_SAE_ID_count: int | None
     status_extension: Any = None
 
+    def __getitem__(self, name: str) -> Any:
+        """A field by its name. Raises KeyError."""
+        return dataclasses.asdict(self)[name]
+
     @property
     def stored_bits(self) -> int | None:
         """The KME's stored bits for the pair; None if unknown."""

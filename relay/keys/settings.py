@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
+from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
 from relay.keys.counts import KeyCounts
@@ -15,6 +16,28 @@ from relay.keys.health import BreakerRules
 from relay.keys.psk import PSK, PSKTLS
 from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Timing
+
+
+def without_password(url: str) -> str:
+    """The URL for texts and logs, without a user and a password; also one that is none."""
+    scheme, mark, rest = url.rpartition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+
+
+def checked_url(url: str) -> str:
+    """The URL of a KME, without a slash at its end. Raises ConfigError, with the reason and without its password."""
+    shown = without_password(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError
+    except ValueError:
+        raise ConfigError(f"{shown}: not a URL") from None
+    if parts.scheme != "https" or not parts.hostname:
+        raise ConfigError(f"{shown}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
+    if parts.query or parts.fragment or f"{parts.path}/".find("/api/v1/") >= 0:
+        text = "/api/v1/keys is added to it for each call, so write only what stands before that"
+        raise ConfigError(f"{shown}: not the address of a KME: {text}")
+    return url.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +74,9 @@ class ClientSettings:
     of the client's own.
     """
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
     psk: PSK | None = None
     retry_attempts: int = 3
     retry_delay: float = 1
@@ -78,7 +101,7 @@ class ClientSettings:
             return PSKTLS(self.psk, self.tls.ciphers)
         if self.ca is None or self.certificate is None or self.key is None:
             raise ConfigError("ca, certificate and key are needed to talk to the KME")
-        return ClientTLS(self.ca, self.certificate, self.key, self.tls)
+        return ClientTLS(Path(self.ca), Path(self.certificate), Path(self.key), self.tls)
 
     @property
     def shortest_timeout(self) -> float:
@@ -91,9 +114,9 @@ class ClientSettings:
 class ClientOptions(TypedDict, total=False):
     """The fields of ClientSettings, for signatures; missing ones have their defaults."""
 
-    ca: Path | None
-    certificate: Path | None
-    key: Path | None
+    ca: Path | str | None
+    certificate: Path | str | None
+    key: Path | str | None
     psk: PSK | None
     retry_attempts: int
     retry_delay: float

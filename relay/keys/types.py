@@ -8,6 +8,7 @@ the observed behaviour of KMEs. The user of this package implements all three.
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import random
 import time
@@ -35,11 +36,17 @@ class Key:
 
     The bytes never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
     the last reference soon. Keys in a pool are in buffers that are overwritten (stock.py).
+
+    `key["key_ID"]` and `key["key"]` are the same as in the JSON of the standard: the bytes in base64.
     """
 
     key_ID: str
     key: bytes = field(repr=False)
     good_until: float = field(default=math.inf, repr=False, compare=False)
+
+    def __getitem__(self, name: str) -> str:
+        """A field by its name in GS QKD 014, 6.3. Raises KeyError."""
+        return {"key_ID": self.key_ID, "key": base64.b64encode(self.key).decode("ascii")}[name]
 
 
 class KeyReference(NamedTuple):

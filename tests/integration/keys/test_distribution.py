@@ -24,6 +24,25 @@ ROOT = Path(relay.__file__).parent.parent
 PAGE = (ROOT / "relay/keys/README.md").read_text()
 PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", PAGE, re.DOTALL))
 
+FASTAPI = """
+import sys, types
+class FastAPI:
+    def __init__(self, lifespan):
+        self.lifespan, self.routes = lifespan, {}
+    def get(self, path):
+        return lambda call: self.routes.setdefault(path, call)
+sys.modules["fastapi"] = types.SimpleNamespace(FastAPI=FastAPI)
+"""
+"""Stands in for FastAPI, which is not installed here: what the example uses of it."""
+SERVED = """
+import asyncio
+async def serve():
+    async with app.lifespan(app):
+        print(*{(await app.routes["/key"]())["key_ID"] for _ in range(3)}, sep="\\n")
+    print(km1_client.accounts.totals()["in_pool"])
+asyncio.run(serve())
+"""
+
 
 def _needed(name: str) -> Iterator[str]:
     """The names of this and all that it needs."""
@@ -85,14 +104,15 @@ async def kmes(python: Path, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tuple[str, str], tmp_path: Path) -> None:
-    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "pair.py"]
+    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "pair.py", "options.py", "app.py"]
 
-    async def run(name: str, *arguments: str) -> str:
-        program = PROGRAMS[name].replace("https://kme-1.alice.example", "https://localhost:1")
+    async def run(name: str, *arguments: str, before: str = "", after: str = "") -> str:
+        program = f"{before}{PROGRAMS[name]}{after}".replace("https://kme-1.alice.example", "https://localhost:1")
         for documented, url in zip(("https://localhost:13000", "https://localhost:14000"), kmes, strict=True):
             program = program.replace(documented, url)
         running = await asyncio.create_subprocess_exec(
-            *(python, "-I", "-c", program, *arguments),
+            python,
+            *("-I", "-c", program, *arguments),
             env={"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "home")},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -110,6 +130,9 @@ async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tu
     assert "qumail_keys_total kme 1 issued 4.0" in counted
     assert counted[-1] == "{'issued': 4, 'used': 4, 'burnt': 0, 'expired': 0, 'in_pool': 0}"
     assert (await run("pair.py")).endswith("the same key at both sides: True\n")
+    assert await run("options.py") == f"{kmes[0]} 3\n"
+    *served, in_pool = (await run("app.py", before=FASTAPI, after=SERVED)).splitlines()
+    assert (len(served), in_pool) == (3, "0")
 
 
 def test_it_has_the_clients_and_no_mail_and_loads_nothing_of_the_relay(python: Path, tmp_path: Path) -> None:

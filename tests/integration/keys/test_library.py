@@ -5,13 +5,15 @@ Standard: ETSI GS QKD 014 V1.1.1 (5.1: https); PEP 561 (types), PEP 282 (logging
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import logging
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator
+import traceback
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from relay.keys import (
     ClientSettings,
     KeyNotFound,
     KeysMissing,
+    KeyStatus,
     KMEGroup,
     KMEUnreachable,
     OptimizedKMClient,
@@ -172,21 +175,101 @@ async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
         yield kmes
 
 
-async def test_one_loop_gets_the_same_two_clients_and_another_loop_others(servers: DevelopmentKMEs) -> None:
-    first = get_optimized_km_clients(servers.state_dir)
-    again = get_optimized_km_clients(servers.state_dir)
-    assert [one is two for one, two in zip(first, again, strict=True)] == [True, True]
-    assert first[0] is not first[1]
+async def test_the_pair_is_the_same_everywhere_and_belongs_to_the_loop_that_uses_it(servers: DevelopmentKMEs) -> None:
+    [outside] = await asyncio.gather(asyncio.to_thread(get_optimized_km_clients, servers.state_dir))
+    alice, bob = get_optimized_km_clients(servers.state_dir)
+    assert (alice, bob) == outside
+    assert alice is not bob
 
-    async def elsewhere() -> bool:
-        mine = get_optimized_km_clients(servers.state_dir)
-        async with mine[0], mine[1]:
-            await asyncio.gather(mine[0].request_enc_keys(1), mine[1].request_enc_keys(2))
-            return mine[0] in first or (await mine[0].check_key_status(1)).source_KME_ID != "KM1"
+    async def use() -> Sequence[object]:
+        used = [alice.request_enc_keys(1), bob.check_key_status(2), alice.request_dec_keys(1, ["x"])]
+        return await asyncio.gather(*used, asyncio.to_thread(alice.warm, 1), return_exceptions=True)
 
-    assert not await asyncio.to_thread(asyncio.run, elsewhere())
-    for client in first:
-        await client.close()
+    async with outside:
+        await alice.request_enc_keys(1)
+        await bob.check_key_status(2)
+        started = asyncio.get_running_loop().time()
+        refused = await asyncio.to_thread(asyncio.run, use())
+        assert all("another event loop or thread" in str(each) for each in refused[:3]), refused
+        assert [type(each) for each in refused] == [RuntimeError] * 4
+        assert asyncio.get_running_loop().time() - started < 5
+
+    async def use_and_close() -> Sequence[object]:
+        async with outside:
+            return await use()
+
+    keys, status, _, _ = await asyncio.to_thread(asyncio.run, use_and_close())
+    assert isinstance(keys, list), "closed here, it may be used there"
+    assert isinstance(status, KeyStatus)
+
+
+async def test_the_pair_takes_what_the_class_takes_and_a_call_without_options_gives_it(
+    servers: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = servers.state_dir
+    monkeypatch.setenv("XDG_STATE_HOME", str(state / "nothing"))
+    monkeypatch.setattr("relay.keys.development._pairs", {})
+    with pytest.raises(ConfigError, match="qumail-relay kme"):
+        get_optimized_km_clients(retry_attempts=1)
+    first, second = servers.urls
+    pair = get_optimized_km_clients(
+        retry_attempts=1,
+        retry_delay=0.5,
+        timeout=4,
+        pool_connections=2,
+        pool_maxsize=3,
+        cache=16,
+        ca=str(state / "ca.pem"),
+        km1={"url": first, "certificate": state / "sae-2.pem", "key": str(state / "sae-2.key"), "name": "alice"},
+        km2={"url": second, "certificate": state / "sae-1.pem", "key": state / "sae-1.key", "timeout": 3},
+    )
+    async with pair as (km1_client, km2_client):
+        assert get_optimized_km_clients() == pair
+        settings = [each.settings for each in pair]
+        assert [each.timeout for each in settings] == [4, 3]
+        assert {(each.retry_attempts, each.retry_delay) for each in settings} == {(1, 0.5)}
+        assert {(each.pool_connections, each.pool_maxsize) for each in settings} == {(2, 3)}
+        assert km1_client.name == "alice"
+        [key] = await km1_client.request_enc_keys(1)
+        assert await km2_client.request_dec_keys(2, [key["key_ID"]]) == [key]
+        while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
+            await asyncio.wait(drawing)
+        assert km1_client.accounts.totals()["in_pool"] <= 16
+        assert km2_client.accounts.totals()["issued"] == 0, "nobody asked for its keys"
+    with pytest.raises(TypeError, match="retries"):
+        get_optimized_km_clients(state, retries=1)  # type: ignore[call-arg]
+
+
+async def test_results_answer_by_attribute_and_by_the_names_of_the_standard(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        [key] = await client.request_enc_keys(1)
+        status = await client.check_key_status(1)
+    assert key["key_ID"] == key.key_ID
+    assert base64.b64decode(key["key"]) == key.key
+    assert status["stored_key_count"] == status.stored_key_count
+    for result in (key, status):
+        with pytest.raises(KeyError):
+            result["other"]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://user:geheim@localhost:13000", "https"),
+        ("user:geheim@localhost", "https"),
+        ("https://user:ge/heim@localhost", "not a URL"),
+        ("https://user:geheim@[localhost", "not a URL"),
+        ("https://user:geheim@localhost:port", "not a URL"),
+        ("https://user:geheim@localhost:13000/api/v1/keys/1/status", "/api/v1/keys is added"),
+        ("https://user:geheim@localhost:13000/?number=1", "/api/v1/keys is added"),
+    ],
+)
+def test_a_url_that_is_no_address_of_a_kme_is_refused_with_the_reason_and_without_its_password(
+    certificates: Certificates, url: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why) as refused:
+        OptimizedKMClient(url, **certificates.files)
+    assert "heim" not in "".join(traceback.format_exception(refused.value)).partition("ConfigError")[2]
 
 
 async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs) -> None:
@@ -205,6 +288,8 @@ async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs
 async def test_the_first_hundred_requests_after_a_moment_of_idling_do_not_wait(servers: DevelopmentKMEs) -> None:
     alice, bob = get_optimized_km_clients(servers.state_dir)
     async with alice, bob:
+        alice.warm(1)
+        bob.warm(2)
         while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
             await asyncio.wait(drawing)
         assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (2, 2)

@@ -111,11 +111,11 @@ async def test_a_new_key_is_used_and_one_that_cannot_be_used_leaves_the_former(
 ) -> None:
     caplog.set_level("INFO")
     async with provider(tmp_path, "-tls1_3", *with_psk("6f" * 32)) as url, client(url, psk) as skip:
-        psk.file.write_text("no key")
+        Path(psk.file).write_text("no key")
         skip.renew_certificates(anyway=True)
         assert "no key" not in skip.renewal.refused
         assert "not written in hexadecimal" in skip.renewal.refused
-        psk.file.write_text("6f" * 32)
+        Path(psk.file).write_text("6f" * 32)
         skip.renew_certificates(anyway=True)
         assert (await skip.check_key_status("bob")).source_KME_ID == "alice"
     assert ("kme_psk_renewed" in caplog.text, "6f6f" in caplog.text) == (True, False)
@@ -140,8 +140,8 @@ def test_an_older_python_says_that_it_cannot(psk: PSK) -> None:
 def test_a_file_that_holds_no_key_or_shows_it_to_everybody_is_refused(
     psk: PSK, content: str, mode: int, said: str
 ) -> None:
-    psk.file.write_text(content)
-    psk.file.chmod(mode)
+    Path(psk.file).write_text(content)
+    Path(psk.file).chmod(mode)
     with pytest.raises(ConfigError, match=said) as refused:
         psk.read()
     assert "5e5e" not in str(refused.value)
