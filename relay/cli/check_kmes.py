@@ -36,7 +36,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     for name, kme in config.kmes.items():
         title = f"KME {name}"
         try:
-            client = km_client(name, kme.model_copy(update={"retry_attempts": 0}))
+            client = km_client(name, kme.model_copy(update={"retry_attempts": 0, "pool_connections": 1}))
         except ConfigError as error:
             yield title, kme.url, tuple(error.problems)
             continue

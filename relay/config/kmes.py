@@ -157,11 +157,9 @@ class KMESettings(toml.Table):
     handshake, may take half of it, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
-    """For a name with several addresses: the maximum number of connections in total is pool_maxsize times this. A KME
-    with one address has pool_maxsize of them in any case. Up to three times as many more wait for late answers.
-    """
+    """Connections that are opened ahead, once the KME has answered, and kept. After 55 idle seconds one is closed."""
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
-    """Concurrent connections to one of its addresses."""
+    """The maximum number of connections. Up to three times as many more wait for late answers."""
     requests_at_once: int = Field(default=1, ge=1, le=20)
     """Concurrent requests for fresh keys for one peer. One suits any KME: mail that waits at the same time shares it.
     More speed up large pads on a slow link. Some KMEs drop the keys of the first request when a second one arrives.

@@ -116,8 +116,8 @@ class Asker(ABC):
         self.transport = Transport(
             self.url,
             settings.read_tls(),
-            connections=settings.pool_connections * settings.pool_maxsize,
-            per_host=settings.pool_maxsize,
+            ahead=settings.pool_connections,
+            most=settings.pool_maxsize,
             keep_alive=settings.quirks.keep_alive and not self.one_by_one,
             connect=settings.timeout / 2,
         )

@@ -67,9 +67,9 @@ class ClientSettings:
     time; one attempt may take `timeout`. With `adaptive` both adapt to the KME. Pauses have jitter, and are
     shorter while most attempts succeed. The timeouts of status and dec_keys shrink for a quick KME, down to
     `min_timeout` (by default a fifth of `timeout`).
-    At most `pool_maxsize` connections are open to one address. If the URL's name has several, at most
-    `pool_connections` times that are open in total; it has no other effect. `burn_budget` is the number of keys an
-    hour that unanswered requests may cost.
+    Once the KME has answered, `pool_connections` connections are opened ahead and kept, until they have been idle for
+    55 seconds; at most `pool_maxsize` are open. `burn_budget` is the number of keys an hour that unanswered requests
+    may cost.
     `name` is used in logs and metrics (default: the URL without a password). Metrics are on the `board`, by default one
     of the client's own.
     """

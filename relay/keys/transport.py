@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
@@ -29,6 +32,12 @@ from relay.runtime.aio import boot_time, clock_offset
 CONNECT_TIMEOUT_S = 2.0
 """Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
 
+IDLE_S = 55.0
+"""Time for which an idle connection is kept, in seconds: common proxies and firewalls drop one after 60 or more."""
+
+AHEAD_AGAIN_S = 10.0
+"""Time before connections are opened ahead again after that has failed, in seconds."""
+
 MAX_RETRY_AFTER_S = 3600.0
 """Maximum honoured Retry-After, in seconds."""
 
@@ -38,7 +47,7 @@ class _Broken(aiohttp.ClientError):
 
 
 class Transport:
-    """Connections to one KME. At most `per_host` to one address and `connections` in all; `timeout`s in seconds.
+    """Connections to one KME, at most `most`. Once it has answered, `ahead` of them are opened and kept.
 
     Without `keep_alive` each request gets its own connection. `connect` is the timeout of a connection and its TLS
     handshake; at least CONNECT_TIMEOUT_S.
@@ -49,18 +58,19 @@ class Transport:
         url: str,
         tls: ClientTLS | PSKTLS,
         *,
-        connections: int,
-        per_host: int,
+        ahead: int,
+        most: int,
         keep_alive: bool = True,
         connect: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.url = url.rstrip("/")
         self.tls = tls
-        self._connections = connections
-        self._per_host = per_host
+        self._ahead, self._most = min(ahead, most) if keep_alive else 0, most
         self._keep_alive = keep_alive
         self.connect_timeout = max(connect, CONNECT_TIMEOUT_S)
         self._session: aiohttp.ClientSession | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._opens_at = float("-inf")
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: float | None = None
@@ -73,7 +83,9 @@ class Transport:
         session = self._open()
         self._under_way[session] += 1
         try:
-            return await self._exchange(session, request, within, on_sent)
+            reply = await self._exchange(session, request, within, on_sent)
+            self._open_ahead(session)
+            return reply
         finally:
             self._under_way[session] -= 1
             if not self._under_way[session]:
@@ -129,6 +141,7 @@ class Transport:
         """
         self.tls.take(name, context)
         session, self._session = self._session, None
+        self._end_opening()
         # Its idle connections are closed after its last request, or here.
         if session is not None and not self._under_way[session]:
             del self._under_way[session]
@@ -136,6 +149,8 @@ class Transport:
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
+        if (opening := self._end_opening()) is not None:
+            await asyncio.gather(opening, return_exceptions=True)
         session, self._session = self._session, None
         for each in {*self._under_way, *([session] if session is not None else [])}:
             await each.close()
@@ -154,12 +169,33 @@ class Transport:
             self._session = self._new_session(self.tls.context)
         return self._session
 
+    def _open_ahead(self, session: aiohttp.ClientSession) -> None:
+        """Opens what lacks of the connections to be kept, in the background."""
+        connector, opening, loop = session.connector, self._opening, asyncio.get_running_loop()
+        if not isinstance(connector, _Connector) or loop.time() < self._opens_at:
+            return
+        missing = self._ahead - connector.number
+        if missing > 0 and (opening is None or opening.done() or opening.get_loop() is not loop):
+            self._opening = loop.create_task(self._more(connector, missing), name="open connections")
+
+    async def _more(self, connector: _Connector, number: int) -> None:
+        if not await connector.open(number):
+            self._opens_at = asyncio.get_running_loop().time() + AHEAD_AGAIN_S
+
+    def _end_opening(self) -> asyncio.Task[None] | None:
+        """Ends the opening of connections; returns its task if that belongs to this loop."""
+        opening, self._opening = self._opening, None
+        if opening is None or opening.done() or opening.get_loop().is_closed():
+            return None
+        opening.cancel()
+        return opening
+
     def _new_session(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=_Connector(
-                limit=self._connections,
-                limit_per_host=self._per_host,
+                limit=self._most,
                 ssl=context,
+                keepalive_timeout=IDLE_S if self._keep_alive else None,
                 force_close=not self._keep_alive,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -190,8 +226,34 @@ _on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
 """Callback when the request of this context is sent."""
 
 
+_new: ContextVar[bool] = ContextVar("new", default=False)
+"""Whether this context wants a new connection, though an idle one is there."""
+
+
 class _Connector(aiohttp.TCPConnector):
-    """Calls `_on_sent` when a request has its connection, to which it is then written at once."""
+    """Calls `_on_sent` when a request has its connection, to which it is then written at once.
+
+    Opens connections like that of the last request.
+    """
+
+    _like: tuple[aiohttp.ClientRequest, aiohttp.ClientTimeout] | None = None
+    _known: WeakSet[ResponseHandler] | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of open connections."""
+        return sum(each.is_connected() for each in self._known or ())
+
+    async def open(self, number: int) -> bool:
+        """Opens so many connections more and keeps them; whether all could be opened."""
+        if self._like is None:
+            return True
+        _new.set(True)
+        opened = await asyncio.gather(*(self._one_more(*self._like) for _ in range(number)), return_exceptions=True)
+        return not any(isinstance(each, Exception) for each in opened)
+
+    async def _one_more(self, like: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> None:  # noqa: ASYNC109
+        (await self._connected(like, [], timeout)).release()
 
     async def connect(
         self,
@@ -199,9 +261,26 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its own
     ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
+        connection = await self._connected(req, traces, timeout)
+        self._like = req, timeout
         _on_sent.get()()
         return connection
+
+    async def _connected(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its own
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        if self._known is None:
+            self._known = WeakSet()
+        if connection.protocol is not None:
+            self._known.add(connection.protocol)
+        return connection
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        return None if _new.get() else await super()._get(key, traces)
 
 
 async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray | None:

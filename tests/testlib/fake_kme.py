@@ -100,6 +100,7 @@ class FakeKME(DevelopmentKME):
     def client(self, **options: Any) -> OptimizedKMClient:
         """A client that does not wait long, unless told otherwise."""
         usual: dict[str, Any] = {"name": "kme-a", "adaptive": True, "timeout": 0.3, "min_timeout": 0.3}
+        usual["pool_connections"] = 1  # none is opened ahead: tests count
         return OptimizedKMClient(self.url, **(self.certificates.files | usual | options))
 
 

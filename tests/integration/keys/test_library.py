@@ -125,8 +125,6 @@ async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime
         assert {client.time_limits[call].seconds for call in Call} == {10}
         with pytest.raises(TypeError):
             await client.request_dec_keys(1, "key")
-        connector: Any = client.transport._open().connector
-        assert (connector.limit, connector.limit_per_host) == (50, 10)
 
 
 async def test_its_log_is_read_through_logging(

@@ -8,9 +8,11 @@ import asyncio
 import gc
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -102,6 +104,71 @@ async def test_post_keeps_its_connection(kme: FakeKME) -> None:
         for _ in range(5):
             await client.request_enc_keys("bob")
     assert kme.connections == 1
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once it holds."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def test_connections_are_opened_ahead_once_the_kme_has_answered_and_kept(kme: FakeKME) -> None:
+    async with kme.client(pool_connections=3, pool_maxsize=4, timeout=5) as client:
+        await client.check_key_status("bob")
+        await until(lambda: kme.open_connections == 3)
+        for _ in range(20):
+            await client.check_key_status("bob")
+        assert kme.connections == 3
+        kme.latency = 0.05
+        await asyncio.gather(*(client.check_key_status("bob") for _ in range(12)))
+        assert (kme.connections, kme.open_connections) == (4, 4)
+        connector: Any = client.transport._open().connector
+        for protocol in connector._known:
+            protocol.close()
+        await until(lambda: kme.open_connections == 0)
+        await client.check_key_status("bob")
+        await until(lambda: kme.open_connections == 3)
+    await until(lambda: kme.open_connections == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({}, 5),
+        ({"pool_connections": 9, "pool_maxsize": 2}, 2),
+        ({"pool_connections": 1}, 1),
+        ({"quirks": Quirks(keep_alive=False)}, 0),
+    ],
+)
+async def test_so_many_are_kept_as_the_settings_say_by_default_five(
+    kme: FakeKME, options: dict[str, Any], number: int
+) -> None:
+    async with OptimizedKMClient(kme.url, **kme.certificates.files, **options) as client:
+        await client.check_key_status("bob")
+        while opening := [task for task in asyncio.all_tasks() if task.get_name() == "open connections"]:
+            await asyncio.wait(opening)
+        await until(lambda: kme.open_connections == number)
+        assert kme.connections == (number or 1)
+
+
+async def test_a_kme_that_takes_no_more_connections_is_not_asked_for_them_with_each_request(kme: FakeKME) -> None:
+    tries = []
+    async with kme.client(pool_connections=5, timeout=5) as client:
+        await client.check_key_status("bob")
+        await until(lambda: kme.open_connections == 5)
+        connector: Any = client.transport._open().connector
+        for protocol in [each for each in connector._known if each.is_connected()][1:]:
+            protocol.close()
+
+        async def refused(*_: object) -> NoReturn:
+            tries.append(1)
+            raise OSError("refused")
+
+        connector._create_connection = refused
+        for _ in range(5):
+            await client.check_key_status("bob")
+            await asyncio.sleep(0)
+    assert len(tries) == 4
 
 
 async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) -> None:
