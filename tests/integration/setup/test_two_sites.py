@@ -21,6 +21,7 @@ import aiosmtplib
 import pytest
 
 from relay.config import TCPAddress
+from relay.formats import mime
 from tests.testlib import mails, postfix
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
@@ -31,7 +32,9 @@ from tests.testlib.terminal import Terminal
 
 README = (Path(__file__).parents[3] / "deploy" / "TRYING.md").read_text()
 SECTION = README.split("## Two sites on one machine\n")[1].split("\n## ")[0]
-KME, SECOND_POSTFIX, SITES, POLICIES, SERVE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+KME, SECOND_POSTFIX, SITES, POLICIES, CANARIES, SERVE, MAIL = re.findall(
+    r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE
+)
 ROWS = re.findall(r"^\| `([^`]+)` \| (?:`([^`]*)`)? ?\| (?:`([^`]*)`)? ?\|$", SECTION, re.MULTILINE)
 QUESTIONS = [question for question, _, _ in ROWS]
 THIS_MACHINES = ("--port-base", "15120", "--postfix", "/etc/postfix-bob")
@@ -147,7 +150,7 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             if command.startswith("qumail-relay setup --config bob"):
                 assert "to alice.example (peer alice): sealed: aes, 256 bits of quantum key" in terminal.shown
         assert max(answers.values()) <= MOST_ANSWERS, answers
-        await postfix.run("sh", "-ec", POLICIES, directory=tmp_path)
+        await postfix.run("sh", "-ec", POLICIES + CANARIES, directory=tmp_path)
         relays = {
             name: await stack.enter_async_context(relay_process(Site(tmp_path / name)))
             for name in re.findall(r"--config (\w+)/relay.toml", SERVE)
@@ -166,6 +169,18 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             assert sealed["quantum_bits"] > 0
             assert sealed["key_IDs"] == opened["key_IDs"]
             assert b"X-QuMail-Protection: none" not in got.message
+        reply = await machine.postfix["bob"].submit(
+            mails.plain("back").replace(b"ann@alice.example", b"ben@bob.example"),
+            sender="ben@bob.example", recipients=["ann@alice.example"],
+        )  # fmt: skip
+        assert reply.code == 250
+        [got] = await boxes["alice"].messages(1)
+        assert got.recipients == ("ann@alice.example",)
+        assert _event(relays["alice"].log_file, "opened_and_sent", "aes")["key_IDs"]
+        for relay in relays.values():
+            async with asyncio.timeout(60):
+                while "canary_returned" not in relay.log:
+                    await asyncio.sleep(0.1)
         for name, peer in (("bob", "alice"), ("alice", "bob")):  # one took the other in by setup, the other by accept
             sender, recipient = f"boss@{peer}.example", f"ben@{name}.example"
             forged = mails.plain("forged", "Pay it today.\r\n").replace(b"ann@alice.example", sender.encode())
@@ -217,15 +232,22 @@ postconf() { command postconf "$@"; touch -d '1 minute ago' /etc/postfix*/*.cf; 
 
 
 @requires_postfix
-async def test_the_second_postfix_of_the_document_takes_bobs_mail(tmp_path: Path) -> None:
+async def test_the_two_postfix_of_the_document_take_each_others_mail_and_canaries(tmp_path: Path) -> None:
     if await _status(*APART, "ip", "link", "set", "lo", "up"):
         pytest.skip("the kernel allows no namespaces of mounts and networks")
-    took = "until ls /var/mail/bob/all/new/* 2>/dev/null; do sleep 0.1; done"
-    mail = "printf 'Subject: first\\n\\nThe vault opens at 06:30.\\n' | sendmail -f ann@alice.example otp@bob.example"
     commands = SECOND_POSTFIX.replace("postfix stop\n", "")  # here none runs before
-    script = f"{ALONE}{commands}{mail}\ntimeout 30 sh -c '{took}'\ncat /var/mail/bob/all/new/*"
-    said = await postfix.run(*APART, "sh", "-ec", script, str(tmp_path))
-    assert "The vault opens at 06:30." in said
+    *sending, shown = MAIL.splitlines()
+    canaries = [
+        re.sub(r"\S+$", f"qumail-canary@{peer}.example", line)
+        for line, peer in zip(sending, ("bob", "alice"), strict=True)
+    ]
+    came = "timeout 30 sh -c 'until [ \"$(ls /var/mail/*/all/new/* | wc -l)\" = 4 ]; do sleep 0.1; done'"
+    said = await postfix.run(
+        *APART, "sh", "-ec", "\n".join((ALONE + commands, *sending, *canaries, came, shown)), str(tmp_path)
+    )
+    for name, line in (("bob", "The vault opens at 06:30."), ("alice", "The vault is open.")):
+        assert said.count(line) == 2
+        assert f"Delivered-To: qumail-canary@{name}.example" in said
 
 
 async def _status(*words: str) -> int:
@@ -234,6 +256,9 @@ async def _status(*words: str) -> int:
 
 
 def _event(log: Path, name: str, level: str) -> dict[str, Any]:
+    """The one about this test's mail; those of canaries have other message IDs."""
+    ours = mime.message_id_hash(mails.plain())
     events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    [found] = [each for each in events if each["event"] == name and str(each["protection"]).startswith(level)]
+    of_mail = [each for each in events if each["event"] == name and each["message_id"] == ours]
+    [found] = [each for each in of_mail if str(each["protection"]).startswith(level)]
     return dict(found)
