@@ -10,7 +10,16 @@ from pathlib import Path
 
 from relay.config import TCPAddress
 from relay.files import commands
-from relay.postfix.flow import PROTOCOLS, MailFlow, RelayDirection, destination, entries, is_loopback, listens
+from relay.postfix.flow import (
+    PROTOCOLS,
+    MailFlow,
+    RelayDirection,
+    destination,
+    entries,
+    foreign_filter,
+    is_loopback,
+    listens,
+)
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
 FEW_RECIPIENTS = 10
@@ -64,7 +73,7 @@ def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def lost(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A filter names a service that hands nothing to the relay: discard(8) says that all is sent."""
+    """A filter names a service that hands nothing on: discard(8) says that all is sent."""
     for handover in (handover for side in flow.sides for handover in side.ways):
         transport = handover.transport
         if transport is not None and transport.command not in PROTOCOLS:
@@ -74,6 +83,11 @@ def lost(flow: MailFlow) -> Iterator[PostfixFault]:
                 f"{transport.command}(8) does not hand mail to the relay: it IS LOST, or goes elsewhere in clear",
                 "let it run smtp or lmtp, as master.cf in deploy/postfix does",
             )
+    foreign = (foreign_filter(flow, each).partition(":")[0] for each in flow.sources)
+    for transport in (flow.settings.service(name, "unix") for name in dict.fromkeys(foreign)):
+        if transport is not None and transport.command == "discard":
+            text = "it is a content filter, and discard(8) throws mail away: it IS LOST"
+            yield PostfixFault("transport-lost", f"master.cf {transport.key}", text, "take this content_filter out")
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:

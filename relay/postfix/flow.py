@@ -106,7 +106,7 @@ class MailFlow:
         by_filter = [
             side.name for side in self.sides for target in targets if target and listens(side.direction, target[1])
         ]
-        by_filter += self._behind_scanner(service)
+        by_filter = [] if self._leaves_before_the_queue(service) else [*by_filter, *self._behind_scanner(service)]
         return by_filter + [side.name for side in self.sides if self.is_asked(side, service)]
 
     @property
@@ -129,11 +129,42 @@ class MailFlow:
 
     def _behind_scanner(self, service: MasterService) -> list[str]:
         """The directions into which a scanner hands on what comes in by this service."""
-        back = self.handing_back if foreign_filter(self, service) else []
+        value = foreign_filter(self, service)
+        back = self.handing_back if value and self._is_scanner(value) else []
         return [side.name for side in self.sides if back and all(side.name in self._filtered_by(each) for each in back)]
 
+    def _is_scanner(self, value: str) -> bool:
+        """Whether a content filter is another program on this host, by pipe(8), smtp(8) or lmtp(8)."""
+        name, _, rest = value.partition(":")
+        transport, target = self.settings.service(name, "unix"), destination(value)
+        if transport is None or transport.command not in (*PROTOCOLS, "pipe"):
+            return False
+        here = target is not None and self._is_here_and_no_way_back(target[1])
+        return transport.command == "pipe" or rest.startswith("unix:") or here
+
+    def _is_here_and_no_way_back(self, address: TCPAddress) -> bool:
+        """Whether an address is on this host, and not where the relay hands mail back, which goes past it."""
+        back = {at[1] for side in self.sides for each in side.reinjections if (at := service_address(each))}
+        return is_loopback(address.host) and address.port not in back
+
+    def _leaves_before_the_queue(self, service: MasterService) -> bool:
+        """Whether smtpd(8) hands its mail to a proxy that is neither ours nor another program on this host.
+
+        Its content_filter then sees nothing of the mail.
+        """
+        value = self.settings.value("smtpd_proxy_filter", service) if service.command == "smtpd" else ""
+        if not value:
+            return False
+        target = _target("smtpd_proxy_filter", value)
+        if target is None:
+            return not value.startswith("unix:")
+        ours = any(listens(side.direction, target[1]) for side in self.sides)
+        return not (ours or self._is_here_and_no_way_back(target[1]))
+
     def is_asked(self, side: RelayDirection, service: MasterService) -> bool:
-        """Whether what comes in by this service is shown to the relay's milter of this direction."""
+        """Whether what comes in by this service is shown to the relay's milter of this direction, for all clients."""
+        if service.command == "smtpd" and self.settings.value("smtpd_milter_maps", service):
+            return False
         running = milters(self.settings, service)
         return any(is_milter_of(self.settings, side.direction, milter) for milter in running)
 
