@@ -371,7 +371,7 @@ async def _alarms(
     built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
 ) -> AsyncIterator[Alarms]:
     """The alarms, evaluated and notified meanwhile."""
-    notifier = AlarmNotifier(built.config, built.board, outgoing, built.next_hops)
+    notifier = AlarmNotifier(built.config, built.board, outgoing, built.next_hops, lambda: readiness.causes)
     alarms = Alarms(built.board, built.config.alarms_file, notifier)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(alarms.write)  # last: notices sent until then are not sent again

@@ -3,7 +3,9 @@ Standard: it names alarms, peers and KMEs only; it blocks nothing, is bounded in
 
 A mail to our own domains goes straight to the next hop of incoming mail, where no policy, key or store can hold it. If
 that fails, and to all other addresses, it takes the journey out like any other, under
-policy. Each address, and the program, gets each notice once, independently of the others. What could not be mailed goes
+policy. Where both next hops are one mail server, the port that takes sealed mail back gives nothing to the relay again.
+While the relay is not ready, mail to our own domains goes there as well: the usual one may wait for the relay itself.
+Each address, and the program, gets each notice once, independently of the others. What could not be mailed goes
 into the next mail. What is still pending survives a restart: alarms.py writes it to its file (`pending`), and reads it
 back (`resume`).
 
@@ -20,7 +22,7 @@ import secrets
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,7 +33,7 @@ from typing import Any
 
 import structlog
 
-from relay.config import Config
+from relay.config import Config, Server, TCPAddress
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
@@ -147,6 +149,13 @@ async def _sent(mail: Mail, way: Way) -> None:
         raise outcome
 
 
+def _one_server(config: Config) -> bool:
+    """Whether both directions hand on to one mail server, as beside a Postfix."""
+    hops = [each.next_hop[0] for each in (config.outgoing, config.incoming) if each is not None]
+    hosts = [each.address.host for each in hops if isinstance(each, Server) and isinstance(each.address, TCPAddress)]
+    return len(hosts) == 2 and hosts[0] == hosts[1]
+
+
 def _headline(words: Sequence[_Notice]) -> str:
     """The first alarm that begins, and the number of others."""
     begin = [word for word in words if word.state == "begins"]
@@ -159,13 +168,25 @@ def _headline(words: Sequence[_Notice]) -> str:
 class AlarmNotifier:
     """The queue of notices, and their sending."""
 
-    def __init__(self, config: Config, board: Board, way_out: WayOut | None, next_hops: Mapping[str, NextHop]) -> None:
-        """Mail goes through the next hop of incoming mail, to our own domains alone, and through `way_out`."""
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        way_out: WayOut | None,
+        next_hops: Mapping[str, NextHop],
+        not_ready: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """Mail goes through the next hop of incoming mail, to our own domains alone, and through `way_out`.
+
+        `not_ready` is why the relay holds all mail, empty if it does not.
+        """
         self._settings = config.alarms
         self._site = config.site
         self._board = board
         self._way_out = way_out
         self._inwards = next_hops.get("incoming")
+        self._past_us = next_hops.get("outgoing") if _one_server(config) else None
+        self._not_ready = not_ready
         self._mails = {address: _NoticeQueue() for address in config.alarms.mail_to or ()}
         self._runs = {_COMMAND: _NoticeQueue()} if config.alarms.command else {}
 
@@ -217,8 +238,12 @@ class AlarmNotifier:
 
     async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
         """Whether the mail was accepted."""
+        mail = self._written(address, words)
+        if await self._went_past_us(address, mail):
+            self._board.add(metrics.ALARM_NOTICES, "mail", "sent")
+            return True
         try:
-            await self._send(self._written(address, words), self._ways(address))
+            await self._send(mail, self._ways(address))
         except Exception as error:  # noqa: BLE001 - the next mail repeats these notices
             self._board.add(metrics.ALARM_NOTICES, "mail", "failed")
             cause = f"{type(error).__name__}: {error}"
@@ -237,6 +262,23 @@ class AlarmNotifier:
         if not ways:
             raise PolicyHolds("without [outgoing] no policy is known: only our own domains are told")
         return ways
+
+    async def _went_past_us(self, address: str, mail: Mail) -> bool:
+        """Whether the relay holds all mail, and the mail server has taken this one where it does not ask the relay."""
+        if self._past_us is None or domain_of(address) not in self._site.domains or not self._not_ready():
+            return False
+        hop = self._past_us
+
+        async def past_us(each: Mail) -> Outcomes:
+            return (await hop.deliver(each)).outcomes
+
+        with suppress(Exception):
+            await _sent(mail, past_us)
+            # Aliases of the mail server may work only on the usual way: it may be the one that arrives.
+            with suppress(Exception):
+                await _sent(mail, self._deliver_inside)
+            return True
+        return False
 
     async def _deliver_inside(self, mail: Mail) -> Outcomes:
         assert self._inwards is not None  # noqa: S101 - `_ways` has looked

@@ -97,9 +97,10 @@ async def house(
     policies: Mapping[str, str] = POLICIES,
     relay_settings: str = "",
     kme_settings: str = "",
+    tables: str = "",
 ) -> AsyncIterator[House]:
     """An organisation that runs; `settings` are lines of main.cf before deploy/postfix is applied, `changes` shell
-    commands after it, `relay_settings` go into [outgoing] and [incoming].
+    commands after it, `relay_settings` go into [outgoing] and [incoming], `tables` into relay.toml.
     """
     smtp, submission, sealed, opened = free_addresses(4)
     async with AsyncExitStack() as stack:
@@ -110,6 +111,7 @@ async def house(
             outgoing=bob.address if alone else sealed, incoming=opened,
             settings=f"{ENTRIES}\n{relay_settings}", kme_settings=kme_settings,
         )  # fmt: skip
+        site.config_file.write_text(site.config_file.read_text() + tables)
         relay = await stack.enter_async_context(serving(site))
         running = await stack.enter_async_context(
             postfix.running(
