@@ -401,6 +401,11 @@ class MailServerSettings(toml.Table):
     """The directory of its main.cf and master.cf. The relay's user must be able to read both, and the tables that they
     name (`postfix_unwatched`). A change counts from a restart.
     """
+    unlisted: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Access tables and header checks that nobody can list (LDAP, SQL, socketmap, tcp), as main.cf names them:
+    ["mysql:/etc/postfix/clients.cf"]. By naming one you say that no answer of it is FILTER, REDIRECT or BCC, which
+    would lead mail past the relay. Every other such table is reported (`postfix_unwatched`).
+    """
 
 
 class LogSettings(toml.Table):

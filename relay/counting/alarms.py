@@ -81,6 +81,11 @@ _WHERE_TO_LOOK: Final = (
     "`copy_not_delivered` for outgoing mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
 )
 
+_RESTART: Final = (
+    "`systemctl restart postfix`, without systemd `postfix stop` and `postfix start`. A reload is not enough: clients "
+    "that are connected go on by the former settings."
+)
+
 _ALL: Final = (
     Alarm(
         "shadow_mode",
@@ -94,14 +99,27 @@ _ALL: Final = (
     ),
     Alarm(
         "postfix_bypasses",
-        "Mail may go past the relay by Postfix's configuration: {about}",
+        "Mail may go past the relay or be lost by Postfix's configuration: {about}",
         "By the configuration of the Postfix beside the relay, mail that users send may leave past the relay, in "
-        "clear, or mail that arrives sealed may not be opened.",
+        "clear. Or mail that arrives sealed may not be opened, or mail may be lost.",
         "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
-        "they were read again, and do not. A Postfix that was not reloaded since still goes by what it had",
-        "`qumail-relay check` names each line and what to type. Then have Postfix read it: `postfix reload`. Find out "
+        "they were read again, do not say so, and Postfix was started after they were changed",
+        f"`qumail-relay check` names each line and what to type. Then restart Postfix: {_RESTART} Find out "
         "who or what changed it: configuration management, or a restored file. Until it is right, `postfix stop` "
         "keeps all mail back. Where no Postfix is meant to be beside the relay, take [postfix] out of relay.toml.",
+        about="finding",
+        clear_s=0.0,
+        digest_s=60.0,
+    ),
+    Alarm(
+        "postfix_holds",
+        "Mail may wait or be refused by Postfix's configuration: {about}",
+        "By its configuration the Postfix beside the relay keeps mail waiting or refuses it. The relay does not see "
+        "this mail.",
+        "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
+        "they were read again, do not say so, and Postfix was started after they were changed",
+        f"`qumail-relay check` names each line and what to type. Then restart Postfix: {_RESTART} Mail that Postfix "
+        "has put on hold is released by `postsuper -H ALL`, and `postqueue -f` has all other mail tried again.",
         about="finding",
         clear_s=0.0,
         digest_s=60.0,

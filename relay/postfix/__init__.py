@@ -4,6 +4,7 @@ It is read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from relay.postfix import (
     neighbours as filters,
     queue,
     reinjection,
+    running,
     scanners,
+    stops,
 )
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
@@ -34,11 +37,18 @@ PAST_THE_RELAY = frozenset(
     {
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
-        *("bounces-bypass", "transport-lost"),
+        *("bounces-bypass", "transport-lost", "action-discards"),
     }
 )
-"""What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves. All other
-findings keep mail waiting, refuse it, spend keys or break signatures; `check` alone reports those.
+"""What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves."""
+KEEPS_BACK = frozenset(
+    {
+        *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
+        *("filter-needs-tls", "reinjection-needs-tls", "left-over"),
+    }
+)
+"""What keeps mail waiting or refuses it where the relay does not see that: another alarm. All other findings
+concern single mails, spend keys or break signatures; `check` alone reports those.
 """
 UNREAD = "table-unread"
 """The code for what nobody could judge."""
@@ -82,30 +92,32 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     main_cf.notices,
     main_cf.delays_untold,
     main_cf.unknown_recipients,
+    stops.transports_deferred,
 )
 TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,
     bypass.aliases_past,
     bypass.actions,
+    stops.actions,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is wrong with a Postfix by its files, and all files that say so."""
+    """What is wrong with a Postfix by its files, all files that say so, and the file that each start of it writes."""
 
     faults: tuple[PostfixFault, ...]
     files: frozenset[Path]
+    started: Path
 
-    @property
-    def past_the_relay(self) -> tuple[PostfixFault, ...]:
-        """Those by which mail may leave past the relay, or arrive unopened."""
-        return tuple(each for each in self.faults if each.code in PAST_THE_RELAY)
+    def among(self, codes: frozenset[str]) -> tuple[PostfixFault, ...]:
+        """Those with one of these codes."""
+        return tuple(each for each in self.faults if each.code in codes)
 
     @property
     def unread(self) -> tuple[PostfixFault, ...]:
         """Tables that this user cannot read."""
-        return tuple(each for each in self.faults if each.code == UNREAD)
+        return self.among(frozenset({UNREAD}))
 
 
 async def judge(directory: Path, config: Config) -> Judgement:
@@ -116,17 +128,25 @@ async def judge(directory: Path, config: Config) -> Judgement:
     files = {directory / name for name in FILES}
     for file in sorted(files):
         _refuse_unreadable(file)
-    settings, tables = await read_settings(directory), Tables(directory)
+    settings = await read_settings(directory)
+    tables = Tables(directory, config.postfix.unlisted if config.postfix is not None else ())
     flow = mail_flow(settings, config)
     found = [fault for rule in RULES for fault in rule(flow)]
     for rule in TABLE_RULES:
         found += await rule(flow, tables)
     for table, cause in tables.unread.items():
         text = f"whether it leads mail past the relay cannot be seen: {cause}"
-        remedy = "make it readable (of a kind that can be listed), or take it out"
+        remedy = "make it readable, or take it out"
+        if table in tables.asks_servers:
+            remedy = (
+                "use one that can be listed (hash, lmdb, texthash), or take it out; if no answer of it is FILTER, "
+                f"REDIRECT or BCC: [postfix] unlisted = [{json.dumps(table)}] in relay.toml, and restart the relay"
+            )
         found.append(PostfixFault("table-unread", table, text, remedy))
-    files |= {*files_of(_values(settings)), *tables.files}
-    return Judgement(tuple(dict.fromkeys(found)), frozenset(files))
+    # What Postfix itself writes there, such as caches of TLS sessions, says nothing of a mail's way.
+    of_its_own = Path(settings.value("data_directory"))
+    files |= {each for each in files_of(_values(settings)) if not each.is_relative_to(of_its_own)} | tables.files
+    return Judgement(tuple(dict.fromkeys(found)), frozenset(files), running.master_file(settings))
 
 
 async def faults(directory: Path, config: Config) -> list[PostfixFault]:

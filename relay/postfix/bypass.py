@@ -36,7 +36,8 @@ def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
                 "bypass",
                 f"master.cf {service.key}",
                 "what comes in by it does not go through the relay and leaves in clear",
-                "take its own content_filter, no_milters and milters out, so that those of main.cf hold",
+                "take its own content_filter, smtpd_proxy_filter, no_milters and milters out, and smtpd_milter_maps: "
+                "then those of main.cf hold",
             )
 
 
@@ -157,7 +158,7 @@ async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     if outgoing is None:
         return []
     faults = []
-    for where, table in dict.fromkeys(_tables_of_actions(flow)):
+    for where, table in dict.fromkeys((*tables_of_fields(flow), *tables_of_access(flow))):
         lines = logical_lines(await tables.text(table))
         for verb, target in (found for line in lines for found in _ACTION.findall(line)):
             if _harmless(flow, outgoing, verb.upper(), target):
@@ -201,14 +202,19 @@ def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) 
     return in_front or not _outside(flow, [target])
 
 
-def _tables_of_actions(flow: MailFlow) -> Iterator[tuple[str, str]]:
-    """Every table with actions, and where it stands."""
+def tables_of_fields(flow: MailFlow) -> Iterator[tuple[str, str]]:
+    """Every table with actions on header fields or lines of the body (header_checks(5)), and where it stands."""
     settings = flow.settings
     for source in flow.sources:
         cleanup = settings.service(settings.value("cleanup_service_name", source), "unix")
-        for name in CHECKS:
-            tables = split_list(settings.value(name, cleanup))
-            yield from ((settings.of(name, cleanup).where, table) for table in tables)
+        for setting in (settings.of(name, cleanup) for name in CHECKS):
+            yield from ((setting.where, table) for table in split_list(setting.value))
+
+
+def tables_of_access(flow: MailFlow) -> Iterator[tuple[str, str]]:
+    """Every table with actions on clients and addresses (access(5)), and where it stands."""
+    settings = flow.settings
+    for source in flow.sources:
         classes = split_list(settings.value("smtpd_restriction_classes", source))
         lists = (*(f"smtpd_{kind}_restrictions" for kind in RESTRICTIONS), *classes)
         for setting in (settings.of(name, source) for name in lists if source.command == "smtpd"):

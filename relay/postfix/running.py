@@ -11,12 +11,36 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from relay.postfix.settings import PostfixFault, command
+from relay.files import permissions
+from relay.files.stamps import Stamps
+from relay.postfix.settings import PostfixFault, PostfixSettings, command
 
 RESTART = "restart Postfix (`systemctl restart postfix`; without systemd `postfix stop; postfix start`)"
 _PPID, _STARTTIME = 1, 19
 """Fields of /proc/PID/stat, counted behind the name."""
 _TAKES_MAIL_IN = ("pickup", "qmqpd", "smtpd")
+
+
+def master_file(settings: PostfixSettings) -> Path:
+    """The file that master(8) writes whenever Postfix is started, and at no reload."""
+    return Path(settings.value("queue_directory"), "pid", "master.pid")
+
+
+def not_started_since(stamps: Stamps, master: Path) -> str:
+    """Why a Postfix may still go by what these files said before, "" where it was started since they changed. Blocks.
+
+    A reload does not count: a connected client goes on by the former settings, and no file has the time of a reload.
+    The time of change (ctime) counts: a file that comes out of a backup has the time of its writing.
+    """
+    changed = max((stamp[1] for stamp in stamps.values() if isinstance(stamp, tuple)), default=0)
+    try:
+        started = master.stat().st_mtime_ns
+    except OSError as error:
+        unseen = permissions.cause(master, error, "")
+        return f"the files are right now, and whether Postfix was restarted since cannot be seen: {unseen}"
+    if started > changed:
+        return ""
+    return f"the files are right now, and Postfix was not restarted since they were changed: {RESTART}"
 
 
 async def by_former_settings(directory: Path) -> list[PostfixFault]:

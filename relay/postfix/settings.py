@@ -151,10 +151,10 @@ async def read_settings(directory: Path) -> PostfixSettings:
     )
 
 
-async def command(name: str, directory: Path | None, *words: str) -> tuple[str, str]:
+async def command(name: str, directory: Path | None, *words: str, said: str = "") -> tuple[str, str]:
     """What one of Postfix's commands wrote on standard output and standard error; of another command without directory.
 
-    Raises ConfigError where it is missing, fails, or does not end.
+    `said` is its standard input. Raises ConfigError where it is missing, fails, or does not end.
     """
     path = os.pathsep.join((os.environ.get("PATH", ""), *ADMIN_PATHS))
     program = shutil.which(name, path=path)
@@ -165,11 +165,12 @@ async def command(name: str, directory: Path | None, *words: str) -> tuple[str, 
     wholly: dict[str, Any] = {"user": os.geteuid(), "group": os.getegid()} if os.getuid() != os.geteuid() else {}
     process = await asyncio.create_subprocess_exec(
         program, *where, *words,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, **wholly,
+        stdin=asyncio.subprocess.PIPE if said else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, **wholly,
     )  # fmt: skip
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            out, err = await process.communicate()
+            out, err = await process.communicate(said.encode() or None)
     except TimeoutError:
         raise ConfigError(f"{' '.join((name, *where, *words))}: no end after {TIMEOUT_S:.0f} s") from None
     finally:  # also where the caller has less patience

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from relay.errors import ConfigError
@@ -27,12 +27,17 @@ MAX_READ = 10_000_000
 
 
 class Tables:
-    """The tables of one Postfix; `unread` says of each that cannot be read why, `files` has what was read as text."""
+    """The tables of one Postfix; `unread` says of each that cannot be read why, `files` has what was read as text.
 
-    def __init__(self, directory: Path) -> None:
-        """`directory` has its main.cf."""
+    `asks_servers` are those of `unread` that no right to read a file makes readable.
+    """
+
+    def __init__(self, directory: Path, unlisted: Sequence[str] = ()) -> None:
+        """`directory` has its main.cf; `unlisted` are tables that nobody can list and that somebody answers for."""
         self._directory = directory
+        self._unlisted = unlisted
         self.unread: dict[str, str] = {}
+        self.asks_servers: set[str] = set()
         self.files: set[Path] = set()
 
     async def listed(self, table: str, program: str = "postmap") -> str | None:
@@ -56,8 +61,9 @@ class Tables:
             return name
         if kind in COMBINED:
             return "\n".join([await self.text(each) for each in split_list(name[1:-1])])
-        if kind not in SEQUENTIAL_TABLES:
+        if kind not in SEQUENTIAL_TABLES and table not in self._unlisted:
             self.unread[table] = f"a table of the kind {kind} cannot be listed"
+            self.asks_servers.add(table)
         return await self.listed(table) or ""
 
     async def look_up(self, table: str, key: str) -> str:
@@ -72,6 +78,20 @@ class Tables:
             if "fatal: " in str(error):  # it fails as well, without a word, where the table does not have the key
                 self._note(table, str(error), Path(f"{name}{INDEXES.get(kind, '')}"))
             return ""
+
+    async def answers(self, table: str, keys: Sequence[str]) -> dict[str, str]:
+        """What a table says of those of these keys that it has; nothing where it cannot be read, or asks a server."""
+        kind = table.removeprefix("proxy:").partition(":")[0]
+        if kind not in (*TEXT_TABLES, *SEQUENTIAL_TABLES, *ANSWERS, *COMBINED):
+            return {}
+        said = "".join(f"{key}\n" for key in keys)
+        try:
+            found, _ = await command("postmap", self._directory, "-q", "-", table.removeprefix("proxy:"), said=said)
+        except ConfigError as error:
+            if "fatal: " in str(error):  # as above
+                self._note(table, str(error), Path(table.partition(":")[2]))
+            return {}
+        return dict(pair for pair in (line.split("\t", 1) for line in found.splitlines()) if len(pair) == 2)
 
     def file(self, path: Path, table: str) -> str:
         """The beginning of a file that belongs to a table; "" where it cannot be read."""

@@ -15,7 +15,8 @@ import structlog
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.stamps import Stamps, stamp_of
-from relay.postfix import Judgement, PostfixFault, judge
+from relay.postfix import KEEPS_BACK, PAST_THE_RELAY, Judgement, PostfixFault, judge
+from relay.postfix.running import not_started_since
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,11 @@ _ADDRESS = re.compile(r"[^\s,:]+@[^\s,:]+")
 
 
 class PostfixWatch:
-    """The last judgement: `past` has, by code, by what mail may leave past the relay or arrive unopened."""
+    """The last judgement: `past` has, by code, by what mail may leave past the relay, arrive unopened or be lost.
+
+    `kept_back` has by what Postfix keeps it waiting or refuses it. `former` is why Postfix may still go by what the
+    files said before, "" where it was started since.
+    """
 
     def __init__(self, directory: Path, config: Config) -> None:
         """Reads nothing yet."""
@@ -41,10 +46,13 @@ class PostfixWatch:
         self._config = config
         self._stamps: Stamps = {}
         self._files = frozenset({directory / "main.cf", directory / "master.cf"})
+        self._started: Path | None = None
         self._judged_at = -ANEW_S
         self._looked_at = time.monotonic()
         self._unknown = "it has not been judged yet"
         self.past: dict[str, str] = {}
+        self.kept_back: dict[str, str] = {}
+        self.former = ""
 
     @property
     def unknown(self) -> str:
@@ -67,19 +75,20 @@ class PostfixWatch:
         stamps = await asyncio.to_thread(_stamps, self._files)
         self._looked_at = time.monotonic()
         if stamps == self._stamps and self._looked_at - self._judged_at < ANEW_S:
+            if self.former and self._started is not None:
+                self.former = await asyncio.to_thread(not_started_since, stamps, self._started)
             return
         try:
             judgement = await asyncio.to_thread(_judged, self._directory, self._config)
         except ConfigError as error:
             self._cannot("; ".join(error.problems))
         else:
-            past = judgement.past_the_relay
-            self.past = {
-                code: shown(each for each in past if each.code == code) for code in {each.code for each in past}
-            }
+            self.former = await asyncio.to_thread(not_started_since, stamps, judgement.started)
+            past, kept_back = judgement.among(PAST_THE_RELAY), judgement.among(KEEPS_BACK)
+            self.past, self.kept_back = by_code(past), by_code(kept_back)
             self._unknown = shown(judgement.unread)
-            self._files, self._stamps = judgement.files, stamps
-            number = {"past_the_relay": len(past), "unread": len(judgement.unread)}
+            self._files, self._stamps, self._started = judgement.files, stamps, judgement.started
+            number = {"past_the_relay": len(past), "kept_back": len(kept_back), "unread": len(judgement.unread)}
             log.info("postfix_judged", directory=str(self._directory), **number)
         self._looked_at = self._judged_at = time.monotonic()
 
@@ -87,6 +96,14 @@ class PostfixWatch:
         if cause != self._unknown:
             log.warning("postfix_not_judged", directory=str(self._directory), cause=cause)
         self._unknown, self._stamps = cause, {}
+
+
+def by_code(faults: Iterable[PostfixFault]) -> dict[str, str]:
+    """The findings by their codes, as `shown`."""
+    found: dict[str, list[PostfixFault]] = {}
+    for each in faults:
+        found.setdefault(each.code, []).append(each)
+    return {code: shown(those) for code, those in found.items()}
 
 
 def shown(faults: Iterable[PostfixFault]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
@@ -21,6 +22,9 @@ from relay.keys.report import clocks_differ
 from relay.levels import PLAINTEXT
 from relay.mail import OURS
 from relay.status.sight import ADOPTED_S, WINDOW_S, Sight, Which
+
+if TYPE_CHECKING:
+    from relay.postfix.watch import PostfixWatch
 
 Seen = tuple[str, str | None]
 """The subject of an alarm ("" for the relay), and the cause. None: nothing is known of it now, and its alarm stays."""
@@ -328,11 +332,20 @@ def _unsealed_at_peer(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 
 def _postfix_bypasses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
-    if (watch := sight.watched.postfix) is None:
-        return
-    yield from watch.past.items()
-    for code in sorted(set(standing) - watch.past.keys()) if watch.unknown else ():
-        yield code, None
+    if sight.watched.postfix is not None:
+        yield from _until_restarted(sight.watched.postfix, sight.watched.postfix.past, standing)
+
+
+def _postfix_holds(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    if sight.watched.postfix is not None:
+        yield from _until_restarted(sight.watched.postfix, sight.watched.postfix.kept_back, standing)
+
+
+def _until_restarted(watch: PostfixWatch, found: Mapping[str, str], standing: Collection[str]) -> Iterator[Seen]:
+    """What was found; and what is in the files no longer, until Postfix was started since, as far as that is known."""
+    yield from found.items()
+    for code in sorted(set(standing) - found.keys()) if watch.unknown or watch.former else ():
+        yield code, None if watch.unknown else watch.former
 
 
 def _postfix_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -498,6 +511,7 @@ def _call_of(kme: str, is_one: Callable[[str], bool], call: str = "") -> Which:
 RULES: dict[str, Rule] = {
     "shadow_mode": _shadow_mode,
     "postfix_bypasses": _postfix_bypasses,
+    "postfix_holds": _postfix_holds,
     "postfix_unwatched": _postfix_unwatched,
     "mail_held": _mail_held,
     "mail_stuck": _mail_stuck,

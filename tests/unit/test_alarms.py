@@ -384,7 +384,7 @@ async def test_over_a_restart_an_alarm_stays_until_the_end_of_its_cause_was_seen
     made = Alarms(Board(), tmp_path / "alarms.json", told, clock=lambda: now[0])
     of = watched(Board(), clear_text=True)
     if name.startswith("postfix"):
-        cast(Any, of).postfix = SimpleNamespace(past={}, unknown="it has not been judged yet")
+        cast(Any, of).postfix = SimpleNamespace(past={}, kept_back={}, former="", unknown="not judged yet")
     looking = Looking(of, cast(Readiness, SimpleNamespace(found={})), {})
     for _ in range(20):
         now[0] += 5
@@ -579,6 +579,8 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
     config = SimpleNamespace(
         alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
         site=SimpleNamespace(name="alice", domains=("alice.example",), hostname="relay.alice.example"),
+        outgoing=None,
+        incoming=None,
     )
     out = _Out()
     notifier = AlarmNotifier(cast(Config, config), Board(), cast(Any, out), {})
@@ -602,7 +604,10 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
 
 def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_nothing(tmp_path: Path) -> None:
     config = SimpleNamespace(
-        alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None), site=SimpleNamespace()
+        alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
+        site=SimpleNamespace(),
+        outgoing=None,
+        incoming=None,
     )
     notifier = AlarmNotifier(cast(Config, config), Board(), None, {})
     notifier.notify(Standing(ALARMS["keys_gone"], "bob", "a cause", since=0.0, reported=0.0, seen=0.0), "begins")

@@ -149,6 +149,23 @@ async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opene
     assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
 
 
+async def test_a_table_that_asks_a_server_is_reported_until_somebody_answers_for_it(
+    bases: Path, tmp_path: Path
+) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    tables = ("socketmap:inet:127.0.0.1:2525:access", "proxy:tcp:127.0.0.1:2526")
+    words = " ".join(f"check_client_access {each}" for each in tables)
+    await postfix.change(directory, f"postconf -e 'smtpd_client_restrictions = {words}'")
+    found = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, ())))
+    assert [(each.code, each.where) for each in found] == [("table-unread", each) for each in tables]
+    [named] = re.findall(r"\[postfix\] (unlisted = \[.*?\])", found[0].remedy)
+    one = load_config(
+        relay_toml(tmp_path, [rf'^directory = "/etc/postfix"\n -> directory = "/etc/postfix"\n{named}\n'])
+    )
+    [left] = await checked.faults(directory / "etc", one)
+    assert (left.code, left.where) == ("table-unread", tables[1])
+
+
 def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
     source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
     known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))

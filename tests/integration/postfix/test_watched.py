@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,15 @@ from structlog.testing import capture_logs
 
 from relay.cli import cli
 from relay.config import load_config
+from relay.kme import DevelopmentKMEs
 from relay.postfix.watch import PostfixWatch
 from relay.process import app
 from tests.system.drill import shortened
 from tests.testlib import postfix
+from tests.testlib.house import house
 from tests.testlib.nobody import as_nobody, by_root
 from tests.testlib.ports import free_addresses
-from tests.testlib.postfix import requires_postconf
+from tests.testlib.postfix import requires_postconf, requires_postfix
 from tests.testlib.relay_command import run
 
 pytestmark = requires_postconf
@@ -69,6 +73,11 @@ class Beside:
 
     async def change(self, commands: str) -> None:
         await postfix.change(self.directory, commands)
+
+    def restart(self) -> None:
+        """What a restart of Postfix leaves for everybody to see: the time of its master's file (master(8))."""
+        (self.directory / "queue" / "pid").mkdir(parents=True, exist_ok=True)
+        (self.directory / "queue" / "pid" / "master.pid").write_text("1\n")
 
     def alarms(self) -> dict[str, str]:
         """The causes of those that stand, by name; of several with one name together."""
@@ -157,7 +166,13 @@ async def test_mail_that_no_longer_comes_through_the_relay_is_an_alarm_until_it_
         found = await beside.found()
         assert any(what in each for each in found["Postfix"]), found
         assert any(each.startswith("alarm postfix_bypasses") for each in found)
+        beside.restart()
         (beside.etc / "main.cf").write_text(kept)
+        os.utime(beside.etc / "main.cf", (0, 0))  # as `cp -p` from a backup
+        async with asyncio.timeout(30):
+            while "Postfix was not restarted since" not in beside.alarms().get("postfix_bypasses", ""):
+                await asyncio.sleep(0.05)
+        beside.restart()
         await beside.until()
         assert (await beside.found())["Postfix"] == []
 
@@ -204,6 +219,7 @@ async def test_however_the_configuration_changes_it_is_judged_anew(
         await beside.until("postfix_bypasses")
         for path, text in kept.items():
             path.write_text(text)
+        beside.restart()
         await beside.until()
 
 
@@ -212,6 +228,7 @@ async def judged(beside: Beside) -> None:
     await beside.change("postconf -P submission/inet/content_filter=")
     await beside.until("postfix_bypasses")
     await beside.change("postconf -PX submission/inet/content_filter")
+    beside.restart()
     await beside.until()
 
 
@@ -226,6 +243,11 @@ async def test_what_cannot_be_read_is_an_alarm_and_ends_none(tmp_path: Path) -> 
         (beside.etc / "main.cf").unlink()
         await beside.until("postfix_bypasses", "postfix_unwatched")
         (beside.etc / "main.cf").write_text(kept)
+        async with asyncio.timeout(30):
+            while "cannot be seen" not in (cause := beside.alarms().get("postfix_bypasses", "")):
+                await asyncio.sleep(0.05)
+        assert "queue/pid/master.pid: No such file or directory" in cause
+        beside.restart()
         await beside.until()
 
 
@@ -238,6 +260,7 @@ async def test_an_alarm_of_before_a_restart_stands_until_the_configuration_is_ju
     async with app.running(load_config(beside.config_file)):
         await beside.until("postfix_bypasses", "postfix_unwatched")
         (beside.etc / "main.cf").write_text(kept)
+        beside.restart()
         await beside.until()
 
 
@@ -339,3 +362,18 @@ async def test_check_says_where_no_postfix_is_named_and_complains_of_none_unless
             done = await asyncio.to_thread(CliRunner().invoke, cli, words)
             [said] = [each for each in json.loads(done.stdout) if each["what"] == "Postfix"]
             assert len(said["problems"]) == problems
+
+
+@requires_postfix
+@pytest.mark.parametrize("way", ["lmtp", "milter"])
+async def test_that_the_store_cannot_be_written_reaches_a_mailbox_of_the_site_while_it_cannot(
+    tmp_path: Path, kmes: DevelopmentKMEs, way: str
+) -> None:
+    """The mail of an alarm does not wait for the relay that it is about."""
+    tables = '\n[alarms]\nmail_to = ["postmaster@alice.example"]\n'
+    async with house(way, tmp_path, kmes, tables=tables) as alice:
+        with closing(sqlite3.connect(alice.site.directory / "relay.db", isolation_level=None)) as locked:
+            locked.execute("BEGIN IMMEDIATE")
+            [got] = await alice.own.messages(1)
+            assert b"store_unwritable begins" in got.message
+            assert got.recipients == ("postmaster@alice.example",)

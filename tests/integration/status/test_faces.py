@@ -127,6 +127,7 @@ SOON = time.time() + 86_400
 PROVOKE: dict[str, Callable[[Scene], object]] = {
     "shadow_mode": lambda s: s.say(Config, "all_in_clear", "shadow mode is on"),
     "postfix_bypasses": lambda s: setattr(s.watched.postfix, "past", {"bypass": "leaves in clear"}),
+    "postfix_holds": lambda s: setattr(s.watched.postfix, "kept_back", {"loop": "goes round"}),
     "postfix_unwatched": lambda s: setattr(s.watched.postfix, "unknown", "postconf: not found"),
     "mail_held": lambda s: _held(s, "incoming", "store"),
     "mail_stuck": _stuck,
@@ -191,7 +192,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
         return found[0]
 
     monkeypatch.setattr(app, "_watched", noted)
-    postfix = SimpleNamespace(past={}, unknown="", keep_up=asyncio.Event().wait)
+    postfix = SimpleNamespace(past={}, kept_back={}, former="", unknown="", keep_up=asyncio.Event().wait)
     monkeypatch.setattr(app, "_postfix_watch", lambda _: postfix)
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
@@ -233,7 +234,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
             site.write_policies({"default.toml": 'levels = ["aes"]\n'})
             _, error, _ = await run(*explain, "--config", site.config_file)
             for name, about in standing:
-                concerned = about in ("", "outgoing", "bypass") or "bob" in about.split()
+                concerned = about in ("", "outgoing", "bypass", "loop") or "bob" in about.split()
                 assert (ALARMS[name].line(about) in error) == concerned, name
             monkeypatch.undo()
     assert {each["alarm"] for each in logs if each["event"] == "alarm_begins"} == set(ALARMS)
