@@ -121,8 +121,12 @@ async def test_who_connects_while_the_relay_is_away_is_served_by_the_next_one(
         async with started(site, [listening]) as process:
             await serves(site, process)
             assert (await submit(address_of(listening), mails.plain())).code == 250
+            processes = family(process.pid)
             process.send_signal(end)
             await process.wait()
+        async with asyncio.timeout(60):  # a worker that is about to end may still take a connection
+            while who_has(listening, processes):
+                await asyncio.sleep(0.02)
         waiting = asyncio.create_task(submit(address_of(listening), mails.plain("second")))
         with pytest.raises(OSError) as refused, socket.socket() as another:
             another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

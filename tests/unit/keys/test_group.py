@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -370,27 +371,35 @@ EVERY_WAY: list[dict[str, Any]] = [
 ]
 
 
+async def _when_answered(group: KMEGroup, time: FakeTime) -> Key:
+    """On a busy machine a good KME may take longer than a tenth of a second as well."""
+    async with asyncio.timeout(60):
+        while True:
+            time.now += 200
+            with suppress(KeyUnavailable):
+                return await group.take("bob")
+
+
 @pytest.mark.parametrize("how", EVERY_WAY, ids=lambda how: f"{how['kind']}-{how.get('code', '')}")
 async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accounts_right(
     kme: FakeKME, time: FakeTime, how: dict[str, Any]
 ) -> None:
     client = kme.client(timing=time.timing, retry_attempts=1, timeout=0.1, min_timeout=0.1)
     group = KMEGroup("g", [client], Prefetch(2, 6, 100), timing=time.timing)
-    keys: list[Key] = [await group.take("bob")]
+    keys = [await _when_answered(group, time)]
     await settled(group)
     for _ in range(3):
         kme.misbehave("enc_keys", times=2, **how)
         for _ in range(4):
             try:
-                keys.append(await asyncio.wait_for(group.take("bob"), 5))
-                keys.append(await asyncio.wait_for(group.take("bob"), 5))
+                keys.append(await asyncio.wait_for(group.take("bob"), 60))
+                keys.append(await asyncio.wait_for(group.take("bob"), 60))
             except KeyUnavailable:
                 time.now += 7
         await settled(group)
         assert accounts_agree(group)
     kme.behave()
-    time.now += 200
-    keys.append(await group.take("bob"))
+    keys.append(await _when_answered(group, time))
     await group.close()
     assert max(Counter(key.key_ID for key in keys).values()) == 1
     assert len({key.key for key in keys}) == len(keys)
