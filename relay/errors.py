@@ -85,12 +85,14 @@ class Refuse(RelayError):
 class KeyUnavailable(TryLater):
     """No quantum key is available now."""
 
+    http_status = 0
+    """HTTP status of the KME's reply; 0: there was none."""
     status = "4.7.5"
     public = "Encryption key not available, try again later"
 
 
 class KMEUnreachable(KeyUnavailable):
-    """No connection to the KME, or no complete reply in time."""
+    """No connection to the KME, no complete reply in time, or it fails, or a proxy in front of it."""
 
 
 class KMEExhausted(KeyUnavailable):
@@ -106,7 +108,7 @@ class KMEBadReply(KeyUnavailable):
 
 
 class KeyNotFound(KeyUnavailable):
-    """The KME does not know a key_ID: lag, loss, or already delivered. `claimed` is as of CannotOpen."""
+    """The KME says that it has no such key: lag, loss, or already delivered. `claimed` is as of CannotOpen."""
 
     claimed = ""
 

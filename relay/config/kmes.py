@@ -214,7 +214,8 @@ class KMESettings(toml.Table):
     """key_IDs as numbers, for KMEs that refuse strings. Without it fresh keys with numbers are refused."""
     errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
     """The meaning of its error replies, if it is unusual and its status does not show it: the first rule that matches
-    decides.
+    decides. A KME that says of an unknown key something else than the standard needs a rule for dec_keys that means
+    not_found. Without it, mail under such keys is held as if the KME had failed.
     """
 
     @property

@@ -219,14 +219,13 @@ _ALL: Final = (
     Alarm(
         "received_keys_refused",
         "KME {about} gives no keys for arriving mail",
-        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key, such as "
-        "HTML, or 404 without a message. Or it does not answer them at all, while it answers for its status. Mail "
-        "under quantum keys of its group is held, and put aside in time.",
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail without a word about a key, in "
+        "whatever form, or not at all. Mail under quantum keys of its group is held.",
         "a call was answered so, or two in a row were not, and within a minute none with keys",
-        "one is answered with keys, or with a word on which are not known",
+        "one is answered with keys, or says that a key is not there",
         "`qumail-relay check` and the log's `received_keys_refused` have what it says. It is a fault of the KME, of a "
-        "proxy, or of their settings (paths, methods, certificates): ask their operator. Mail that was put aside "
-        "meanwhile: `qumail-relay quarantine release`.",
+        "proxy, or of their settings (paths, methods, certificates): ask their operator. A KME that says so of "
+        "keys which are not there needs a rule in `errors` of its table.",
         about="KME",
         clear_s=0.0,
     ),
@@ -403,7 +402,7 @@ _ALL: Final = (
         "quarantine_grows",
         "Much sealed mail cannot be opened",
         "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",
-        "more than `unopened` such mails were put in quarantine, or held for their key, within ten minutes",
+        "more than `unopened` such mails were put in quarantine within ten minutes",
         "it was less for ten minutes",
         "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, their "
         "keys or certificates are not what is known here. Forged mail hurts nobody, and can be dropped: "

@@ -96,14 +96,14 @@ KME_REQUESTS: Final = Metric(
     "qumail_kme_requests_total",
     "counter",
     "Requests to a KME. call: status, enc_keys, dec_keys; outcome: ok, unreachable, busy, exhausted, bad_request, "
-    "misconfigured, not_found, bad_reply, ambiguous, not_asked, cancelled",
+    "misconfigured, not_found, bad_reply, not_asked, cancelled",
     ("kme", "call", "outcome"),
 )
 RECEIVED_KEYS_REFUSED: Final = Metric(
     "qumail_received_keys_refused_total",
     "counter",
-    "Replies to dec_keys that say nothing of keys: of a proxy, to wrong paths or methods, faults of the KME. Calls "
-    "that are not answered count too, from the second in a row, while the KME answers for its status",
+    "Replies to dec_keys without a word about a key: of a proxy, to wrong paths or methods, faults of the KME. Calls "
+    "that are not answered count too, from the second in a row",
     ("kme",),
 )
 KME_SECONDS: Final = Metric(
@@ -117,7 +117,7 @@ KME_RETRIES: Final = Metric(
     "qumail_kme_retries_total", "counter", "Second and further attempts of a request", ("kme", "call")
 )
 KME_BREAKER: Final = Metric(
-    "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"
+    "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme",), together="max"
 )
 KME_CLOCK: Final = Metric(
     "qumail_kme_clock_ahead_seconds",

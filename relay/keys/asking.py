@@ -1,7 +1,7 @@
 """One call to a KME from beginning to end: breaker, timeout, and a single sending.
 Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, mutual authentication), as in Cisco SKIP.
 
-What the reply means (faults.py) decides whether the call is tried again.
+What the reply means (faults.py) decides whether the call is tried again, and health.py whether it is made at all.
 """
 
 from __future__ import annotations
@@ -18,39 +18,30 @@ from relay.errors import (
     KeyUnavailable,
     KMEBadReply,
     KMEExhausted,
-    KMEMisconfigured,
     KMEUnreachable,
     StoreUnavailable,
 )
 from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
-    FAILED_CODE,
-    GATEWAY_CODES,
-    UNAUTHORIZED,
-    AmbiguousReply,
     Call,
     ErrorRule,
     KMEBusy,
     KMEFailed,
     KMEFault,
-    KMERefusedRequest,
     KMEUnanswered,
     NotAsked,
     RepliedNotFound,
-    classify,
     error_of,
+    meaning,
     outcome_of,
-    ruled,
     says_shortage,
-    says_why,
-    unclear,
 )
 from relay.keys.health import MAX_BACKOFF_S, Health
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests
 from relay.keys.renewal import Renewal
-from relay.keys.replies import KeyStatus, text_of_error
+from relay.keys.replies import ErrorText, KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
 from relay.keys.stock import Accounts
 from relay.keys.types import SAEID, Key
@@ -62,12 +53,6 @@ Result = TypeVar("Result")
 
 SHORTAGE = "shortage of keys"
 """The name of a refusal for too few keys in a cause, whatever its code and text."""
-
-SILENT_CALLS = 2
-"""Number of calls for received keys in a row without an answer after which the KME is reported."""
-
-WELL_FOR_S = 1.0
-"""Time for which a status reply proves the KME healthy, in seconds: dec_keys replies are then about keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +78,7 @@ class Asker(ABC):
     """The base of clients of one KME, independent of the protocol."""
 
     usual_errors: tuple[ErrorRule, ...] = ()
-    """Protocol-specific meanings of replies that differ from faults.py; the setting `errors` takes precedence."""
+    """Protocol-specific meanings of JSON replies that differ from faults.py; the setting `errors` takes precedence."""
 
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         """`url` is https and may carry a path prefix; `options` are the fields of ClientSettings.
@@ -125,7 +110,6 @@ class Asker(ABC):
         """The health of the KME."""
         self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
-        self._errors = (*settings.quirks.errors, *self.usual_errors)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns: dict[str, asyncio.Semaphore] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
@@ -133,20 +117,22 @@ class Asker(ABC):
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
         self.renewal = Renewal(self)
         """Renewal of the certificate files."""
-        self._well_at = float("-inf")
+
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
+        """The KME's stored keys for this slave SAE, and its limits (GS QKD 014, 5.2).
+
+        `patient` False means one attempt only. Raises KeyUnavailable.
+        """
+        return await self._ask(self.status_question(str(slave_sae_id)), patient=patient)
 
     @abstractmethod
-    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """The KME's stored keys for this pair of SAEs, and its limits. Raises KeyUnavailable."""
+    def status_question(self, slave_sae: str) -> Question[KeyStatus]:
+        """The question for the status."""
 
     @property
     def one_by_one(self) -> bool:
         """Whether keys are requested with GET: one request for each, which must not be resent silently."""
         return self.settings.quirks.method == "GET"
-
-    @abstractmethod
-    def status_request(self, slave_sae: str) -> HTTPRequest:
-        """The request for the status."""
 
     def bind(self) -> None:
         """Binds the client to the running event loop, until it is closed or that loop is.
@@ -191,37 +177,22 @@ class Asker(ABC):
         Raises StoreUnavailable if received keys could not be stored now; the KME is then not asked.
         """
         self.bind()
-        call, sae, spends = question.call, question.request.sae, question.spends
+        call, sae = question.call, question.request.sae
         await self.renewal.before_a_call(sae)
         attempt = 0
         while True:
             try:
-                with self.state.passing(call) as probing:
+                with self.state.passing(call, sae) as probing:
                     if probing and call is not Call.STATUS:
                         await self._probe(sae)
-                    try:
-                        result = await self._try(question)
-                    except AmbiguousReply as reply:
-                        error = await self._settled(reply, sae, question.bits)
-                        if isinstance(error, KMEFailed):
-                            self.burn(sae, spends, "the KME failed")
-                        raise error from reply
-                    if probing:
-                        self.state.retry_all_now()
-                    return result
+                    return await self._try(question)
             except NotAsked:
                 raise
-            except KMEUnreachable as error:
-                if question.request.key_IDs and isinstance(error, KMEUnanswered):
-                    await self._note_silence(sae)
+            except KeyUnavailable as error:
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
-                if asked and call is not Call.DEC_KEYS:  # any mail can cause refusals of dec_keys
-                    self.state.leave_alone(call, asked)
-                again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
-                if isinstance(error, KMEFailed) and spends > 1:
-                    raise  # the caller then requests fewer
                 pause = max(asked, self.state.backoff.pause(attempt))
-                if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
+                again = patient and attempt < self.retry_attempts and pause <= MAX_BACKOFF_S
+                if not (again and self._may_pass(question, error)):
                     raise
                 cause = str(error)
             attempt += 1
@@ -230,6 +201,15 @@ class Asker(ABC):
                 "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
             )
             await self._timing.sleep(pause)
+
+    def _may_pass(self, question: Question[Result], error: KeyUnavailable) -> bool:
+        """Whether another attempt may do better, within the burn budget."""
+        if isinstance(error, KMEFailed) and question.spends > 1:
+            return False  # the caller then requests fewer
+        if question.spends and isinstance(error, KMEUnanswered):
+            return self.state.budget.allows(question.spends)
+        replied = question.call is Call.DEC_KEYS and error.http_status > 0 and not isinstance(error, KeyNotFound)
+        return replied or isinstance(error, KMEUnreachable)
 
     async def _try(self, question: Question[Result]) -> Result:
         """One attempt within the timeout, which adapts to it; counted by outcome."""
@@ -255,17 +235,21 @@ class Asker(ABC):
                 self.state.refusal = ""
             return result
         except NoAnswer as error:
-            self.state.unanswered(call, started, in_time=error.in_time)
+            lasts = self.state.unanswered(call, started, in_time=error.in_time)
             cause = f"{self.name}: {call}: {error}"
             trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
+            if lasts and error.sent and request.key_IDs:
+                self._note_refusal(trouble)
             raise trouble from error
         except KeyUnavailable as error:
+            error.http_status = reply.code
             outcome = outcome_of(error)
-            if isinstance(error, KMEUnanswered):  # reported by a gateway
-                self.burn(request.sae, question.spends, "no answer")
-            if call is Call.DEC_KEYS and request.key_IDs:
-                self._note_refusal(reply, error)
+            if isinstance(error, KMEUnanswered):
+                cause = "the KME failed" if isinstance(error, KMEFailed) else "no answer"
+                self.burn(request.sae, question.spends, cause)
+            if request.key_IDs:
+                self._note_refusal(error)
             raise
         except StoreUnavailable:
             outcome = "not_asked"
@@ -273,99 +257,62 @@ class Asker(ABC):
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
-    def _note_refusal(self, reply: HTTPReply, error: KeyUnavailable) -> None:
-        """Reports dec_keys refusals that are not about keys: else a broken KME or proxy looks like forged mail."""
-        # A web server answers so without a client certificate (nginx), or to requests that it does not recognise.
-        of_a_page = isinstance(error, KMERefusedRequest) and reply.body.lstrip().startswith(b"<")
-        about_keys = isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and reply.code not in UNAUTHORIZED
-        if about_keys and not of_a_page:
-            self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
+    def _note_refusal(self, error: KeyUnavailable) -> None:
+        """Reports failures of dec_keys that are no word about a key: else a broken KME looks like forged mail."""
+        if isinstance(error, KeyNotFound):
+            self.state.refusal = ""
             return
         self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
-        if self.state.refused(reply.code, str(error)):
+        if self.state.refused(error.http_status, str(error)):
             log.warning("received_keys_refused", kme=self.name, cause=str(error))
 
-    async def _note_silence(self, sae: str) -> None:
-        """Reports a KME that never answers dec_keys although it answers status calls."""
-        if self.state.silent_calls < SILENT_CALLS:
-            return
-        try:
-            await self._probe(sae)
-        except KMEUnreachable:
-            return
-        calls = f"{self.state.silent_calls} calls in a row were not answered, and its status is"
-        cause = f"{self.name}: {Call.DEC_KEYS}: {calls}: the KME, or a proxy in front of it, hangs there"
-        self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
-        if self.state.refused(0, cause):
-            log.warning("received_keys_refused", kme=self.name, cause=cause)
-
     async def _result(self, question: Question[Result], reply: HTTPReply) -> Result:
-        """The result of a reply. Raises KeyUnavailable: AmbiguousReply if the reply is not clear."""
-        call, request = question.call, question.request
-        number = max(question.spends, len(request.key_IDs))
-        said, why = "", True
+        """The result of a reply. Raises KeyUnavailable."""
         if reply.code != 200:
-            said, of_the_kme = await off_loop(len(reply.body), text_of_error, reply.body, number)
-            why = says_why(reply.code, said, of_the_kme=of_the_kme)
-        too_large = f"the reply is larger than {request.limit(reply.code)} bytes, more than was asked for"
-        message = said if reply.whole else too_large
-        rule = ruled(call, reply.code, message, self._errors) if self._errors else None
-        try:
-            if reply.code != 200:
-                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message, why=why))
-            if not reply.whole:
-                self.burn(request.sae, question.spends, "reply not believed")
-                raise KMEBadReply(f"{self.name}: {call}: {message}")
-            return await question.read(reply.body)
-        except KeyUnavailable as error:
-            if rule is not None or not unclear(call, reply.code, message, error):
-                raise
-            # The body of a 200 may hold keys, which must not get into errors.
-            otherwise = None
-            if isinstance(error, KMEExhausted):  # inferred from the code alone
-                fault = KMEFault.UNREACHABLE if reply.code >= 500 else KMEFault.BAD_REQUEST
-                otherwise = error_of(fault, str(error), reply.retry_after)
-            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
+            raise await self._refusal(question, reply)
+        if not reply.whole:
+            self.burn(question.request.sae, question.spends, "reply not believed")
+            raise KMEBadReply(f"{self.name}: {question.call}: {_too_large(question.request, reply)}")
+        return await question.read(reply.body)
 
-    def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
-        shortage = fault is KMEFault.EXHAUSTED and says_shortage(message)
-        cause = f"{self.name}: {call}: {f'{SHORTAGE}: ' if shortage else ''}HTTP {reply.code}: {message}"
-        # Whatever the reason; any mail can cause refusals of dec_keys.
-        if call is Call.ENC_KEYS and reply.retry_after:
+    async def _refusal(self, question: Question[Result], reply: HTTPReply) -> KeyUnavailable:
+        """The error of a reply that is no success."""
+        call, request = question.call, question.request
+        said = ErrorText(_too_large(request, reply))
+        if reply.whole:
+            number = max(question.spends, len(request.key_IDs))
+            said = await off_loop(len(reply.body), text_of_error, reply.body, number)
+        rules = (*self.settings.quirks.errors, *(self.usual_errors if said.sentences else ()))
+        fault, certain = meaning(call, reply.code, said, rules)
+        cause = f"{self.name}: {call}: HTTP {reply.code}: {said.text}"
+        if not certain and reply.retry_after is None and await self._is_short(request.sae, question.bits):
+            return KMEExhausted(f"{cause}; {SHORTAGE}, by its status")
+        if fault is KMEFault.EXHAUSTED and says_shortage(said):
+            cause = f"{self.name}: {call}: {SHORTAGE}: HTTP {reply.code}: {said.text}"
+        if reply.retry_after and call is not Call.DEC_KEYS:  # any mail can cause refusals of dec_keys
             self.state.leave_alone(call, reply.retry_after)
-        if fault is KMEFault.NOT_FOUND:
-            return RepliedNotFound(cause, reply.body, reply.code)
-        failed = call is Call.ENC_KEYS and reply.code == FAILED_CODE and reply.retry_after is None
-        if fault is KMEFault.UNREACHABLE and (failed or reply.code in GATEWAY_CODES):
-            return KMEFailed(cause) if failed else KMEUnanswered(cause)
-        return error_of(fault, cause, reply.retry_after)
+        error = error_of(fault, cause, call, reply.code, reply.retry_after)
+        if isinstance(error, RepliedNotFound):
+            error.body = reply.body
+        return error
+
+    async def _is_short(self, sae: str, bits: int) -> bool:
+        """Whether the KME has fewer bits than that, by its status."""
+        try:
+            stored = (await self._try(self.status_question(sae))).stored_bits
+        except KeyUnavailable:
+            return False
+        return stored is not None and stored < bits
 
     async def _probe(self, sae: str) -> None:
-        """Probes with a status call. It fails only on silence or a fault of the KME: any answer shows that it is up."""
+        """Probes with a status call, which costs no key. It fails only on silence or a fault of the KME."""
         try:
-            await self.check_key_status(sae, patient=False)
-        except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
+            await self._try(self.status_question(sae))
+        except KeyUnavailable as error:
+            if not error.http_status or error.http_status >= 500:
+                raise KMEUnreachable(str(error)) from error
             log.info("kme_probe", kme=self.name, answer=str(error))
-        except KMEUnanswered as error:
-            # The probed call itself spent nothing.
-            raise KMEUnreachable(str(error)) from error
-        self._well_at = self._timing.clock()
 
-    async def _settled(self, reply: AmbiguousReply, sae: str, bits: int) -> KeyUnavailable:
-        """The meaning of an ambiguous reply: if the KME answers status, it was about the requested keys."""
-        if bits:
-            try:
-                stored = (await self.check_key_status(sae, patient=False)).stored_bits
-            except KeyUnavailable:
-                return reply.meant
-            if stored is None or stored < bits:
-                return KMEExhausted(f"{reply}; {SHORTAGE}, by its status") if stored is not None else reply.meant
-            return reply.otherwise or reply.meant
-        async with self._turn("settle", 1):
-            if self._timing.clock() - self._well_at >= WELL_FOR_S:
-                try:
-                    await self._probe(sae)
-                except KMEUnreachable as silence:
-                    log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
-                    return reply.meant
-        return RepliedNotFound(str(reply), reply.body)
+
+def _too_large(request: HTTPRequest, reply: HTTPReply) -> str:
+    return f"the reply is larger than {request.limit(reply.code)} bytes, more than was asked for"

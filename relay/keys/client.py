@@ -145,13 +145,13 @@ class KMEClient(Asker):
         return self.settings.quirks.size_unit != "ignored"
 
     @property
-    def breakers(self) -> dict[str, State]:
-        """The state of the breaker of each call."""
-        return {str(call): breaker.state for call, breaker in self.state.breakers.items()}
+    def breaker(self) -> State:
+        """The state of the KME's breaker."""
+        return self.state.breaker
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are blocked at present, by call, and other faults; empty when all is well."""
+        """Why calls are blocked at present, or fail, and other faults; empty when all is well."""
         if not (why := self.renewal.refused):
             return self.state.troubles
         text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"

@@ -66,21 +66,13 @@ class OptimizedKMClient(KMEClient):
         text = f"its keys have {bits} bits, whatever size is asked for: size_unit of this KME should say so"
         return super().troubles | {"size": text}
 
-    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """The KME's stored keys for this slave SAE, and its limits (GS QKD 014, 5.2).
-
-        `patient` False means one attempt only. Raises KeyUnavailable.
-        """
+    def status_question(self, slave_sae: str) -> Question[KeyStatus]:
+        """As for every client."""
 
         async def read(body: bytes | bytearray) -> KeyStatus:
             return self._edition.read_status(body)
 
-        request = self.status_request(str(slave_sae_id))
-        return await self._ask(Question(Call.STATUS, request, read), patient=patient)
-
-    def status_request(self, slave_sae: str) -> HTTPRequest:
-        """As for every client."""
-        return self._edition.status(slave_sae)
+        return Question(Call.STATUS, self._edition.status(slave_sae), read)
 
     async def request_enc_keys(
         self,

@@ -1,23 +1,21 @@
-"""Classifies a KME's refusals: a few kinds, each with its error and the client's reaction.
-Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and answers of real KMEs.
+"""Classifies what a KME said: the one place that gives a reply its meaning, as a typed error.
+Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and the words of KMEs that were met.
 
 Kinds, and the errors (beside those of relay/errors.py) that carry them::
 
-    unreachable    KMEUnreachable       try again; counts against the breaker
+    not_found      KeyNotFound          dec_keys: the key is not there; KeysMissing carries the keys that did arrive
+    exhausted      KMEExhausted         enc_keys: too few keys: wait for the link, ask for less
+    busy           KMEBusy              429, or Retry-After: not before it says
+                   NotAsked             nothing was sent: a breaker is open, or after Retry-After
+    unreachable    KMEUnreachable       the KME, or what stands before it, fails
                    KMEUnanswered        sent without a complete answer: it may have been carried out
                    KMEFailed            500 to enc_keys: the same, and asking for less may help
-    busy           KMEBusy              429, or Retry-After: try again, and not before it says
-                   NotAsked             nothing was sent: the breaker is open, or after Retry-After
-    exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
-    bad_request    KMERefusedRequest    the KME refuses the request's form: asking for less may help
-    misconfigured  KMEMisconfigured     someone has to act: no second attempt, and the breaker opens at once
-    not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did arrive
+    bad_request    KMERefusedRequest    the request's form is refused: asking for less may help
+    misconfigured  KMEMisconfigured     someone has to act
 
-Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. A 404 with HTML, or without
-a message, is not about a key: it comes from a proxy, or the path is wrong. AmbiguousReply is resolved by a status call,
-and is "not found" if that is answered. Each KME words a shortage differently. So a refusal of enc_keys is "exhausted"
-if the status reports fewer keys than requested, whatever its text. 404 and 503 without such a text are "exhausted" if
-the status does not say. After Retry-After, no fresh keys are requested in any case.
+One rule: "not there", the only lasting answer, is what the standard and KMEs that were met say in so many words. All
+else is a fault, whatever its status and form: it is tried again, and its error has the words. Each KME words a shortage
+differently, so a refusal of enc_keys is also "exhausted" if the status then reports fewer keys than requested.
 """
 
 from __future__ import annotations
@@ -35,6 +33,7 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
+from relay.keys.replies import ErrorText
 from relay.keys.types import Key
 
 
@@ -49,8 +48,6 @@ class KMEFault(StrEnum):
     NOT_FOUND = "not_found"
 
 
-UNAUTHORIZED = (401, 403)
-"""For dec_keys about one key (5.4: "not named as a slave of that key"), else about us."""
 GATEWAY_CODES = (502, 504)
 """Codes of a gateway whose KME did not answer; the KME may have carried out the request."""
 FAILED_CODE = 500
@@ -82,7 +79,7 @@ class KMEBusy(KMEUnreachable):
 
 
 class NotAsked(KMEBusy):
-    """Nothing was sent: the KME's breaker is open, or it asked for a pause (Retry-After)."""
+    """Nothing was sent: a breaker is open, or the KME asked for a pause (Retry-After)."""
 
 
 class KMERefusedRequest(KMEMisconfigured):
@@ -90,25 +87,9 @@ class KMERefusedRequest(KMEMisconfigured):
 
 
 class RepliedNotFound(KeyNotFound):
-    """The KME reported unknown keys; its reply has this `body` and `http_status`."""
+    """The KME reported unknown keys, in a reply with this `body`."""
 
-    def __init__(self, cause: str, body: bytes | bytearray = b"", http_status: int = 0) -> None:
-        super().__init__(cause)
-        self.body = body
-        self.http_status = http_status
-
-
-class AmbiguousReply(KeyUnavailable):
-    """A reply that a status call resolves: it is about the keys, or else about the KME, with the error `meant`.
-
-    `otherwise` is the error if `meant` reports too few keys, and the status reports enough.
-    """
-
-    def __init__(self, meant: KeyUnavailable, body: bytes | bytearray, otherwise: KeyUnavailable | None = None) -> None:
-        super().__init__(str(meant))
-        self.meant = meant
-        self.body = body
-        self.otherwise = otherwise
+    body: bytes | bytearray = b""
 
 
 class KeysMissing(KeyNotFound):
@@ -141,60 +122,50 @@ class ErrorRule:
         return self.call in (None, call) and self.code == code and self.text.lower() in message.lower()
 
 
+_NOT_THERE = frozenset({
+    "one or more keys specified are not found on kme",  # GS QKD 014, 5.4
+    "some of the requested keys do not exist in this kme",  # CreepPork/next-door-key-simulator
+    "the given master_sae_id is not involved in any key exchanges",  # the same, without any key for the pair
+    "unable, the key was not found by id",  # next-door-key/py-qkd-kme-sim
+    "unable, because there are 0 activated keys remaining",  # the same
+    "element not found",  # thomasarmel/qkd_kme_server
+    "key expired",  # a KME in the cloud
+    "key not found",
+    "key does not exist",
+})  # fmt: skip
+"""Whole sentences that say of dec_keys that a key is not there, in lower case and without the full stop."""
 _EXHAUSTED = (
-    "exhaust", "insufficient", "not enough", "no key", "no more key", "too few", "too low", "keys remaining",
+    "exhaust", "insufficient key", "not enough", "no key", "no more key", "too few", "too low", "keys remaining",
     "generated key count", "than available", "keys are unavailable", "keys unavailable",
 )  # fmt: skip
-_NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
-_OF_ENC_KEYS = dict.fromkeys((404, 503), KMEFault.EXHAUSTED)
-_OF_DEC_KEYS = dict.fromkeys((*UNAUTHORIZED, 404, 410), KMEFault.NOT_FOUND)
-_OF_ANY = {
-    **dict.fromkeys((400, 413, 422), KMEFault.BAD_REQUEST),
-    **dict.fromkeys((408, 425), KMEFault.UNREACHABLE),
-    429: KMEFault.BUSY,
-}
 
 
-def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KMEFault | None:
-    """The fault by the first rule that matches a reply with this HTTP status and message, if any."""
-    return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
+def says_shortage(said: ErrorText) -> bool:
+    """Whether a refusal is about too few keys, in the KME's own words."""
+    about = said.text.lower()
+    return bool(said.sentences) and any(phrase in about for phrase in _EXHAUSTED)
 
 
-def says_why(code: int, message: str, *, of_the_kme: bool) -> bool:
-    """Whether a refusal has an informative message; those of proxies and wrong paths have none."""
-    return of_the_kme and message.lower() != responses.get(code, "").lower()
+def meaning(call: Call, code: int, said: ErrorText, rules: Iterable[ErrorRule] = ()) -> tuple[KMEFault, bool]:
+    """What a reply with HTTP status `code` (not 200) means, and whether that is certain; the first rule wins.
 
-
-def says_shortage(message: str) -> bool:
-    """Whether the text of a refusal is about too few keys."""
-    about = message.lower()
-    return any(phrase in about for phrase in _EXHAUSTED)
-
-
-def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFault:
-    """The usual kind of a reply with HTTP status `code` (not 200) and this message; `why`: it is about the request."""
-    about = message.lower()
-    if call is Call.DEC_KEYS and not why and code in (404, 410):
-        return KMEFault.MISCONFIGURED
-    if call is Call.DEC_KEYS and why and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
-        return KMEFault.NOT_FOUND
-    if call is Call.ENC_KEYS and code in (400, 403, 422, FAILED_CODE) and says_shortage(message):
-        return KMEFault.EXHAUSTED
-    specific = {Call.ENC_KEYS: _OF_ENC_KEYS, Call.DEC_KEYS: _OF_DEC_KEYS}.get(call, {})
-    usual = KMEFault.UNREACHABLE if code >= 500 else KMEFault.MISCONFIGURED
-    return specific.get(code) or _OF_ANY.get(code) or usual
-
-
-def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
-    """Whether only the status can show the meaning of a reply, which was read as `error`.
-
-    For dec_keys: about the key or about the KME. For enc_keys: whether the KME has too few keys now.
+    If it is not, a status call shows whether a refusal of enc_keys is a shortage.
     """
-    if call is Call.DEC_KEYS:
-        return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
-    states_shortage = isinstance(error, KMEExhausted) and (code == 200 or says_shortage(message))
-    about_us_or_later = code in (200, 401, *GATEWAY_CODES) or isinstance(error, KMEBusy) or states_shortage
-    return call is Call.ENC_KEYS and not about_us_or_later
+    for rule in rules:
+        if rule.matches(call, code, said.text):
+            return rule.means, True
+    if call is Call.DEC_KEYS and any(each.lower().rstrip(". ") in _NOT_THERE for each in said.sentences):
+        return KMEFault.NOT_FOUND, True
+    if code == 429:
+        return KMEFault.BUSY, True
+    if call is Call.ENC_KEYS and code != 401 and says_shortage(said):
+        return KMEFault.EXHAUSTED, True
+    certain = call is not Call.ENC_KEYS or code in (401, *GATEWAY_CODES)
+    # A 404 that says no more is of a proxy whose KME is away, as often as of a wrong path.
+    own_words = any(each.lower() != responses.get(code, "").lower() for each in said.sentences)
+    if code >= 500 or code in (408, 425) or (code in (404, 410) and not own_words):
+        return KMEFault.UNREACHABLE, certain
+    return (KMEFault.BAD_REQUEST if code in (400, 413, 422) else KMEFault.MISCONFIGURED), certain
 
 
 _ERRORS: dict[KMEFault, type[KeyUnavailable]] = {
@@ -205,10 +176,7 @@ _ERRORS: dict[KMEFault, type[KeyUnavailable]] = {
     KMEFault.MISCONFIGURED: KMEMisconfigured,
     KMEFault.NOT_FOUND: RepliedNotFound,
 }
-_OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {
-    KMEBadReply: "bad_reply",
-    AmbiguousReply: "ambiguous",
-}
+_OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {KMEBadReply: "bad_reply"}
 
 
 def outcome_of(error: KeyUnavailable) -> str:
@@ -216,8 +184,17 @@ def outcome_of(error: KeyUnavailable) -> str:
     return _OUTCOMES.get(type(error), "unreachable")
 
 
-def error_of(fault: KMEFault, cause: str, retry_after: float | None = None) -> KeyUnavailable:
-    """The typed error of a fault; with `retry_after` it is KMEBusy, whatever its code."""
-    if fault is KMEFault.BUSY or (fault is KMEFault.UNREACHABLE and retry_after is not None):
-        return KMEBusy(cause, retry_after)
-    return _ERRORS[fault](cause)
+def error_of(
+    fault: KMEFault, cause: str, call: Call | None = None, code: int = 0, retry_after: float | None = None
+) -> KeyUnavailable:
+    """The typed error of a fault of a reply with HTTP status `code`; 0: there was no reply."""
+    kind = _ERRORS[fault]
+    if fault is KMEFault.UNREACHABLE and retry_after is not None:
+        kind = KMEBusy
+    elif fault is KMEFault.UNREACHABLE and code in GATEWAY_CODES:
+        kind = KMEUnanswered
+    elif fault is KMEFault.UNREACHABLE and code == FAILED_CODE and call is Call.ENC_KEYS:
+        kind = KMEFailed
+    error = KMEBusy(cause, retry_after) if kind is KMEBusy else kind(cause)
+    error.http_status = code
+    return error

@@ -258,7 +258,7 @@ class Fetcher:
             if self.ready is not None:
                 await self.ready()
             self.calls += 1
-            keys = await self.client.request_dec_keys(master.master_sae, key_IDs)
+            keys = await self.client.request_dec_keys(master.master_sae, key_IDs, patient=False)
             self._again_unnamed = 0 if again else self._again_unnamed
             await self._deliver(master, batches, keys)
             self._went_well(master, batches)
@@ -266,21 +266,17 @@ class Fetcher:
             await self._deliver(master, batches, error.found)
             if error.certain:
                 self._without(master, batches, frozenset(error.missing), again=again)
-            elif again and len(batches) > 1:
-                self._unnamed(master, batches)
             else:
-                self._spoilt(master, batches, refused=False)
-        except KMERefusedRequest:
-            if again and len(batches) > 1:
-                self._unnamed(master, batches)
-            else:
-                self._spoilt(master, batches, refused=True)
+                self._divide(master, batches, None, again=again)
         except StoreUnavailable as error:
             log.error("received_keys_not_asked_for", kme=self.client.name, number=len(key_IDs), cause=str(error))
             self._count("not_asked", len(key_IDs))
             master.conclude_all([fetch for fetch, _ in batches], error)
         except KeyUnavailable as error:
-            master.conclude_all([fetch for fetch, _ in batches], error)
+            if error.http_status:  # one message may have caused it
+                self._divide(master, batches, error, again=again)
+            else:
+                master.conclude_all([fetch for fetch, _ in batches], error)
         except BaseException:
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up")
             master.conclude_all([fetch for fetch, _ in batches], given_up)
@@ -312,22 +308,27 @@ class Fetcher:
         else:
             master.put_back(others)
 
-    def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
+    def _divide(
+        self, master: PendingFetches, batches: list[Batch], error: KeyUnavailable | None, *, again: bool
+    ) -> None:
         """The KME has not said what is wrong with the call: the next ones are smaller, until the cause is isolated.
 
-        If the call had only one message, its keys are unknown. Or it had too many for one call (`refused`), which is
-        confirmed when a smaller number succeeds.
+        If the call had only one message, `error` is its outcome; None: its keys are unknown. Or it had too many for one
+        call (400, 413, 422), which is confirmed when a smaller number succeeds.
         """
+        if again and len(batches) > 1:
+            self._unnamed(master, batches)
+            return
         if len(batches) > 1:
             master.together = max(1, len(batches) // CALLS_AT_ONCE)
             master.put_back(batches)
             return
         [(fetch, batch)] = batches
-        if refused and len(batch) > 1:
+        if isinstance(error, KMERefusedRequest) and len(batch) > 1:
             fetch.most, fetch.refused = len(batch) // 2, True
             master.put_back(batches)
             return
-        self._not_found(master, batches)
+        self._not_found(master, batches, error)
 
     def _unnamed(self, master: PendingFetches, batches: list[Batch]) -> None:
         """The KME did not name the keys it lacks: if that is repeated, each message gets its own call."""
@@ -344,10 +345,11 @@ class Fetcher:
                 self._again.appendleft((master, fetch))
         self._leave_some_out()
 
-    def _not_found(self, master: PendingFetches, batches: Iterable[Batch]) -> None:
+    def _not_found(self, master: PendingFetches, batches: Iterable[Batch], error: KeyUnavailable | None = None) -> None:
         for fetch, batch in batches:
-            self._count("not_found", sum(key_ID not in fetch.found for key_ID in batch))
-            master.conclude(fetch, None)
+            number = sum(key_ID not in fetch.found for key_ID in batch)
+            self._count("refused" if error else "not_found", number)
+            master.conclude(fetch, error)
 
     async def _deliver(self, master: PendingFetches, batches: list[Batch], keys: Sequence[Key]) -> None:
         """Stores the keys, then delivers them to all waiters."""

@@ -10,8 +10,7 @@ from uuid import uuid4
 
 from relay.errors import KeyNotFound, KeyUnavailable
 from relay.keys.client import KMEClient
-from relay.keys.faults import UNAUTHORIZED, KMERefusedRequest, RepliedNotFound
-from relay.keys.http import NoAnswer
+from relay.keys.faults import KMERefusedRequest
 from relay.keys.kme_store import AnotherName, another_name
 
 
@@ -33,7 +32,7 @@ async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) ->
     try:
         status = await client.check_key_status(sae, patient=False)
     except KeyUnavailable as error:
-        if peer_sae is not None or isinstance(error.__cause__, NoAnswer):
+        if peer_sae is not None or not error.http_status:
             return Greeting(trouble=_text(error))
         return Greeting(trouble=await _refused(client, sae, error))
     another = another_name(status, ours, sae)
@@ -44,13 +43,8 @@ async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
     """Why the KME does not authorise us, "" if it does although it refused the status."""
     try:
         await client.request_dec_keys(sae, [str(uuid4())], patient=False)
-    except KMERefusedRequest:
+    except (KMERefusedRequest, KeyNotFound):
         return ""
-    except KeyNotFound as error:
-        reply = error.__cause__
-        if isinstance(reply, RepliedNotFound) and reply.http_status not in UNAUTHORIZED:
-            return ""
-        answer = str(reply or error)
     except KeyUnavailable as error:
         answer = _text(error)
     return f"refuses this relay: {_text(status)}; {answer}; does its operator know our certificate, as SAE {sae!r}?"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Literal, Self
 
@@ -17,7 +18,7 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
-from relay.keys.faults import Call
+from relay.keys.faults import Call, KMEBusy, NotAsked
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
@@ -168,11 +169,6 @@ class KMEGroup:
         answers = await asyncio.gather(*map(answer, self.candidates()))
         return Supply.best(answers, f"group {self.group}: no KME is configured")
 
-    @property
-    def refusal(self) -> str:
-        """The last dec_keys replies of its KMEs that were not about keys; empty if none."""
-        return "; ".join(filter(None, (member.client.state.refusal for member in self.members)))
-
     async def fetch(
         self,
         master_sae: SAEID,
@@ -183,27 +179,29 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The keys that one message names, by ID, drawn by `master_sae`. The KME delivers them only once.
 
-        Unknown keys are requested again until the lag patience is over (relay.keys.lag). Keys that stay unknown are
-        missing from the result. All are requested together, and no more once one of them is unknown: a message needs
-        all of its keys. `patient` False asks once. `elsewhere` returns keys that another process of the site got from
-        the KME meanwhile, which are then unknown there without any lag. It is called before each further attempt.
-        Raises StoreUnavailable if they cannot be stored, and KeyUnavailable if no KME of the group could be asked.
-        Keys that arrived before are still stored.
+        Keys that did not come are requested again until the lag patience is over (relay.keys.lag). Keys that stay
+        unknown are missing from the result. All are requested together, and no more once one of them does not come: a
+        message needs all of its keys. `patient` False asks once. `elsewhere` returns keys that another process of the
+        site got from the KME meanwhile, which are then unknown there without any lag. It is called before each further
+        attempt. Raises StoreUnavailable if they cannot be stored, and KeyUnavailable unless the KMEs say of the missing
+        keys that they are not there. Keys that arrived before are still stored.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
-        if await self._all_came(master_sae, key_IDs, attempts, found) or not patient:
-            return found
-        pause = FIRST_PAUSE_S
-        with self._lag.slot(master_sae) as slot:
-            while (left := self._lag.left(attempts)) > 0:
-                if not await self._lag.pause(slot, min(left, pause * (0.5 + 0.5 * self._timing.chance()))):
+        trouble, pause = await self._ask_each(master_sae, key_IDs, attempts, found), FIRST_PAUSE_S
+        with self._lag.slot(master_sae) if patient and _missing(key_IDs, found) else nullcontext() as slot:
+            while slot is not None and (missing := _missing(key_IDs, found)) and not isinstance(trouble, NotAsked):
+                left, asked = self._lag.left(attempts), (isinstance(trouble, KMEBusy) and trouble.retry_after) or 0.0
+                if left <= asked or not await self._lag.pause(
+                    slot, min(left, max(asked, pause * (0.5 + 0.5 * self._timing.chance())))
+                ):
                     break
                 pause = min(LONGEST_PAUSE_S, pause * 2)
                 if elsewhere is not None:
-                    found |= await elsewhere([key_ID for key_ID in key_IDs if key_ID not in found])
-                if await self._all_came(master_sae, key_IDs, attempts, found):
-                    break
+                    found |= await elsewhere(missing)
+                trouble = await self._ask_each(master_sae, key_IDs, attempts, found)
+        if trouble is not None and _missing(key_IDs, found):
+            raise trouble
         return found
 
     def warm(self, slave_sae: SAEID, size: int = 256) -> None:
@@ -226,20 +224,19 @@ class KMEGroup:
         """Ends refills and calls in flight, burns held keys, closes the connections."""
         await asyncio.gather(*(member.close() for member in self.members))
 
-    async def _all_came(
+    async def _ask_each(
         self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
-    ) -> bool:
-        """Asks the KMEs once, in turn, for keys not in `found` yet; returns whether all are found.
+    ) -> KeyUnavailable | None:
+        """Asks the KMEs once, in turn, for keys not in `found` yet.
 
-        Raises StoreUnavailable if an arrived key could not be stored, and the last error if none was found so far.
+        Returns the last error of those that did not say that a key is not there. Raises StoreUnavailable if an arrived
+        key could not be stored.
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
-        members, missing = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS)), key_IDs
+        members = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS))
         for member in members:
-            if found:
-                missing = [key_ID for key_ID in key_IDs if key_ID not in found]
-            if not missing:
+            if not (missing := _missing(key_IDs, found)):
                 break
             try:
                 outcomes = await member.fetch(master_sae, missing, attempts.tries, wait=member is members[-1])
@@ -255,10 +252,12 @@ class KMEGroup:
                     trouble = outcome
         if unstored is not None:
             raise unstored
-        if len(found) == len(set(key_IDs)):
+        if _missing(key_IDs, found):
+            attempts.tries += 1
+        else:
             self._lag.arrived(attempts)
-            return True
-        if trouble is not None and not found:
-            raise trouble
-        attempts.tries += 1
-        return False
+        return trouble
+
+
+def _missing(key_IDs: Sequence[str], found: Mapping[str, Key]) -> Sequence[str]:
+    return [key_ID for key_ID in key_IDs if key_ID not in found] if found else key_IDs

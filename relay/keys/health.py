@@ -6,7 +6,7 @@ in "Exponential Backoff And Jitter" (AWS). Pure, with an injected clock.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -41,10 +41,9 @@ class BreakerRules:
 
 
 class Breaker:
-    """The state of one KME and call; a call is made inside `passing`."""
+    """Whether calls may be made: closed, open, or half-open. `name` is for messages."""
 
     def __init__(self, name: str, rules: BreakerRules = BreakerRules(), timing: Timing = REAL_TIME) -> None:
-        """`name` is that of KME and call, for messages."""
         self._name = name
         self._rules = rules
         self._timing = timing
@@ -75,44 +74,30 @@ class Breaker:
         """Lets the next call probe: the cause may be fixed."""
         self._until = self._timing.clock()
 
-    @contextmanager
-    def passing(self) -> Iterator[bool]:
-        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended.
+    def check(self) -> None:
+        """Raises NotAsked (KMEMisconfigured where that opened the breaker) while no call may be made."""
+        if self._cause is None or not (self._probing or self.opens_in > 0):
+            return
+        wait = "a probe is under way" if self._probing else f"next attempt in {self.opens_in:.1f} s"
+        text = f"{self._name}: not asked, {wait}; the last failure was: {self._cause}"
+        raise KMEMisconfigured(text) if isinstance(self._cause, KMEMisconfigured) else NotAsked(text, self.opens_in)
 
-        Raises NotAsked (KMEMisconfigured where that opened the breaker) when the call may not be made.
-        """
-        probing = self._admit()
-        try:
-            yield probing
-        except (KMEExhausted, KeyNotFound, KMERefusedRequest):
-            self._answered()  # the KME is healthy, it only refuses
-            raise
-        except KeyUnavailable as error:
-            self._failed_with(error)
-            raise
-        except BaseException:
-            self._probing = False  # cancelled without a result: the next call may probe
-            raise
-        else:
-            self._answered()
+    def begin(self) -> bool:
+        """Begins a call that `check` allows; returns whether it is the probe of a half-open breaker."""
+        self._probing = self._cause is not None
+        return self._probing
 
-    def _admit(self) -> bool:
-        if self._cause is None:
-            return False
-        if self._probing or self.opens_in > 0:
-            wait = "a probe is under way" if self._probing else f"next attempt in {self.opens_in:.1f} s"
-            text = f"{self._name}: not asked, {wait}; the last failure was: {self._cause}"
-            if isinstance(self._cause, KMEMisconfigured):
-                raise KMEMisconfigured(text)
-            raise NotAsked(text, self.opens_in)
-        self._probing = True
-        return True
-
-    def _answered(self) -> None:
+    def answered(self) -> None:
+        """The call was answered: closes the breaker."""
         self._failed = self._opened = 0
         self._cause, self._probing = None, False
 
-    def _failed_with(self, error: KeyUnavailable) -> None:
+    def given_up(self) -> None:
+        """The call ended without a result: the next one may probe."""
+        self._probing = False
+
+    def failed(self, error: KeyUnavailable) -> None:
+        """The call failed: opens the breaker if it was the probe, or one failure too many."""
         self._failed += 1
         probed, self._probing = self._probing, False
         misconfigured = isinstance(error, KMEMisconfigured)
@@ -212,6 +197,10 @@ SAID_AGAIN_S = 3600.0
 """Interval at which replies of one HTTP status without keys are logged again, in seconds."""
 
 
+SILENT_CALLS = 2
+"""Number of calls for received keys in a row without an answer after which the KME is reported."""
+
+
 class BurnBudget:
     """An allowance that refills with time: `most` at first and again after an hour without use."""
 
@@ -239,7 +228,11 @@ class BurnBudget:
 
 
 class Health:
-    """The health of one KME as one value, which decides about its calls."""
+    """The health of one KME as one value, which decides about its calls.
+
+    One breaker is for the KME: it counts calls without any reply. A KME may also refuse status and enc_keys for one SAE
+    only, so refusals count for that SAE. dec_keys may be refused because of any mail, so that counts nowhere.
+    """
 
     def __init__(self, kme: str, settings: ClientSettings) -> None:
         """`kme` names it in messages."""
@@ -249,11 +242,12 @@ class Health:
         self._not_before: dict[Call, float] = {}
         self._refused_at: dict[int, float] = {}
         self.refusal = ""
-        """The last dec_keys reply that was not about a key, or silence; empty after recovery."""
-        self.silent_calls = 0
-        """Number of consecutive unanswered calls for received keys."""
+        """The last failure of dec_keys that was no word about a key; empty after recovery."""
+        self._silent_calls = 0
         self._silent_at = float("-inf")
-        self.breakers = {call: Breaker(f"{kme}: {call}", settings.breaker, timing) for call in Call}
+        self._rules = settings.breaker
+        self._breaker = Breaker(kme, settings.breaker, timing)
+        self._of_saes: dict[str, Breaker] = {}
         self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
         self.budget = BurnBudget(settings.burn_budget, timing)
         # A status costs no key, so it may time out early; an early timeout of enc_keys would burn keys.
@@ -264,19 +258,26 @@ class Health:
         }
 
     @property
+    def breaker(self) -> State:
+        """The state of the KME's breaker; a KME that refuses all SAEs is as good as away."""
+        of_saes = min((each.state for each in self._of_saes.values()), default=State.CLOSED)
+        return max(self._breaker.state, of_saes)
+
+    @property
     def score(self) -> float:
         """From 0 (no requests for fresh keys) to 1 (all recent attempts were answered)."""
         worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
-        return worth[self.breakers[Call.ENC_KEYS].state] * self.backoff.success_rate
+        return worth[self.breaker] * self.backoff.success_rate
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are blocked at present, or fail, by call; empty when all is well."""
-        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
-        return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause} | refused
+        """Why calls are blocked at present, or fail; empty when all is well."""
+        troubles = {"breaker": self._breaker.cause} | {f"SAE {sae}": each.cause for sae, each in self._of_saes.items()}
+        troubles[Call.DEC_KEYS] = self.refusal and f"no key of arriving mail is available: {self.refusal}"
+        return {name: cause for name, cause in troubles.items() if cause}
 
     def refused(self, code: int, cause: str) -> bool:
-        """Records a dec_keys reply that is not about keys; returns whether to log it (once an hour)."""
+        """Records a dec_keys failure that is no word about a key; returns whether to log it (once an hour)."""
         self.refusal = cause
         now = self._timing.clock()
         if now - self._refused_at.get(code, float("-inf")) < SAID_AGAIN_S:
@@ -284,12 +285,40 @@ class Health:
         self._refused_at[code] = now
         return True
 
-    def passing(self, call: Call) -> AbstractContextManager[bool]:
-        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended."""
+    @contextmanager
+    def passing(self, call: Call, sae: str) -> Iterator[bool]:
+        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended.
+
+        Raises NotAsked (KMEMisconfigured where that opened a breaker) when the call may not be made.
+        """
         wait = self._not_before.get(call, 0.0) - self._timing.clock()
         if wait > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
-        return self.breakers[call].passing()
+        breakers = [self._breaker]
+        if call is not Call.DEC_KEYS:
+            name = f"{self._kme}: SAE {sae}"
+            breakers.append(self._of_saes.setdefault(sae, Breaker(name, self._rules, self._timing)))
+        for breaker in breakers:
+            breaker.check()
+        try:
+            begun = [breaker.begin() for breaker in breakers]
+            yield any(begun)
+        except KeyUnavailable as error:
+            about_keys = isinstance(error, KMEExhausted | KeyNotFound | KMERefusedRequest)
+            for breaker in breakers:
+                if about_keys or (breaker is self._breaker and error.http_status):
+                    breaker.answered()
+                elif breaker is self._breaker or error.http_status:
+                    breaker.failed(error)
+                else:
+                    breaker.given_up()
+            raise
+        except BaseException:
+            for breaker in breakers:
+                breaker.given_up()  # the next call may probe
+            raise
+        for breaker in breakers:
+            breaker.answered()
 
     def leave_alone(self, call: Call, seconds: float) -> None:
         """Blocks a call after Retry-After."""
@@ -297,23 +326,28 @@ class Health:
 
     def retry_all_now(self) -> None:
         """Lets the next calls probe: the causes may be fixed."""
-        for breaker in self.breakers.values():
+        self._not_before.clear()
+        for breaker in (self._breaker, *self._of_saes.values()):
             breaker.retry_now()
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
         """Records a reply after `seconds`."""
         if call is Call.DEC_KEYS:
-            self.silent_calls = 0
+            self._silent_calls = 0
         # Refusals are quick, and forged mail can cause any number of refused dec_keys.
         if code == 200:
             self.limits[call].answered(seconds)
         self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
 
-    def unanswered(self, call: Call, started: float, *, in_time: bool) -> None:
-        """Records an unanswered request; `in_time` False: our timeout."""
+    def unanswered(self, call: Call, started: float, *, in_time: bool) -> bool:
+        """Records an unanswered request; `in_time` False: our timeout.
+
+        Returns whether dec_keys is silent repeatedly.
+        """
         if call is Call.DEC_KEYS and started >= self._silent_at:  # of concurrent calls one counts
-            self.silent_calls += 1
+            self._silent_calls += 1
             self._silent_at = self._timing.clock()
         if not in_time:
             self.limits[call].expired()
         self.backoff.seen(success=False)
+        return self._silent_calls >= SILENT_CALLS

@@ -82,7 +82,7 @@ class Renewal:
             await asyncio.gather(self._trying, return_exceptions=True)
 
     async def _try(self, new: ssl.SSLContext) -> None:
-        client, request = self._client, self._client.status_request(self._sae)
+        client, request = self._client, self._client.status_question(self._sae).request
         within = client.time_limits[Call.STATUS].seconds
         code, why = await _result(client.transport.send_with(new, request, within))
         # If the previous ones do no better, the files are not at fault.

@@ -233,20 +233,27 @@ _SAYS = (
 )
 """Names (in lower case) of the error text in the standard, RFC 9457 and common frameworks."""
 
-_LIKE_A_KEY = re.compile(
-    r"[0-9A-Fa-f]{32,}|[A-Za-z0-9+/_-]{22,}={1,2}|(?=[A-Za-z+/]*\d)(?=[a-z0-9+/]*[A-Z])[A-Za-z0-9+/]{32,}"
+_TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1\s*>|<[^>]*>")
+_UUID = re.compile(r"(?i)\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_TOKEN = re.compile(r"\0|[^\W_]+")
+_WORD = re.compile(
+    r"[aAI]|(?=[^\W\d_]*[aeiouyAEIOUY])(?:[A-Z][a-z]|[a-z]{2,24}|[A-Z]?[a-z]{2,23}(?:[A-Z][a-z]{2,23}){0,4}"
+    r"|[^\W\d_]?[^\W\dA-Z_]{3,24})"
 )
-"""Possible key bytes in base64 or hexadecimal; a UUID with hyphens does not match."""
+_HALF_WORD = re.compile(r"[0-9]{1,4}|[A-Z]{2,12}|[a-z]{2,5}|\w")
+_WINDOW, _MOST_DOUBT = 8, 5
+"""Number of tokens in a row, and how much of them may be no word: numbers, capitals, no vowel count 1, all else 2."""
+_READ_CHARS, _SHOWN_CHARS = 4000, 200
 
 
 class ErrorText(NamedTuple):
     """The text of an error reply, in one line without possible keys.
 
-    `of_the_kme`: it is a JSON message (6.5), not the HTML of a proxy.
+    `sentences`: the texts of a JSON message (6.5), as they are; none if it is the page of a proxy.
     """
 
     text: str
-    of_the_kme: bool
+    sentences: tuple[str, ...] = ()
 
 
 def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
@@ -254,11 +261,38 @@ def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
     try:
         reply = _parsed(body, number)
     except (ValueError, RecursionError):
-        return ErrorText(_excerpt(body), False)
-    fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {"msg": reply}
-    parts = [fields.get(name) for name in _SAYS]
-    text = _one_line(" ".join(str(part) for part in parts if part))
-    return ErrorText(text or "no message", text != "")
+        text = bytes(body[:_READ_CHARS]).decode("utf-8", "replace")
+        return ErrorText(without_keys(_TAGS.sub(" ", text)) or "empty")
+    fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {}
+    parts = [part for name in _SAYS if (part := fields.get(name))]
+    text = " ".join(str(part) for part in parts or [reply] if part)
+    return ErrorText(without_keys(text) or "no message", tuple(part for part in parts if isinstance(part, str)))
+
+
+def without_keys(text: str) -> str:
+    """The text of another program, in one line, bounded, and without what could be a part of a key in any spelling.
+
+    Only words are shown, and numbers that are few among them.
+    """
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[:_READ_CHARS]).split())
+    shown = _UUID.sub("\0", shown)
+    tokens = list(_TOKEN.finditer(shown))
+    doubts = [_doubt(token.group()) for token in tokens]
+    hidden = [doubt > 1 or sum(doubts) > max(_MOST_DOUBT, len(tokens) // 3) for doubt in doubts]
+    for first in range(len(tokens)):
+        if sum(doubts[first : first + _WINDOW]) > _MOST_DOUBT:
+            hidden[first : first + _WINDOW] = [True] * len(hidden[first : first + _WINDOW])
+    pieces, end = [], 0
+    for token, hide in zip(tokens, hidden, strict=True):
+        pieces += [shown[end : token.start()], "\0" if hide else token.group()]
+        end = token.end()
+    return re.sub(r"\0(?:[^\w]*\0)*", "[...]", "".join([*pieces, shown[end:]]))[:_SHOWN_CHARS].strip()
+
+
+def _doubt(token: str) -> int:
+    if _WORD.fullmatch(token):
+        return 0
+    return 1 if _HALF_WORD.fullmatch(token) else 2
 
 
 def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:
@@ -299,12 +333,3 @@ def _lowered(reply: Any) -> dict[str, Any]:
     if not isinstance(reply, dict):
         raise KMEBadReply("the reply is not a JSON object")
     return {str(name).lower(): value for name, value in reply.items()}
-
-
-def _excerpt(body: bytes | bytearray) -> str:
-    return _one_line(body[:1000].decode("utf-8", "replace")) or "empty"
-
-
-def _one_line(text: str) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
-    return _LIKE_A_KEY.sub("[...]", shown)[:200]

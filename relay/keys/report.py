@@ -184,8 +184,7 @@ def show(ring: KeyRing, board: KeyCounts) -> None:
     """Shows the state of this process's keys on the board."""
     for pool in (pool for group in ring.groups.values() for pool in group.pools):
         name = pool.client.name
-        for call, state in pool.client.breakers.items():
-            board.set(metrics.KME_BREAKER, name, call, to=state)
+        board.set(metrics.KME_BREAKER, name, to=pool.client.breaker)
         board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.issued.withheld))
         board.set(metrics.KME_CERTIFICATES_REFUSED, name, to=bool(pool.client.renewal.refused))
         board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from relay.counting import key_metrics as metrics
-from relay.errors import KeyDestroyed, KeyNotFound, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
@@ -273,9 +273,6 @@ class KeyRing:
                 if late := [key_ID for key_ID in missing if key_ID not in keys]:
                     keys |= await self._held(group, master_sae, late, use)
             found |= {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
-            if not found and (refusal := self.groups[group].refusal):
-                first = ", ".join(list(by_ID)[:3])
-                raise KeyNotFound(f"no KME has given key {first}, and one said last what is about no key: {refusal}")
         return found
 
     async def report(self, *, ask: bool = True) -> KeyReport:

@@ -33,20 +33,17 @@ _MAX_KEY_ID_CHARS = 256
 class SKIPClient(KMEClient):
     """A client of one key provider. Its settings are those of KMEClient; the quirks of ETSI do not apply."""
 
-    usual_errors = (
-        ErrorRule(KMEFault.NOT_FOUND, 400, Call.DEC_KEYS),
-        ErrorRule(KMEFault.MISCONFIGURED, 404, Call.ENC_KEYS),
-    )
+    usual_errors = (ErrorRule(KMEFault.NOT_FOUND, 400, Call.DEC_KEYS),)
 
     one_by_one = True  # SKIP has only GET
     any_size = False  # other sizes than 256 bits are optional; pads use keys of the usual size
 
-    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """The provider's capabilities as a status; SKIP does not report stored keys.
+    def status_question(self, slave_sae: str) -> Question[KeyStatus]:
+        """The question for the provider's capabilities as a status; SKIP does not report stored keys.
 
-        Raises KMEBadReply if the provider has no keys for this remote system.
+        It raises KMEBadReply if the provider has no keys for this remote system.
         """
-        remote = str(slave_sae_id)
+        remote = slave_sae
 
         async def read(body: bytes | bytearray) -> KeyStatus:
             capabilities = _object(self.name, body)
@@ -69,11 +66,7 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": capabilities.get("algorithm"), "entropy": capabilities.get("entropy")},
             )
 
-        return await self._ask(Question(Call.STATUS, self.status_request(remote), read), patient=patient)
-
-    def status_request(self, slave_sae: str) -> HTTPRequest:
-        """As for every client; the provider has one answer for all."""
-        return HTTPRequest("GET", "/capabilities", sae=slave_sae)
+        return Question(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read)
 
     most_per_request = 1
 

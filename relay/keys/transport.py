@@ -38,8 +38,8 @@ IDLE_S = 55.0
 AHEAD_AGAIN_S = 10.0
 """Time before connections are opened ahead again after that has failed, in seconds."""
 
-MAX_RETRY_AFTER_S = 3600.0
-"""Maximum honoured Retry-After, in seconds."""
+MAX_RETRY_AFTER_S = 60.0
+"""Maximum honoured Retry-After, in seconds: a KME that is well sooner than it said must not hold mail for long."""
 
 
 class _Broken(aiohttp.ClientError):

@@ -18,6 +18,7 @@ from relay.counting.amounts import many, octets
 from relay.counting.held import DIRECTIONS, Waiting
 from relay.counting.metric import Labels
 from relay.keys import report
+from relay.keys.health import State
 from relay.keys.report import clocks_differ
 from relay.levels import PLAINTEXT
 from relay.mail import OURS
@@ -185,13 +186,12 @@ def _peer_without_keys(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     states = sight.gauges(metrics.KME_BREAKER)
-    for kme in sorted({name for name, _ in states} | {*standing}.intersection(sight.watched.config.kmes)):
+    for kme in sorted({name for (name,) in states} | {*standing}.intersection(sight.watched.config.kmes)):
         failed = sight.grown(metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome in _NO_ANSWER))
         answered = sight.grown(
             metrics.KME_REQUESTS, KME_S, _call_of(kme, lambda outcome: outcome not in (*_NO_ANSWER, *_NEVER_ASKED))
         )
-        state = max((number for (name, _), number in states.items() if name == kme), default=0)
-        if state == 2:
+        if states.get((kme,)) == State.OPEN:
             yield kme, f"KME {kme} is not called for some seconds, since it failed so often"
         elif not answered and (failed or kme in standing):
             yield kme, f"no call to KME {kme} has succeeded of late"
@@ -207,7 +207,7 @@ def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[
         )
         if not gave and (refused or (kme in standing and not knew_none)):
             said = next((row.trouble for row in sight.watched.keys.pool_rows() if row.kme == kme and row.trouble), "")
-            about = "has answered calls for keys of arriving mail with what is about no key, or not at all"
+            about = "has answered calls for keys of arriving mail without a word about a key, or not at all"
             yield kme, f"KME {kme}, or a proxy in front of it, {about}, and none since{said and ': '}{said}"
 
 
@@ -301,9 +301,8 @@ def _mailbox_unwatched(sight: Sight, standing: Collection[str]) -> Iterator[Seen
 
 def _quarantine_grows(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
-    held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
-    if put + held > sight.watched.config.alarms.unopened:
-        yield "", f"{many(put, 'mail')} put in quarantine of late, and {many(held, 'time')} one was held for its key"
+    if put > sight.watched.config.alarms.unopened:
+        yield "", f"{many(put, 'mail')} put in quarantine of late"
     yield from _until_covered(sight, WINDOW_S, standing)
 
 

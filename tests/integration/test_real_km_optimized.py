@@ -152,7 +152,7 @@ async def test_an_sae_that_the_kme_does_not_know_is_a_configuration_fault(client
 
 async def test_another_sae_does_not_get_the_key(servers: DevelopmentKMEs, clients: Clients) -> None:
     [key] = await clients[0].request_enc_keys(1)
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KMEMisconfigured, match="401"):
         await clients[0].request_dec_keys(2, [key.key_ID])
 
 

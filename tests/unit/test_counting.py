@@ -66,13 +66,13 @@ def test_what_an_ended_process_measured_is_forgotten(descriptor: int) -> None:
     first, second = (Board(descriptor, places.take()) for _ in range(2))
     first.set(metrics.KEYS_READY, "kme", "bob", to=5)
     second.set(metrics.KEYS_READY, "kme", "bob", to=7)
-    first.set(metrics.KME_BREAKER, "kme", "status", to=0)
-    second.set(metrics.KME_BREAKER, "kme", "status", to=2)
+    first.set(metrics.KME_BREAKER, "kme", to=0)
+    second.set(metrics.KME_BREAKER, "kme", to=2)
     assert (counted(first, metrics.KEYS_READY, "kme", "bob"), first.processes) == (12, 2)
-    assert counted(first, metrics.KME_BREAKER, "kme", "status") == 2
+    assert counted(first, metrics.KME_BREAKER, "kme") == 2
     places.has_ended(1)
     assert (counted(first, metrics.KEYS_READY, "kme", "bob"), first.processes) == (5, 1)
-    assert counted(first, metrics.KME_BREAKER, "kme", "status") == 0
+    assert counted(first, metrics.KME_BREAKER, "kme") == 0
     third = Board(descriptor, places.take())
     assert counted(third, metrics.KEYS_READY, "kme", "bob") == 5, "nothing before the next one has measured"
 

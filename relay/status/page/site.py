@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 
 from relay.counting import amounts, metrics
+from relay.keys.faults import Call
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
@@ -22,7 +23,7 @@ def show_kmes(now: Now) -> Html:
     for (kme, call, outcome), count in now.series(metrics.KME_REQUESTS):
         (answered if outcome == "ok" else failed)[kme, call] += int(count)
     rows: list[list[Content]] = []
-    for (kme, call), state in now.series(metrics.KME_BREAKER):
+    for (kme,), state, call in ((*each, call) for each in now.series(metrics.KME_BREAKER) for call in Call):
         numbers = now.totals.get(metrics.KME_SECONDS, {}).get((kme, call))
         times = sum(numbers[:-1]) if numbers else 0
         mean = f"{numbers[-1] / times * 1000:,.1f} ms" if numbers and times else "none"

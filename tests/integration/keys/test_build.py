@@ -105,7 +105,7 @@ async def test_a_kme_whose_certificate_has_its_id_and_no_host_name_is_known_by_t
 
 def test_a_kme_is_left_alone_and_given_up_by_the_times_of_its_own_tries(certificates: Certificates) -> None:
     quick = km_client("one", _kme(certificates, retry_delay=0.25, timeout=5))
-    rules = quick.state.breakers[Call.DEC_KEYS]._rules
+    rules = quick.settings.breaker
     assert rules == BreakerRules(failures=5, delay=1.25, longest=3.75)
     assert quick.time_limits[Call.STATUS].usual == pytest.approx(1)
 

@@ -24,6 +24,7 @@ from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.refusals import PASSING, REFUSALS
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import give_identity
@@ -300,34 +301,50 @@ async def test_a_database_that_cannot_be_reached_is_found_before_the_first_start
     assert (status, b"WRONG  store  " in out, b"ok     quarantine" in out) == (1, True, False), out
 
 
-REFUSALS = {
-    401: "<html>Unauthorized</html>", 404: "<html><h1>404 Not Found</h1>nginx</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("code", REFUSALS)
 @pytest.mark.in_process
-async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_looks(
-    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int, monkeypatch: pytest.MonkeyPatch
+async def test_mail_whose_key_is_refused_without_a_word_about_it_is_held_and_what_was_said_is_found_wherever_one_looks(
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.2)
+    bob.configure(settings("hold_for = 0"))
     message = await seal()
-    kmes.km2.misbehave("dec_keys", "http", times=None, code=code, body=REFUSALS[code])
     with shortened():
         async with bob.running() as relay:
-            answer = await submit(relay, message)
-            assert answer.code == 451
+            for name, refusal in REFUSALS.items():
+                log.entries.clear()
+                kmes.km2.misbehave(
+                    "dec_keys", "http", times=None, code=refusal.code, body=refusal.body, headers=refusal.headers
+                )
+                assert (await submit(relay, message)).code == 451, name
+                [cause] = [each["cause"] for each in log.entries if each["event"] == "mail_not_accepted"]
+                assert refusal.said in cause, name
+                assert f"HTTP {refusal.code}" in cause, name
             await until_written(bob.site, "received_keys_refused")
             async with asyncio.timeout(30):
-                while b"no key of arriving mail" not in (
+                while b"alarm received_keys_refused" not in (
                     said := (await run("check", "--config", bob.site.config_file))[2]
                 ):
                     await asyncio.sleep(0.1)
-            assert b"alarm received_keys_refused" in said
-    [told] = [each for each in log.entries if each["event"] == "received_keys_refused"]
-    held = [each for each in log.entries if "what is about no key" in str(each.get("cause", ""))]
-    assert held, "the cause of the hold has it"
-    assert str(code) in told["cause"] or code == 200
+            assert refusal.said.encode() in said
+            assert b"quarantine_grows" not in said
+            _, _, rows = await run("keys", "status", "--config", bob.site.config_file)
+            assert refusal.said.encode() in rows
+            assert await bob.listed() == []
+            kmes.km2.behave()
+            assert (await submit(relay, message)).code == 250
+
+
+@pytest.mark.in_process
+async def test_a_kme_that_fails_for_a_moment_delays_a_mail_and_no_more(
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs
+) -> None:
+    bob.configure(lambda text: text.replace(PATIENCE, "lag_patience = 20"))
+    async with bob.running() as relay:
+        for name, refusal in PASSING.items():
+            message = await seal()
+            retry_after = tuple((field, value.replace("2", "1")) for field, value in refusal.headers)
+            kmes.km2.misbehave("dec_keys", "http", code=refusal.code, body=refusal.body, headers=retry_after)
+            assert (await submit(relay, message)).code == 250, name
 
 
 @pytest.mark.in_process
@@ -350,5 +367,3 @@ async def test_a_kme_that_never_answers_for_keys_of_arriving_mail_is_named_where
                     await asyncio.sleep(0.1)
             assert b"alarm received_keys_refused" in said
             assert b"a proxy in front of it" in said
-    [told] = [each for each in log.entries if each["event"] == "received_keys_refused"]
-    assert "2 calls in a row were not answered, and its status is" in told["cause"]

@@ -64,7 +64,8 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
     ("call", "code", "body", "error"),
     [
         ("enc_keys", 400, '{"message": "key pool exhausted"}', KMEExhausted),
-        ("enc_keys", 404, "", KMERefusedRequest),
+        ("enc_keys", 404, "", KMEUnreachable),
+        ("enc_keys", 404, '{"message": "no such path"}', KMEMisconfigured),
         ("enc_keys", 404, '{"message": "no keys left"}', KMEExhausted),
         ("enc_keys", 503, "", KMEUnreachable),
         ("enc_keys", 503, '{"message": "not enough keys", "details": {"stored": 0}}', KMEExhausted),
@@ -76,17 +77,17 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
         ("enc_keys", 504, "<html><body>Gateway Timeout</body></html>", KMEUnreachable),
         ("dec_keys", 400, '{"message": "one or more keys specified are not found on KME"}', KeyNotFound),
         ("dec_keys", 403, '{"message": "Key expired"}', KeyNotFound),
-        ("dec_keys", 404, "<html>", KeyNotFound),
+        ("dec_keys", 404, "<html>", KMEUnreachable),
         ("dec_keys", 500, '{"message": "key not found"}', KeyNotFound),
         ("dec_keys", 503, '{"message": "key does not exist"}', KeyNotFound),
         ("dec_keys", 400, "", KMERefusedRequest),
-        ("dec_keys", 401, "", KeyNotFound),
-        ("dec_keys", 415, "", KeyNotFound),
+        ("dec_keys", 401, "", KMEMisconfigured),
+        ("dec_keys", 415, "", KMEMisconfigured),
         ("dec_keys", 429, "", KMEBusy),
-        ("dec_keys", 500, "<html>", KeyNotFound),
-        ("dec_keys", 503, "", KeyNotFound),
-        ("dec_keys", 504, "", KeyNotFound),
-        ("dec_keys", 200, '{"result": "no such thing"}', KeyNotFound),
+        ("dec_keys", 500, "<html>", KMEUnreachable),
+        ("dec_keys", 503, "", KMEUnreachable),
+        ("dec_keys", 504, "", KMEUnreachable),
+        ("dec_keys", 200, '{"result": "no such thing"}', KMEBadReply),
         ("status", 504, "<html>", KMEUnreachable),
         ("status", 401, "", KMEMisconfigured),
     ],
@@ -100,82 +101,44 @@ async def test_refusals_are_classified_by_call_code_and_message(
             await _make(client, call)
 
 
-NO_WORD_ABOUT_A_KEY = {
-    "of a proxy": "<html><h1>404 Not Found</h1>nginx</html>",
-    "of Go": "404 page not found",
-    "of FastAPI": '{"detail": "Not Found"}',
-    "of Spring": '{"status": 404, "error": "Not Found", "path": "/api/v1/keys/alice/dec_keys"}',
-    "nothing": "",
-    "empty": "{}",
-}
-
-
-@pytest.mark.parametrize("body", NO_WORD_ABOUT_A_KEY.values(), ids=NO_WORD_ABOUT_A_KEY.keys())
-async def test_a_404_to_dec_keys_that_says_nothing_of_keys_is_a_fault_and_the_keys_count_as_unknown(
-    kme: FakeKME, time: FakeTime, body: str
-) -> None:
-    kme.misbehave("dec_keys", "http", code=404, body=body)
-    kme.misbehave("dec_keys", "http", code=404, body='{"message": "key not found"}')
-    async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KeyNotFound):
-            await client.request_dec_keys("alice", ["some"])
-        assert "HTTP 404" in client.troubles["dec_keys"]
-        with pytest.raises(KeyNotFound):
-            await client.request_dec_keys("alice", ["some"])
-        assert client.troubles == {}
-
-
-@pytest.mark.parametrize("code", [400, 413, 422])
-async def test_a_page_that_refuses_dec_keys_is_named_until_keys_come(kme: FakeKME, time: FakeTime, code: int) -> None:
-    page = "<html><head><title>400 No required SSL certificate was sent</title></head></html>"
-    kme.misbehave("dec_keys", "http", code=code, body=page)
-    async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KMERefusedRequest):
-            await client.request_dec_keys("alice", ["some"])
-        assert f"HTTP {code}" in client.troubles["dec_keys"]
-        kme.misbehave("dec_keys", "http", code=code, body='{"message": "too many keys"}')
-        with pytest.raises(KMERefusedRequest):
-            await client.request_dec_keys("alice", ["some"])
-        assert f"HTTP {code}" in client.troubles["dec_keys"], "no keys have come since"
-        [key] = await client.request_enc_keys("alice", number=1)
-        await client.request_dec_keys("alice", [key.key_ID])
-        assert client.troubles == {}
-
-
-async def test_a_kme_that_never_answers_to_dec_keys_is_named_where_it_answers_to_status(kme: FakeKME) -> None:
-    kme.misbehave("dec_keys", "hang", times=2)
-    kme.misbehave("dec_keys", "http", code=404, body='{"message": "key not found"}')
-    async with kme.client(retry_attempts=0) as client:
-        client.time_limits[Call.STATUS] = TimeLimit(30, 30)
-
-        async def trouble() -> str:
-            with pytest.raises(KeyUnavailable):
+async def test_what_no_kme_said_of_a_key_is_named_until_one_says_so_or_keys_come(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        for said in ('{"message": "key not found"}', ""):
+            kme.misbehave("dec_keys", "http", code=404, body="<html>404")
+            with pytest.raises(KMEUnreachable):
                 await client.request_dec_keys("alice", ["some"])
-            return client.troubles.get("dec_keys", "")
+            assert "HTTP 404" in client.troubles["dec_keys"]
+            if said:
+                kme.misbehave("dec_keys", "http", code=404, body=said)
+                with pytest.raises(KeyNotFound):
+                    await client.request_dec_keys("alice", ["some"])
+            else:
+                [key] = await client.request_enc_keys("alice", number=1)
+                await client.request_dec_keys("alice", [key.key_ID])
+            assert client.troubles == {}
 
-        assert await trouble() == ""
-        assert "2 calls in a row were not answered, and its status is" in await trouble()
-        client.time_limits[Call.DEC_KEYS] = TimeLimit(30, 30)
-        assert await trouble() == ""
 
-
-async def test_calls_that_hang_at_the_same_time_are_one_and_a_kme_that_is_away_is_another_matter(kme: FakeKME) -> None:
-    kme.misbehave("dec_keys", "hang", times=None)
+async def test_a_kme_that_never_answers_to_dec_keys_is_named(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "hang", times=4)
     async with kme.client(retry_attempts=0) as client:
         calls = [client.request_dec_keys("alice", [each]) for each in "abc"]
         await asyncio.gather(*calls, return_exceptions=True)
-        assert client.troubles == {}
-        kme.misbehave("status", "hang", times=None)
-        with pytest.raises(KeyUnavailable):
+        assert client.troubles == {}, "calls at the same time count as one"
+        with pytest.raises(KMEUnreachable):
+            await client.request_dec_keys("alice", ["some"])
+        assert "no key of arriving mail is available" in client.troubles["dec_keys"]
+        client.time_limits[Call.DEC_KEYS] = TimeLimit(30, 30)
+        with pytest.raises(KeyNotFound):
             await client.request_dec_keys("alice", ["some"])
         assert client.troubles == {}
 
 
 async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
     rule = ErrorRule(KMEFault.MISCONFIGURED, 415, Call.DEC_KEYS, "who")
-    kme.misbehave("dec_keys", "http", code=415, body='{"message": "key is gone"}')
+    kme.misbehave("dec_keys", "http", code=415, body='{"message": "no longer"}')
     kme.misbehave("dec_keys", "http", code=415, body='{"message": "who are you"}')
-    async with kme.client(quirks=Quirks(errors=(rule,))) as client:
+    rules = (rule, ErrorRule(KMEFault.NOT_FOUND, 415, Call.DEC_KEYS, "no longer"))
+    async with kme.client(quirks=Quirks(errors=rules), retry_attempts=0) as client:
         with pytest.raises(KeyNotFound):
             await client.request_dec_keys("alice", ["some"])
         with pytest.raises(KMEMisconfigured):
@@ -184,7 +147,7 @@ async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
 
 @pytest.mark.parametrize(
     ("code", "stored", "error"),
-    [(503, 0, KMEExhausted), (503, 100, KMEUnreachable), (404, 0, KMEExhausted), (404, 100, KMERefusedRequest)],
+    [(503, 0, KMEExhausted), (503, 100, KMEUnreachable), (404, 0, KMEExhausted), (404, 100, KMEUnreachable)],
 )
 async def test_whether_keys_have_run_out_is_told_from_the_status_and_not_from_the_code(
     kme: FakeKME, time: FakeTime, code: int, stored: int, error: type[KeyUnavailable]
@@ -266,10 +229,10 @@ async def test_integer_key_ids_are_asked_for_as_numbers_where_the_kme_wants_that
 
 
 async def test_keys_that_were_not_asked_for_are_refused(kme: FakeKME, time: FakeTime) -> None:
-    async with kme.client(timing=time.timing) as client:
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
         keys = await client.request_enc_keys("bob", number=2)
         kme.misbehave("dec_keys", "other_keys")
-        with pytest.raises(KeyNotFound, match="none of 2 entries"):
+        with pytest.raises(KMEBadReply, match="none of 2 entries"):
             await client.request_dec_keys("alice", [key.key_ID for key in keys])
 
 

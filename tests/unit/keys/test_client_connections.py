@@ -54,7 +54,7 @@ def test_a_client_is_used_in_one_event_loop_after_the_other(
 
     async def serve() -> None:
         async with FakeKME(certificates) as kme:
-            kme.misbehave("dec_keys", "http", times=None, code=500)
+            kme.misbehave("dec_keys", "http", times=None, code=400, body='{"message": "key not found"}')
             kmes.append(kme)
             started.set()
             await asyncio.to_thread(ended.wait)

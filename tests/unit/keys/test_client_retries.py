@@ -43,20 +43,53 @@ async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_i
             await client.request_enc_keys("bob")
         with pytest.raises(NotAsked) as told:
             await client.request_enc_keys("bob")
-        assert told.value.retry_after == pytest.approx(90)
+        assert told.value.retry_after == pytest.approx(60)
         assert len(kme.got("enc_keys")) == 1
-        time.now += 90
+        time.now += 60
         await client.request_enc_keys("bob")
 
 
-async def test_a_long_retry_after_for_one_received_key_keeps_no_other_away(kme: FakeKME, time: FakeTime) -> None:
-    """Anybody can write mail that names keys which a KME, or a gateway before it, refuses in this way."""
-    (key_ID, octets), *_ = kme.drawn(1)
-    kme.misbehave("dec_keys", "http", code=429, headers=(("Retry-After", "3600"),))
+@pytest.mark.parametrize("call", ["status", "enc_keys"])
+@pytest.mark.parametrize("code", [429, 503])
+async def test_retry_after_holds_for_a_minute_at_most_and_ends_by_sighup(
+    kme: FakeKME, time: FakeTime, call: str, code: int
+) -> None:
     async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KMEBusy):
-            await client.request_dec_keys("alice", ["00000000-0000-4000-8000-000000000000"])
-        assert [key.key for key in await client.request_dec_keys("bob", [key_ID])] == [octets]
+        ask = client.check_key_status if call == "status" else client.request_enc_keys
+        for ended_by in ("time", "SIGHUP"):
+            kme.misbehave(call, "http", code=code, headers=(("Retry-After", "3600"),))
+            with pytest.raises(KMEBusy):
+                await ask("bob")
+            before = len(kme.got(call))
+            with pytest.raises(NotAsked):
+                await ask("bob")
+            assert len(kme.got(call)) == before
+            if ended_by == "time":
+                time.now += 60
+            else:
+                client.renew_certificates(anyway=True)
+            await ask("bob")
+
+
+@pytest.mark.parametrize("code", [429, 503])
+async def test_retry_after_for_received_keys_is_honoured_by_those_who_asked_and_keeps_no_other_away(
+    kme: FakeKME, time: FakeTime, code: int
+) -> None:
+    """Anybody can write mail that names keys which a KME, or a gateway before it, refuses in this way."""
+    (one, _), (other, _) = kme.drawn(2)
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(0, 0), timing=time.timing)
+    for seconds, slept in (("3", [3.0]), ("3600", [])):
+        time.slept.clear()
+        kme.requests.clear()
+        kme.misbehave("dec_keys", "http", code=code, headers=(("Retry-After", seconds),))
+        if slept:
+            assert await group.fetch("alice", [one])
+        else:
+            with pytest.raises(KMEBusy):
+                await group.fetch("alice", [f"unknown to {code}"])
+        assert (time.slept, len(kme.got("dec_keys"))) == (slept, 1 + len(slept))
+    assert await group.fetch("alice", [other])
+    await group.close()
 
 
 @pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])

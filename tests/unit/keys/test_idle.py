@@ -12,7 +12,7 @@ import pytest
 
 from relay.counting import metrics
 from relay.counting.board import Board
-from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.errors import StoreUnavailable
 from relay.keys import BreakerRules
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
@@ -112,30 +112,6 @@ async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried
         "what was not asked for, was not burnt"
     )
     assert len(kme.got("status")) <= HOURS * 3600 / BreakerRules().longest, "and it is not asked all the time"
-
-
-async def test_a_kme_that_was_away_is_asked_for_keys_as_soon_as_it_has_told_its_status(
-    time: FakeTime, kme: FakeKME
-) -> None:
-    """Each call has a breaker of its own, and the one that has failed for long would wait for two minutes."""
-    breaker = BreakerRules(longest=120)
-    async with kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20, breaker=breaker) as client:
-        for call in ("enc_keys", "status"):
-            kme.misbehave(call, "drop", times=None)
-        for _ in range(10):
-            time.now += 200
-            with pytest.raises(KeyUnavailable):
-                await client.request_enc_keys("bob", patient=False)
-        for _ in range(5):
-            with pytest.raises(KeyUnavailable):
-                await client.check_key_status("bob", patient=False)
-        kme.behave()
-        time.now += 30
-        with pytest.raises(KeyUnavailable, match="not asked"):
-            await client.request_enc_keys("bob", patient=False)
-        time.now += 30
-        await client.check_key_status("bob", patient=False)
-        assert await client.request_enc_keys("bob", patient=False)
 
 
 async def _maintained(ring: KeyRing, time: FakeTime, number: int) -> int:

