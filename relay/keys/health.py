@@ -230,8 +230,8 @@ class BurnBudget:
 class Health:
     """The health of one KME as one value, which decides about its calls.
 
-    One breaker is for the KME: it counts calls without any reply. A KME may also refuse status and enc_keys for one SAE
-    only, so refusals count for that SAE. dec_keys may be refused because of any mail, so that counts nowhere.
+    One breaker is for the KME: it counts calls without any reply. A KME may refuse enc_keys for one SAE only, so that
+    counts for the SAE. Refusals of status cost nothing, and any mail may cause those of dec_keys: they count nowhere.
     """
 
     def __init__(self, kme: str, settings: ClientSettings) -> None:
@@ -295,7 +295,7 @@ class Health:
         if wait > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
         breakers = [self._breaker]
-        if call is not Call.DEC_KEYS:
+        if call is Call.ENC_KEYS:
             name = f"{self._kme}: SAE {sae}"
             breakers.append(self._of_saes.setdefault(sae, Breaker(name, self._rules, self._timing)))
         for breaker in breakers:
