@@ -73,6 +73,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     reinjection.rewritten,
     reinjection.refused,
     bypass.services_past,
+    bypass.misread,
     bypass.second_ways_out,
     bypass.routes,
     bypass.copies,

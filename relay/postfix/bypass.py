@@ -41,6 +41,18 @@ def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
             )
 
 
+def misread(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What Postfix makes of a service cannot be told."""
+    for service in flow.settings.services if flow.watched else ():
+        if service.misread:
+            yield PostfixFault(
+                "bypass",
+                f"master.cf {service.key}",
+                "postconf reads one of its options otherwise than Postfix does, so that its mail may leave in clear",
+                "write each as `-o name=value`, with a blank behind -o",
+            )
+
+
 def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
     """When the relay does not answer, mail must wait, and not go somewhere else."""
     for side in flow.sides:

@@ -26,6 +26,7 @@ FEW_RECIPIENTS = 10
 """Minimum number of recipients at a time; a transport that takes fewer spends noticeably more keys."""
 _LOCAL = ipaddress.ip_address("127.0.0.1")
 """Where Postfix connects from."""
+TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtual_transport", "mailbox_transport")
 TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 
 
@@ -83,11 +84,13 @@ def lost(flow: MailFlow) -> Iterator[PostfixFault]:
                 f"{transport.command}(8) does not hand mail to the relay: it IS LOST, or goes elsewhere in clear",
                 "let it run smtp or lmtp, as master.cf in deploy/postfix does",
             )
-    foreign = (foreign_filter(flow, each).partition(":")[0] for each in flow.sources)
-    for transport in (flow.settings.service(name, "unix") for name in dict.fromkeys(foreign)):
+    filters = (flow.settings.of("content_filter", each) for each in flow.sources if foreign_filter(flow, each))
+    for setting in (*filters, *(flow.settings.of(name) for name in TRANSPORTS)):
+        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
         if transport is not None and transport.command == "discard":
-            text = "it is a content filter, and discard(8) throws mail away: it IS LOST"
-            yield PostfixFault("transport-lost", f"master.cf {transport.key}", text, "take this content_filter out")
+            yield setting.fault(
+                "transport-lost", "discard(8) throws this mail away: it IS LOST", "name one that delivers"
+            )
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:

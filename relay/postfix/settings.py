@@ -20,6 +20,8 @@ TIMEOUT_S = 30.0
 """Timeout of postconf, in seconds: a directory on a dead network drive must not block us."""
 ADMIN_PATHS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 """Where Postfix's commands are, also for users whose PATH does not say so."""
+_NO_SETTING = re.compile(r"\s-o\s+[^={\s][^=\s]*(?=\s|$)")
+"""An option that sets nothing: what postconf makes of `-oname=value`, which it splits behind the second letter."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -41,13 +43,17 @@ class PostfixFault:
 
 @dataclass(frozen=True, slots=True)
 class MasterService:
-    """One line of master.cf; `command` is the program's name, `process_limit` as it stands there ("-": default)."""
+    """One line of master.cf; `command` is the program's name, `process_limit` as it stands there ("-": default).
+
+    `misread`: postconf(1) reads an option otherwise than the program does, such as `-ocontent_filter=`.
+    """
 
     name: str
     type: str
     command: str
     process_limit: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    misread: bool = False
 
     @property
     def key(self) -> str:
@@ -199,7 +205,12 @@ def _services(fields: str, overrides: str) -> list[MasterService]:
             into.setdefault((name, type_), {})[parameter] = value
     return [
         MasterService(
-            name, type_, Path(each["command"].split()[0]).name, each["process_limit"], own.get((name, type_), {})
+            name,
+            type_,
+            Path(each["command"].split()[0]).name,
+            each["process_limit"],
+            own.get((name, type_), {}),
+            misread=_NO_SETTING.search(each["command"]) is not None,
         )
         for (name, type_), each in services.items()
     ]
