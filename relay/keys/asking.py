@@ -236,10 +236,15 @@ class Asker(ABC):
             return result
         except NoAnswer as error:
             lasts = self.state.unanswered(call, started, in_time=error.in_time)
-            cause = f"{self.name}: {call}: {error}"
-            trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
+            cause, sent = f"{self.name}: {call}: {error}", error.sent
+            if error.unheard:
+                # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.
+                sent = call is not Call.STATUS and await self._replies(request.sae)
+                self.burn(request.sae, question.spends if sent else 0, "no answer")
+                cause += "" if sent else "; it closes connections without any answer: is our certificate known there?"
+            trouble = KMEUnanswered(cause) if sent else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
-            if lasts and error.sent and request.key_IDs:
+            if lasts and sent and request.key_IDs:
                 self._note_refusal(trouble)
             raise trouble from error
         except KeyUnavailable as error:
@@ -303,6 +308,14 @@ class Asker(ABC):
         except KeyUnavailable:
             return False
         return stored is not None and stored < bits
+
+    async def _replies(self, sae: str) -> bool:
+        """Whether the KME replies at all to a call for its status."""
+        try:
+            await self._try(self.status_question(sae))
+        except KeyUnavailable as error:
+            return error.http_status > 0
+        return True
 
     async def _probe(self, sae: str) -> None:
         """Probes with a status call, which costs no key. It fails only on silence or a fault of the KME."""

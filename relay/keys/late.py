@@ -71,7 +71,7 @@ class KeyRequests:
         try:
             return sending.result()
         except NoAnswer as error:
-            if error.sent:
+            if error.sent and not error.unheard:
                 client.burn(question.request.sae, question.spends, "no answer")
             raise
 

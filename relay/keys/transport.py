@@ -74,6 +74,8 @@ class Transport:
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: float | None = None
+        self._heard = False
+        """Whether there was a reply under these TLS settings."""
 
     async def send(self, request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
         """Sends once and reads the whole reply `within` seconds. Raises NoAnswer.
@@ -124,6 +126,7 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
                 middlewares=(_once,),
             ) as reply:
+                self._heard = True
                 self._clock = _clock(reply.headers.get("Date"))
                 body = await _read_bounded(reply, request.limit(reply.status))
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
@@ -132,7 +135,7 @@ class Transport:
             if not isinstance(error, TimeoutError) and (ended := self.tls.own_ended(datetime.now(UTC))):
                 # With TLS 1.3 such a KME closes only after the request was written, without reading it.
                 raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
-            raise _no_answer(error, sent=bool(sent)) from error
+            raise _no_answer(error, sent=bool(sent), heard=self._heard) from error
 
     def take(self, name: str, context: ssl.SSLContext) -> None:
         """Applies these TLS settings. `name` is that of the KME, for the log.
@@ -140,6 +143,7 @@ class Transport:
         Requests in flight keep their connections; later ones open new connections.
         """
         self.tls.take(name, context)
+        self._heard = False
         session, self._session = self._session, None
         self._end_opening()
         # Its idle connections are closed after its last request, or here.
@@ -298,8 +302,8 @@ async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray |
 _CUT = (ConnectionResetError, ssl.SSLEOFError)
 
 
-def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
-    cause = f"{type(error).__name__}: {error}".rstrip(": ")
+def _no_answer(error: Exception, *, sent: bool, heard: bool) -> NoAnswer:
+    cause = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         sent = False
     if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):
@@ -310,7 +314,8 @@ def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even if TLS 1.3 let us write before it arrived.
         return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
-    return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
+    in_time, unheard = not isinstance(error, TimeoutError), isinstance(error, _Broken) and not heard
+    return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, in_time=in_time, unheard=unheard)
 
 
 def _tls_fault(error: BaseException) -> str | None:

@@ -171,6 +171,16 @@ async def test_a_kme_that_answers_nonsense_holds_the_mail(
 
 
 @pytest.mark.in_process
+async def test_a_peer_whose_sae_the_kme_does_not_know_keeps_no_mail_to_another_waiting(alice: Any, sink: Sink) -> None:
+    carol = '[peers.carol]\ndomains = ["carol.example"]\nsae_id = "9"\nkme_groups = ["alice-bob"]\n'
+    async with alice(peer_settings=carol) as relay, asyncio.timeout(30):
+        assert (await submit(relay, mails.plain(), recipients=["x@carol.example"])).code == 451
+        for _ in range(12):
+            assert (await submit(relay, mails.plain())).code == 250
+    assert len(sink.got) == 12
+
+
+@pytest.mark.in_process
 async def test_a_next_hop_that_is_down_holds_the_mail(alice: Any, log: LogCapture) -> None:
     nobody = closed_port()
     async with alice(next_hop=nobody) as relay:

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import trustme
 
-from relay.errors import ConfigError, KMEMisconfigured
+from relay.errors import ConfigError, KMEMisconfigured, KMEUnreachable
 from relay.keys import OptimizedKMClient
 from relay.keys.tls import TLSRules, client_context
-from tests.testlib.fake_kme import Certificates, FakeKME
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 
 
 async def _accepted(certificates: Certificates, tls: ssl.SSLContext, rules: TLSRules) -> bool:
@@ -115,6 +115,27 @@ async def test_a_kme_that_does_not_know_us_is_a_configuration_fault_and_burns_no
     only_others.minimum_version = only_others.maximum_version = version
     cause = await _refused(certificates, only_others, TLSRules())
     assert "is our certificate known there?" in cause
+
+
+@pytest.mark.parametrize("call", ["status", "enc_keys", "dec_keys"])
+async def test_a_kme_that_closes_after_the_handshake_of_tls_1_3_since_it_does_not_know_us_has_spent_no_key(
+    certificates: Certificates, time: FakeTime, call: str
+) -> None:
+    """Its alert may be lost, since the request was written before it came."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.authority.issue_cert("localhost", common_name="KME-A").configure_cert(tls)
+    trustme.CA().configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    async with FakeKME(certificates, tls=tls) as kme, kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEUnreachable, match=r"is our certificate known there\?"):
+            if call == "status":
+                await client.check_key_status("bob")
+            elif call == "enc_keys":
+                await client.request_enc_keys("bob", number=7)
+            else:
+                await client.request_dec_keys("alice", ["a"])
+        assert client.accounts.totals()["issued"] == 0
 
 
 def test_no_version_below_1_2_is_spoken(certificates: Certificates) -> None:
