@@ -10,6 +10,7 @@ written. Also not ready: the last check is too old, so the relay hangs.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import structlog
 
 from relay.counting import metrics
 from relay.errors import StoreUnavailable
+from relay.files import permissions
 from relay.files.sqlite import no_room
 from relay.status import Watched
 
@@ -71,7 +73,7 @@ class Readiness:
         """The current faults, by alarm."""
         watched = self._watched
         looked = {
-            _STORE: await self._store(),
+            _STORE: await self._store() or await asyncio.to_thread(_no_files, watched.config.state_directory),
             "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
         }
         if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
@@ -93,6 +95,13 @@ class Readiness:
         except StoreUnavailable as error:
             return f"the store cannot be written: {error}"
         return ""
+
+
+def _no_files(directory: Path) -> str:
+    """Why no file can be made beside the store, or ""; files that are open already do not show that."""
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return ""
+    return f"{directory}: no file can be made there{permissions.another_owner(directory)}"
 
 
 def _disk(directory: Path) -> str:

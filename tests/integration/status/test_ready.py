@@ -8,20 +8,24 @@ import asyncio
 import math
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
 import pytest
 
 from relay.config import TCPAddress
+from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import Watched, exposition, ready
 from relay.store import store
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails
+from tests.testlib.nobody import as_nobody, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
@@ -88,6 +92,33 @@ async def test_without_the_file_of_its_store_it_is_not_ready(site: Site) -> None
         await until(status, lambda code, text: (code, text) == (200, "ready\n"))
         os.truncate(path, 0)
         await until(status, lambda code, text: code == 503 and f"{path}: was emptied" in text)
+
+
+@by_root
+async def test_in_a_state_directory_that_is_no_longer_the_relays_it_is_not_ready() -> None:
+    """Its open files go on being written, so that nothing else shows it."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        config = SimpleNamespace(state_directory=directory, audit=SimpleNamespace(holds=False))
+        receiving = SimpleNamespace(process_has_ended=False)
+        store_as_open = SimpleNamespace(
+            received=SimpleNamespace(ready=_is_well), restore_check=SimpleNamespace(look=_is_well)
+        )
+        watched = SimpleNamespace(config=config, receiving=receiving, store=store_as_open, board=Board())
+        readiness = ready.Readiness(cast("Watched", watched))
+        give_to_nobody(directory)
+        with as_nobody():
+            await readiness.look()
+            assert not readiness.causes
+        os.chown(directory, 0, 0)
+        with as_nobody():
+            await readiness.look()
+        [cause] = readiness.causes
+        assert cause.startswith(f"{directory}: no file can be made there: it belongs to user root: ")
+
+
+async def _is_well() -> None:
+    pass
 
 
 async def test_on_a_full_disk_it_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
