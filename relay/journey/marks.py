@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relay.formats import mime
 from relay.store.secret import SiteSecret
@@ -28,6 +28,13 @@ class SiteMarks:
     """Makes and recognises marks. All relays of a site share the secret; older ones count as long as they exist."""
 
     secret: SiteSecret
+    _sealed_keys: tuple[bytes, ...] = field(init=False, repr=False)
+    _marked_keys: tuple[bytes, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Derives the keys, once for all mails."""
+        object.__setattr__(self, "_sealed_keys", self.secret.derived(b"sealed here"))
+        object.__setattr__(self, "_marked_keys", self.secret.derived(b"marked here"))
 
     def sealed_field(self, message: bytes, peer: str, protection: str) -> bytes:
         """The field to put on top of this sealed message. Raises MalformedMessage."""
@@ -56,10 +63,9 @@ class SiteMarks:
     def _of_sealed(self, message: bytes, peer: str, protection: str) -> list[bytes]:
         digest = hashlib.sha256(repr((peer, protection)).encode())
         digest.update(memoryview(message)[mime.bounds(message)[1] :])
-        keys = self.secret.derived(b"sealed here")
-        return [base64.b64encode(hmac.digest(key, digest.digest(), "sha256")) for key in keys]
+        return [base64.b64encode(hmac.digest(key, digest.digest(), "sha256")) for key in self._sealed_keys]
 
     def _of_marked(self, message: bytes) -> list[bytes]:
         digest = mime.marked_digest(message)
-        keys = self.secret.derived(b"marked here") if digest else ()
+        keys = self._marked_keys if digest else ()
         return [hmac.digest(key, digest, "sha256")[:16].hex().encode() for key in keys]

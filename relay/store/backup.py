@@ -17,7 +17,7 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files import sync_directory
+from relay.files import sync_directory, sync_file
 from relay.files.commands import command
 from relay.files.rights import UnixUser, acting_as, as_owner_of, owner_of
 from relay.files.sqlite import connected, said_by_sqlite
@@ -142,7 +142,7 @@ def _copied_database(path: Path, to: Path) -> Path:
     except sqlite3.Error as error:
         raise StoreUnavailable(f"{path}: cannot be copied: {said_by_sqlite(copy, error)}") from error
     copy.chmod(0o600)
-    _flush(copy)
+    sync_file(copy)
     return copy
 
 
@@ -159,11 +159,3 @@ def _copied(path: Path, copy: Path, *, lock: bool = True) -> Path:
         target.flush()
         os.fsync(target.fileno())
     return copy
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

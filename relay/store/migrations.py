@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import glob
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -21,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, inspect, select, text, update
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files import sync_directory
+from relay.files import sync_directory, sync_file
 from relay.files.sqlite import connected, make_sqlite_file, said_by_sqlite
 from relay.store import secret_file
 from relay.store.database import SCHEMA_VERSION, Database, connect, is_begun, lock_schema, not_ours, schema
@@ -168,7 +167,7 @@ def _copied(path: Path, version: int) -> Path:
                     store.execute("VACUUM INTO ?", (str(part),))
                 with closing(connected(part)) as copied:
                     mark_as_copy(copied)
-                _flush(part)
+                sync_file(part)
                 part.replace(copy)
             except BaseException:
                 part.unlink(missing_ok=True)
@@ -181,11 +180,3 @@ def _copied(path: Path, version: int) -> Path:
             f"was left as it is: {cause}"
         ) from error
     return copy
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
