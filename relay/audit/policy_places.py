@@ -19,14 +19,13 @@ from relay.audit.chain import ChainFile, ChainPlace, files_of, make_directory
 from relay.audit.reading import Line, lines, lines_in
 from relay.errors import ConfigError
 from relay.files import sync_directory
-from relay.files.stamps import read_regular
+from relay.files.stamps import read_json
 
 log = structlog.get_logger(__name__)
 
 POLICIES = "policies"
 """The event of a record that says which set of policies came into force."""
 _NAME = ".policies"
-MAX_OCTETS = 4096
 
 
 class PolicyRecordPlaces(NamedTuple):
@@ -39,10 +38,14 @@ class PolicyRecordPlaces(NamedTuple):
     def read(cls, directory: Path) -> PolicyRecordPlaces | None:
         """What was written last; None where there is nothing. Blocks, and raises nothing."""
         try:
-            behind, earlier = json.loads(read_regular(directory / _NAME)[:MAX_OCTETS])
-            return cls(_place(behind), _place(earlier) if earlier is not None else None)
-        except (OSError, ValueError, TypeError):
+            return read_json(directory / _NAME, cls._taken)
+        except (OSError, ValueError):
             return None
+
+    @classmethod
+    def _taken(cls, content: Any) -> PolicyRecordPlaces:
+        behind, earlier = content
+        return cls(_place(behind), _place(earlier) if earlier is not None else None)
 
     def checked(self, directory: Path) -> PolicyRecordPlaces | None:
         """As read, or the place before where the record was no longer written. Raises ConfigError."""

@@ -13,7 +13,7 @@ from relay.config import Config
 from relay.counting.alarms import ALARMS
 from relay.counting.amounts import many
 from relay.counting.held import DIRECTIONS, Waiting, held_in
-from relay.files.stamps import read_regular
+from relay.files.stamps import read_json
 from relay.mail import domain_of
 from relay.status.standing import of_the_serving_relay
 
@@ -44,10 +44,10 @@ async def _held(config: Config) -> AsyncIterator[State]:
     """Mail that is held, where no alarm says so already."""
     file = config.held_file
     try:
-        held = held_in((await asyncio.to_thread(read_regular, file)).decode())
+        held = await asyncio.to_thread(read_json, file, held_in)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         yield "held mail", "", (f"{file}: cannot be read, so nothing is known of mail that is held: {error}",)
         return
     said = {(each.alarm.name, each.about) for each in of_the_serving_relay(config)}

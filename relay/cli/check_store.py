@@ -7,15 +7,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from relay.cli.check_site import State
+from relay.cli.keys import read_report
 from relay.cli.quarantine import existing_store
 from relay.config import Config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.stamps import read_json
 from relay.policy.kept import KEPT_POLICIES
+from relay.process.reloading import former_domains
+from relay.status.standing import taken
 from relay.store.database import transport_problem
 from relay.store.migrations import copies_of_upgrades
 from relay.store.sameness import ACCEPT, remembered
@@ -130,6 +135,18 @@ def _in_the_way(config: Config) -> Iterator[str]:
     for path, until in files.items():
         if os.path.lexists(path) and not path.is_file():
             yield f"{path}: is no regular file: move it away; until then {until}"
+    # What is wrong with held.json is said where held mail is.
+    readers: dict[Path, Callable[[Path], object]] = {
+        config.former_peers_file: partial(read_json, take=former_domains),
+        config.alarms_file: partial(read_json, take=taken),
+        config.keys_file: read_report,
+    }
+    for path, read in readers.items():
+        if path.is_file():
+            try:
+                read(path)
+            except (OSError, ValueError) as error:
+                yield f"{path}: cannot be read: {error}: move it away; until then {files[path]}"
     kept = config.state_directory / KEPT_POLICIES
     if os.path.lexists(kept) and not kept.is_dir():
         yield f"{kept}: is no directory: move it away; until then no relay starts on broken policies"

@@ -7,7 +7,6 @@ What asks KMEs, and the store, are loaded where they are needed: that takes long
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.text import Text
 
@@ -26,13 +26,51 @@ from relay.cli.options import as_relay_option
 from relay.cli.output import Cell, json_option, plain_console, print_json, print_table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
-from relay.files.stamps import read_regular
+from relay.files.stamps import read_json
 from relay.identity import identity_findings, with_documents
 from relay.runtime.release import Release
 from relay.status.standing import of_the_serving_relay
 from relay.store.secret import SiteSecret
 
 FRESH_S = 60.0
+
+
+class _Row(BaseModel):
+    """What is read of the row of a KME and peer; it has more."""
+
+    model_config = ConfigDict(extra="allow")
+    kme: str
+    peer: str
+    trouble: str
+    alarm: bool
+    pool_keys: int
+    stored_keys: int | None
+    status_age_s: float | None
+    refill_bits_per_s: float | None
+    use_bits_per_s: float
+    empty_in_s: float | None
+
+
+class _Use(BaseModel):
+    """The same, of a peer and level."""
+
+    model_config = ConfigDict(extra="allow")
+    peer: str
+    level: str
+    keys_used: int
+    use_bits_per_s: float
+    share: float
+    empty_in_s: float | None
+
+
+class _Report(BaseModel):
+    """The report of the relay that serves (relay/keys/report.py, relay/process/upkeep.py)."""
+
+    model_config = ConfigDict(extra="allow")
+    pools: list[_Row]
+    levels: list[_Use]
+
+
 BAD = "bold red"
 
 
@@ -165,14 +203,19 @@ def serves(config: Config) -> bool:
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
     """What the relay that serves has written down last, None where there is none."""
-    written = config.keys_file
     try:
-        age = time.time() - written.stat().st_mtime
-        if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
-            return None
-        return {"source": "the serving relay", "age_s": round(age, 1), **json.loads(read_regular(written))}
-    except (OSError, ValueError, TypeError):
+        return read_report(config.keys_file)
+    except (OSError, ValueError):
         return None
+
+
+def read_report(written: Path) -> dict[str, Any] | None:
+    """What the relay that serves has written there, None for an old one. Raises OSError, and ValueError if damaged."""
+    age = time.time() - written.stat().st_mtime
+    if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
+        return None
+    report = read_json(written, lambda content: _Report.model_validate(content).model_dump())
+    return report | {"source": "the serving relay", "age_s": round(age, 1)}
 
 
 def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:

@@ -17,8 +17,9 @@ import hashlib
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from relay.runtime.aio import Turns, boot_time, clock_offset
 
@@ -33,6 +34,8 @@ SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
 which a row without a place is reported. Then come a key (that of all in the first section) and the buckets."""
 KEY_OCTETS = 16
 _ROW = struct.Struct("=8s4d")
+_MAX_S = 1e10
+"""Maximum distance of a time in the file, in seconds: three hundred years."""
 FORGET_S = 7200.0
 """Time without a retry after which a row expires, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
@@ -186,9 +189,8 @@ class HeldMail:
         key = self._memory[self._key_at].hex()
         return json.dumps({"key": key, "clock": round(clock_offset()), "rows": base64.b64encode(rows).decode()})
 
-    def take(self, text: str) -> None:
-        """Loads what `as_text` returned, before anything is held. Raises ValueError, KeyError and TypeError."""
-        content = json.loads(text)
+    def take(self, content: Mapping[str, Any]) -> None:
+        """Loads the JSON of `as_text`, before anything is held. Raises ValueError, KeyError and TypeError."""
         key, rows = bytes.fromhex(content["key"]), base64.b64decode(content["rows"], validate=True)
         later = float(content["clock"]) - round(clock_offset())
         if len(rows) % _ROW.size:
@@ -196,6 +198,8 @@ class HeldMail:
         self.begin(key)
         now = boot_time()
         for name, first, last, pause, code in _ROW.iter_unpack(rows):
+            if not all(abs(each) < _MAX_S for each in (first, last, pause, later)):
+                raise ValueError("a time that no clock shows")
             row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, code)
             if row.until >= now and code in _HOWS:
                 self._add(row, now)
@@ -207,10 +211,10 @@ class HeldMail:
         self._memory[self._key_at] = key
 
 
-def held_in(text: str) -> HeldMail:
-    """What `as_text` returned, in memory of its own. Raises ValueError, KeyError and TypeError."""
+def held_in(content: Mapping[str, Any]) -> HeldMail:
+    """The JSON of `as_text`, in memory of its own. Raises ValueError, KeyError and TypeError."""
     held = HeldMail(mmap.mmap(-1, SECTION_OCTETS), 0, 1)
-    held.take(text)
+    held.take(content)
     return held
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from relay.errors import ConfigError
 from relay.files import open_regular, permissions
 
+T = TypeVar("T")
 Stamp = tuple[int, int, int, int, int]
 """Times of change (ns since 1970), size, inode and device of a file just before it was read."""
 
@@ -45,6 +48,18 @@ def read_regular(path: Path) -> bytes:
     if len(content) > MAX_REGULAR_OCTETS:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return content
+
+
+def read_json(path: Path, take: Callable[[Any], T]) -> T:
+    """What `take` makes of the JSON in a file that a relay keeps for itself.
+
+    Raises OSError where it cannot be read, and ValueError, which quotes nothing of it, for what no relay writes.
+    """
+    content = read_regular(path)
+    try:
+        return take(json.loads(content))
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"not what a relay writes there ({type(error).__name__})") from error
 
 
 def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> Seen:

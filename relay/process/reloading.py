@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -20,7 +21,7 @@ from relay.config.reloaded import changed, needs_restart, taken_over
 from relay.entry import Reloadable
 from relay.errors import ConfigError
 from relay.files import write_whole
-from relay.files.stamps import Stamps, Unknown, read_regular
+from relay.files.stamps import Stamps, Unknown, read_json
 from relay.formats.mailbox import folded_domain
 from relay.identity import KnownSites, only_sending, site_stamps
 from relay.journey.opening.layers import Layers
@@ -93,9 +94,8 @@ class FormerPeers:
     def read(self) -> Domains:
         """The domains last written by a process of this relay; empty if there are none."""
         try:
-            said = json.loads(read_regular(self._file))
-            return {str(name): tuple(map(str, domains)) for name, domains in said["domains"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return read_json(self._file, former_domains)
+        except (OSError, ValueError):
             return {}
 
     def write(self, domains: Domains) -> None:
@@ -104,6 +104,11 @@ class FormerPeers:
             write_whole(self._file, json.dumps({"domains": domains}))
         except OSError as error:
             log.warning("peers_not_kept", file=str(self._file), cause=error.strerror)
+
+
+def former_domains(content: Mapping[str, Any]) -> Domains:
+    """The domains in the JSON of that file. Raises ValueError and much else for what no relay writes."""
+    return {str(name): tuple(map(str, domains)) for name, domains in content["domains"].items()}
 
 
 class SitesInForce:

@@ -24,7 +24,7 @@ from relay.counting import metrics
 from relay.counting.held import HeldMail
 from relay.errors import StoreUnavailable
 from relay.files import write_whole
-from relay.files.stamps import read_regular
+from relay.files.stamps import read_json
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
@@ -237,10 +237,10 @@ async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
     Must enclose all mail processing: mail that left outside of it would count as waiting.
     """
     try:
-        held.take((await asyncio.to_thread(read_regular, file)).decode())
+        await asyncio.to_thread(read_json, file, held.take)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         log.warning("held_mail_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
         held.may_lack_some()
     try:

@@ -46,6 +46,6 @@ def _version() -> str:
 def _stamp(directory: Path) -> str:
     try:
         info = (directory / "__init__.py").stat()
-    except OSError:
+    except (OSError, ValueError):  # a name with NUL in it
         return ""
     return f"{info.st_ino}.{info.st_mtime_ns}"

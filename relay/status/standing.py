@@ -4,7 +4,6 @@ Standard: commands read it without loading what serves mail. An old file means t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ import structlog
 
 from relay.config import Config
 from relay.counting.alarms import ALARMS, Alarm
-from relay.files.stamps import read_regular
+from relay.files.stamps import read_json
 
 log = structlog.get_logger(__name__)
 
 FRESH_S = 60.0
 """Maximum age of the file of a relay that serves, in seconds."""
+_YEAR_10000 = 253_402_300_800.0
+"""The first moment that no date of Python's can show, in seconds since 1970."""
 MOST = 200
 """Maximum number of active alarms; warnings may take half of it."""
 
@@ -68,20 +69,28 @@ def read(
 ) -> tuple[list[Standing], Mapping[str, Any]]:
     """The alarms in the file and the pending notices; nothing if it cannot be read."""
     try:
-        content = json.loads(read_regular(file))
-        standing = [_standing(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
-        return standing, content.get("untold", {})
+        return read_json(file, lambda content: taken(content, now, alarms))
     except FileNotFoundError:
         return [], {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         log.warning("alarms_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
         return [], {}
+
+
+def taken(
+    content: Mapping[str, Any], now: float = 0.0, alarms: Mapping[str, Alarm] = ALARMS
+) -> tuple[list[Standing], Mapping[str, Any]]:
+    """As `read`, of the JSON in the file. Raises ValueError and much else for what no relay writes."""
+    standing = [_standing(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
+    return standing, dict(content.get("untold", {}))
 
 
 def _standing(row: Mapping[str, Any], now: float, alarms: Mapping[str, Alarm]) -> Standing:
     """Reads one row; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, reported = float(row["since"]), float(row["told"])
+    if not 0.0 <= since < _YEAR_10000:
+        raise ValueError("a time that no clock shows")
     return Standing(alarms[row["alarm"]], about, cause, since, reported, seen=now, said=str(row.get("said", cause)))
 
 

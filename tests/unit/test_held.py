@@ -4,6 +4,7 @@ Standard: relay/counting/held.py; what it costs a mail that goes is bounded here
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -132,7 +133,7 @@ async def test_another_relay_goes_on_with_it(now: list[float], monkeypatch: pyte
     assert "bob" not in text
     now[0] = 60.0  # the host was started anew
     monkeypatch.setattr(held, "clock_offset", lambda: 5000.0 + 1_000_100.0)
-    successor.take(text)
+    successor.take(json.loads(text))
     incoming, outgoing = sorted(await successor.waiting(), key=lambda each: each.direction)
     assert (outgoing.cause, outgoing.longest, outgoing.again) == ("keys", 160, 160)
     assert (incoming.cause, incoming.longest, incoming.again) == ("store", 60, 0)
@@ -146,7 +147,7 @@ async def test_another_relay_goes_on_with_it(now: list[float], monkeypatch: pyte
 )
 def test_what_nobody_has_written_is_not_taken(text: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
-        Board().held.take(text)
+        Board().held.take(json.loads(text))
 
 
 def test_that_nothing_of_it_waits_costs_a_mail_some_microseconds_at_most() -> None:

@@ -197,6 +197,42 @@ async def test_what_stands_where_a_file_of_the_relay_has_to_be_is_said(
     assert problem.startswith(f"{path}: is no regular file: move it away; until then ")
 
 
+HOSTILE = {
+    "nothing": b"",
+    "too much": b"",
+    "a NUL": b"\0",
+    "a list": b"[]",
+    "a number": b"17",
+    "a word": b'"word"',
+    "text in no encoding": b"\xff\xfe\xff",
+    "an unclosed depth": b"[" * 100_000,
+    "a depth": b'{"a":' * 900 + b"1" + b"}" * 900,
+    "a long number": b"9" * 10_000,
+    "rows that are none": b'{"alarms": [1, [], {}], "pools": [1, "x"], "levels": {}, "domains": [[]], "clock": {}, "rows": 1}',
+    "no moments": b'{"alarms": [{"alarm": "disk_full", "about": "", "cause": "", "since": NaN, "told": Infinity}], "pools":'
+    b' [{"kme": [], "peer": {}, "trouble": 1}], "levels": [], "domains": {"a": 1}, "key": "", "clock": 1e999, "rows": ""}',
+    "a directory with NUL": b'{"alarms": [], "domains": {}, "pools": [], "levels": [], "release": {"version": "1", '
+    b'"directory": "\\u0000", "stamp": ""}}',
+}
+
+
+async def test_whatever_stands_in_the_files_of_a_relay_check_goes_on_and_names_those_that_are_damaged(
+    site: Site,
+) -> None:
+    for what, content in HOSTILE.items():
+        for name in REGULAR:
+            (site.directory / name).write_bytes(content)
+            if what == "too much":
+                os.truncate(site.directory / name, 100 * 2**20)
+        status, err, out = await run("check", "--json", "--config", site.config_file)
+        assert (status, err) == (1, ""), what
+        found = {each["what"]: each["problems"] for each in json.loads(out)}
+        damaged = [name for name in REGULAR[1:] if f"{site.directory / name}: cannot be read" in str(found)]
+        whole = ["alarms.json", "former_peers.json", "keys.json"] if what == "a directory with NUL" else []
+        assert set(REGULAR[1:]) - set(damaged) == set(whole), (what, found)
+        assert (await run("keys", "status", "--config", site.config_file))[1] == "", what
+
+
 @pytest.mark.parametrize("made", [fifo, Path.touch])
 async def test_what_stands_where_the_directory_of_kept_policies_has_to_be_is_said(
     site: Site, made: Callable[[Path], None]
