@@ -35,6 +35,7 @@ from relay.policy.file import Unprotected
 from relay.policy.names import printable
 from relay.setup.answers import Everybody, Integration, SitePaths
 from relay.setup.asking import Prompter, read_file
+from relay.setup.backups import changed_last
 from relay.setup.files import Owner, make_directory
 from relay.setup.peers import document_in
 from relay.setup.questions import NONE
@@ -42,6 +43,7 @@ from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
 """The relay's user where root sets it up."""
+HOLDS_RATHER = "mail that cannot be sealed waits, and without the relay it leaves in clear"
 CHILD_LIMIT_S = 900.0
 """Time limit of a command that setup starts, in seconds."""
 
@@ -184,7 +186,10 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         _take_in(config, document, asker, flags)
     click.echo("\nA test message:")
     sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
-    if sealed:
+    joined_before = changed_last(places.directory) is not None
+    if joined_before and not sealed:
+        click.echo(f"Postfix is put beside the relay nevertheless, as it was before: {HOLDS_RATHER}.")
+    if sealed or joined_before:
         _hold_ports(config, places)
         beside = beside_postfix(config, places, asker, flags)
         if former is not None and beside.declined and integration_of(former) != integration_of(config):

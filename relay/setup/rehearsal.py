@@ -71,7 +71,8 @@ def _to_peer(name: str, domain: str, outcome: SealedCopy | RelayError, all_in_cl
     if isinstance(outcome, RelayError):
         return to, "", str(outcome)
     if outcome.in_clear or all_in_clear:
-        return to, "", f"would leave IN CLEAR: {all_in_clear or outcome.policy}"
+        # An administrator wants it so: no reason to let all other mail go past the relay.
+        return to, f"leaves IN CLEAR: {all_in_clear or outcome.policy}", ""
     check_sealed(outcome.message, outcome.protection)
     bits = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ", no quantum key"
     return to, f"sealed: {outcome.protection}{bits}", ""

@@ -11,9 +11,10 @@ import pytest
 
 from relay.config import load_config
 from relay.setup import questions
-from tests.integration.setup.answered import USUAL, contents, run
+from tests.integration.setup.answered import PEERS, USUAL, contents, invitation, run
 from tests.integration.setup.test_mail_server import texts
 from tests.testlib import postfix
+from tests.testlib.identities import Identities
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf
 
@@ -33,6 +34,34 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
     assert result.exit_code == 1
     assert "Postfix stays as it is. Fix that, then: qumail-relay setup" in result.output
     assert contents(etc) == before
+
+
+@requires_postconf
+def test_a_postfix_that_has_lost_its_filter_gets_it_back_though_the_test_message_cannot_be_sealed_now(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    etc = tmp_path / "etc"
+    assert run(home, *USUAL[:-1], str(etc), "--apply").exit_code == 0
+    (etc / "main.cf").write_text((etc / "main.cf").read_text().replace("content_filter", "#content_filter"))
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: "--test" not in words)
+    result = run(home, "--yes", "--apply")
+    assert result.exit_code == 1, "that no mail can be sealed is still wrong"
+    assert "put beside the relay nevertheless" in result.output
+    assert any(line.startswith("content_filter") for line in (etc / "main.cf").read_text().splitlines())
+
+
+def test_a_peer_whose_policy_is_plaintext_is_named_and_keeps_nobody_elses_mail_from_the_relay(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    peer = ("--peer", invitation(tmp_path, identities.bob), *PEERS)
+    assert run(home, "--yes", "--domain", "alice.example", "--kme", "none", "--postfix", "none", *peer).exit_code == 0
+    sealed = run(home, "--test")
+    assert "to bob.example (peer bob): sealed: pqc" in sealed.output
+    (home / "policies" / "bob.example.toml").write_text('levels = ["plaintext"]\nreason = "for now"\n')
+    in_clear = run(home, "--test")
+    assert in_clear.exit_code == 0, in_clear.output
+    assert f"to bob.example (peer bob): leaves IN CLEAR: {home}/policies/bob.example.toml:1" in in_clear.output
 
 
 @requires_postconf
