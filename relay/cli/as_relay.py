@@ -18,6 +18,7 @@ from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.files import rights
 from relay.files.commands import as_user
+from relay.files.credentials import credential_name
 from relay.files.rights import UnixUser
 
 
@@ -27,7 +28,18 @@ def load(config_file: Path) -> Config:
     Raises ConfigError, for root also where others can write the file.
     """
     become_owner_of_settings(config_file)
-    return load_config(config_file)
+    config = load_config(config_file)
+    if os.geteuid() == 0 and has_credentials(config):
+        from relay.cli.credentials import give_where_the_relay_has_none
+
+        give_where_the_relay_has_none(config)
+    return config
+
+
+def has_credentials(config: Config) -> bool:
+    """Whether relay.toml names one of systemd."""
+    passphrase = config.identity.passphrase if config.identity is not None else None
+    return any(map(credential_name, filter(None, (config.store.secret, passphrase))))
 
 
 def become_owner_of_settings(config_file: Path) -> None:

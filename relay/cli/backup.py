@@ -14,6 +14,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings
 from relay.files import toml
+from relay.files.credentials import credential_name
 from relay.files.permissions import printable
 from relay.files.rights import become
 from relay.key_receiver import SPOOL
@@ -21,7 +22,7 @@ from relay.store import sent, spool
 from relay.store.backup import copy_state, make_new
 from relay.store.sent import SENT
 
-OWN = ("store.database", "audit.directory", "policies.shadow_record")
+OWN = ("store.database", "store.directory", "audit.directory", "policies.shadow_record")
 """Settings that name files written by the relay."""
 
 
@@ -56,7 +57,7 @@ def named_paths(config: Config) -> Iterator[tuple[str, Path]]:
 def _paths(place: str, value: object) -> Iterator[tuple[str, Path]]:
     """Those that a setting and the settings below it name."""
     if isinstance(value, Path):
-        if place not in OWN and (value.is_file() or value.is_dir()):
+        if place not in OWN and (credential_name(value) or value.is_file() or value.is_dir()):
             yield place, value
         return
     parts: Iterable[tuple[object, object]] = ()

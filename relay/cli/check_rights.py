@@ -95,7 +95,7 @@ def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
 def _relays_user(config: Config) -> int:
     """The owner of the state; this user, where there is none yet."""
     with suppress(OSError):
-        return config.store.secret.parent.stat().st_uid
+        return config.state_directory.stat().st_uid
     return os.geteuid()
 
 

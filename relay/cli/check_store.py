@@ -17,6 +17,8 @@ from relay.cli.keys import read_report
 from relay.cli.quarantine import existing_store
 from relay.config import Config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.credentials import credential_name, is_there
+from relay.files.rights import typed_by_root
 from relay.files.stamps import read_json
 from relay.policy.kept import KEPT_POLICIES
 from relay.process.reloading import former_domains
@@ -31,16 +33,28 @@ from relay.store.store import Store
 def secret_state(config: Config) -> State:
     """Whether it can be read, and whether a thief of the store has it too."""
     path = config.store.secret
-    if not path.exists():
+    if not (is_there(path) or credential_name(path)):
         return "store secret", f"{path}: will be made when the relay first starts", ()
     try:
         SiteSecret.load(path)
     except RelayError as error:
         return "store secret", str(path), (str(error),)
-    return "store secret", f"{path}{_with_what_it_seals(config)}", ()
+    return "store secret", f"{path}{_with_what_it_seals(config)}", tuple(_left_in_plain(config))
+
+
+def _left_in_plain(config: Config) -> Iterator[str]:
+    """Where the secret became a credential: the file that was there before."""
+    left = config.own_directory / "site.secret"
+    if credential_name(config.store.secret) and os.path.lexists(left):
+        yield (
+            f"{left}: lies in plain beside what it seals, though the secret is a credential by now; once the relay "
+            f"serves with that: {typed_by_root(left, 'rm')}; then a new one: qumail-relay keys rotate-secret"
+        )
 
 
 def _with_what_it_seals(config: Config) -> str:
+    if credential_name(config.store.secret):
+        return ": a credential of systemd; the disk has it encrypted (deploy/THREATS.md)"
     database = config.store.database
     for sealed in (database if isinstance(database, Path) else config.state_directory, config.state_directory):
         with suppress(OSError):

@@ -164,7 +164,7 @@ def _place(config: Config, domain: str, selector: str) -> tuple[Path, bool]:
     for table in config.dkim.keys if config.dkim else ():
         if (table.domain, table.selector) == (domain, selector):
             return table.key, True
-    return config.store.secret.parent / "dkim" / f"{domain}.{selector}.pem", False
+    return config.own_directory / "dkim" / f"{domain}.{selector}.pem", False
 
 
 def _as_dict(key: SigningKey, problems: list[str]) -> dict[str, Any]:

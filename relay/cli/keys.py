@@ -7,6 +7,7 @@ What asks KMEs, and the store, are loaded where they are needed: that takes long
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.text import Text
 
-from relay.cli.as_relay import load
+from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.cli.logs import configure_logging
-from relay.cli.options import as_relay_option
+from relay.cli.options import as_relay_option, config_option
 from relay.cli.output import Cell, json_option, plain_console, print_json, print_table
 from relay.config import Config, LogSettings
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
+from relay.files.credentials import credential_name, is_there
 from relay.files.stamps import read_json
 from relay.identity import identity_findings, with_documents
 from relay.runtime.release import Release
@@ -35,7 +37,7 @@ from relay.store.secret import SiteSecret
 FRESH_S = 60.0
 
 
-class _Row(BaseModel):
+class _ReportedPool(BaseModel):
     """What is read of the row of a KME and peer; it has more."""
 
     model_config = ConfigDict(extra="allow")
@@ -51,7 +53,7 @@ class _Row(BaseModel):
     empty_in_s: float | None
 
 
-class _Use(BaseModel):
+class _ReportedLevel(BaseModel):
     """The same, of a peer and level."""
 
     model_config = ConfigDict(extra="allow")
@@ -67,8 +69,8 @@ class _Report(BaseModel):
     """The report of the relay that serves (relay/keys/report.py, relay/process/upkeep.py)."""
 
     model_config = ConfigDict(extra="allow")
-    pools: list[_Row]
-    levels: list[_Use]
+    pools: list[_ReportedPool]
+    levels: list[_ReportedLevel]
 
 
 BAD = "bold red"
@@ -113,19 +115,27 @@ def status(config_file: Path, as_json: bool) -> None:
 
 
 @keys.command("rotate-secret")
-@as_relay_option
+@config_option
 def rotate_secret(config_file: Path) -> None:
     """Put a fresh site secret before those in its file; received keys are sealed under it from the next start on.
 
     Relays that share a database need the same file: copy it to all of them and restart them before `keys reseal`.
     """
     config = load(config_file)
-    secret = SiteSecret.rotate(config.store.secret)
+    if credential_name(config.store.secret):
+        from relay.cli import credentials
+
+        if os.geteuid():
+            raise ConfigError(f"{config.store.secret}: is a credential of systemd, which root alone can make: as root")
+        secret = credentials.rotate(config.store.secret)
+    else:
+        become_the_relays_user(config_file)
+        secret = SiteSecret.rotate(config.store.secret)
     click.echo(f"{config.store.secret}: newest secret {secret.ids[0]}, older ones kept: {len(secret.ids) - 1}")
 
 
 @keys.command()
-@as_relay_option
+@config_option
 def reseal(config_file: Path) -> None:
     """Seal received keys and quarantined mail anew under the newest site secret.
 
@@ -134,6 +144,10 @@ def reseal(config_file: Path) -> None:
     """
     configure_logging(LogSettings(level="error"))
     config = load(config_file)
+    newest = _newest_of_credential(config)
+    become_the_relays_user(config_file)
+    if newest not in ("", SiteSecret.load(config.store.secret).ids[0]):
+        raise StoreUnavailable("the relay that serves has an older secret: restart it, then run this again")
     try:
         taken_over, resealed = asyncio.run(_reseal(config))
     except OSError as error:
@@ -141,6 +155,15 @@ def reseal(config_file: Path) -> None:
     click.echo(f"{resealed} keys and messages sealed anew")
     if taken_over:
         click.echo(f"{taken_over} keys that waited in {config.state_directory} taken over first")
+
+
+def _newest_of_credential(config: Config) -> str:
+    """The id of the newest secret on the disk: the relay has those of when it was started. Raises ConfigError."""
+    if os.geteuid() or not credential_name(config.store.secret):
+        return ""
+    from relay.cli import credentials
+
+    return credentials.newest(config.store.secret)
 
 
 async def _reseal(config: Config) -> tuple[int, int]:
@@ -246,7 +269,7 @@ def key_receiver_ended(config: Config) -> bool:
 
 async def _received(config: Config) -> list[dict[str, Any]]:
     """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
-    if not config.store.secret.exists():
+    if not is_there(config.store.secret):
         return []
     from relay.store.store import open_store
 

@@ -16,6 +16,7 @@ from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.config import Config
+from relay.files.credentials import is_there
 from relay.files.rights import become
 from relay.store.secret import SiteSecret
 
@@ -70,7 +71,7 @@ def show(
 def spellings_of(config: Config, address: str) -> set[str]:
     """What records may have for this address. Raises ConfigError."""
     with relay_rights(config):
-        secret = SiteSecret.load(config.store.secret) if config.store.secret.exists() else None
+        secret = SiteSecret.load(config.store.secret) if is_there(config.store.secret) else None
     return AddressHash(secret).spellings(address)
 
 

@@ -25,6 +25,7 @@ from relay.cli.options import as_relay_option, since_option
 from relay.cli.output import Cell, Pair, json_option, plain_console, print_json, print_pairs
 from relay.config import Config
 from relay.files.commands import command
+from relay.files.credentials import is_there
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
 from relay.store.secret import SiteSecret
@@ -83,7 +84,7 @@ def _spell_out(config: Config, records: list[dict[str, Any]]) -> set[str]:
     people: dict[str, str] = {}
     with suppress(OSError, sqlite3.Error), KeptSets(kept_file(config)).reading() as book:
         kept, names = {each.version for each in book.sets()}, list(book.names())
-    if any(map(_HASH.search, map(json.dumps, records))) and config.store.secret.exists():
+    if any(map(_HASH.search, map(json.dumps, records))) and is_there(config.store.secret):
         addresses = AddressHash(SiteSecret.load(config.store.secret))
         every = filter(None, map(person_of, names))
         people = {hashed: each for each in every for hashed in addresses.spellings(each)}

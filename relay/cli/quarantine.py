@@ -25,6 +25,7 @@ from relay.cli.serving import database_taken_away
 from relay.config import Config, LogSettings
 from relay.counting.amounts import many, octets
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.credentials import is_there
 from relay.formats import mime
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -270,7 +271,7 @@ async def existing_store(config: Config) -> AsyncIterator[Store | None]:
         yield None
         return
     # One that stands for what a relay would make: nothing is sealed here.
-    secret = SiteSecret.load(file) if file.exists() else SiteSecret(os.urandom(SECRET_LENGTH))
+    secret = SiteSecret.load(file) if is_there(file) else SiteSecret(os.urandom(SECRET_LENGTH))
     check, known = config.restore_check_file, config.has_served
     async with await open_store(database, secret, restore_check_file=check, known_here=known) as store:
         yield store

@@ -17,10 +17,11 @@ import click
 
 from relay.cli import units
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
+from relay.cli.credentials import give, load as load_credentials, provide
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
-from relay.cli.setup_again import another_answer, as_it_is, integration_of
+from relay.cli.setup_again import another_answer, as_it_is, integration_of, secret_place
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
 from relay.cli.setup_ports import hold_ports, hold_ports_by_default
 from relay.cli.setup_postfix import BesidePostfix, as_before, beside_postfix, last_line, put_back
@@ -33,7 +34,7 @@ from relay.identity import read_document
 from relay.levels import SEALING
 from relay.policy.file import Unprotected
 from relay.policy.names import printable
-from relay.setup.answers import Everybody, Integration, SitePaths
+from relay.setup.answers import Everybody, Integration, SecretPlace, SitePaths
 from relay.setup.asking import Prompter, read_file
 from relay.setup.backups import changed_last
 from relay.setup.files import Owner, make_directory
@@ -105,6 +106,12 @@ CHILD_LIMIT_S = 900.0
 )
 @click.option("--postfix", help="The directory of the Postfix beside the relay, or `none`.")
 @click.option("--postfix-service", help="Where mail from outside arrives, as smtp/inet in master.cf.")
+@click.option(
+    "--secret",
+    type=click.Choice(get_args(SecretPlace)),
+    help="Site secret and passphrase of the private keys: by systemd's credentials, or on the disk. [default: where a "
+    "TPM2 is, credential]",
+)
 @click.option("--apply/--no-apply", "apply_postfix", default=None, help="Change Postfix without asking, or not at all.")
 @click.option("--user", envvar="QUMAIL_RELAY_USER", help=f"As whom it runs, where root sets it up. [default: {USER}]")
 @click.option(
@@ -117,7 +124,7 @@ CHILD_LIMIT_S = 900.0
     "--hold-ports",
     "only_hold_ports",
     is_flag=True,
-    help="Only have systemd hold the ports of relay.toml, as after an edit of an address there.",
+    help="Only have systemd hold the ports of relay.toml, as after an edit there, and give the relay its credentials.",
 )
 @click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
@@ -126,9 +133,10 @@ def setup(
 ) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks six questions, eleven with a real KME and the other site's invitation; each has a flag. --yes takes the
-    defaults, but for --kme, which has none. A relay.toml that is there counts as the answers; run it again as often as
-    you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with `check`.
+    It asks six questions, twelve with a TPM2, a real KME and the other site's invitation; each has a flag. --yes takes
+    the defaults, but for --kme, which has none. A relay.toml that is there counts as the answers; run it again as often
+    as you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with
+    `check`.
     """
     configure_logging(LogSettings(level="error"))
     places = SitePaths.beside(config_file)
@@ -140,7 +148,9 @@ def setup(
     if undo_postfix:
         put_back(places)
     elif only_hold_ports:
-        click.echo(hold_ports(load(places.config_file), places.config_file))
+        config = load(places.config_file)
+        show_written(load_credentials(config, places.config_file))
+        click.echo(hold_ports(config, places.config_file))
     elif keys:
         _make_keys(load(places.config_file))
     elif test:
@@ -162,7 +172,11 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
                 former = load(places.config_file)
                 said_before = places.config_file.read_bytes()
                 flags = as_it_is(former, flags, places.directory)
-        answers, document = answers_of(asker, flags, document)
+        answers, document = answers_of(asker, flags, document, places.config_file)
+        if former is not None and answers.credentials is None and secret_place(former) == "credential":
+            raise click.UsageError(
+                "--secret file: a credential becomes a file by hand: deploy/OPERATING.md, Credentials"
+            )
         look_at_kme(answers, document, former)
         if answers.postfix is None:
             flags = {**flags, "postfix": NONE}  # answered: not to be asked again
@@ -176,12 +190,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
     config = load(places.config_file)
     owner = _whose_state(config, owner, flags["user"])
-    show_written([make_directory(config.store.secret.parent, owner, state=True)])
-    if owner.is_another:
-        if not _as_relay(owner, "setup", "--keys", "--config", str(places.config_file)):
-            sys.exit(1)
-    else:
-        _make_keys(config)
+    _make_state(config, places, owner, former)
     if document is not None:
         _take_in(config, document, asker, flags)
     click.echo("\nA test message:")
@@ -209,6 +218,18 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         click.echo(f"\n{last}")
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
+        sys.exit(1)
+
+
+def _make_state(config: Config, places: SitePaths, owner: Owner, former: Config | None) -> None:
+    """The relay's own directory, then credentials, then secret and keys as the relay's user. Raises ConfigError."""
+    show_written([make_directory(config.own_directory, owner, state=True)])
+    if not os.geteuid():
+        show_written(provide(config, places.config_file, former))
+        give(config, UnixUser.numbered(owner.uid, owner.gid) if owner.is_another else None)
+    if not owner.is_another:
+        _make_keys(config)
+    elif not _as_relay(owner, "setup", "--keys", "--config", str(places.config_file)):
         sys.exit(1)
 
 

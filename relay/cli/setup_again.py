@@ -14,9 +14,10 @@ from relay.config import Config
 from relay.config.ports import OUTGOING, PORT_BASE, Ports
 from relay.config.values import parse_domain, parse_next_hop
 from relay.errors import ConfigError
+from relay.files.credentials import credential_name
 from relay.keys.development import from_development_kme
 from relay.postfix.ours import site_ports
-from relay.setup.answers import Integration
+from relay.setup.answers import Integration, SecretPlace
 from relay.setup.asking import read_file
 from relay.setup.backups import changed_last
 from relay.setup.policies import EVERYBODY
@@ -53,6 +54,7 @@ def as_it_is(config: Config, flags: dict[str, Any], beside: Path) -> dict[str, A
         "integration": integration,
         "everybody": _everybody(config.policies.directory / "default.toml"),
         "postmaster": config.alarms.mail_to or (NONE,),
+        "secret": secret_place(config),
         "postfix": postfix_of(config, beside) or (None if flags["apply_postfix"] else NONE),
     }
     if integration == "smarthost" and outgoing is not None and flags["integration"] in (None, integration):
@@ -92,12 +94,19 @@ def integration_of(config: Config) -> Integration:
     return "content-filter" if outgoing is not None and outgoing.lmtp else "smarthost"
 
 
+def secret_place(config: Config) -> SecretPlace:
+    """Where the site secret is."""
+    return "credential" if credential_name(config.store.secret) else "file"
+
+
 def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
     site, outgoing = config.site, config.outgoing
     if flags["domains"] and {parse_domain(each) for each in flags["domains"]} != set(site.domains):
         yield "domain"
     hop = str(outgoing.next_hop[0]) if outgoing is not None else ""
-    said = {"name": site.name, "sae_id": site.sae_id, "integration": integration_of(config)}
+    said = {
+        "name": site.name, "sae_id": site.sae_id, "integration": integration_of(config), "secret": secret_place(config)
+    }  # fmt: skip
     yield from (name.replace("_", "-") for name, value in said.items() if flags[name] not in (None, value))
     if flags["next_hop"] and str(parse_next_hop(flags["next_hop"])) != hop:
         yield "next-hop"

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from relay.cli import credentials
 from relay.cli.as_relay import relay_rights
 from relay.config import Config, load_config
 from relay.config.ports import PORT_BASE
@@ -29,7 +30,9 @@ from relay.setup.scanners import NoRow
 from relay.setup.still_queued import StillQueued
 
 
-def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
+def answers_of(
+    asker: Prompter, flags: dict[str, Any], document: bytes | None, config_file: Path
+) -> tuple[Answers, bytes | None]:
     """What flags leave open is asked; and the document of the peer, if there is one now."""
     domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
     if document is None and not flags["replace"]:
@@ -60,8 +63,19 @@ def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -
     sae = sae or f"sae-{domains[0]}"
     postfix = questions.ask_postfix(asker) if flags["postfix"] is None else _place(flags["postfix"])
     port_base = flags["port_base"] or PORT_BASE
-    answers = Answers(name, domains, sae, kme, integration, everybody, next_hop, postmaster, port_base, postfix)
+    answers = Answers(
+        name, domains, sae, kme, integration, everybody, next_hop, postmaster, port_base, postfix,
+        _credentials(asker, flags["secret"], config_file),
+    )  # fmt: skip
     return answers, document
+
+
+def _credentials(asker: Prompter, secret: str | None, config_file: Path) -> Path | None:
+    """Where the credentials shall be; None for files. Raises ConfigError where they are wanted and cannot be had."""
+    place = secret
+    if place is None and not credentials.why_none(config_file):
+        place = questions.ask_secret(asker, tpm2=credentials.has_tpm2())
+    return credentials.tried_place(config_file) if place == "credential" else None
 
 
 def _place(flag: str) -> Path | None:

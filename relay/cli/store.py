@@ -13,6 +13,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError
+from relay.files.credentials import is_there
 from relay.files.permissions import printable
 
 
@@ -38,7 +39,7 @@ async def _accept(config: Config) -> str:
     """What to say. Raises ConfigError and StoreUnavailable."""
     from relay.cli.quarantine import existing_store
 
-    if not config.store.secret.exists():
+    if not is_there(config.store.secret):
         raise ConfigError(f"{config.store.secret}: is missing: put it back, or start the relay, which makes a new one")
     async with existing_store(config) as opened:
         if opened is None:

@@ -54,6 +54,7 @@ from relay.config.values import (
 )
 from relay.errors import ConfigError
 from relay.files import toml
+from relay.files.credentials import credential_name
 
 __all__ = [
     "DEFAULT_TAG_SEPARATORS",
@@ -124,16 +125,16 @@ class Config(toml.Table):
 
     @property
     def audit_directory(self) -> Path:
-        """The directory of the audit record; by default beside the site secret."""
-        return self.audit.directory or self.store.secret.with_name("audit")
+        """The directory of the audit record; by default that of the relay's own files."""
+        return self.audit.directory or self.own_directory / "audit"
 
     @property
     def restore_check_file(self) -> Path:
-        """The file that tells a restored store (relay/store/restore_check.py), beside the site secret.
+        """The file that tells a restored store (relay/store/restore_check.py), in the directory of own files.
 
         Where nothing can be written there, it is in the state directory.
         """
-        beside = self.store.secret.with_name("restore.check")
+        beside = self.own_directory / "restore.check"
         kept = beside.exists() or os.access(beside.parent, os.W_OK)
         return beside if kept else self.state_directory / beside.name
 
@@ -146,37 +147,51 @@ class Config(toml.Table):
     @property
     def keys_file(self) -> Path:
         """The file for the state of the serving relay's keys; it contains no key."""
-        return self.store.secret.with_name("keys.json")
+        return self.own_directory / "keys.json"
 
     @property
     def held_file(self) -> Path:
         """The file that lists waiting mail, for the next start."""
-        return self.store.secret.with_name("held.json")
+        return self.own_directory / "held.json"
 
     @property
     def former_peers_file(self) -> Path:
         """The file with the former owners of peers' domains."""
-        return self.store.secret.with_name("former_peers.json")
+        return self.own_directory / "former_peers.json"
 
     @property
     def alarms_file(self) -> Path:
         """The file with the current alarms of the serving relay."""
-        return self.store.secret.with_name("alarms.json")
+        return self.own_directory / "alarms.json"
 
     @property
     def state_directory(self) -> Path:
-        """The directory of spools: beside a SQLite store, else systemd's StateDirectory, else beside the site
-        secret.
+        """The directory of spools: `store.directory`, else that of a SQLite store, else systemd's StateDirectory, else
+        that of the site secret.
         """
+        if self.store.directory is not None:
+            return self.store.directory
         if isinstance(self.store.database, Path):
             return self.store.database.parent
         of_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
         return Path(of_systemd) if of_systemd else self.store.secret.parent
 
     @property
+    def own_directory(self) -> Path:
+        """The directory of what the relay notes for itself: `store.directory`, else that of the site secret.
+
+        Nothing can be written beside a credential; then it is that of the spools.
+        """
+        if self.store.directory is not None or credential_name(self.store.secret):
+            return self.state_directory
+        return self.store.secret.parent
+
+    @property
     def own_paths(self) -> tuple[Path, ...]:
         """The paths that the relay writes; their owner is the relay's user."""
-        paths = [self.store.secret, self.state_directory, self.audit_directory]
+        paths = [self.own_directory, self.state_directory, self.audit_directory]
+        if not credential_name(self.store.secret):
+            paths.append(self.store.secret)
         if isinstance(self.store.database, Path):
             paths.append(self.store.database)
         if self.identity is not None:

@@ -122,19 +122,26 @@ class StoreSettings(toml.Table):
     examples: ClassVar[Mapping[str, object]] = {
         "database": "/var/lib/qumail-relay/relay.db",
         "secret": "/var/lib/qumail-relay/site.secret",
+        "directory": "/var/lib/qumail-relay",
     }
 
     database: DatabaseSetting
     """The database: a SQLite file, or PostgreSQL for several relays of a site. On another host use
     "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". Otherwise
     an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
-    password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`: beside
-    a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk that keeps
-    what was written. One relay serves from a SQLite file's directory: a second one gives up.
+    password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool` in the
+    `directory` below. That directory must be on a disk that keeps what was written. One relay serves from a SQLite
+    file's directory: a second one gives up.
     """
     secret: PathSetting
     """The secret that seals received keys in the database; made on the first start, readable by the relay only. Keep
-    it out of the database's backups.
+    it out of the database's backups. /run/credentials/UNIT.service/NAME is a credential of systemd: `setup` makes one.
+    """
+    directory: PathSetting | None = None
+    """The directory of the relay's own files: spools, alarms, held mail, former peers; by default also of the audit
+    record, and of DKIM keys. Without it spools are where a SQLite file is, else in systemd's StateDirectory, else
+    beside the secret. The others are beside the secret, or with the spools if that is a credential. To change it, stop
+    the relay and move all of them.
     """
 
 

@@ -454,7 +454,7 @@ _ALL: Final = (
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
         "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have it refused at once: "
         'otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the last '
-        "attempt. To end it within a minute: stop the relay, delete `held.json` beside its secret (store.secret), "
+        "attempt. To end it within a minute: stop the relay, delete `held.json` beside the store or secret, "
         "start it.",
         about="direction",
         severity="warning",

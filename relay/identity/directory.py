@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.credentials import credential_name
 from relay.files.rights import UnixUser, acting_as, as_owner_of
 from relay.files.stamps import files_in, is_there
 from relay.identity import files
@@ -58,6 +59,7 @@ from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
 
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 MIN_PASSPHRASE = 22
 """Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It must be random, since PKCS#8 hardly slows
 guessing.
@@ -97,9 +99,11 @@ def read_passphrase(path: Path | None) -> bytes | None:
 def make_passphrase(path: Path, directory: Path, *, user: UnixUser | None = None) -> bool:
     """Writes 256 random bits in base64 to `path`, if there is none, nor any key in the identity's `directory`.
 
-    Returns whether it did: the missing passphrase of existing keys is not replaced. Root reads the directory as
-    the relay's `user`, and creates the file for that user. Raises ConfigError.
+    Returns whether it did: the missing passphrase of existing keys is not replaced, and credentials are systemd's. Root
+    reads the directory as the relay's `user`, and creates the file for that user. Raises ConfigError.
     """
+    if credential_name(path):
+        return False
     with acting_as(user):
         if is_there(path) or files_in(directory, "*.key"):
             return False
@@ -107,10 +111,15 @@ def make_passphrase(path: Path, directory: Path, *, user: UnixUser | None = None
         return files.create(path, base64.b64encode(os.urandom(32)) + b"\n", owner=user)
 
 
+def any_encrypted(directory: Path) -> bool:
+    """Whether a private key there is encrypted under a passphrase. Raises ConfigError."""
+    return any(_ENCRYPTED in files.read_secret(path) for path in files_in(directory, "*.key"))
+
+
 def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:
     """The private key in a file that only we can read. Raises ConfigError, never with its content."""
     content = files.read_secret(path)
-    encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in content
+    encrypted = _ENCRYPTED in content
     if encrypted and passphrase is None:
         raise ConfigError(f"{path}: encrypted, but no passphrase is set ([identity] passphrase)")
     try:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.files import permissions, resolved, written_beside
+from relay.files import credentials, permissions, written_beside
 from relay.files.rights import UnixUser, opened, owner_of, typed_by_root
 
 MAX_LENGTH = 3 * 2**20
@@ -26,7 +26,7 @@ _LEFTOVER = ".writing-"
 
 def read_secret(path: Path) -> bytes:
     """The content of a file that nobody else can read or write. Raises ConfigError."""
-    return _read(path, forbidden=0o177)
+    return _read(credentials.place_of(path), forbidden=0o177)
 
 
 def read_public(path: Path) -> bytes:
@@ -113,6 +113,8 @@ def _read(path: Path, *, forbidden: int) -> bytes:
             _check_owner(status, path)
             _check_mode(descriptor, path, forbidden)
             content = file.read(MAX_LENGTH + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(credentials.missing(path) or permissions.cause(path, error, "", private=True)) from error
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
     if len(content) > MAX_LENGTH:
@@ -128,17 +130,12 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
 def _check_mode(descriptor: int, path: Path, forbidden: int) -> None:
     status = os.fstat(descriptor)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    if permissions.shown_by_root(status, descriptor) or (status.st_uid == 0 and _is_credential(path)):
+    if permissions.shown_by_root(status, descriptor) or credentials.shown_by_systemd(path, status):
         forbidden &= ~0o040
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
         verb = "read or write" if forbidden & 0o044 else "write"
         raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: {permissions.keep_to_us(path, status)}")
-
-
-def _is_credential(path: Path) -> bool:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))
 
 
 def _refuse_root(path: Path) -> None:

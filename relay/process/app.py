@@ -70,6 +70,7 @@ from relay.status.sight import Looking
 from relay.store.migrations import migrate
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
+from relay.store.secret_file import make_directory
 from relay.store.sqlite import sole_relay
 from relay.store.store import BUSY_TIMEOUT_S
 
@@ -298,6 +299,7 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
             database = await asyncio.to_thread(resolved, config.store.database)
             await stack.enter_async_context(sole_relay(database))
         await migrate(config.store.database, busy_timeout=BUSY_TIMEOUT_S)
+        await asyncio.to_thread(make_directory, config.own_directory)
         await stack.enter_async_context(sole_recorder(config.audit_directory))
         board = Board()
         await stack.enter_async_context(held_mail_kept(board.held, config.held_file))

@@ -40,6 +40,7 @@ from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, stop_on_signals
 from relay.store.migrations import migrate
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
+from relay.store.secret_file import make_directory
 from relay.store.sqlite import sole_relay
 from relay.store.store import BUSY_TIMEOUT_S
 
@@ -344,6 +345,7 @@ async def serve(
                 database = await asyncio.to_thread(resolved, config.store.database)
                 lock = await stack.enter_async_context(sole_relay(database))
             await migrate(config.store.database, busy_timeout=BUSY_TIMEOUT_S)
+            await asyncio.to_thread(make_directory, config.own_directory)
             await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
             relay_toml_here = os.memfd_create("relay.toml")  # not closed: a thread may still come to write there

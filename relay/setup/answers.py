@@ -12,6 +12,8 @@ from relay.config.ports import PORT_BASE, local
 
 Integration = Literal["content-filter", "milter", "smarthost"]
 """How mail comes to the relay: from Postfix's queue by LMTP, asked by Postfix as a milter, or sent straight by SMTP."""
+SecretPlace = Literal["credential", "file"]
+"""Where the site secret is: a credential, with a passphrase of the private keys; or a file beside the store."""
 Everybody = Literal["hold", "refuse", "clear"]
 """What becomes of mail for those who are no peers and not inside."""
 
@@ -31,7 +33,8 @@ class KMEAccess:
 class Answers:
     """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is empty for nobody.
 
-    `postfix` is the directory of the Postfix beside the relay, None for none.
+    `postfix` is the directory of the Postfix beside the relay, None for none. `credentials` is where the unit has those
+    of systemd that secret and passphrase are; None: the secret is a file, and there is no passphrase.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Answers:
     postmaster: tuple[str, ...] = ()
     port_base: int = PORT_BASE
     postfix: Path | None = None
+    credentials: Path | None = None
 
     def address(self, usual_port: int) -> str:
         """The loopback address that stands for this port of deploy/postfix here."""

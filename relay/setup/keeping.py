@@ -57,6 +57,7 @@ def with_what_was_added(path: Path, text: str, former: str) -> str:
             added += f"\n{str(block).strip(chr(10))}\n"
         elif (existing := by_name.get(block.name)) is not None:
             own = OWN.get(block.name, frozenset())
+            own = own | {name for name, _ in existing.settings}
             existing.settings += [(name, each) for name, each in block.settings if name and name not in own]
     whole = "".join(map(str, new)) + added
     try:

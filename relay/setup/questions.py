@@ -1,5 +1,6 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, a peer with one domain three.
+Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, a peer with one domain three,
+a machine with a TPM2 one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from relay.identity import PeerCertificates, read_document
 from relay.identity.invitation import BEGIN, unquoted
 from relay.policy.file import Unprotected
 from relay.postfix.settings import ADMIN_PATHS
-from relay.setup.answers import Everybody, Integration, KMEAccess
+from relay.setup.answers import Everybody, Integration, KMEAccess, SecretPlace
 from relay.setup.asking import Prompter, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_ca, check_files, pair_beside
@@ -132,6 +133,24 @@ def ask_everybody(asker: Prompter) -> Everybody:
     )
     answer = asker.choose(why, "Everybody else", get_args(Everybody), "hold")
     chosen: Everybody = next(each for each in get_args(Everybody) if each == answer)
+    return chosen
+
+
+def ask_secret(asker: Prompter, *, tpm2: bool) -> SecretPlace:
+    """Where the site secret is, on a machine that can have credentials: asked where a thief of the disk lacks them."""
+    if not tpm2:
+        asker.say(
+            "The site secret and the private keys lie on the disk, beside what they protect: who has the disk has all "
+            "of it. This machine has no TPM2. `--secret credential` encrypts them, by a key on the same disk."
+        )
+        return "file"
+    why = (
+        "The site secret, and a passphrase for the private keys. credential: systemd encrypts them by this machine's "
+        "TPM2, so that a thief of the disk alone opens nothing. Keep a copy elsewhere: another machine needs it. file: "
+        "the secret lies on the disk beside the store, the private keys without a passphrase."
+    )
+    answer = asker.choose(why, "Site secret", get_args(SecretPlace), "credential")
+    chosen: SecretPlace = next(each for each in get_args(SecretPlace) if each == answer)
     return chosen
 
 

@@ -20,7 +20,7 @@ def relay_toml(answers: Answers, places: SitePaths) -> str:
         "# After an edit: qumail-relay check, and restart the relay; peers, aliases and DKIM keys count at a reload.",
         *_site(answers),
         *_directions(answers),
-        *_places(places),
+        *_places(places, answers.credentials),
         *_kme(answers),
         *_watching(answers),
         *(postfix_lines(answers.postfix) if answers.postfix is not None else ()),
@@ -56,7 +56,7 @@ def _directions(answers: Answers) -> Iterator[str]:
         yield from _table("incoming", lmtp=at(INCOMING.lmtp), next_hop=at(INCOMING.back))
 
 
-def _places(places: SitePaths) -> Iterator[str]:
+def _places(places: SitePaths, credentials: Path | None) -> Iterator[str]:
     def path(name: str) -> str:
         whole = places.state / name
         inside = whole.is_relative_to(places.directory)
@@ -64,10 +64,14 @@ def _places(places: SitePaths) -> Iterator[str]:
 
     yield from ("", "# Who gets which level: one file for each domain or person (policies/README.md).")
     yield from _table("policies", directory="policies")
+    secret, identity = path("site.secret"), {"directory": path("identity"), "peers_directory": path("peers")}
+    if credentials is not None:
+        secret = str(credentials / "site.secret")
+        identity["passphrase"] = str(credentials / "identity.passphrase")
     yield from ("", "# What must survive a crash, and the secret that seals it: keep the two apart in backups.")
-    yield from _table("store", database=path("relay.db"), secret=path("site.secret"))
+    yield from _table("store", database=path("relay.db"), secret=secret)
     yield from ("", "# Our keys and certificates, and the documents of our peers.")
-    yield from _table("identity", directory=path("identity"), peers_directory=path("peers"))
+    yield from _table("identity", **identity)
 
 
 def _kme(answers: Answers) -> Iterator[str]:

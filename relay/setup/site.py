@@ -9,6 +9,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import toml
+from relay.files.credentials import credential_name, is_there
 from relay.files.rights import open_named
 from relay.formats.mailbox import fold_domain
 from relay.identity import Progress, create_identity, needs_nothing
@@ -44,10 +45,13 @@ def write_configuration(answers: Answers, places: SitePaths, owner: Owner, *, re
 def make_state(config: Config, progress: Progress) -> list[Written]:
     """Secret and identity where relay.toml wants them, owned by the current user: the relay's. Raises ConfigError."""
     secret, files, me = config.store.secret, config.identity, Owner.myself()
-    written = [make_directory(secret.parent, me, state=True)]
+    directories = dict.fromkeys((config.own_directory, config.state_directory))
     if isinstance(config.store.database, Path):
-        written.append(make_directory(config.store.database.parent, me, state=True))
-    written.append(Written(secret, "there already" if secret.exists() else "made"))
+        directories[config.store.database.parent] = None
+    if not credential_name(secret):
+        directories[secret.parent] = None
+    written = [make_directory(each, me, state=True) for each in directories]
+    written.append(Written(secret, "there already" if is_there(secret) else "made"))
     SiteSecret.load_or_create(secret)
     if files is None:
         return written

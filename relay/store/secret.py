@@ -49,7 +49,12 @@ class SiteSecret:
     @classmethod
     def load(cls, path: Path) -> SiteSecret:
         """The secrets in the file. Raises ConfigError if it is missing, unsafe or invalid."""
-        return cls(*_parse(secret_file.read(path), path))
+        return cls.parsed(secret_file.read(path), path)
+
+    @classmethod
+    def parsed(cls, content: bytes, path: Path) -> SiteSecret:
+        """The secrets in the content of the file at `path`. Raises ConfigError."""
+        return cls(*_parse(content, path))
 
     @classmethod
     def load_or_create(cls, path: Path) -> SiteSecret:
@@ -57,7 +62,7 @@ class SiteSecret:
 
         Readers never see a partial file, even after a power failure. Raises ConfigError.
         """
-        secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
+        secret_file.create(path, fresh_secret())
         return cls.load(path)
 
     @classmethod
@@ -67,11 +72,7 @@ class SiteSecret:
         Relays read the file at start: until restarted, they hold mail whose keys another one sealed under the fresh
         secret.
         """
-
-        def with_fresh(content: bytes) -> bytes:
-            return _format([os.urandom(SECRET_LENGTH), *_parse(content, path)])
-
-        secret_file.replace(path, with_fresh)
+        secret_file.replace(path, lambda content: with_fresh(content, path))
         return cls.load(path)
 
     @property
@@ -102,6 +103,16 @@ class SiteSecret:
 
     def __repr__(self) -> str:
         return f"SiteSecret({', '.join(self.ids)})"
+
+
+def fresh_secret() -> bytes:
+    """The content of a file with one fresh secret."""
+    return _format([os.urandom(SECRET_LENGTH)])
+
+
+def with_fresh(content: bytes, path: Path) -> bytes:
+    """The content of the file at `path` with a fresh secret before those in it. Raises ConfigError."""
+    return _format([os.urandom(SECRET_LENGTH), *_parse(content, path)])
 
 
 def _derive(secret: bytes, purpose: bytes, length: int) -> bytes:

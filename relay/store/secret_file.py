@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relay import files
 from relay.errors import ConfigError
-from relay.files import permissions, resolved, written_beside
+from relay.files import credentials, permissions, resolved, written_beside
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""
@@ -21,12 +21,15 @@ MAX_LENGTH = 65_536
 
 def read(path: Path) -> bytes:
     """The content of a file that nobody else can read or write; raises ConfigError."""
+    path = credentials.place_of(path)
     try:
         # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             _check(descriptor, path)
             content = file.read(MAX_LENGTH + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(credentials.missing(path) or permissions.cause(path, error, "", private=True)) from error
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
     if len(content) > MAX_LENGTH:
@@ -42,8 +45,10 @@ def open_regular(path: Path, flags: int) -> int:
 def create(path: Path, content: bytes) -> None:
     """A new file of mode 0600, in a directory that is made (0700) if missing; one already there is kept.
 
-    Raises ConfigError.
+    Nor is a credential made here. Raises ConfigError.
     """
+    if credentials.credential_name(path):
+        return
     try:
         if path.exists():
             return
@@ -52,6 +57,14 @@ def create(path: Path, content: bytes) -> None:
             os.link(temporary, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be created: {error.strerror}") from error
+
+
+def make_directory(directory: Path) -> None:
+    """A directory for us alone, where there is none yet. Raises ConfigError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from error
 
 
 def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -89,12 +102,7 @@ def _check(descriptor: int, path: Path) -> None:
     if info.st_uid not in (0, os.geteuid()):
         raise permissions.anothers_file(path, info.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    shown = permissions.shown_by_root(info, descriptor) or (info.st_uid == 0 and _is_credential(path))
+    shown = permissions.shown_by_root(info, descriptor) or credentials.shown_by_systemd(path, info)
     if mode & ~(0o740 if shown else 0o700) & 0o777:
         remedy = permissions.keep_to_us(path, info)
         raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: {remedy}")
-
-
-def _is_credential(path: Path) -> bool:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(directory) and resolved(path.parent) == resolved(Path(directory or ""))

@@ -42,6 +42,7 @@ rm -f etc/systemd/system/*.wants/* usr/sbin/policy-rc.d
 echo "$3" >etc/hostname
 hostname "$3"
 ip link set lo up
+# In a container systemd leaves it to its manager that mounts are shared, as credentials need them.
 # A control group of its own, or systemd would take the services of all such machines for one.
 mkdir groups
 mount -t cgroup2 cgroup2 groups
@@ -51,7 +52,7 @@ umount groups
 exec unshare --cgroup sh -ec 'mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p old
 pivot_root . old
-exec env -i container=other PATH="$PATH" sh -ec "umount -l /old; exec /sbin/init --log-target=journal"'
+exec env -i container=other PATH="$PATH" sh -ec "umount -l /old; mount --make-rshared /; exec /sbin/init --log-target=journal"'
 """
 
 

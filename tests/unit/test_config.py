@@ -35,6 +35,7 @@ secret = "secret"
 """
 
 
+CREDENTIAL = "/run/credentials/qumail-relay.service/site.secret"
 TABLES = [name for name in Config.model_fields if name != "aliases"]
 """All that have settings with names of ours."""
 
@@ -134,6 +135,35 @@ def test_what_is_no_setting_any_more_says_what_to_do(table: str, tmp_path: Path)
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(MINIMAL)
     assert load_config(tmp_path / "relay.toml").policies.directory == tmp_path / "policies"
+
+
+@pytest.mark.parametrize(
+    ("store", "own", "spools"),
+    [
+        ('database = "db/relay.db"\nsecret = "apart/secret"', "apart", "db"),
+        (f'database = "db/relay.db"\nsecret = "{CREDENTIAL}"', "db", "db"),
+        ('database = "postgresql://localhost/relay"\nsecret = "apart/secret"', "apart", "state"),
+        (f'database = "postgresql://localhost/relay"\nsecret = "{CREDENTIAL}"', "state", "state"),
+        ('database = "db/relay.db"\nsecret = "apart/secret"\ndirectory = "own"', "own", "own"),
+        (f'database = "postgresql://localhost/relay"\nsecret = "{CREDENTIAL}"\ndirectory = "own"', "own", "own"),
+    ],
+)
+def test_own_files_are_where_they_were_unless_a_directory_is_named_or_nothing_can_be_written_beside_the_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str, own: str, spools: str
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    text = MINIMAL.replace('database = "relay.db"\nsecret = "secret"', store)
+    config = load_config(tmp_path / "relay.toml", text)
+    assert (config.own_directory, config.state_directory) == (tmp_path / own, tmp_path / spools)
+    of_notes = {
+        config.alarms_file,
+        config.keys_file,
+        config.held_file,
+        config.former_peers_file,
+        config.audit_directory,
+    }
+    assert {each.parent for each in of_notes} == {config.own_directory}
+    assert (config.store.secret in config.own_paths) == ("/run/" not in store)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ class Mailboxes:
 def mailboxes(config: Config, originals: Originals, budget: Budget, tally: Tally, board: Board) -> Mailboxes:
     """The watch of the mailboxes of [imap.*]."""
     secret = SiteSecret.load(config.store.secret)
-    directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
+    directory, hold_for = config.own_directory, config.quarantine.hold_for
     return Mailboxes(config.imap, originals, secret, budget, directory, hold_for, tally, board)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from relay.process import app
+from relay.store.secret import SiteSecret
 from relay.store.sqlite import serving
 from tests.testlib.ports import free_address
 from tests.testlib.relay_command import run
@@ -112,6 +113,24 @@ async def test_a_secret_on_the_file_system_of_what_it_seals_is_said_to_be_there_
         settings = site.config_file.read_text().replace('"site.secret"', f'"{secret}"')
         site.config_file.write_text(settings)
         assert await secret_line(site) == str(secret)
+
+
+@pytest.mark.parametrize("directory", ["", '\ndirectory = "own"'])
+async def test_a_relay_whose_secret_is_a_credential_keeps_its_files_elsewhere_and_check_is_well(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    SiteSecret.load_or_create(tmp_path / "credentials" / "site.secret")
+    named = '"/run/credentials/qumail-relay.service/site.secret"'
+    site.config_file.write_text(site.config_file.read_text().replace('"site.secret"', named + directory))
+    [missing] = (await findings(site))["store secret"]
+    assert "credential site.secret is there only while qumail-relay.service runs with it" in missing
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    await has_served(site)
+    own = site.directory / "own" if directory else site.directory
+    for name in ("alarms.json", "keys.json", "former_peers.json", "restore.check", "audit"):
+        assert (own / name).exists(), name
+    found = await findings(site)
+    assert (found["store secret"], found["rights"], found["state files"]) == ([], [], [])
 
 
 async def secret_line(site: Site) -> str:

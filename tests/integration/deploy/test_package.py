@@ -262,6 +262,12 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
     install(machine, package)
     with started(machine):
         assert secret.read_bytes() == kept
+    for made in (
+        "systemd/system/qumail-relay.service.d/credentials.conf",
+        "credstore.encrypted/qumail-relay.site.secret",
+    ):
+        machine.path(f"/etc/{made}").parent.mkdir(exist_ok=True)
+        machine.path(f"/etc/{made}").touch()
     said = machine.run("dpkg", "--purge", "qumail-relay")
     for lost in ("/etc/qumail-relay", "/var/lib/qumail-relay", "site secret", "private keys", "quarantine"):
         assert lost in said

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.deploy.test_operating import blocks as of_operating
 from tests.testlib.booted import BootedMachine, booted_machine, connect
 from tests.testlib.terminal import Terminal
 from tests.testlib.throwaway import MachineNotMade
@@ -86,6 +87,32 @@ def broken_settings_fail_the_reload_and_are_a_warning_in_the_journal(machine: Bo
     machine.run("systemctl", "reload", "qumail-relay")
 
 
+def credentials_are_copied_renewed_and_put_back(machine: BootedMachine) -> None:
+    """As OPERATING.md says it; without the host's key the machine is another one, which opens none of them."""
+    state, secret = machine.path("/var/lib/qumail-relay"), machine.path("/root/qumail-relay-site.secret")
+    assert not (state / "site.secret").exists()
+    assert all(b"ENCRYPTED" in each.read_bytes() for each in (state / "identity").glob("*.key"))
+    copy, put_back, older = of_operating("Credentials")
+    _, renew, _ = of_operating("Keys and certificates")
+    machine.run("sh", "-ec", renew)
+    machine.run("sh", "-ec", copy)
+    before = secret.read_text().splitlines()
+    assert len(before) == 2
+    machine.run("sh", "-ec", older)
+    machine.run("sh", "-ec", copy)
+    assert secret.read_text().splitlines() == before[:1]
+    machine.run("sh", "-ec", "rm /etc/credstore.encrypted/qumail-relay.* /var/lib/systemd/credential.secret")
+    machine.run("rm", "/etc/systemd/system/qumail-relay.service.d/credentials.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "qumail-relay", may_fail=True)
+    assert "is there only while qumail-relay.service runs with it" in machine.run(
+        "qumail-relay", "check", may_fail=True
+    )
+    machine.run("sh", "-ec", put_back)
+    machine.until("active", "systemctl", "is-active", "qumail-relay")
+    machine.run("systemctl", "reload", "qumail-relay")
+
+
 def send(machine: BootedMachine, recipient: str, text: str) -> None:
     message = f"From: ann@alice.example\nTo: {recipient}\nSubject: {text}\n\n{text}\n"
     machine.run("/usr/sbin/sendmail", "-f", "ann@alice.example", recipient, said=message)
@@ -150,7 +177,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
             "Mail domains": "bob.example", "Invitation of the other site": "alice.invitation", "KME": "https://localhost:14000",
             "SAE ID": "1", "CA file": "/root/ca.pem", "Certificate file": "/root/sae-1.pem", "Key file": "/root/sae-1.key",
         }  # fmt: skip
-        second = typed(bob, tmp_path, setup, usual | theirs)
+        second = typed(bob, tmp_path, f"{setup} --secret credential", usual | theirs)
         assert "to alice.example (peer alice): sealed: aes, 256 bits of quantum key" in second.shown
         bob.run("sh", "-c", f"cd /root && {invite.replace('alice.invitation', 'bob.invitation')}")
         shutil.copy(bob.path("/root/bob.invitation"), alice.path("/root/bob.invitation"))
@@ -161,6 +188,8 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         assert second.answers <= MOST_ANSWERS
         for machine in (alice, bob):
             assert "things that were looked at are well" in machine.run("sh", "-c", check)
+
+        credentials_are_copied_renewed_and_put_back(bob)
 
         policies = alice.path("/etc/qumail-relay/policies/bob.example")
         policies.mkdir()
