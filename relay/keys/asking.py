@@ -18,17 +18,19 @@ from relay.errors import (
     KeyUnavailable,
     KMEBadReply,
     KMEExhausted,
+    KMEMisconfigured,
     KMEUnreachable,
     StoreUnavailable,
 )
 from relay.keys.counts import Numbers
-from relay.keys.events import Events
+from relay.keys.events import Complaint, Events
 from relay.keys.faults import (
     Call,
     ErrorRule,
     KMEBusy,
     KMEFailed,
     KMEFault,
+    KMERefusedRequest,
     KMEUnanswered,
     NotAsked,
     RepliedNotFound,
@@ -117,6 +119,7 @@ class Asker(ABC):
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
         self.renewal = Renewal(self)
         """Renewal of the certificate files."""
+        self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
 
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """The KME's stored keys for this slave SAE, and its limits (GS QKD 014, 5.2).
@@ -177,6 +180,17 @@ class Asker(ABC):
         Raises StoreUnavailable if received keys could not be stored now; the KME is then not asked.
         """
         self.bind()
+        call = question.call
+        try:
+            result = await self._attempts(question, patient=patient)
+        except (KMEUnreachable, KMEMisconfigured, KMEBadReply) as error:
+            if not isinstance(error, NotAsked | KMERefusedRequest):
+                self._fails[call].say(kme=self.name, call=str(call), cause=str(error))
+            raise
+        self._fails[call].over()
+        return result
+
+    async def _attempts(self, question: Question[Result], *, patient: bool) -> Result:
         call, sae = question.call, question.request.sae
         await self.renewal.before_a_call(sae)
         attempt = 0
@@ -214,7 +228,7 @@ class Asker(ABC):
     async def _try(self, question: Question[Result]) -> Result:
         """One attempt within the timeout, which adapts to it; counted by outcome."""
         call, request = question.call, question.request
-        outcome, limit = "cancelled", self.state.limits[call].seconds
+        outcome, cause, limit = "cancelled", "", self.state.limits[call].seconds
         started = self._timing.clock()
         try:
             if question.spends:
@@ -249,10 +263,10 @@ class Asker(ABC):
             raise trouble from error
         except KeyUnavailable as error:
             error.http_status = reply.code
-            outcome = outcome_of(error)
+            outcome, cause = outcome_of(error), str(error)
             if isinstance(error, KMEUnanswered):
-                cause = "the KME failed" if isinstance(error, KMEFailed) else "no answer"
-                self.burn(request.sae, question.spends, cause)
+                burnt = "the KME failed" if isinstance(error, KMEFailed) else "no answer"
+                self.burn(request.sae, question.spends, burnt)
             if request.key_IDs:
                 self._note_refusal(error)
             raise
@@ -261,6 +275,8 @@ class Asker(ABC):
             raise
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
+            seconds = round(self._timing.clock() - started, 3)
+            log.debug("kme_call", kme=self.name, call=str(call), outcome=outcome, seconds=seconds, cause=cause)
 
     def _note_refusal(self, error: KeyUnavailable) -> None:
         """Reports failures of dec_keys that are no word about a key: else a broken KME looks like forged mail."""

@@ -13,7 +13,6 @@ import structlog
 
 logging.getLogger("relay.keys").addHandler(logging.NullHandler())
 
-
 SAY_AGAIN_S = 3600.0
 """Interval at which a lasting fault is logged again, in seconds."""
 
@@ -45,9 +44,11 @@ class Events:
         if structlog.is_configured():
             structlog.get_logger(self._module).log(level, event, **fields)
             return
+        if not (logger := logging.getLogger(self._module)).isEnabledFor(level):
+            return
         trouble = fields.pop("exc_info", None)
         text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
-        logging.getLogger(self._module).log(level, "%s", text, exc_info=trouble)
+        logger.log(level, "%s", text, exc_info=trouble)
 
 
 class Complaint:

@@ -12,11 +12,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.keys.events import Events
 from relay.keys.faults import Call, KMERefusedRequest, NotAsked
 from relay.keys.types import REAL_TIME, Timing
 
 if TYPE_CHECKING:
     from relay.keys.settings import ClientSettings
+
+log = Events(__name__)
 
 
 class State(IntEnum):
@@ -89,6 +92,8 @@ class Breaker:
 
     def answered(self) -> None:
         """The call was answered: closes the breaker."""
+        if self._cause is not None:
+            log.debug("kme_breaker", of=self._name, state="closed")
         self._failed = self._opened = 0
         self._cause, self._probing = None, False
 
@@ -109,6 +114,7 @@ class Breaker:
         # 10 % jitter, so that the relays of a site do not probe in step.
         self._until = self._timing.clock() + delay * (1 + 0.1 * self._timing.chance())
         self._cause = error
+        log.debug("kme_breaker", of=self._name, state="open", seconds=round(delay, 1), cause=str(error))
 
 
 MAX_BACKOFF_S = 30.0

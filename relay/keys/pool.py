@@ -318,6 +318,8 @@ class KeyPool:
             peer_pool.unrecorded.append(batch)  # a short outage of the store burns no keys
             raise
         self._put_in_stock(peer_pool, batch, before)
+        drawn = {"number": len(batch.keys), "asked": batch.asked, "ready": len(peer_pool.stock)}
+        log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
         peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=alone)
         return True
 

@@ -26,6 +26,7 @@ from yarl import URL
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.psk import PSKTLS
+from relay.keys.replies import without_keys
 from relay.keys.tls import ClientTLS
 from relay.runtime.aio import boot_time, clock_offset
 
@@ -304,6 +305,8 @@ _CUT = (ConnectionResetError, ssl.SSLEOFError)
 
 def _no_answer(error: Exception, *, sent: bool, heard: bool) -> NoAnswer:
     cause = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, aiohttp.ClientResponseError):  # no HTTP: it is quoted, and may hold a key
+        cause = without_keys(cause)
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         sent = False
     if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):

@@ -150,6 +150,39 @@ async def test_its_log_is_read_through_logging(
     assert capsys.readouterr().out == ""
 
 
+async def test_each_call_pause_refill_and_change_of_the_breaker_is_logged_and_failures_as_warnings(
+    kme: FakeKME, time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {**kme.certificates.files, "timing": time.timing, "name": "kme", "pool_connections": 1}
+    with caplog.at_level(logging.DEBUG, logger="relay.keys"):
+        async with CachedKMClient(kme.url, cache=4, **options) as client:
+            kme.misbehave("enc_keys", "http", times=1, code=504)
+            keys = await client.request_enc_keys(1)
+            while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
+                await asyncio.wait(drawing)
+            kme.misbehave("status", "drop", times=5)
+            for _ in range(2):
+                with pytest.raises(KMEUnreachable):
+                    await client.check_key_status(1)
+            time.now += 60
+            await client.check_key_status(1)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    for level, text in (
+        ("DEBUG", "kme_call kme='kme' call='enc_keys' outcome='unreachable'"),
+        ("WARNING", "kme_retry kme='kme' call='enc_keys' cause='kme: enc_keys: HTTP 504"),
+        ("DEBUG", "kme_call kme='kme' call='enc_keys' outcome='ok'"),
+        ("DEBUG", "keys_drawn kme='kme' slave_sae='1' bits=256 number="),
+        ("WARNING", "kme_call_failed kme='kme' call='status' cause='kme: status: "),
+        ("DEBUG", "kme_breaker of='kme' state='open' seconds=5"),
+        ("DEBUG", "kme_breaker of='kme' state='closed'"),
+    ):
+        assert any(each == level and message.startswith(text) for each, message in said), (text, said)
+    assert any("pause_s=1" in message for _, message in said)
+    shown = str(said)
+    for key in keys:
+        assert not any(each in shown for each in (key.key.hex(), base64.b64encode(key.key).decode(), str(key.key)))
+
+
 async def test_a_group_is_asked_as_a_client_is_and_says_of_a_key_that_is_not_there_the_same(kme: FakeKME) -> None:
     (key_ID, octets), (other, _) = kme.drawn(2)
     async with kme.client() as client, KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0) as group:
