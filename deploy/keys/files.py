@@ -41,6 +41,7 @@ def write_package(target: Path) -> None:
     """Writes the package into the directory `target`."""
     sources = {path: path.relative_to(RELAY) for name in BELOW for path in [RELAY / name]}
     sources |= {path: path.relative_to(RELAY) for path in (RELAY / "kme").glob("*.py")}
+    sources |= {HERE / "example.py": Path("example.py")}
     sources |= {path: Path(path.name) for path in (RELAY / "keys").iterdir() if path.suffix in (".py", ".md")}
     for path, place in sources.items():
         if path.name in OF_THE_RELAY:

@@ -5,6 +5,7 @@ Standard: ETSI GS QKD 014 V1.1.1; real servers, real TLS, real certificates, on 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.errors import ConfigError, KeyNotFound, KMEExhausted, KMEMisconfigured, KMEUnreachable
+from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured, KMEUnreachable
 from relay.keys import OptimizedKMClient, get_optimized_km_clients
+from relay.keys.development import KMOptions
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.tls import TLSRules
@@ -220,3 +222,68 @@ async def test_pools_of_both_sites_agree_on_every_key_and_pad(clients: Clients) 
 def test_without_development_servers_the_remedy_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="qumail-relay kme"):
         get_optimized_km_clients(tmp_path)
+
+
+PARTS = ("URL", "SAE", "CA", "CERTIFICATE", "KEY")
+"""What is named of each KME: QUMAIL_TEST_KM1_URL and so on; QUMAIL_TEST_KM1_ID where its certificate has no host name."""
+
+
+def named(kme: str) -> tuple[KMOptions, str] | None:
+    """The options and our SAE ID of a KME that the environment names, if it names one."""
+    values = {part: os.environ.get(f"QUMAIL_TEST_{kme}_{part}", "") for part in PARTS}
+    if not any(values.values()):
+        return None
+    lacking = [f"QUMAIL_TEST_{kme}_{part}" for part, value in values.items() if not value]
+    assert not lacking, f"these are needed too: {lacking}"
+    kme_id = os.environ.get(f"QUMAIL_TEST_{kme}_ID")
+    options: KMOptions = {
+        "url": values["URL"],
+        "ca": values["CA"],
+        "certificate": values["CERTIFICATE"],
+        "key": values["KEY"],
+        "tls": TLSRules(kme_id=kme_id, name_check="kme_id", name_from="either") if kme_id else TLSRules(),
+    }
+    return options, values["SAE"]
+
+
+async def test_each_key_of_the_pair_that_the_environment_names_comes_out_once_at_the_other_side(
+    servers: DevelopmentKMEs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without such names it is the development pair. It prints what it tried and what came."""
+    first, second = named("KM1"), named("KM2")
+    if first and second:
+        (km1, sae_1), (km2, sae_2) = first, second
+        pair = get_optimized_km_clients(km1=km1, km2=km2, cache=Prefetch(0, 0))
+    else:
+        assert first is None, "KM1 is named: name KM2, too"
+        assert second is None, "KM2 is named: name KM1, too"
+        sae_1, sae_2 = "2", "1"
+        pair = get_optimized_km_clients(servers.state_dir, cache=Prefetch(0, 0))
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if first:
+            with capsys.disabled():
+                sys.stdout.write(f"\n{text}")
+
+    async with pair:
+        for name, kme, other, ours, theirs in (
+            ("KM1", pair.km1, pair.km2, sae_1, sae_2),
+            ("KM2", pair.km2, pair.km1, sae_2, sae_1),
+        ):
+            status = await kme.check_key_status(theirs)
+            say(f"{name} {kme.name}: status for SAE {theirs}: {status}")
+            at_the_peer = KMEGroup("pair", [other], Prefetch(0, 0))  # waits for keys on their way
+            size = status.key_size or 256
+            keys = await kme.request_enc_keys(theirs, number=1, size=size)
+            assert await at_the_peer.request_dec_keys(ours, [keys[0].key_ID]) == keys
+            say(f"{name}: a key of {size} bits came out at the other side")
+            with pytest.raises(KeyUnavailable) as twice:
+                await other.request_dec_keys(ours, [keys[0].key_ID])
+            say(f"{name}: asked for it again, the other side says: {type(twice.value).__name__}: {twice.value}")
+            several = [key for _ in range(3) for key in await kme.request_enc_keys(theirs, number=1, size=size)]
+            ids = [key.key_ID for key in several]
+            assert await at_the_peer.request_dec_keys(ours, ids) == several
+            say(f"{name}: 3 keys by 3 requests came out by one call")
+    assert len(said) == 8

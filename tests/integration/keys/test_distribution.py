@@ -23,7 +23,8 @@ import relay
 ROOT = Path(relay.__file__).parent.parent
 PAGE = (ROOT / "relay/keys/README.md").read_text()
 PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", PAGE, re.DOTALL))
-
+EXAMPLE = (ROOT / "deploy/keys/example.py").read_text()
+"""The usage example of the page for those who come from the QuMail document."""
 FASTAPI = """
 import sys, types
 class FastAPI:
@@ -104,10 +105,12 @@ async def kmes(python: Path, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tuple[str, str], tmp_path: Path) -> None:
-    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "pair.py", "options.py", "app.py"]
+    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "options.py", "app.py"]
 
     async def run(name: str, *arguments: str, before: str = "", after: str = "") -> str:
-        program = f"{before}{PROGRAMS[name]}{after}".replace("https://kme-1.alice.example", "https://localhost:1")
+        program = f"{before}{PROGRAMS.get(name, EXAMPLE)}{after}".replace(
+            "https://kme-1.alice.example", "https://localhost:1"
+        )
         for documented, url in zip(("https://localhost:13000", "https://localhost:14000"), kmes, strict=True):
             program = program.replace(documented, url)
         running = await asyncio.create_subprocess_exec(
@@ -129,7 +132,7 @@ async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tu
     counted = (await run("metrics.py")).splitlines()
     assert "qumail_keys_total kme 1 issued 4.0" in counted
     assert counted[-1] == "{'issued': 4, 'used': 4, 'burnt': 0, 'expired': 0, 'in_pool': 0}"
-    assert (await run("pair.py")).endswith("the same key at both sides: True\n")
+    assert (await run("example.py")).endswith("the same key at both sides: True\n")
     assert await run("options.py") == f"{kmes[0]} 3\n"
     *served, in_pool = (await run("app.py", before=FASTAPI, after=SERVED)).splitlines()
     assert (len(served), in_pool) == (3, "0")

@@ -34,6 +34,7 @@ from relay.keys import (
     StoreUnavailable,
     get_optimized_km_clients,
 )
+from relay.keys.development import KMOptions
 from relay.keys.faults import Call
 from relay.keys.settings import ClientOptions
 from relay.keys.skip import SKIPClient
@@ -114,6 +115,20 @@ def test_a_client_takes_each_setting_by_its_name_and_no_other(certificates: Cert
     for kind in (OptimizedKMClient, SKIPClient, CachedKMClient):
         with pytest.raises(TypeError, match="time_out"):
             kind("https://localhost", **options)
+
+
+def test_the_page_for_those_who_come_from_the_qumail_document_has_the_defaults_and_no_parameter_that_is_none() -> None:
+    page = (ROOT / "relay/keys/FROM-QUMAIL.md").read_text()
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| (\d+) \|", page.split("## Parameters")[1].split("## ")[0], re.MULTILINE
+    )
+    fields = {field.name: field.default for field in dataclasses.fields(ClientSettings)}
+    stated = {name: default for names, default in rows for name in re.findall(r"\w+", names)}
+    assert {name: str(fields[name]) for name in stated} == stated
+    assert len(stated) == 5
+    named = set(re.findall(r"^\| (`\w+`.*?) \|", page.split("## Parameters")[1].split("## ")[0], re.MULTILINE))
+    of_the_pair = KMOptions.__optional_keys__ | {"km1", "km2"}
+    assert {name for names in named for name in re.findall(r"\w+", names)} <= of_the_pair
 
 
 async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime) -> None:
