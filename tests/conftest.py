@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from functools import cache
@@ -28,6 +29,7 @@ from tests.testlib.sites import Site, make_site, serving
 
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
+settings.register_profile("few", settings.get_profile("any machine"), max_examples=20)
 
 gc.disable()  # until all tests are collected: nothing of them is garbage
 
@@ -41,10 +43,17 @@ LONG_FIRST = (
     "unit/identity/", "unit/policy/", "unit/cms/", "unit/levels/",
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
+OF_NO_PYTHON = re.compile(
+    r"/test_\w*document\w*\.py|unit/test_(bench|book|distribution|lock|pages|planted|printed|runbook|tables)|gate_proof"
+)
+"""Files about texts, scripts and the rules of policies alone: the same under each Python."""
+FEW = 6
+"""Cases of one test with --few."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many processes each relay is, and how much tests try."""
+    parser.addoption("--few", action="store_true", help="some cases of each test: what another Python makes otherwise")
     parser.addoption("--long", action="store_true", help="the long form of each test that has one: hours")
     parser.addoption(
         "--workers", type=int, default=1, help="processes that serve as one relay, where a test does not look into it"
@@ -56,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Faults that tests provoke are logged plainly: a traceback with the variables of each frame costs a second."""
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
     sites.WORKERS = config.getoption("--workers")
+    if config.getoption("--few"):
+        settings.load_profile("few")
     if config.getoption("--long"):
         be_long()
         config.option.timeout = 0
@@ -70,7 +81,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--long"):
         for item in items:
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]
+    if config.getoption("--few"):
+        items[:] = _few(items)
     items.sort(key=lambda item: _turn(str(item.path)))
+
+
+def _few(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each test as many cases as FEW, from the first to the last; of files that no Python changes none."""
+    tests: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if not OF_NO_PYTHON.search(str(item.path)):
+            tests.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    return [case for cases in tests.values() for case in cases[:: -(-len(cases) // FEW)]]
 
 
 @cache
