@@ -34,18 +34,19 @@ class RelayError(Exception):
     """The root. `str(error)` is the cause, for the log; `public` is the text for an SMTP client.
 
     `own_words` is the cause without addresses and without text of other servers, which may name anybody; "" if nothing
-    else is left.
+    else is left. `hint` follows in the reply: it tells a client about the message that it has sent.
     """
 
     own_words = ""
+    hint: str = ""
     code: ClassVar[int] = 451
     status: str = "4.3.0"
     public: ClassVar[str] = "Temporary failure, try again later"
 
     @property
     def reply(self) -> str:
-        """The SMTP reply: code, enhanced status, generic text; never the cause, which may name hosts."""
-        return f"{self.code} {self.status} {self.public}"
+        """The SMTP reply: code, enhanced status, generic text, hint; never the cause, which may name hosts."""
+        return f"{self.code} {self.status} {self.public}{f' ({self.hint})' if self.hint else ''}"
 
 
 class ConfigError(RelayError):

@@ -363,6 +363,7 @@ def _report_of(
     refused = [str(outcome) for outcome in filter(None, outcomes)]
     if len(refused) == len(outcomes):
         report, event = log.warning, "copy_not_delivered"
+    doubts = list(dict.fromkeys([each.doubt for each in copy.planned if each.doubt]))
     report(
         event,
         protection=copy.protection,
@@ -375,6 +376,7 @@ def _report_of(
         octets=size,
         policy=copy.policy,
         policy_version=copy.policy_version,
+        **({"doubt": doubts[:10]} if doubts else {}),
         next_hop=result.next_hop,
         answer=result.answer,
     )

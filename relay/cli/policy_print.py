@@ -80,6 +80,8 @@ def _explained(explanation: Explanation, now: OutcomeNow | None, *, inside: bool
     yield "Rules", list(map(_rule, explanation.rules))
     yield "Floors", list(map(_rule, explanation.floors))
     yield "Raised to", explanation.raised
+    if decision is not None and decision.doubt is not None:
+        yield "In doubt", Text(printable(str(decision.doubt)), style="bold red")
     if decision is None:
         yield "Result", Text(f"held: {printable(explanation.held)}", style="bold red")
     else:

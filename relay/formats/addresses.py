@@ -3,6 +3,9 @@ Standard: RFC 5322 3.4, and those obsolete forms of 4.4 that all read alike; RFC
 
 The author of a message decides which protection it needs, and what a user may send. So any address that another
 reader may find must be among those found here; otherwise the field is in doubt. It takes linear time.
+
+**One rule for names that break the standard**, as ordinary mail has them: where the only `@` of the field stands in
+angle brackets at its end, all readers find this address, whatever the name is: `[Jira] <clerk@bank.example>`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import binascii
 import re
 from typing import NamedTuple
 
+from relay.formats import charsets, words
 from relay.formats.characters import is_printable, nfkc
+from relay.formats.doubt import InDoubt
 
 MAX_OCTETS = 8192
 """Maximum length of a field, in octets; a longer one is in doubt, since no real one is as long."""
@@ -48,6 +53,12 @@ _PLAIN = re.compile(
 )
 """One address with or without a display name, in the common form that all readers parse alike."""
 PLAIN_OCTETS = 500
+_ATOM = rb"[A-Za-z0-9!\#$%&'*+/^_`{|}~-]+"
+_ALONE = re.compile(
+    rb"((?:[^\x00-\x08\x0a-\x1f\x7f\"()\\<>@]|\\[A-Za-z0-9]|\"[^\x00-\x08\x0a-\x1f\x7f\"\\<>@]*+\"|\([^\x00-\x08\x0a-\x1f\x7f\"()\\<>@]*+\))*+)"
+    rb"<(%b(?:\.%b)*+)@([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*+)>[ \t]*+" % (_ATOM, _ATOM)
+)
+"""Any name with quotes and parentheses in pairs, and one address behind it; a backslash stands before a letter."""
 _COMMENT_SIGN = re.compile(r"\\.|[()]")
 _LOCAL_IN_QUOTES = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~. -]+")
 """Characters allowed in a quoted local part; some readers fail on others, which nobody uses."""
@@ -56,10 +67,6 @@ _ENCODED_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BbQq])\?([^\r\n?()<>
 """RFC 2047, 2 and 5 (3): nothing in it is special to a reader without encoded words."""
 _SLOW_CHARSETS = frozenset({"punycode", "idna"})
 """Python codecs that are no charsets of mail."""
-
-
-class InDoubt(ValueError):
-    """The field is ambiguous: readers may find different addresses in it."""
 
 
 class Mailbox(NamedTuple):
@@ -79,6 +86,36 @@ def read_addresses(field: bytes) -> tuple[Mailbox, ...]:
     """
     if len(field) <= PLAIN_OCTETS and (plain := _PLAIN.fullmatch(field)):
         return (Mailbox(plain[2].decode("ascii"), plain[3].decode("ascii")),)
+    try:
+        return _listed(field)
+    except InDoubt:
+        if (alone := _alone(field)) is None:
+            raise
+        return (alone,)
+
+
+def _alone(field: bytes) -> Mailbox | None:
+    """The address that all readers find behind any name, if the field is so."""
+    whole = field.removesuffix(b"\r\n")
+    if len(field) > MAX_OCTETS or _EMPTY_LINE.search(whole):
+        return None
+    match = _ALONE.fullmatch(whole.replace(b"\r\n", b""))
+    if match is None:
+        return None
+    name, local, domain = match.groups()
+    try:
+        shown = words.readings(name) if b"=?" in name else ()
+    except InDoubt:
+        return None
+    if any(sign in text for text in shown for sign in "@<>") or (
+        charsets.is_utf_8(name) and _UNFIT.search(name.decode())
+    ):
+        return None
+    return Mailbox(local.decode("ascii"), domain.decode("ascii"))
+
+
+def _listed(field: bytes) -> tuple[Mailbox, ...]:
+    """The addresses by the standard."""
     text = _unfolded(field)
     parser = _Parser(_tokens(text))
     parser.addresses()

@@ -28,6 +28,7 @@ import pybase64
 
 from relay.errors import BadStructure, MailLoop, MalformedMessage, MessageTooBig
 from relay.formats import parameters
+from relay.formats.doubt import InDoubt
 from relay.formats.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024
@@ -54,10 +55,10 @@ _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
 """Number of octets of the sealed envelope in a line: 72 characters after a blank."""
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
-_CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
-    "authenveloped-data": "enveloped",
-    "authenticated-enveloped-data": "enveloped",
-    "signed-data": "signed",
+_CMS_KINDS: dict[bytes, Literal["enveloped", "signed"]] = {
+    b"authenveloped-data": "enveloped",
+    b"authenticated-enveloped-data": "enveloped",
+    b"signed-data": "signed",
 }
 """Kinds of CMS by the parameter smime-type, in lower case (RFC 8551, 3.2.2)."""
 
@@ -407,11 +408,14 @@ def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
     """
     if not content_type.isascii():  # some programs take such octets for blanks, others for part of a name
         return None
-    structured = parameters.parse(content_type)
-    kinds = {_CMS_KINDS.get(each.lower()) for each in structured.readings("smime-type")}
-    if structured.unclear or not _CMS_TYPES.issuperset(structured.values) or len(kinds) != 1:
+    try:
+        structured = parameters.parse(content_type)
+    except InDoubt:
         return None
-    return kinds.pop()
+    kinds = structured.values("smime-type")
+    if structured.value not in _CMS_TYPES or len(kinds) != 1:
+        return None
+    return _CMS_KINDS.get(kinds[0].lower())
 
 
 def sealed_content(message: bytes) -> bytes:

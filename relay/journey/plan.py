@@ -74,12 +74,18 @@ class Planned:
         }
 
     @property
+    def doubt(self) -> str:
+        """What counted as matching because it was in doubt, and what it changed; or ""."""
+        doubt = self.decision.doubt if self.decision is not None else None
+        return str(doubt) if doubt is not None else ""
+
+    @property
     def downgrade(self) -> str:
         """For the ledger: why they get less than the first protection listed, or ""."""
         if self.stays_inside:
             return ""
         if self.decision is None or not self.decision.in_clear:
-            return "; ".join(self.causes)
+            return "; ".join((*self.causes, self.doubt) if self.causes and self.doubt else self.causes)
         reason = f": {self.decision.reason}" if self.decision.reason else ""
         return f"policy lets this mail out in clear{reason}"
 

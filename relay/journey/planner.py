@@ -34,6 +34,7 @@ from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelN
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
+from relay.policy.settings import Otherwise
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import Parties, Scheme, Supplies
@@ -366,7 +367,17 @@ def _otherwise(
     setting, action = decision.without_level(size)
     if never and decision.impossible:
         setting, action = "impossible", decision.impossible
-    cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"
+    doubt = (str(decision.doubt),) if decision.doubt is not None else ()
+    cause = f"{decision.where}: {setting} = {action!r}: {'; '.join((*causes, *doubt))}"
+    error = _error(decision, size, action, cause, waited, for_keys=for_keys)
+    error.hint = decision.doubt.public if decision.doubt is not None else ""
+    return error
+
+
+def _error(
+    decision: Decision, size: int, action: Otherwise, cause: str, waited: float | None, *, for_keys: bool
+) -> PolicyHolds | HeldForKeys | PolicyRefuses:
+    """The error that holds or refuses mail without a level."""
     by_size = decision.hopeless(size) and not decision.hopeless(0)
     if action == "refuse":
         return RefusedForSize(cause) if by_size else PolicyRefuses(cause)

@@ -31,6 +31,16 @@ class MailFacts(NamedTuple):
     groups: Groups
     tag_separators: str
 
+    def why_in_doubt(self, role: str) -> str:
+        """Why somebody in this role may be meant by a pattern that does not surely fit."""
+        if role == "login":
+            return "the login is not known"
+        if role == "sender":
+            return "the sender is in doubt" if self.sender.doubt else "the sender may stand for another"
+        if self.content is not None and "From" in self.content.doubts:
+            return self.content.doubt("From")
+        return "From is in doubt (it names nobody, or somebody who may be anybody)"
+
     def people(self, role: str) -> tuple[Reading, ...]:
         """The people in this role (sender, author or login); nobody if only the message decides."""
         if role == "sender":
@@ -104,21 +114,24 @@ class PeopleConditions(SealingSettings):
         return tuple(group for patterns in self._people.values() for group in patterns.groups)
 
     def people_fit(self, asked: MailFacts) -> tuple[Fit, str]:
-        """How surely all conditions hold but those on recipients, and which one does not."""
-        fit = Fit.SURELY
+        """How surely all conditions hold but those on recipients; which one does not, or is in doubt."""
+        fit, doubt = Fit.SURELY, ""
         for each in self._of_mail:
             one = each.fit(asked.people(each.role), asked.groups)
             if one is Fit.NOT:
                 return one, each.why_not
-            fit = one if one is Fit.MAYBE else fit
-        return fit, ""
+            if one is Fit.MAYBE:
+                fit, doubt = one, doubt or asked.why_in_doubt(each.role)
+        return fit, doubt
 
     def recipient_fit(self, recipient: Reading, groups: Groups) -> tuple[Fit, str]:
         """The same for conditions on recipients, which only floors have."""
+        worst = Fit.SURELY
         for each in self._of_recipient:
-            if each.fit((recipient,), groups) is Fit.NOT:
+            if (one := each.fit((recipient,), groups)) is Fit.NOT:
                 return Fit.NOT, each.why_not
-        return Fit.SURELY, ""
+            worst = min(worst, one)
+        return worst, "the recipient may be a route" if worst is Fit.MAYBE else ""
 
 
 def _patterns(name: str, texts: Iterable[str]) -> AddressPatterns:

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
 from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
-from relay.policy.chosen import RuleLook, choose, meaning
+from relay.policy.chosen import AppliedFloor, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
 from relay.policy.file import PolicyFile
@@ -28,13 +29,12 @@ from relay.policy.names import (
     printable,
 )
 from relay.policy.patterns import Groups
-from relay.policy.people import read_mailbox, read_recipient, read_sender
+from relay.policy.people import Fit, read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, MaxSize, Otherwise, Priority, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, Doubt, KEMNames, MaxSize, Otherwise, Priority, Sign
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.strength import Quantum
-from relay.policy.units import duration_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Decision:
     for mail that never can (None: the same). `rule` is the number of the rule that decided, 0 for none; `looks_inside`
     says that some rules need the message. `reason` is the file's reason for mail in clear.
     `max_bounce` is the largest message in bytes that gets a one-time pad, for the null sender; None for other
-    senders.
+    senders. `doubt` is what raised it because it could not be read beyond doubt.
     """
 
     sender: str
@@ -70,6 +70,7 @@ class Decision:
     rule: int = 0
     looks_inside: bool = False
     max_bounce: int | None = None
+    doubt: Doubt | None = None
 
     @property
     def in_clear(self) -> bool:
@@ -146,6 +147,7 @@ class Explanation:
                 "levels": list(self.decision.levels),
                 "kem": list(self.decision.kem),
                 "max_size": dict(self.decision.max_size),
+                "doubt": self.decision.doubt.as_dict() if self.decision.doubt is not None else None,
                 "in_clear": self.decision.in_clear,
                 "peer_because": self.peer_because,
             }
@@ -220,7 +222,7 @@ class PolicySet:
             decision,
             rules=tuple(rules),
             floors=tuple(floors),
-            raised=_differences(bare, decision),
+            raised=differences(bare, decision),
             peer_because=_because(file, address, peer),
         )
 
@@ -315,30 +317,30 @@ class PolicySet:
         elif content is None or looks is not None:
             chosen = choose(file, floors, asked, looks)
         else:
-            key = (self.version, file.digest, sender, tuple(floor.number for floor in floors))
+            key = (self.version, file.digest, sender, tuple((floor.number, doubt) for floor, doubt in floors))
             chosen = content.once(key, lambda: choose(file, floors, asked))
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
     def _floors(
         self, asked: MailFacts, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
-    ) -> tuple[PlacedRule, ...]:
+    ) -> tuple[AppliedFloor, ...]:
         """The floors that apply to this mail; appends each floor to `looks`."""
 
-        def mismatches() -> list[str]:
-            return [why for _, why in (floor.when.fit(asked) for floor in self.floors)]
+        def fits() -> list[tuple[Fit, str]]:
+            return [floor.when.fit(asked) for floor in self.floors]
 
         content = asked.content
-        reasons = mismatches() if content is None else content.once((self.version, sender), mismatches)
+        of_mail = fits() if content is None else content.once((self.version, sender), fits)
         to = read_recipient(recipient, self.site.tag_separators)
         inside = recipient.domain in self.site.domains
-        applying: list[PlacedRule] = []
-        for floor, mismatch in zip(self.floors, reasons, strict=True):
+        applying: list[AppliedFloor] = []
+        for floor, fit in zip(self.floors, of_mail, strict=True):
             assert isinstance(floor.when, Floor)  # noqa: S101 - floors.toml has only these
-            mismatch = mismatch or floor.when.mismatch_of(to, self.groups, inside=inside)
-            if not mismatch:
-                applying.append(floor)
+            one, why = min(fit, floor.when.fit_of(to, self.groups, inside=inside), key=itemgetter(0))
+            if one:
+                applying.append((floor, why))
             if looks is not None:
-                looks.append(RuleLook(floor.number, floor.line, not mismatch, mismatch or meaning(floor.when)))
+                looks.append(RuleLook(floor.number, floor.line, bool(one), meaning(floor.when, why) if one else why))
         return tuple(applying)
 
     def _peer(self, file: PolicyFile, address: FoldedAddress) -> str | None:
@@ -366,6 +368,7 @@ class PolicySet:
             chosen.rule,
             file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
             None if sender else self.site.max_bounce,
+            chosen.doubt,
         )
 
     def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:
@@ -406,29 +409,6 @@ def _held(cause: str, own_words: str) -> NoPolicy:
 
 
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
-
-
-def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
-    """The changes made by the floors."""
-    names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
-    values = ((name, _said(name, before), _said(name, after)) for name in names)
-    return tuple(f"{name}: {new} instead of {old}" for name, old, new in values if old != new)
-
-
-def _said(name: str, decision: Decision) -> str:
-    """A setting in the syntax of policy files; an unset one takes the value of another."""
-    if name == "max_size":
-        return ", ".join(f"{level} {size}" for level, size in _limits(decision)) or "none"
-    if name == "hold_for":
-        return "none" if decision.hold_for is None else duration_text(decision.hold_for)
-    if name == "impossible":
-        return decision.impossible or decision.otherwise
-    value = getattr(decision, name)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _limits(decision: Decision) -> MaxSize:
-    return tuple(sorted(each for each in decision.max_size if each[0] in decision.levels))
 
 
 def _because(file: PolicyFile, address: FoldedAddress, peer: str | None) -> str:

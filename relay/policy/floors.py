@@ -17,7 +17,7 @@ from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, AddressPatterns, Groups
-from relay.policy.people import Reading
+from relay.policy.people import Fit, Reading
 from relay.policy.rules import PlacedRule, When, list_as_tuple
 from relay.policy.units import Texts
 
@@ -57,12 +57,11 @@ class Floor(When):
         """Always."""
         return True
 
-    def mismatch_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> str:
-        """Why it does not apply to this recipient, or ""; `inside` says that they are at a domain of ours."""
+    def fit_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> tuple[Fit, str]:
+        """How surely it applies to this recipient, as `fit`; `inside` says that they are at a domain of ours."""
         if inside and not self.inside:
-            return "the recipient is at one of our own domains, and the floor does not say inside = true"
-        _, why = self.recipient_fit(recipient, groups)
-        return why
+            return Fit.NOT, "the recipient is at one of our own domains, and the floor does not say inside = true"
+        return self.recipient_fit(recipient, groups)
 
 
 class _FloorsFile(toml.Table):

@@ -5,15 +5,15 @@ Standard: policies/README.md; all conditions of a rule must hold; one text of a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import BY_ENVELOPE, MailFacts, PeopleConditions
-from relay.policy.content import MessageFacts
+from relay.policy.content import ATTACHMENTS, MessageFacts
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
@@ -37,10 +37,15 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
     return name.strip().lower(), Glob.of(plain(value)) if colon else None
 
 
+def _tag_pattern(text: str) -> Glob:
+    """The pattern of a text that may stand anywhere."""
+    return Glob.of(f"*{plain(text).strip('*')}*")
+
+
 class LookedFor(NamedTuple):
     """What a rule looks for in a message, in comparable form: one of each non-empty list must be present."""
 
-    tags: tuple[str, ...] = ()
+    tags: tuple[Glob, ...] = ()
     fields: tuple[tuple[str, Glob | None], ...] = ()
     types: tuple[Glob, ...] = ()
     names: tuple[Glob, ...] = ()
@@ -58,15 +63,15 @@ class When(PeopleConditions):
 
     _inside: bool = PrivateAttr(default=False)
     _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
-    _tags: tuple[str, ...] = PrivateAttr(())
+    _tags: tuple[Glob, ...] = PrivateAttr(())
     _types: tuple[Glob, ...] = PrivateAttr(())
     _names: tuple[Glob, ...] = PrivateAttr(())
 
     @field_validator("subject_tag", "attachment_name")
     @classmethod
-    def _can_be_seen(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+    def _can_be_seen(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for text in texts:
-            if not plain(text):
+            if not plain(text).replace("*", "").strip() and (info.field_name == "subject_tag" or not plain(text)):
                 raise ValueError(f"{text!r} has no character that can be seen, so that all mail would fit")
         return texts
 
@@ -100,7 +105,7 @@ class When(PeopleConditions):
                 "decide by sender alone, or in the file of the recipient"
             )
         self._fields = tuple(map(_field_pattern, self.header or ()))
-        self._tags = tuple(map(plain, self.subject_tag or ()))
+        self._tags = tuple(map(_tag_pattern, self.subject_tag or ()))
         self._types = tuple(map(_type_pattern, self.attachment_type or ()))
         self._names = tuple(Glob.of(plain(text)) for text in self.attachment_name or ())
         return self
@@ -138,7 +143,7 @@ class When(PeopleConditions):
         return bool(self._types or self._names)
 
     def fit(self, asked: MailFacts) -> tuple[Fit, str]:
-        """How surely the rule applies to a mail, that is its weakest condition, and why not if it does not.
+        """How surely the rule applies to a mail, that is its weakest condition; why it does not, or what is in doubt.
 
         Without content no rule applies that looks inside. Conditions on recipients are not checked.
         """
@@ -146,38 +151,45 @@ class When(PeopleConditions):
             return Fit.NOT, why
         if asked.content is None and self.looks_inside:
             return Fit.NOT, "it looks into the message, and there is none"
-        fit, why = self.people_fit(asked)
-        if fit and asked.content is not None and (why := next(self._mismatches(asked.content), "")):
-            return Fit.NOT, why
-        return fit, why
+        fit, doubt = self.people_fit(asked)
+        for content_doubt, why in self._content_fits(asked.content) if fit and asked.content is not None else ():
+            if content_doubt is None:
+                return Fit.NOT, why
+            if content_doubt:
+                fit, doubt = Fit.MAYBE, doubt or content_doubt
+        return fit, doubt
 
-    def _mismatches(self, content: MessageFacts) -> Iterator[str]:
-        if self.larger_than is not None and content.size <= self.larger_than:
-            yield f"the message has {content.size} bytes, not more than {self.larger_than}"
-        if self.smaller_than is not None and content.size >= self.smaller_than:
-            yield f"the message has {content.size} bytes, not fewer than {self.smaller_than}"
-        subjects = content.values("subject") if self._tags else []
-        if self._tags and subjects is not None and not any(tag in each for tag in self._tags for each in subjects):
-            yield f"the subject does not have {listed(self.subject_tag or ())}"
-        if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
-            yield f"no header field is {listed(self.header or ())}"
-        if self._looks_at_parts and not content.unclear and not self._fits_a_part(content):
-            yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
+    def _content_fits(self, content: MessageFacts) -> Iterator[tuple[str | None, str]]:
+        """For each condition on the message what is in doubt, "" if it surely holds, None if not; and why not."""
+        size = content.size
+        if self.larger_than is not None and size <= self.larger_than:
+            yield None, f"the message has {size} bytes, not more than {self.larger_than}"
+        if self.smaller_than is not None and size >= self.smaller_than:
+            yield None, f"the message has {size} bytes, not fewer than {self.smaller_than}"
+        if self._tags:
+            tags = [("subject", tag) for tag in self._tags]
+            yield _has_field(content, tags), f"the subject does not have {listed(self.subject_tag or ())}"
+        if self._fields:
+            yield _has_field(content, self._fields), f"no header field is {listed(self.header or ())}"
+        if self._looks_at_parts:
+            parts = (*(self.attachment_type or ()), *(self.attachment_name or ()))
+            yield self._has_part(content), f"no attachment is {listed(parts)}"
 
-    def _fits_a_part(self, content: MessageFacts) -> bool:
-        """Whether one part has both a wanted type and a wanted name.
+    def _has_part(self, content: MessageFacts) -> str | None:
+        """Whether one part has both a wanted type and a wanted name: "" if so, None if not, else what is in doubt.
 
         Avoids comparing thousands of patterns with hundreds of names, which a sender chooses.
         """
-        parts = content.parts
+        if (parts := content.parts) is None:
+            return content.doubt(ATTACHMENTS)
         if self._types:
             types = self._types  # read once: private attributes of a model are slow
             parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in types))
         if not self._names:
-            return bool(parts)
+            return "" if parts else None
         names = [glob for glob in self._names if glob.occurs_in(content.all_names)]
         part_names = {name for part in parts for name in part.names} if names else ()
-        return any(glob.matches(name) for glob in names for name in part_names)
+        return "" if any(glob.matches(name) for glob in names for name in part_names) else None
 
 
 NO_CHANGE = ("since", "until", "reason", "inside")
@@ -186,11 +198,16 @@ CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSett
 """The names of all conditions, in the order in which they are documented."""
 
 
-def _has_field(content: MessageFacts, name: str, glob: Glob | None) -> bool:
-    values = content.values(name)
-    if values is None:
-        return True
-    return bool(values) and (glob is None or any(glob.matches(value) for value in values))
+def _has_field(content: MessageFacts, wanted: Iterable[tuple[str, Glob | None]]) -> str | None:
+    """Whether the message has one of these fields: "" if so, None if not, else what is in doubt."""
+    doubt = None
+    for name, glob in wanted:
+        values = content.values(name)
+        if values is None:
+            doubt = doubt or content.doubt(name.title())
+        elif values and (glob is None or any(glob.matches(value) for value in values)):
+            return ""
+    return doubt
 
 
 class PlacedRule(NamedTuple):

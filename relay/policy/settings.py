@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -32,6 +32,9 @@ Sign = Literal["ML-DSA-87"]
 
 KEMNames = tuple[str, ...]
 """The KEMs of level pqc: ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""
+
+MAX_CAUSES = 3
+"""Maximum number of causes of doubt in one line of the log."""
 
 DEFAULT_KEMS: KEMNames = (ML_KEM_1024,)
 _KEMS = (ML_KEM_1024, *FURTHER_KEMS)
@@ -173,11 +176,41 @@ def on_day(day: date) -> Iterator[None]:
         _day.reset(token)
 
 
+class Doubt(NamedTuple):
+    """What counted as matching because it was in doubt: `causes` are sentences without their end.
+
+    `changed` says what it did, each as "levels: otp instead of aes"; `where` is the file and line that would decide
+    without it.
+    """
+
+    causes: tuple[str, ...]
+    changed: tuple[str, ...]
+    where: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {"causes": list(self.causes), "changed": list(self.changed), "where": self.where}
+
+    def __str__(self) -> str:
+        """For log, ledger and explanations."""
+        return f"{self._told(self.causes)} (without that doubt: {self.where})"
+
+    @property
+    def public(self) -> str:
+        """For the client, in ASCII: what is in doubt, and what it did, but not why or by which file."""
+        return self._told(tuple(cause.partition(" (")[0] for cause in self.causes))
+
+    def _told(self, causes: tuple[str, ...]) -> str:
+        more = f" and {len(causes) - MAX_CAUSES} more" if len(causes) > MAX_CAUSES else ""
+        return f"{', '.join(causes[:MAX_CAUSES])}{more}, which counts as matching: {'; '.join(self.changed)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The effective settings for one mail to one recipient: a file's own, those of a rule, or raised ones.
 
-    `source` and `line` locate its `levels`; `rule` is the number of the rule there, 0 for none.
+    `source` and `line` locate its `levels`; `rule` is the number of the rule there, 0 for none. `doubt` is what raised
+    them beside what surely fits.
     """
 
     levels: tuple[LevelName, ...]
@@ -193,6 +226,7 @@ class Chosen:
     source: str = ""
     line: int = 0
     rule: int = 0
+    doubt: Doubt | None = None
 
     @property
     def forbids_clear(self) -> bool:

@@ -70,6 +70,37 @@ async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: 
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()
 
 
+@pytest.mark.in_process
+async def test_what_counts_by_doubt_is_named_by_reply_log_and_ledger(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    """With what would have applied without it; a name that all programs read alike is in no doubt."""
+    rule = '[[when]]\nauthor = "ceo@alice.example"\nlevels = {}\nmax_size = {{ otp = 10 }}\notherwise = "refuse"\n'
+    site = alice(tmp_path, kmes, sink, 'levels = ["aes"]\n' + rule.format('["otp", "aes"]'))
+    (site.directory / "policies/bob.example/carol.toml").parent.mkdir()
+    (site.directory / "policies/bob.example/carol.toml").write_text('levels = ["aes"]\n' + rule.format('["otp"]'))
+    clerk, doubtful = (mails.plain().replace(b"From: Ann <", b"From: " + name) for name in (b"[Jira] <", b"[Jira] <<"))
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], clerk, recipients=["carol@bob.example"])).code == 250
+        assert (await submit(addresses["outgoing"], doubtful)).code == 250
+        refused = await submit(addresses["outgoing"], doubtful, recipients=["carol@bob.example"])
+    assert str(refused) == (
+        "552 5.2.3 Message too big for the protection that this recipient requires (From is in doubt, which counts as "
+        "matching: levels: otp instead of aes; max_size: otp 10 instead of none; otherwise: refuse instead of hold; "
+        "impossible: refuse instead of hold)"
+    )
+    doubt = (
+        "From is in doubt (a name stands without an address), which counts as matching: levels: otp, aes instead of aes"
+    )
+    [entry] = found_in(site)
+    assert doubt in entry["reason"]
+    assert "bob.example.toml:1)" in entry["reason"]
+    sent = [each.get("doubt", [""]) for each in log.entries if each["event"] == "sealed_and_sent"]
+    assert [each[0].startswith(doubt) for each in sent] == [False, True]
+    [cause] = [each["cause"] for each in log.entries if each["event"] == "not_sealed"]
+    assert "From is in doubt (a name stands without an address)" in cause
+
+
 async def test_a_copy_that_waited_while_policy_rose_leaves_a_line_when_it_leaves(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:

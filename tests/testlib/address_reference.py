@@ -109,8 +109,41 @@ def addresses_in(fields: Sequence[str]) -> list[Address] | None:
         try:
             found += _AddressReader(each).addresses()
         except InDoubtError:
-            return None
+            alone = _behind_any_name(each)
+            if alone is None:
+                return None
+            found.append(alone)
     return found if len(found) <= MOST_ADDRESSES else None
+
+
+def _behind_any_name(field: str) -> Address | None:
+    """The address whose `@` is the only one, in angle brackets at the end, whatever the name before it is."""
+    lines = field.split("\r\n")
+    if any(not line.strip(" \t") for line in lines[1:]) or any(line.endswith("\\") for line in lines):
+        return None
+    match = re.fullmatch(r"([^<>@]*)<([^<>@]*@[^<>@]*)>[ \t]*", "".join(lines))
+    if match is None or not _is_a_name(match[1]):
+        return None
+    local, _, domain = match[2].partition("@")
+    atoms = re.fullmatch(r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/^_`{|}~-]+)*", local)
+    known = domain_of(domain) if domain.isascii() else None
+    return Address(lowered(local), known) if atoms and known else None
+
+
+def _is_a_name(name: str) -> bool:
+    """Quotes and parentheses in pairs, backslashes before letters and digits, right encoded words."""
+    if any(char != "\t" and (unicodedata.category(char) == "Cc" or char in "\u2028\u2029\ufeff") for char in name):
+        return False
+    left = re.sub(r'"[^"\\]*"|\([^"()\\]*\)|\\[A-Za-z0-9]', "", name)
+    if re.search(r'["()\\]', left):
+        return False
+    word = re.compile(r"=\?[^?*\s]+(?:\*[A-Za-z0-9-]*)?\?([bq])\?([!->@-~]+)\?=", re.IGNORECASE)
+    if re.search(r"=\?[^?]*\?[bq]\?", word.sub(" ", name), re.IGNORECASE):
+        return False
+    decoded = [
+        quopri.decodestring(each[2].encode()) if each[1] in "qQ" else _base64(each[2]) for each in word.finditer(name)
+    ]
+    return not any(sign in octets for octets in decoded for sign in (b"@", b"<", b">"))
 
 
 def _base64(text: str) -> bytes:

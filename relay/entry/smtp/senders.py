@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from relay.errors import MalformedMessage, Refuse
 from relay.formats import mime
-from relay.formats.addresses import InDoubt, read_addresses
+from relay.formats.addresses import read_addresses
+from relay.formats.doubt import InDoubt
 from relay.formats.mailbox import fold_domain
 
 ANY = "*"

@@ -84,7 +84,7 @@ def _never(role: str, glob: Glob, narrow: Conditions, assumed: Assumptions) -> b
 def _found(narrow: LookedFor, wide: LookedFor) -> bool:
     """Whether a message that has what `narrow` looks for also has what `wide` does."""
     return (
-        (not wide.tags or (bool(narrow.tags) and all(any(tag in each for tag in wide.tags) for each in narrow.tags)))
+        _covered(narrow.tags, wide.tags)
         and (not wide.fields or (bool(narrow.fields) and all(_has_field(each, wide.fields) for each in narrow.fields)))
         and _covered(narrow.types, wide.types)
         and _covered(narrow.names, wide.names)

@@ -84,7 +84,7 @@ def messages(conditions: Conditions, avoided: Collection[str] = ()) -> Iterator[
 def _message(
     conditions: Conditions,
     letter: str,
-    tags: Sequence[str] = (),
+    tags: Sequence[Glob] = (),
     fields: Sequence[tuple[str, Glob | None]] = (),
     types: Sequence[Glob] = (),
     names: Sequence[Glob] = (),
@@ -95,19 +95,20 @@ def _message(
         return next((letter.join(glob.parts) for glob in globs), "")
 
     lines = tuple(f"{name}: {letter if glob is None else letter.join(glob.parts)}" for name, glob in fields)
+    subject = "".join(letter.join(tag.parts[1:-1]) for tag in tags)
     kind, name, login = text(types), text(names), text(logins)
     attachments = (f"{name or letter}: {kind}" if kind else name,) if kind or name else ()
     author = next((filled(glob) for glob in authors if str(glob) != NULL_SENDER), SOMEBODY)
     least = 1 if conditions.larger_than is None else conditions.larger_than + 1
     most = None if conditions.smaller_than is None else conditions.smaller_than - 1
-    descriptions = [f"subject {tag!r}" for tag in tags] + [f"field {each!r}" for each in lines]
+    descriptions = ([f"subject {subject!r}"] if tags else []) + [f"field {each!r}" for each in lines]
     descriptions += [f"attachment {each!r}" for each in attachments]
     descriptions += [f"author {author}"] if authors else []
     descriptions += [f"login {login}"] if logins else []
     descriptions += [f"more than {conditions.larger_than} bytes"] if conditions.larger_than is not None else []
     descriptions += [f"fewer than {conditions.smaller_than} bytes"] if conditions.smaller_than is not None else []
     login = "" if login == NULL_SENDER else login
-    return SampleMessage(", ".join(descriptions), author, login, "".join(tags), lines, attachments, least, most)
+    return SampleMessage(", ".join(descriptions), author, login, subject, lines, attachments, least, most)
 
 
 def outside(conditions: Conditions) -> SampleMessage | None:

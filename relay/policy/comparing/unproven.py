@@ -149,8 +149,7 @@ def _senders(failure: ProofFailure) -> Iterator[str]:
 
 def _texts(conditions: Conditions) -> Iterator[str]:
     tags, fields, types, names = conditions.looked_for
-    yield from tags
-    for globs in (types, names, [glob for _, glob in fields if glob is not None]):
+    for globs in (tags, types, names, [glob for _, glob in fields if glob is not None]):
         yield from map(str, globs)
 
 

@@ -247,7 +247,7 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     walks: list[int] = []
     real = structure._Walk.entity
 
-    def counted(self: Any, start: int, end: int, depth: int, **how: bool) -> None:
+    def counted(self: Any, start: int, end: int, depth: int, **how: Any) -> None:
         walks.append(depth)
         real(self, start, end, depth, **how)
 

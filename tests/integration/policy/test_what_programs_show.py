@@ -59,6 +59,6 @@ def test_nor_does_one_that_is_put_together_at_random(rules: Rules) -> None:
 def test_in_ordinary_mail_no_program_shows_what_rules_name() -> None:
     named = list(harmless.messages())
     for (name, _), replies in zip(named, judges.shown([message for _, message in named]), strict=True):
-        for condition, wanted in WANTED:
+        for condition, wanted in WANTED if name not in harmless.STRUCTURES else ():
             spelling = Spelling(name, condition, wanted, b"")
             assert judges.who_shows(spelling, replies.items()) == []

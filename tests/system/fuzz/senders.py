@@ -9,7 +9,8 @@ from contextlib import suppress
 from relay.entry.smtp.senders import parse_rights
 from relay.errors import Refuse
 from relay.formats import mime
-from relay.formats.addresses import InDoubt, read_addresses
+from relay.formats.addresses import read_addresses
+from relay.formats.doubt import InDoubt
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile
 from tests.testlib.readers import seen_by_python

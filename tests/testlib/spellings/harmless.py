@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.policy import SMTP
+from urllib.parse import quote
 
 from tests.testlib.spellings.spelling import b, mail, q
 
@@ -77,6 +78,64 @@ BOUNDARIES = (
     b'"_004_AM0PR01MB1234AM0PR01MB_"', b"--boundary", b'"=-abc+def/ghi:jkl"', b'"b.(1)"', b'"a_\'()+_,-./:=?z"',
 )  # fmt: skip
 
+AUTHORS: dict[str, bytes] = {
+    "bare": b"clerk@bank.example",
+    "in angle brackets": b"<clerk@bank.example>",
+    "a name": b"Ann Clerk <clerk@bank.example>",
+    "a name in quotes": b'"Ann Clerk" <clerk@bank.example>',
+    "a comma in quotes": b'"Clerk, Ann" <clerk@bank.example>',
+    "a comma without quotes": b"Clerk, Ann <clerk@bank.example>",
+    "two commas without quotes": b"Clerk, Ann, Dr. <clerk@bank.example>",
+    "a company": b"Bank, Inc. <clerk@bank.example>",
+    "brackets": b"[Jira] <clerk@bank.example>",
+    "brackets and a name": b"Ann Clerk [Bank] <clerk@bank.example>",
+    "brackets in quotes": b'"[Jira] Ann" <clerk@bank.example>',
+    "a colon": b"Jira: Ann Clerk <clerk@bank.example>",
+    "a semicolon": b"Clerk; Ann <clerk@bank.example>",
+    "a dot": b"Ann B. Clerk <clerk@bank.example>",
+    "a dot at the beginning": b".NET Team <clerk@bank.example>",
+    "a dot at the end": b"Ann Clerk jun. <clerk@bank.example>",
+    "an apostrophe": b"Ann O'Clerk <clerk@bank.example>",
+    "single quotes": b"'Ann Clerk' <clerk@bank.example>",
+    "single quotes around a comma": b"'Clerk, Ann' <clerk@bank.example>",
+    "quotes in quotes": b'"Ann \\"Annie\\" Clerk" <clerk@bank.example>',
+    "quotes in the middle": b'Ann "Annie" Clerk <clerk@bank.example>',
+    "quotes and brackets": b'"Ann Clerk" [Bank] <clerk@bank.example>',
+    "a slash and a bar": b"Ann Clerk / Bank | Loans <clerk@bank.example>",
+    "an ampersand and a plus": b"Ann & Ben + Co <clerk@bank.example>",
+    "a backslash": b"BANK\\ann <clerk@bank.example>",
+    "no blank before the address": b"Ann Clerk<clerk@bank.example>",
+    "two blanks": b"Ann  Clerk  <clerk@bank.example> ",
+    "a tab": b"Ann\tClerk <clerk@bank.example>",
+    "folded": b"Ann Clerk\r\n <clerk@bank.example>",
+    "folded by a tab": b"Ann\r\n\tClerk <clerk@bank.example>",
+    "a comment behind": b"clerk@bank.example (Ann Clerk)",
+    "a comment behind the address": b"Ann Clerk <clerk@bank.example> (Loans)",
+    "a comment in the name": b"Ann Clerk (Loans) <clerk@bank.example>",
+    "the address as a name": b"clerk@bank.example <clerk@bank.example>",
+    "the address as a name, in quotes": b'"clerk@bank.example" <clerk@bank.example>',
+    "raw UTF-8": "Änne Müller <clerk@bank.example>".encode(),
+    "raw UTF-8 in quotes": '"Müller, Änne" <clerk@bank.example>'.encode(),
+    "raw UTF-8, a comma": "Müller, Änne <clerk@bank.example>".encode(),
+    "raw Latin-1": b"\xc4nne M\xfcller <clerk@bank.example>",
+    "raw Latin-1 in quotes": b'"M\xfcller, \xc4nne" <clerk@bank.example>',
+    "raw Windows-1251": "Анна <clerk@bank.example>".encode("cp1251"),
+    "Emoji": "Ann 🏦 <clerk@bank.example>".encode(),
+    "Q": b"=?utf-8?Q?=C3=84nne_M=C3=BCller?= <clerk@bank.example>",
+    "B": b"=?utf-8?B?w4RubmUgTcO8bGxlcg==?= <clerk@bank.example>",
+    "Q, a comma encoded": b"=?utf-8?Q?M=C3=BCller=2C_=C3=84nne?= <clerk@bank.example>",
+    "Q, a comma in the word": b"=?utf-8?Q?M=C3=BCller,_=C3=84nne?= <clerk@bank.example>",
+    "Q, brackets in the word": b"=?utf-8?Q?[Jira]_=C3=84nne?= <clerk@bank.example>",
+    "Q, parentheses in the word": b"=?utf-8?Q?=C3=84nne_(Loans)?= <clerk@bank.example>",
+    "Q, a colon in the word": b"=?utf-8?Q?Jira:_=C3=84nne?= <clerk@bank.example>",
+    "Q, blanks in the word": b"=?iso-8859-1?Q?=C4nne M=FCller?= <clerk@bank.example>",
+    "Q in quotes": b'"=?utf-8?Q?M=C3=BCller,_=C3=84nne?=" <clerk@bank.example>',
+    "two words": b"=?utf-8?Q?=C3=84nne?= =?utf-8?Q?_M=C3=BCller?= <clerk@bank.example>",
+    "a word and plain text": b"=?utf-8?Q?=C3=84nne?= Clerk, Bank <clerk@bank.example>",
+    "a word against the address": b"=?utf-8?Q?=C3=84nne?=<clerk@bank.example>",
+}
+"""Values of From as programs and people write them; all name the clerk alone."""
+
 REPORT = (
     b"--b\r\nContent-Description: Notification\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nundelivered\r\n"
     b"--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; a.example\r\n\r\nFinal-Recipient: rfc822; x@b.example\r\n"
@@ -98,8 +157,103 @@ def many_files(number: int) -> bytes:
     return mail(b"Subject: files", b'Content-Type: multipart/mixed;\r\n\tboundary="x"', body=parts + b"--x--\r\n")
 
 
+def long_names() -> Iterator[tuple[str, bytes]]:
+    """A file with a long name in each language, as Thunderbird and as Outlook write it."""
+    for text, _ in SUBJECTS:
+        name = f"{text[:40]}.xlsx"
+        pieces = [name[at : at + 14] for at in range(0, len(name), 14)]
+        sections = b";\r\n ".join(
+            b"filename*%d*=%b%b" % (number, b"UTF-8''" * (not number), quote(piece, safe="").encode())
+            for number, piece in enumerate(pieces)
+        )
+        words = b"\r\n ".join(map(b, pieces))
+        yield f"long name by Thunderbird: {text[:12]}", with_file(
+            b'Content-Type: application/x-data;\r\n name="' + words + b'"',
+            b"Content-Disposition: attachment;\r\n " + sections,
+        )  # fmt: skip
+        yield f"long name by Outlook: {text[:12]}", with_file(
+            b'Content-Type: application/x-data;\r\n\tname="' + words + b'"', b'Content-Description: ' + words,
+            b'Content-Disposition: attachment;\r\n\tfilename="' + words + b'"; size=1234;\r\n'
+            b'\tcreation-date="Thu, 26 Nov 2026 10:00:00 GMT"',
+        )  # fmt: skip
+
+
+def with_file(*header: bytes) -> bytes:
+    """A message with a text in two forms, a style sheet, a file with this header, and the footer of a list."""
+    fields = b"".join(line + b"\r\n" for line in header)
+    body = (
+        b'This is a multi-part message in MIME format.\r\n--a\r\nContent-Type: multipart/related;\r\n boundary="r"\r\n\r\n'
+        b'--r\r\nContent-Type: multipart/alternative; boundary="l"\r\n\r\n--l\r\n'
+        b"Content-Type: text/plain; charset=UTF-8; format=flowed\r\nContent-Transfer-Encoding: 8bit\r\n\r\nhello\r\n\r\n"
+        b"--l\r\nContent-Type: text/html; charset=UTF-8\r\n\r\n<p>hello</p>\r\n--l--\r\n\r\n"
+        b'--r\r\nContent-Type: text/css; name="style001.css"\r\nContent-Id: <i@bank.example>\r\n\r\np {}\r\n--r--\r\n\r\n'
+        b"--a\r\n" + fields + b"Content-Transfer-Encoding: base64\r\n\r\neHg=\r\n\r\n"
+        b"--a\r\nContent-Type: text/plain; charset=us-ascii\r\nContent-Disposition: inline\r\n\r\n-- \r\nlist\r\n--a--\r\n\r\n"
+    )
+    return mail(b"Subject: files", b"MIME-Version: 1.0", b'Content-Type: multipart/mixed;\r\n boundary="a"', body=body)
+
+
+FORWARDED = (
+    b"Received: from a.example by b.example;\r\n\tThu, 26 Nov 2026 10:00:00 +0000\r\nFrom: =?utf-8?Q?=C3=84nne?= <a@a.example>\r\n"
+    b'Subject: Minutes\r\nContent-Type: multipart/alternative;\r\n boundary="inner-1"\r\nMIME-Version: 1.0\r\n\r\n'
+    b"--inner-1\r\nContent-Type: text/plain\r\n\r\nhello\r\n--inner-1\r\nContent-Type: text/html\r\n\r\n<p>\r\n--inner-1--\r\n"
+)
+
+STRUCTURES = {
+    "a forwarded mail": (
+        b'multipart/mixed; boundary="------------0A1B"',
+        b"--------------0A1B\r\nContent-Type: text/plain; charset=UTF-8\r\n\r\nsee below\r\n--------------0A1B\r\n"
+        b'Content-Type: message/rfc822; charset=UTF-8; name="Minutes.eml"\r\nContent-Disposition: attachment; filename="Minutes.eml"\r\n'
+        b"Content-Transfer-Encoding: 8bit\r\n\r\n" + FORWARDED + b"\r\n--------------0A1B--\r\n",
+    ),
+    "a forwarded mail without a name": (
+        b"multipart/mixed;boundary=Apple-Mail-1",
+        b"--Apple-Mail-1\r\nContent-Type: message/rfc822\r\n\r\n" + FORWARDED + b"\r\n--Apple-Mail-1--\r\n",
+    ),
+    "a digest of a list": (
+        b'multipart/mixed; boundary="===============1=="',
+        b'--===============1==\r\nContent-Type: text/plain; charset="us-ascii"\r\nContent-Description: list Digest, Vol 1\r\n\r\nx\r\n'
+        b'--===============1==\r\nContent-Type: multipart/digest; boundary="===============2=="\r\n\r\n'
+        b"--===============2==\r\nContent-Type: message/rfc822\r\nMIME-Version: 1.0\r\n\r\n" + FORWARDED + b"\r\n"
+        b"--===============2==\r\n\r\n" + FORWARDED + b"\r\n--===============2==--\r\n\r\n--===============1==--\r\n",
+    ),
+    "a receipt": (
+        b"multipart/report; report-type=disposition-notification;\r\n\tboundary=r",
+        (b"--r\r\nContent-Type: text/plain\r\n\r\nread\r\n--r\r\nContent-Type: message/disposition-notification\r\n\r\n"
+        b"Reporting-UA: x\r\nFinal-Recipient: rfc822;a@b.example\r\nDisposition: manual-action/MDN-sent-manually; displayed\r\n\r\n--r--\r\n"),
+    ),
+    "a bounce with the message": (
+        b'multipart/report; report-type=delivery-status; boundary="1234.5/mx.b.example"',
+        REPORT.replace(b"--b", b"--1234.5/mx.b.example").removesuffix(b"--\r\n")
+        + b"\r\nContent-Description: Undelivered Message\r\nContent-Type: message/rfc822\r\n\r\n" + FORWARDED
+        + b"\r\n--1234.5/mx.b.example--\r\n",
+    ),
+    "a mail of PHPMailer": (
+        b'multipart/alternative;\r\n boundary="b1_abcdef"',
+        (b"This is a multi-part message in MIME format.\r\n--b1_abcdef\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nx\r\n\r\n"
+        b"--b1_abcdef\r\nContent-Type: text/html; charset=us-ascii\r\n\r\n<p>\r\n\r\n\r\n--b1_abcdef--\r\n"),
+    ),
+    "a mail of Lotus Notes": (
+        b'multipart/related; boundary="=_related 0050C3D2"',
+        (b'This is a multipart message in MIME format.\r\n--=_related 0050C3D2\r\nContent-Type: multipart/alternative; boundary="=_alternative 0050C3D3"\r\n\r\n'
+        b'\r\n--=_alternative 0050C3D3\r\nContent-Type: text/plain; charset="US-ASCII"\r\n\r\nx\r\n--=_alternative 0050C3D3--\r\n--=_related 0050C3D2--\r\n'),
+    ),
+    "a mail whose last delimiter is missing": (b"multipart/mixed; boundary=q", b"--q\r\nContent-Type: text/plain\r\n\r\nx\r\n"),
+    "a mail sealed by S/MIME": (
+        b"application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m\r\nContent-Transfer-Encoding: base64",
+        b"MIAGCSqGSIb3DQEHA6CAMIACAQAxggE=\r\n",
+    ),
+}  # fmt: skip
+"""Content-Type and body of mails as programs write them."""
+
+
 def messages() -> Iterator[tuple[str, bytes]]:
     """All of them by name."""
+    for name, (kind, body) in STRUCTURES.items():
+        yield name, mail(b"Subject: x", b"MIME-Version: 1.0", b"Content-Type: " + kind, body=body)
+    for name, author in AUTHORS.items():
+        yield f"From: {name}", mail(b"From: " + author, b"To: ben@bob.example", b"Subject: plan")
+    yield from long_names()
     for text, charset in SUBJECTS:
         octets = text.encode(
             {"ks_c_5601-1987": "cp949", "euc-kr": "cp949", "windows-1252": "cp1252"}.get(charset, charset)

@@ -1,185 +1,79 @@
-"""The parser of header fields with parameters: every reading that some mail program has, at a cost that is linear.
-Standard: RFC 2045 5.1, RFC 2183, RFC 2231.
+"""The parser of header fields with parameters: it reads what keeps to the standard, at a cost that is linear.
+Standard: RFC 2045 5.1, RFC 2183, RFC 2231; the spellings of what it does not read are in tests/testlib/spellings.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import given, strategies as st
 
-from relay.formats.parameters import MAX_OCTETS, Structured, _parsed, parse, texts_of
+from relay.formats.doubt import InDoubt
+from relay.formats.parameters import MAX_OCTETS, parse
 
 
 @pytest.mark.parametrize(
-    ("value", "name"),
+    ("value", "kind", "parameters"),
     [
-        (b"attachment; filename=a.doc", "a.doc"),
-        (b'attachment; filename="a.doc"', "a.doc"),
-        (b'attachment; FileName = "a.doc" ', "a.doc"),
-        (b'attachment; filename="a.doc\\x"', "a.docx"),
-        (b'attachment; filename="a\\.doc"', "a\\.doc"),
-        (b'attachment; filename="a.doc', "a.doc"),
-        (b"attachment; filename='a.doc'", "a.doc"),
-        (b"attachment; filename=<a.doc>", "a.doc"),
-        (b"attachment; filename=a.doc (report)", "a.doc"),
-        (b"attachment; filename=(report) a.doc", "a.doc"),
-        (b"attachment; filename (report) = a.doc", "a.doc"),
-        (b"attachment; (;) filename=a.doc", "a.doc"),
-        (b'attachment; (") filename=a.doc', "a.doc"),
-        (b"attachment; filename=a (report).doc", "a (report).doc"),
-        (b'attachment; filename="a (report).doc"', "a (report).doc"),
-        (b"attachment; filename=a.doc x", "a.doc"),
-        (b"attachment; filename=a.doc x", "a.doc x"),
-        (b'attachment; filename="a".doc', "a.doc"),
-        (b'attachment; filename="a;b.doc"', "a;b.doc"),
-        (b'attachment; filename=a";"b.doc', "a;b.doc"),
-        (b'attachment; x="\\\\"; filename=a.doc', "a.doc"),
-        (b'attachment; x="\\"; filename=a.doc', "a.doc"),
-        (b'attachment; x="; filename=a.doc', "a.doc"),
-        (b'attachment; filename="a\\";b.doc"', "a\\"),
-        (b'attachment; filename="a\\";b.doc"', 'a";b.doc'),
-        (b"attachment, filename=a.doc", "a.doc"),
-        (b"attachment filename=a.doc", "a.doc"),
-        (b'attachment; "filename"=a.doc', "a.doc"),
-        (b"attachment; filename=b.txt; filename=a.doc", "a.doc"),
-        (b"attachment; filename=a.doc; filename=b.txt", "a.doc"),
-        (b"attachment;\r\n filename=\r\n\ta.doc", "a.doc"),
-        (b'attachment; filename="a.\r\n doc"', "a.doc"),
-        (b"attachment; filename*=utf-8''%61.doc", "a.doc"),
-        (b"attachment; filename*=utf-8'en'%61.doc", "a.doc"),
-        (b"attachment; filename*=utf-8'%61.doc", "a.doc"),
-        (b"attachment; filename*=%61.doc", "a.doc"),
-        (b"attachment; filename*=\"utf-8''%61.doc\"", "a.doc"),
-        (b"attachment; filename*=%61.doc", "%61.doc"),
-        (b"attachment; filename=%61.doc", "a.doc"),
-        (b"attachment; filename*=nonsense''%61.doc", "a.doc"),
-        (b"attachment; filename*=us-ascii''%e4.doc", "\xe4.doc"),
-        (b"attachment; filename*=us-ascii''%c3%a4.doc", "\xe4.doc"),
-        (b"attachment; filename*=utf-8''%e4.doc", "\xe4.doc"),
-        (b"attachment; filename*=koi8-r''%c1.doc", "\u0430.doc"),
-        (b"attachment; filename*=ucs-2''%61%00.%00d%00o%00c%00", "a.doc"),
-        (b"attachment; filename*=utf-16''%00%61%00.%00d%00o%00c", "a.doc"),
-        (b"attachment; filename*=utf-7''a+AC4-doc", "a.doc"),
-        (b"attachment; filename*0=a; filename*1=.doc", "a.doc"),
-        (b"attachment; filename*1=.doc; filename*0=a", "a.doc"),
-        (b"attachment; filename*1=a; filename*0=.doc", "a.doc"),
-        (b"attachment; filename*00=a; filename*01=.doc", "a.doc"),
-        (b"attachment; filename*1=a; filename*2=.doc", "a.doc"),
-        (b"attachment; filename*0=a.doc; filename*2=x", "a.doc"),
-        (b"attachment; filename*0=a.doc; filename*2=x", "a.docx"),
-        (b"attachment; filename*0=a; filename*1=.txt; filename*1=.doc", "a.doc"),
-        (b"attachment; filename*0=a; filename*1=.doc; filename*1=.txt", "a.doc"),
-        (b"attachment; filename*0*=utf-8''%61; filename*1=.doc", "a.doc"),
-        (b"attachment; filename*0*=utf-8''a; filename*1=%2edoc", "a.doc"),
-        (b"attachment; filename*0*=utf-8''a%; filename*1*=2edoc", "a.doc"),
-        (b"attachment; filename*0*=utf-8''%c3; filename*1*=%a4.doc", "\xe4.doc"),
-        (b'attachment; filename*0="a\\."; filename*1=doc', "a.doc"),
-        (b"attachment; filename=\xc3\xa4.doc", "\xe4.doc"),
-        (b"attachment; filename=\xe4.doc", "\xe4.doc"),
-        (b"attachment; filename*9999999999999999999999999=.doc; filename*0=a", "a.doc"),
+        (b" Text/Plain; Charset=utf-8; format=flowed;", "text/plain", {"charset": [b"utf-8"], "format": [b"flowed"]}),
+        (b"multipart/mixed;\r\n\tboundary=\"=_a;b\"", "multipart/mixed", {"boundary": [b"=_a;b"]}),
+        (b"\r\n application/pdf", "application/pdf", {}),
+        (b'attachment; filename="a\\"b\\\\c.doc"', "attachment", {"filename": [b'a"b\\c.doc']}),
+        (b"multipart/related; type=text/html", "multipart/related", {"type": [b"text/html"]}),
+        (b'a; filename="b (c), d.doc"', "a", {"filename": [b"b (c), d.doc"]}),
+        (b'a; filename="=?utf-8?q?b?=\r\n =?utf-8?q?c?="', "a", {"filename": [b"=?utf-8?q?b?= =?utf-8?q?c?="]}),
+        (b'a; filename="\xe4"', "a", {"filename": [b"\xe4"]}),
+        (b"a; filename=b; filename*=utf-8''c", "a", {"filename": [b"b", b"c"]}),
+        (b"a; filename*=iso-8859-1'en'%E4", "a", {"filename": ["\xe4".encode()]}),
+        (b"a; filename*0*=utf-8''b%20; filename*1=c", "a", {"filename": [b"b c"]}),
+        (b"a; filename*1=c;\r\n filename*0=b", "a", {"filename": [b"bc"]}),
+        (b"a; filename*0*=utf-8''%c3; filename*1*=%a4", "a", {"filename": ["\xe4".encode()]}),
     ],
-)
-def test_what_some_program_shows_is_among_the_readings(value: bytes, name: str) -> None:
+)  # fmt: skip
+def test_what_keeps_to_the_standard_is_read(value: bytes, kind: str, parameters: dict[str, list[bytes]]) -> None:
     structured = parse(value)
-    assert name in structured.readings("filename")
-    assert not structured.unclear
+    assert structured.value == kind
+    assert {name: list(structured.values(name)) for name in structured.parameters} == parameters
+
+
+def test_of_octets_without_a_character_set_each_guess_is_a_value() -> None:
+    assert {"\xe4".encode(), "\u0434".encode()} <= set(parse(b"a; filename*=''%e4").values("filename"))
 
 
 @pytest.mark.parametrize(
-    ("value", "first"),
+    "value",
     [
-        (b"text/plain; charset=utf-8; format=flowed", {"charset": "utf-8", "format": "flowed"}),
-        (b'multipart/mixed; boundary="=_a;b"', {"boundary": "=_a;b"}),
-        (b'attachment; filename="a\\"b.doc"', {"filename": 'a"b.doc'}),
-        (b"attachment; filename=a; filename*=utf-8''b", {"filename": "b"}),
-        (b"attachment; filename*0*=utf-8''a%20; filename*1=%20b", {"filename": "a %20b"}),
+        b"", b";", b'"attachment"', b"message / rfc822", b"text/plain (comment)", b"(comment) text/plain", b"a b",
+        b"a; filename", b"a; filename=", b"a; filename = b", b"a; filename=b c", b"a;; filename=b", b"a, filename=b", b"a filename=b",
+        b"a; filename=b,c", b"a; filename=b (c)", b"a; filename='b'", b"a; filename=\"'b'\"", b"a; filename=<b>", b"a; filename=%61",
+        b'a; filename="b', b'a; filename="b"c', b'a; filename="b" "c"', b'a; filename="\\b"', b'a; filename="b\\"',
+        b'a; filename="b\r\n c"', b"a; filename=\r\n b", b"a\r\n ; filename=b", b'a; "filename"=b', b"a; filename=\xc3\xa4", b'a; filename="b\0"',
+        b'a; x="; filename=b"', b'a; x="y boundary*0*=b"', b"a; filename=b=c", b"a; filename==?utf-8?q?b?=",
+        b"a; filename*=b", b"a; filename*=utf-8'b", b"a; filename*=\"utf-8''b\"", b"a; filename*=utf-8''b%2", b"a; filename*=x-none''b",
+        b"a; filename*=utf-8''%ff", b"a; filename*0=b; filename*2=c", b"a; filename*1=b", b"a; filename*0=b; filename*0=c", b"a; filename*00=b",
+        b"a; filename*0=b; filename*1*=c", b"a" * (MAX_OCTETS + 1),
     ],
-)
-def test_what_the_standards_have_comes_first(value: bytes, first: dict[str, str]) -> None:
-    assert {name: parse(value).readings(name)[0] for name in first} == first
-
-
-@pytest.mark.parametrize(
-    ("value", "read", "others"),
-    [
-        (b" Text/Plain", "text/plain", ()),
-        (b" text/plain (comment); charset=x", "text/plain", ("text/plain (comment)",)),
-        (b"message / rfc822", "message/rfc822", ("message",)),
-        (b"(comment) message/(x)rfc822", "message/rfc822", ()),
-        (b"(;) message/rfc822", "message/rfc822", ()),
-        (b"application/msword name=a.doc", "application/msword", ()),
-        (b'"attachment"', '"attachment"', ("attachment",)),
-        (b"", "", ()),
-        (b";", "", ()),
-    ],
-)
-def test_the_value_and_what_else_is_read_there(value: bytes, read: str, others: tuple[str, ...]) -> None:
-    structured = parse(value)
-    assert structured.value == structured.values[0] == read
-    assert set(others) <= set(structured.values)
-
-
-def test_a_plain_field_has_one_reading() -> None:
-    structured = parse(b" multipart/mixed; charset=utf-8;\r\n\tboundary=abc")
-    assert structured.plain
-    assert structured.values == ("multipart/mixed",)
-    assert structured.octets("boundary") == (b"abc",)
-    assert structured.readings("charset") == ("utf-8",)
-    assert structured.readings("filename") == ()
-
-
-_plain_texts = st.lists(
-    st.sampled_from([*"ab=_-. /", "=?utf-8?B?YQ==?=", "=?utf-8*en?q?name=41=?=", "=?x?Q?a_=E4name=3D?="]),
-    min_size=1,
-    max_size=8,
-).map("".join)
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(["a", "b-", "name"]), _plain_texts, st.booleans()), max_size=3), st.text(" ;\t")
-)
-@example([("b-", "a", False), ("a", "a=?utf-8?B?YQ==?=", True)], "")
-@example([("b-", "a", False), ("a", "a =?utf-8?B?YQ==?=", True)], "")
-def test_what_is_plain_has_no_other_reading(pairs: list[tuple[str, str, bool]], end: str) -> None:
-    """The fast way and the thorough one agree."""
-    value = "".join(f';\r\n {name}="{text}"' if quoted else f"; {name}={text}" for name, text, quoted in pairs)
-    field = f"a/b{value}{end}".encode()
-    found, thorough = parse(field), _parsed(field)
-    if found.plain:
-        names = {name for name, _, _ in pairs}
-        assert found.values == thorough.values
-        assert [_all_of(found, name) for name in names] == [_all_of(thorough, name) for name in names]
-
-
-def _all_of(structured: Structured, name: str) -> object:
-    return structured.octets(name), structured.readings(name)
-
-
-def test_a_boundary_is_octets() -> None:
-    assert parse(b"multipart/mixed; boundary=\xe4").octets("boundary") == (b"\xe4",)
-
-
-@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "base64", "../x", "mbcs", "\0"])
-def test_what_is_no_charset_of_mail_is_not_decoded_as_one(charset: str) -> None:
-    assert texts_of(b"abc-", charset) in (("abc-",), None)
+)  # fmt: skip
+def test_what_does_not_is_in_doubt(value: bytes) -> None:
+    with pytest.raises(InDoubt):
+        parse(value)
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from([*b"a;=\"\\()*%'<, \r\n01/\xff"])).map(bytes))
-def test_nothing_raises(value: bytes) -> None:
-    structured = parse(b"a; b=" + value)
-    assert structured.unclear or structured.readings("b")
+def test_nothing_else_is_raised(value: bytes) -> None:
+    with suppress(InDoubt):
+        parse(b"a; b=" + value)
 
 
 HOSTILE = [
-    b";", b"=", b'"', b"(", b"()", b"\\", b'\\"', b" ", b"\r\n ", b"x=", b" x=", b'x="', b'x="\\"', b";x*=", b";x*0*=u''%41",
-    b"%", b"%41", b"%4", b"'", b"*", b"*0", b"a", b",", b'"a', b"(\\", b'(")', b";x=(", b"\xff", b"+AGE-", b";x= =?", b" =?a?q?",
-    b"=?a?q?b?=", b"\xa0=", b";x\x85*", b';x="\\"(a)%ff\'\'%fe"b',
+    b";", b"=", b'"', b"(", b"\\", b'\\"', b" ", b"\r\n ", b";x=", b';x="', b'x="\\"', b";x*=", b";x*0*=u''%41", b"%41", b"'", b"*0", b"a",
+    b'"a', b";x=a", b';x="a"', b"\xff", b"=?a?q?b?=", b"?=\r\n =?", b"name", b";name*=utf-8''%ff",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("start", [b"a;x=", b'a;x="', b"a;x*=punycode''", b"a;x*0*=utf-7''", b"("])
+@pytest.mark.parametrize("start", [b"a;x=", b'a;x="', b"a;x*=utf-8''", b"a"])
 @pytest.mark.parametrize("piece", HOSTILE, ids=repr)
 def test_the_cost_is_linear(start: bytes, piece: bytes) -> None:
     def cost(octets: int) -> float:
@@ -187,16 +81,10 @@ def test_the_cost_is_linear(start: bytes, piece: bytes) -> None:
         costs = []
         for _ in range(3):
             began = time.process_time()
-            parse(value)
+            with suppress(InDoubt):
+                parse(value)
             costs.append(time.process_time() - began)
         return min(costs)
 
     # Of the square, 16 times as many octets would cost 256 times as much.
     assert cost(MAX_OCTETS) < 64 * cost(MAX_OCTETS // 16) + 0.002
-
-
-def test_what_passes_a_bound_is_unclear() -> None:
-    assert parse(b"a" * (MAX_OCTETS + 1)).unclear
-    assert parse(b"a; " + b"; ".join(b"x%d= 1" % number for number in range(200))).unclear
-    assert parse(b"a" + b"()" * 200).unclear
-    assert not parse(b"a; " + b"; ".join(b"filename*%d=%s" % (number, b"a" * 50) for number in range(100))).unclear

@@ -174,6 +174,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "rule": 0,
             "looks_inside": False,
             "max_bounce": None,
+            "doubt": None,
         },
         "rules": [],
         "floors": [],

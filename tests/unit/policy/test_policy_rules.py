@@ -23,7 +23,6 @@ from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
-from relay.policy.structure import MAX_PARTS
 from relay.policy.units import parse_duration
 from tests.testlib.long import sized
 from tests.testlib.policy_files import PEERS, write
@@ -255,8 +254,8 @@ LINES = st.one_of(
 @given(lines=st.lists(LINES, max_size=25))
 def test_any_message_can_be_asked_anything(lines: list[bytes]) -> None:
     content = MessageFacts(b"\r\n".join(lines))
-    assert all(part.type for part in content.parts)
-    assert content.unclear in (True, False)
+    assert all(part.type for part in content.parts or ())
+    assert (content.parts is None) == ("the attachments" in content.doubts)
     assert all(address.domain for address in content.authors or ())
     assert content.waited(datetime.now(UTC)) is None or content.waited(datetime.now(UTC)) is not None
     assert all(isinstance(value, str) for name in ("subject", "x", "from") for value in content.values(name) or ())
@@ -274,10 +273,9 @@ def test_a_pattern_matches_as_in_a_shell(pattern: str, text: str) -> None:
 
 def test_a_message_of_many_or_deep_parts_is_not_followed_to_its_end() -> None:
     many = MessageFacts(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\n\r\n" * 100_000)
-    assert many.unclear
-    assert len(many.parts) <= MAX_PARTS
+    assert many.parts is None
     deep = b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n) for n in range(100))
-    assert MessageFacts(deep).unclear
+    assert MessageFacts(deep).parts is None
 
 
 def with_names(names: list[str]) -> MessageFacts:
@@ -450,6 +448,59 @@ def test_a_tag_that_is_written_decomposed_is_found_composed(tmp_path: Path) -> N
     policies = load_policies(write(tmp_path, {"bob.example.toml": 'levels = ["aes"]\n' + rule}), PEERS)
     content = MessageFacts("Subject: [M\u00dcLLER]\r\n\r\n".encode())
     assert policies.decide(SENDER, "ben@bob.example", content).levels == ("otp",)
+
+
+@pytest.mark.parametrize(
+    ("condition", "fits", "not_fits"),
+    [
+        ('subject_tag = "*secret*"', b"Subject: top secret plan", b"Subject: plan"),
+        ('subject_tag = "[vs-*]"', b"Subject: Re: [VS-NfD] plan", b"Subject: vs-nfd [plan]"),
+        ('header = "X-Class: *secret*"', b"X-Class: top secret plan", b"X-Class: plan"),
+        ('attachment_name = "*secret*"', b"Content-Disposition: inline; filename=topsecret.txt", b"X-Class: secret"),
+        ('attachment_type = "image/*"', b"Content-Type: image/png", b"Content-Type: text/plain"),
+        ('author = "*@board.example"', b"From: x@board.example", b"From: x@bank.example"),
+    ],
+)
+def test_a_star_means_the_same_in_every_condition(tmp_path: Path, condition: str, fits: bytes, not_fits: bytes) -> None:
+    policies = load_policies(write(tmp_path, {"default.toml": f'{RULE}{condition}\nlevels = ["otp"]\n'}), PEERS)
+    decisions = [policies.decide(SENDER, "x@y.example", MessageFacts(each + b"\r\n\r\n")) for each in (fits, not_fits)]
+    assert [each.levels for each in decisions] == [("otp",), ("aes",)]
+
+
+IN_DOUBT = {
+    "author": ('author = "ceo@alice.example"', b"From: Ann", "From is in doubt (a name stands without an address)"),
+    "subject": ('subject_tag = "[x]"', b"Subject: =?x-none?q?y?=", "Subject is in doubt (it is in a character set that is not known here)"),
+    "header": ('header = "X-Class: x"', b"X-Class: a\x07b", "X-Class is in doubt (it has control characters, or others that programs show differently)"),
+    "parts": ('attachment_name = "*.x"', b"Content-Type: multipart/mixed", "the attachments are in doubt (it has parts, and no boundary of them or several)"),
+    "no field": ('subject_tag = "[x]"', b"X: y\r\nno field", "Subject is in doubt (a line of the header is no field)"),
+    "sender": ('sender = "ceo@alice.example"', b"X: y", "the sender is in doubt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("condition", "header", "cause"), IN_DOUBT.values(), ids=IN_DOUBT)
+def test_a_decision_says_what_was_in_doubt_and_what_it_would_be_without(
+    tmp_path: Path, condition: str, header: bytes, cause: str
+) -> None:
+    floors = f'[[floor]]\n{condition}\nlevels = ["otp"]\n'
+    files = {"default.toml": 'levels = ["aes", "pqc"]\n', "floors.toml": floors}
+    policies = load_policies(write(tmp_path, files), PEERS)
+    sender = "any%body@alice.example" if condition.startswith("sender") else "ann@alice.example"
+    content = MessageFacts(header + b"\r\n\r\n")
+    decision = policies.decide(sender, "x@y.example", content)
+    assert decision.levels == ("otp",)
+    assert str(decision.doubt) == (
+        f"{cause}, which counts as matching: levels: otp instead of aes, pqc "
+        f"(without that doubt: {tmp_path}/default.toml:1)"
+    )
+    explained = policies.explain(sender, "x@y.example", content)
+    assert explained.floors[0].because == f"raises what holds without it, as {cause}"
+
+
+def test_what_is_in_doubt_and_changes_nothing_is_not_named(tmp_path: Path) -> None:
+    rule = RULE + 'subject_tag = "[x]"\nlevels = ["otp"]\n[[when]]\nheader = "X: y"\nlevels = ["otp"]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": rule}), PEERS)
+    content = MessageFacts(b"Subject: =?x-none?q?y?=\r\nX: y\r\n\r\n")
+    assert policies.decide(SENDER, "x@y.example", content).doubt is None
 
 
 HOSTILE = {
