@@ -79,17 +79,18 @@ class Mailbox(NamedTuple):
         return f"{self.local}@{self.domain}"
 
 
-def read_addresses(field: bytes) -> tuple[Mailbox, ...]:
+def read_addresses(field: bytes, *, by_standard: bool = False) -> tuple[Mailbox, ...]:
     """The addresses in the value of an address field (raw octets, maybe folded); at least one.
 
-    Some readers decode encoded words first, and must not find other addresses. Raises InDoubt.
+    Some readers decode encoded words first, and must not find other addresses. `by_standard` is for what an address
+    permits: no name may break the standard, since mail servers may make an address of a part of it. Raises InDoubt.
     """
     if len(field) <= PLAIN_OCTETS and (plain := _PLAIN.fullmatch(field)):
         return (Mailbox(plain[2].decode("ascii"), plain[3].decode("ascii")),)
     try:
         return _listed(field)
     except InDoubt:
-        if (alone := _alone(field)) is None:
+        if by_standard or (alone := _alone(field)) is None:
             raise
         return (alone,)
 

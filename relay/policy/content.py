@@ -170,15 +170,17 @@ class MessageFacts:
         return self._read("Sender", lambda: self._read_addresses(b"sender"))
 
     @property
-    def sole_author_field(self) -> bool:
-        """Whether there is exactly one From field, as required."""
-        return len(self._by_name.get(b"from", [])) == 1
+    def sole_authors(self) -> tuple[FoldedAddress, ...] | None:
+        """The authors for what they permit: those of the only From field, by the standard alone; None if in doubt."""
+        if len(self._by_name.get(b"from", [])) != 1:
+            return None
+        return self._read("the only From", lambda: self._read_addresses(b"from", by_standard=True))
 
-    def _read_addresses(self, name: bytes) -> tuple[FoldedAddress, ...]:
+    def _read_addresses(self, name: bytes, *, by_standard: bool = False) -> tuple[FoldedAddress, ...]:
         addresses: set[FoldedAddress] = set()
         for value in self._fields(name, MAX_OCTETS):
             try:
-                addresses |= {fold_address(*each) for each in read_addresses(value)}
+                addresses |= {fold_address(*each) for each in read_addresses(value, by_standard=by_standard)}
             except InDoubt:
                 raise
             except ValueError as error:

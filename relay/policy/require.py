@@ -102,5 +102,5 @@ def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "
     subdomain is another domain. Raises MalformedMessage if the header has no end.
     """
     own = {fold_domain(domain) for domain in domains}
-    authors = content.authors if content.sole_author_field else None
+    authors = content.sole_authors
     return "peer" if authors and all(each.domain in own for each in authors) else "other"

@@ -131,6 +131,12 @@ def test_an_author_as_programs_and_people_write_them_is_in_no_doubt(name: str) -
     assert list(map(str, read_addresses(harmless.AUTHORS[name]))) == ["clerk@bank.example"]
 
 
+def test_what_an_address_permits_wants_a_name_by_the_standard() -> None:
+    """A mail server may make an address of the first word."""
+    with pytest.raises(InDoubt):
+        read_addresses(b"ceo, Ann <ann@alice.example>", by_standard=True)
+
+
 @pytest.mark.parametrize(
     "field",
     [

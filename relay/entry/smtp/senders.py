@@ -83,7 +83,7 @@ class SenderRights:
 
     def _check_field(self, name: str, value: bytes) -> None:
         try:
-            addresses = read_addresses(value)
+            addresses = read_addresses(value, by_standard=True)
         except InDoubt as error:
             raise FromNotAllowed(f"the {name} field cannot be read without doubt: {error}") from error
         for address in addresses:

@@ -28,7 +28,7 @@ MARK = REFUSE + 'unprotected = "mark"\n'
 
 
 BOTH = AES + 'require = ["pqc", "aes"]\n'
-UNREADABLE = "Boss, Ann <x@stranger.example>"
+UNREADABLE = "Boss <<x@stranger.example>"
 
 
 def required(directory: Path, files: dict[str, str], sender: str, message: bytes = b"\r\n") -> Requirements:
