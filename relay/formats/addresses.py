@@ -4,8 +4,8 @@ Standard: RFC 5322 3.4, and those obsolete forms of 4.4 that all read alike; RFC
 The author of a message decides which protection it needs, and what a user may send. So any address that another
 reader may find must be among those found here; otherwise the field is in doubt. It takes linear time.
 
-**One rule for names that break the standard**, as ordinary mail has them: where the only `@` of the field stands in
-angle brackets at its end, all readers find this address, whatever the name is: `[Jira] <clerk@bank.example>`.
+**One rule for names that break the standard**, as in `[Jira] <clerk@bank.example>`. Where the only `@` of the field
+stands in angle brackets at its end, all readers find this address, whatever the name is.
 """
 
 from __future__ import annotations

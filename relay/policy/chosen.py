@@ -13,7 +13,7 @@ from relay.policy.file import PolicyFile
 from relay.policy.people import Fit
 from relay.policy.raising import Raising, raised
 from relay.policy.rules import PlacedRule, When
-from relay.policy.settings import Chosen, Doubt
+from relay.policy.settings import Chosen, DoubtfulMatch
 from relay.policy.units import duration_text
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def _raised(base: Chosen, raising: Sequence[tuple[Raising, str]], asked: MailFac
     certain = [rule for rule, doubt in raising if not doubt]
     without = raised(base, certain, size) if certain else base
     changed = differences(without, result)
-    return replace(result, doubt=Doubt(causes, changed, f"{without.source}:{without.line}")) if changed else result
+    return (
+        replace(result, doubt=DoubtfulMatch(causes, changed, f"{without.source}:{without.line}")) if changed else result
+    )
 
 
 def meaning(rule: When, doubt: str = "") -> str:

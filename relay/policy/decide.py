@@ -32,7 +32,7 @@ from relay.policy.patterns import Groups
 from relay.policy.people import Fit, read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import DEFAULT_KEMS, Chosen, Doubt, KEMNames, MaxSize, Otherwise, Priority, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, DoubtfulMatch, KEMNames, MaxSize, Otherwise, Priority, Sign
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.strength import Quantum
 
@@ -70,7 +70,7 @@ class Decision:
     rule: int = 0
     looks_inside: bool = False
     max_bounce: int | None = None
-    doubt: Doubt | None = None
+    doubt: DoubtfulMatch | None = None
 
     @property
     def in_clear(self) -> bool:

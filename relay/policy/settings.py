@@ -176,7 +176,7 @@ def on_day(day: date) -> Iterator[None]:
         _day.reset(token)
 
 
-class Doubt(NamedTuple):
+class DoubtfulMatch(NamedTuple):
     """What counted as matching because it was in doubt: `causes` are sentences without their end.
 
     `changed` says what it did, each as "levels: otp instead of aes"; `where` is the file and line that would decide
@@ -226,7 +226,7 @@ class Chosen:
     source: str = ""
     line: int = 0
     rule: int = 0
-    doubt: Doubt | None = None
+    doubt: DoubtfulMatch | None = None
 
     @property
     def forbids_clear(self) -> bool:
