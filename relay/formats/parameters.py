@@ -1,8 +1,8 @@
 """Parses a MIME header field with parameters, such as Content-Type, if it keeps to the standard; else raises InDoubt.
 Standard: RFC 2045 5.1, RFC 2183, RFC 2231; time and memory are linear in the field.
 
-Of what the standard has, comments are in doubt, for programs disagree about them. Of what it has not, `/:?@` is read in a
-value without quotes, and a semicolon at the end. In quotes so are encoded words, and octets that are not ASCII.
+Of what the standard has, comments are in doubt, for programs disagree about them. Of what it has not, `/:?@` is read
+in a value without quotes, and a semicolon at the end. In quotes so are encoded words, and octets that are not ASCII.
 """
 
 from __future__ import annotations
