@@ -14,6 +14,8 @@ import pytest
 from relay.counting import held
 from relay.counting.board import Board, shared_board
 from relay.counting.held import FORGET_S, SURE, HeldMail
+from relay.errors import KeyUnavailable
+from relay.outcome import tally
 
 MAIL, OTHER = b"1" * 32, b"2" * 32
 
@@ -167,3 +169,11 @@ def test_that_nothing_of_it_waits_costs_a_mail_some_microseconds_at_most() -> No
         table.held("outgoing", "keys", MAIL, f"{each}@bob.example")
     assert empty < 10e-6
     assert cost() < 40e-6
+
+
+def test_whatever_kme_trouble_mail_waits_for_is_called_keys() -> None:
+    kinds = [KeyUnavailable]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert {"KMEUnanswered", "KMERefusedRequest"} <= {kind.__name__ for kind in kinds}
+    assert {kind.__name__: tally._CAUSES.get(kind.__name__) for kind in kinds} == {k.__name__: "keys" for k in kinds}

@@ -13,7 +13,6 @@ from relay.status.page.html import Html, element
 
 _UNITS = (("day", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 _OURS = {
-    "AmbiguousReply": "The KME's answer is about its keys or about the KME, and does not say which.",
     "BadStructure": "The sealed message is not in a form that the relay accepts.",
     "Gone": "The next hop cannot be reached, or ended the connection.",
     "KMEBusy": "The KME asks the relay to come back later.",
