@@ -24,7 +24,8 @@ Anything that is not a RelayError is treated as TryLater: unknown errors hold ma
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 RECIPIENT = "(the recipient)"
 """Placeholder for an address in recorded causes."""
@@ -88,6 +89,8 @@ class KeyUnavailable(TryLater):
 
     http_status = 0
     """HTTP status of the KME's reply; 0: there was none."""
+    found: Sequence[Any] = ()
+    """Requested keys that arrived nevertheless (relay.keys.Key); a KME delivers each once."""
     status = "4.7.5"
     public = "Encryption key not available, try again later"
 

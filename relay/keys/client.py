@@ -162,7 +162,7 @@ class KMEClient(Asker):
     ) -> dict[str, Key]:
         """The keys by ID, each by a request of its own (`one`), concurrently.
 
-        The failure of one does not lose the others. Raises KeyUnavailable if all failed: KeysMissing if unknown.
+        Raises KeyUnavailable, with the keys that arrived, if one failed; KeysMissing if all are unknown.
         """
         found: dict[str, Key] = {}
         trouble: KeyUnavailable | None = None
@@ -176,7 +176,8 @@ class KMEClient(Asker):
                 unknown = answer
             else:
                 trouble = answer
-        if trouble is not None and not found:
+        if trouble is not None:
+            trouble.found = list(found.values())
             raise trouble
         if unknown is not None and not found:
             raise KeysMissing(str(unknown), [], key_IDs) from (unknown.__cause__ or unknown)

@@ -197,16 +197,24 @@ class OptimizedKMClient(KMEClient):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(self, request: HTTPRequest, key_IDs: Sequence[str], patient: bool) -> dict[str, Key]:
+        others = 0
+
         async def read(body: bytes | bytearray) -> dict[str, Key]:
-            keys, refused = await off_loop(len(body), self._edition.read_asked_for, body, key_IDs)
-            if refused:
-                log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
+            nonlocal others
+            keys, others = await off_loop(len(body), self._edition.read_asked_for, body, key_IDs)
+            if others:
+                log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=others)
                 if not keys:
-                    raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
+                    raise KMEBadReply(f"{self.name}: dec_keys: none of {others} entries is a key asked for")
             return keys
 
         try:
-            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
+            keys = await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, key_IDs)
             raise KeysMissing(str(error), [], list(named or key_IDs), certain=bool(named)) from error
+        if others and len(keys) < len(key_IDs):  # not tried again: the KME gives those that came only once
+            partial = KMEBadReply(f"{self.name}: dec_keys: {others} entries are no key asked for")
+            partial.http_status, partial.found = 200, list(keys.values())
+            raise partial
+        return keys

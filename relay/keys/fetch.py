@@ -273,6 +273,7 @@ class Fetcher:
             self._count("not_asked", len(key_IDs))
             master.conclude_all([fetch for fetch, _ in batches], error)
         except KeyUnavailable as error:
+            await self._deliver(master, batches, error.found)
             if error.http_status:  # one message may have caused it
                 self._divide(master, batches, error, again=again)
             else:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from relay.errors import KeyUnavailable, KMEUnreachable, StoreUnavailable
+from relay.errors import KeyUnavailable, KMEBadReply, KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.settings import Quirks
@@ -415,6 +415,27 @@ async def test_a_kme_with_only_get_is_asked_for_each_key_alone(kme: FakeKME, tim
     assert set(await group.fetch("alice", [*key_IDs, "unknown"])) == set(key_IDs)
     assert len(kme.got("dec_keys")) == 6
     await group.close()
+
+
+async def test_a_fault_at_one_key_is_not_called_unknown_and_has_the_keys_that_came(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    first, second = _drawn(kme, 2)
+    kme.decide = lambda request: Misbehaviour("http", 504) if request.query.get("key_ID") == second else None
+    async with kme.client(timing=time.timing, quirks=Quirks(method="GET")) as client:
+        with pytest.raises(KMEUnreachable, match="HTTP 504") as raised:
+            await client.request_dec_keys("alice", [first, second], patient=False)
+        assert [key.key_ID for key in raised.value.found] == [first]
+
+
+async def test_an_entry_that_is_no_key_is_a_bad_reply_and_loses_no_other_key(
+    kme: FakeKME, group: KMEGroup, kept: Kept
+) -> None:
+    first, second = _drawn(kme, 2)
+    kme.misbehave("dec_keys", "bad_base64")
+    with pytest.raises(KMEBadReply):
+        await group.fetch("alice", [first, second], patient=False)
+    assert [key_ID for _, key_ID in kept.keys] == [first]
 
 
 async def test_closing_answers_everybody_and_leaves_no_task(kme: FakeKME) -> None:
