@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from relay.counting import key_metrics as metrics
-from relay.errors import KeyDestroyed, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
@@ -268,10 +268,16 @@ class KeyRing:
                 keys = await self._held(group, master_sae, list(by_ID), use)
             if missing := [key_ID for key_ID in by_ID if key_ID not in keys]:
                 stored = partial(self._held, group, master_sae, use=use)
-                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
+                trouble: KeyUnavailable | None = None
+                try:
+                    keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
+                except KeyUnavailable as error:
+                    trouble = error
                 # A key fetched by another relay of the site is in the store by now.
                 if late := [key_ID for key_ID in missing if key_ID not in keys]:
                     keys |= await self._held(group, master_sae, late, use)
+                if trouble is not None and any(key_ID not in keys for key_ID in late):
+                    raise trouble
             found |= {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
         return found
 

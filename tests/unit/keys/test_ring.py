@@ -27,7 +27,7 @@ from relay.keys.report import STATUS_MAX_AGE_S, show, show_forecasts
 from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
 from relay.keys.rotation import Rotation
 from relay.keys.types import KeyReference, SealingKey
-from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from relay.store.neighbours import CountedTogether, Neighbours, shared_memory
 from tests.testlib.counted import counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
@@ -155,8 +155,11 @@ async def test_a_key_that_a_command_has_stored_is_found_once_its_kme_has_none(
     store.seems_to_have = False
     store.keys["one", "sae-bob", "taken"] = b"k" * 32
     reference = KeyReference("taken", "sae-bob", "sae-alice", "one")
-    assert (await ring.fetch([reference]))[reference].key == b"k" * 32
-    assert len(pair[0].got("dec_keys")) == 1
+    for answers in (None, Misbehaviour("http", 500)):
+        pair[0].not_found = answers
+        pair[0].requests.clear()
+        assert (await ring.fetch([reference]))[reference].key == b"k" * 32
+        assert len(pair[0].got("dec_keys")) == 1
     store.destroyed = frozenset({"gone"})
     with pytest.raises(KeyDestroyed):
         await ring.fetch([KeyReference("gone", "sae-bob", "sae-alice", "one")])
