@@ -18,7 +18,7 @@ from relay.keys.asking import SHORTAGE
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.development import NOT_QUANTUM, from_development_kme
-from relay.keys.greeting import greet
+from relay.keys.greeting import greet, refusal_of_unknown
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.report import clocks_differ
@@ -56,6 +56,8 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
+                if not wrong and (said := await refusal_of_unknown(client, peer.sae_id)):
+                    wrong = f"arriving mail would not get its keys: {said}, to a call for a key that does not exist"
                 if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
                     wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
                 yield title, detail, (wrong,) if wrong else ()

@@ -52,3 +52,16 @@ async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
 
 def _text(error: KeyUnavailable) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+async def refusal_of_unknown(client: KMEClient, peer_sae: str) -> str:
+    """What the KME says to a request for a key of the peer that does not exist; "" if it says that it is not there."""
+    try:
+        await client.request_dec_keys(peer_sae, [str(uuid4())], patient=False)
+    except KeyNotFound:
+        return ""
+    except KeyUnavailable as error:
+        return (
+            f"{_text(error)} (to a call for a key that does not exist, which says whether arriving mail gets its keys)"
+        )
+    return ""
