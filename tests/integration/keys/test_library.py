@@ -252,6 +252,19 @@ async def test_the_pair_is_the_same_everywhere_and_belongs_to_the_loop_that_uses
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
+async def test_a_group_in_use_in_one_loop_says_so_in_another(kme: FakeKME) -> None:
+    async with KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0) as group:
+        taken = await group.take("bob")
+
+        async def use() -> Sequence[object]:
+            used = [group.take("bob", 512), group.take_pad("bob", 100), group.request_dec_keys("bob", [taken.key_ID])]
+            return await asyncio.gather(*used, return_exceptions=True)
+
+        assert [type(each) for each in await asyncio.to_thread(asyncio.run, use())] == [RuntimeError] * 3
+    gc.collect()
+
+
 async def test_the_pair_takes_what_the_class_takes_and_a_call_without_options_gives_it(
     servers: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
