@@ -233,6 +233,10 @@ class BurnBudget:
         return self._left
 
 
+OF_AN_SAE = "SAE "
+"""Prefix of the name of a trouble that is of one SAE alone."""
+
+
 class Health:
     """The health of one KME as one value, which decides about its calls.
 
@@ -278,7 +282,8 @@ class Health:
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are blocked at present, or fail; empty when all is well."""
-        troubles = {"breaker": self._breaker.cause} | {f"SAE {sae}": each.cause for sae, each in self._of_saes.items()}
+        troubles = {"breaker": self._breaker.cause}
+        troubles |= {OF_AN_SAE + sae: breaker.cause for sae, breaker in self._of_saes.items()}
         troubles[Call.DEC_KEYS] = self.refusal and f"no key of arriving mail is available: {self.refusal}"
         return {name: cause for name, cause in troubles.items() if cause}
 

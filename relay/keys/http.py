@@ -5,7 +5,7 @@ Standard: HTTP/1.1 (RFC 9112); independent of keys.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
@@ -37,15 +37,7 @@ class HTTPRequest:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON form, for `from_json`."""
-        return {
-            "method": self.method,
-            "path": self.path,
-            "query": self.query,
-            "json": self.json,
-            "sae": self.sae,
-            "key_IDs": self.key_IDs,
-            "max_octets": self.max_octets,
-        }
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:

@@ -22,6 +22,7 @@ from relay.errors import (
 )
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMEFailed, KMERefusedRequest
+from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys
 from relay.keys.kme_store import KMEStore, begun, goes_on
 from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
@@ -77,7 +78,7 @@ class KeyPool:
     @property
     def trouble(self) -> str:
         """The faults that need action, or ""."""
-        troubles = list(self.client.troubles.values())
+        troubles = [text for what, text in self.client.troubles.items() if not what.startswith(OF_AN_SAE)]
         if withheld := self.issued.withheld:
             troubles.append(f"no keys are drawn, the store cannot remember them: {withheld}")
         if self.undelivered.dropped:
@@ -89,6 +90,8 @@ class KeyPool:
 
     def refusal(self, slave_sae: str) -> str:
         """Why the KME issues no keys for this slave SAE at present, such as a shortage, or ""."""
+        if blocked := self.client.troubles.get(OF_AN_SAE + slave_sae):
+            return blocked
         refused = (each.refused for each in self._peer_pools.values() if each.slave_sae == slave_sae)
         return next(filter(None, refused), "")
 

@@ -555,3 +555,16 @@ async def test_a_fault_that_nobody_foresaw_does_not_end_the_watch_over_the_keys(
     async with asyncio.timeout(10):
         for _ in range(3):
             await tended.acquire()
+
+
+async def test_what_a_kme_refuses_for_one_peer_is_the_trouble_of_no_other(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME]
+) -> None:
+    pair[1].decide = lambda request: (
+        Misbehaviour("http", 401) if (request.call, request.other) == ("enc_keys", "sae-carol") else None
+    )
+    with pytest.raises(KMEMisconfigured):
+        await ring.take("carol")
+    rows = {row.peer: row.trouble for row in (await ring.report()).pools if row.kme == "kme-two"}
+    assert "HTTP 401" in rows["carol"]
+    assert rows["bob"] == ""
