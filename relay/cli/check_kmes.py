@@ -22,12 +22,18 @@ from relay.keys.greeting import greet, refusal_of_unknown
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.report import clocks_differ
-from relay.keys.undelivered import remembered
+from relay.keys.types import Found
+from relay.keys.undelivered import recalled, remember
 
-_UNKNOWN = (
-    "this KME cannot be tried so: if a peer does not find keys that mail from here has used, set one_batch_at_a_time = "
-    "true"
-)
+_FOUND: dict[Found, str] = {
+    "kept": "kept",
+    "dropped": "dropped when more are asked for: one batch at a time is drawn",
+    "counted": "dropped when more are asked for: the next batch is drawn once the peer has fetched the last one",
+    "untold": (
+        "whether they are kept when more are asked for is unknown: one batch at a time is drawn. `qumail-relay keys "
+        "trial` finds it out with the peer; or set one_batch_at_a_time = false if its maker says that it keeps them"
+    ),
+}
 
 
 async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
@@ -41,7 +47,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
             yield title, kme.url, tuple(error.problems)
             continue
         async with client:
-            untried = trial_keys
+            first = True
             if not any(kme.group in peer.kme_groups for peer in config.peers.values()):
                 yield await _without_peer(title, config, kme, client)
             for peer_name, peer in config.peers.items():
@@ -63,9 +69,9 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 yield title, detail, (wrong,) if wrong else ()
                 if trial_keys:
                     yield await _drawn(f"{title}: a key for peer {peer_name}", client, peer.sae_id)
-                if untried:
-                    untried = False
-                    yield await _tried(title, config, kme, client, status, peer.sae_id)
+                if first and kme.one_batch_at_a_time is None:
+                    first = False
+                    yield await _undelivered(title, config, client, status, peer.sae_id, trial=trial_keys)
             if ending := client.ending_certificates(datetime.now(UTC)):
                 yield f"{title}: certificates", "", tuple(ending)
 
@@ -96,24 +102,23 @@ async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
         return title, "", (f"{type(error).__name__}: {error}",)
 
 
-async def _tried(
-    title: str, config: Config, kme: KMESettings, client: KMEClient, status: KeyStatus, slave_sae: str
+async def _undelivered(
+    title: str, config: Config, client: KMEClient, status: KeyStatus, slave_sae: str, *, trial: bool
 ) -> State:
-    """Whether keys that a peer has not fetched are still there when more were asked for; relays that start know it."""
+    """What becomes of keys that a peer has not fetched when more are asked for; a relay that starts finds it out."""
     title += ": undelivered keys"
-    own_sae = config.site.sae_id
+    place, found = (client.url, config.site.sae_id, slave_sae), None
     try:
-        keeps = await client.keeps_undelivered(slave_sae, own_sae)
+        found = await client.keeps_undelivered(slave_sae, config.site.sae_id) if trial else None
     except RelayError as error:
         return title, "", (f"{type(error).__name__}: {error}",)
     with suppress(RelayError):  # of the store, which is looked at elsewhere
         async with existing_store(config) as store:
-            if store is not None:
-                await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
-    if keeps is False and not kme.one_batch_at_a_time:
-        return title, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
-    texts = {True: "kept", False: "dropped; one batch at a time is drawn", None: _UNKNOWN}
-    return title, texts[keeps], ()
+            known = await recalled(store.trials, place, status) if store is not None else None
+            found = known if found in (None, "untold") and known is not None else found
+            if store is not None and found is not None and found != known:
+                await remember(store.trials, place, status, found)
+    return title, "not tried yet; the first mail does it" if found is None else _FOUND[found], ()
 
 
 def _half_known(kme: KMESettings, status: KeyStatus) -> str:

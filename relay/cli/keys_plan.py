@@ -28,7 +28,6 @@ from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
-from relay.keys.undelivered import TRY_EVERY_S
 from relay.levels import BY_NAME, ON_TOP, PADS, QUANTUM, SEALING, SINGLE_KEYS
 from relay.mail import Recipient
 from relay.schemes.all import all_schemes
@@ -204,10 +203,10 @@ def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
 
 
 def _idle(kme: KMESettings) -> int:
-    """Keys a day that are kept ready and expire where no mail comes, and those by which the KME is tried."""
+    """Keys a day that are kept ready and expire where no mail comes."""
     rule = prefetch_of(kme)
     low = 0 if kme.use == PADS else rule.low
-    return round(low * DAY_S / rule.lifetime + 2 * DAY_S / TRY_EVERY_S)
+    return round(low * DAY_S / rule.lifetime)
 
 
 async def _source(config: Config, peer_name: str, use: str) -> Source | None:

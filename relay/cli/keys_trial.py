@@ -30,7 +30,7 @@ from relay.identity import with_documents
 from relay.journey.sealing import SealedCopy
 from relay.keys.client import KMEClient
 from relay.keys.replies import USUAL_KEY_BITS
-from relay.keys.undelivered import known_to_drop
+from relay.keys.undelivered import recalled, remember
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.process import assembly
@@ -66,7 +66,7 @@ async def draw_a_key(client: KMEClient, slave_sae: str) -> str:
 @click.option("--kme", "only_kme", metavar="NAME", help="Only this KME. [default: all]")
 @click.option("--wait", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds until an answer.")
 def trial(config_file: Path, only_peer: str | None, only_kme: str | None, wait: float) -> None:
-    """Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.
+    """Have each KME give a key for each peer, and the peer's relay find one: it costs two keys and a small mail's.
 
     A canary is sealed as policy says, with keys of that KME alone, and goes to the peer by the next hop. The peer's
     relay answers once it has opened it, and the relay that serves here takes the answer. A peer answers once in 50
@@ -111,7 +111,9 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
             [pool] = parts.keys.groups[config.kmes[kme].group].pools
             client, slave_sae = pool.client, config.peers[peer].sae_id
             # Before any key is drawn: with it such a KME drops those that the relay has ready, and mail under them.
-            if serves(config) and (pool.undelivered.one_batch or await _drops(parts, client, slave_sae)):
+            place, status = (client.url, config.site.sae_id, slave_sae), await client.check_key_status(slave_sae)
+            known = await recalled(parts.store.trials, place, status)
+            if serves(config) and (pool.undelivered.pause or known in ("dropped", "counted")):
                 return KeyTrial(problem=_DROPS)
             trial = KeyTrial(await draw_a_key(client, slave_sae))
             canary = TrialCanary.to(parts, peer)
@@ -121,7 +123,10 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
             if not sealed.keys:
                 why = f"its canary leaves by {sealed.protection}, which costs no quantum key"
                 return replace(trial, untried=f"whether the peer finds it was not tried: {why}")
+            await draw_a_key(client, slave_sae)  # a KME that drops undelivered keys has lost those of the canary now
             seconds = await canary.answered(sealed, console, wait)
+            if seconds is not None:
+                await remember(parts.store.trials, place, status, "kept")
     except (RelayError, OSError) as error:
         return replace(trial, problem=f"{type(error).__name__}: {error}")
     if seconds is None:
@@ -130,20 +135,14 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
 
 
 _UNANSWERED = (
-    "no answer of peer {peer} within {wait:.0f} s: its relay did not get the key from its own KME, or the mail did not "
-    "reach it, or it answers no canaries (its log: mail_held, canary_dropped), or its answer was not opened here (our "
-    "log)"
+    "no answer of peer {peer} within {wait:.0f} s: its relay did not get the key from its own KME (or the KME drops "
+    "keys that were not fetched when more are asked for), or the mail did not reach it, or it answers no canaries (its "
+    "log: mail_held, canary_dropped), or its answer was not opened here (our log)"
 )
 _DROPS = (
     "not tried beside the relay that serves: this KME drops keys that the peer has not fetched when more are asked "
     "for, and mail under them would be lost; stop the relay first"
 )
-
-
-async def _drops(parts: Parts, client: KMEClient, slave_sae: str) -> bool:
-    """Whether this site remembers that the KME drops undelivered keys. Raises KeyUnavailable and StoreUnavailable."""
-    status = await client.check_key_status(slave_sae, patient=False)
-    return await known_to_drop(parts.store.trials, (client.url, parts.config.site.sae_id, slave_sae), status)
 
 
 def _nobody_hears(config: Config) -> str:

@@ -68,6 +68,7 @@ class KMESettings(toml.Table):
 
     examples: ClassVar[Mapping[str, object]] = {
         "url": "https://kme.alice.example:8443",
+        "one_batch_at_a_time": 60.0,
         "ca": "/etc/qumail-relay/kme/ca.pem",
         "certificate": "/etc/qumail-relay/kme/sae-alice.pem",
         "key": "/etc/qumail-relay/kme/sae-alice.key",
@@ -86,8 +87,8 @@ class KMESettings(toml.Table):
         "breaker_delay": "it is 5 times retry_delay; remove this line",
         "breaker_longest": "it is 15 times retry_delay; remove this line",
         "burn_budget": "it is 1000 keys an hour; remove this line",
-        "cache_low": "a refill begins below a quarter of cache_high; remove this line",
-        "cache_most": "no more than 1000 keys are kept ready, or cache_high where that is more; remove this line",
+        "cache_low": "a 32nd of cache_high is kept ready, and more with use; remove this line",
+        "cache_most": "no more than cache_high keys are kept ready; remove this line",
         "outage": "how many keys are kept ready follows their use; set cache_high to have more of them",
         "key_margin": "keys are destroyed when a fifth of key_lifetime is left; remove this line",
         "gather": "keys of several mails share a request wherever the KME takes several; remove this line",
@@ -166,16 +167,12 @@ class KMESettings(toml.Table):
     """
 
     prefetch: bool = True
-    """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived
-    (one_batch_at_a_time).
-    """
-    cache_high: int = Field(default=32, ge=0, le=100_000)
-    """How many keys are kept ready. Below a quarter of it a refill starts. It goes up to this number, or to what the
-    measured use and 10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to
-    that quarter whenever its keys have expired. That takes at most a twentieth of the link's measured rate. On a slow
-    link an idle relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each
-    KME and peer as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one
-    draws two more, as every hour, to try the KME.
+    """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived."""
+    cache_high: int = Field(default=256, ge=0, le=100_000)
+    """How many keys are kept ready for a peer at most. It begins with a 32nd of that. More are kept as use grows: what
+    the measured use and 10 seconds without the KME need, and no more than the link makes. On a slow link an idle relay
+    keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer as it
+    stands here. A stop burns what is ready.
     """
     key_lifetime: Seconds = 300.0
     """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
@@ -186,14 +183,17 @@ class KMESettings(toml.Table):
     alarm: Seconds = 3600.0
     """An alarm is raised when the keys will be gone within this time at the present rates."""
 
-    one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
+    one_batch_at_a_time: (
+        Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] | None
+    ) = None
     """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
-    for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour, where
-    max_SAE_ID_count in the status allows for that. If the KME drops them, the relay draws one batch at a time. The next
-    batch is drawn this many seconds after the last key of the previous one was used. It is the time a mail may take to
-    the peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
-    relay with one worker. They are not tried then, and the first batch is drawn that long after the start. `check
-    --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
+    for. Mail under these can never be opened. A relay tries its KME with two to ten keys at its first start, and
+    remembers for 30 days what came of it. `check --trial-keys` and `keys trial` try it too. From a KME that drops keys,
+    one batch is drawn at a time. The next one is drawn 60 seconds after the last key of the previous one was used. It
+    is drawn earlier if the KME's status shows that the peer has fetched them. Until then further mail is held. Where
+    nothing can be found out, the next batch is drawn 5 seconds after the last use. Set the time that a mail may take
+    to the peer, in seconds (true: 60). Set false where the maker says that the KME keeps undelivered keys. Then it is
+    not tried. With a KME that drops keys, have one KME in the group and one relay with one worker.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held.

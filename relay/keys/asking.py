@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar, Unpack
+from collections.abc import Callable
+from typing import TypeVar, Unpack
 
 from relay.counting import key_metrics as metrics
 from relay.errors import (
@@ -39,9 +38,9 @@ from relay.keys.faults import (
     outcome_of,
     says_shortage,
 )
-from relay.keys.health import MAX_BACKOFF_S, Health
+from relay.keys.health import MAX_BACKOFF_S, Health, TimeLimit
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
-from relay.keys.late import KeyRequests
+from relay.keys.late import KeyRequests, Question
 from relay.keys.renewal import Renewal
 from relay.keys.replies import ErrorText, KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
@@ -55,21 +54,6 @@ Result = TypeVar("Result")
 
 SHORTAGE = "shortage of keys"
 """The name of a refusal for too few keys in a cause, whatever its code and text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question(Generic[Result]):
-    """A request to a KME, and `read`, which parses the body of its reply.
-
-    `spends` is the number of keys burnt if the KME may have carried out a request without an answer. Such a request is
-    retried within the burn budget. `bits` is the amount requested, to be compared with the status.
-    """
-
-    call: Call
-    request: HTTPRequest
-    read: Callable[[bytes | bytearray], Awaitable[Result]]
-    spends: int = 0
-    bits: int = 0
 
 
 def _unnoticed() -> None:
@@ -95,10 +79,10 @@ class Asker(ABC):
         self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay
         self.timeout = settings.timeout
         self.pool_connections, self.pool_maxsize = settings.pool_connections, settings.pool_maxsize
-        self.name = settings.name or without_password(self.url)
+        self.name: str = settings.name or without_password(self.url)
         self._timing = settings.timing
         self.board = settings.board or Numbers()
-        self.accounts = Accounts(self.name, self.board)
+        self.accounts: Accounts = Accounts(self.name, self.board)
         """The accounts of fresh keys; only keys lost in transit are entered here."""
         self.transport = Transport(
             self.url,
@@ -108,16 +92,20 @@ class Asker(ABC):
             keep_alive=settings.quirks.keep_alive and not self.one_by_one,
             connect=settings.timeout / 2,
         )
-        self.state = Health(self.name, settings)
+        self.state: Health = Health(self.name, settings)
         """The health of the KME."""
-        self.time_limits = self.state.limits
+        self.time_limits: dict[Call, TimeLimit] = self.state.limits
         self._receive: Sender = self.transport.send
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns: dict[str, asyncio.Semaphore] = {}
-        self.take_in: Callable[[str, int, list[Key]], None]
-        """Callback for late keys: slave SAE, size in bits, keys."""
-        self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
-        self.renewal = Renewal(self)
+        self.key_requests = KeyRequests(
+            self.name,
+            self.transport,
+            self.state.budget,
+            self.burn,
+            most_late=settings.pool_maxsize // 2,
+        )
+        self.renewal = Renewal(self.name, self.transport, self.state, self.status_question, settings.timing.clock)
         """Renewal of the certificate files."""
         self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
 
@@ -162,6 +150,10 @@ class Asker(ABC):
     def tries_again(self, failures: int, number: int) -> bool:
         """Whether to retry a request for `number` keys after this number of `failures`; it may burn them."""
         return failures < self.retry_attempts and self.state.budget.allows(number)
+
+    def give_late_to(self, take_in: Callable[[str, int, list[Key]], None]) -> None:
+        """Sets what gets the keys of late answers: slave SAE, size in bits, keys."""
+        self.key_requests.take_in = take_in
 
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Records keys lost in transit, and charges the burn budget."""

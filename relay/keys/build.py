@@ -24,8 +24,8 @@ from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing
 BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
 """First and longest breaker pause, as multiples of `retry_delay`: longer than the attempts of a call."""
 
-LOW_SHARE = 0.25
-"""Share of `cache_high` below which a refill begins."""
+SMALL_SHARE = 32
+"""What is kept ready without use is this part of `cache_high`."""
 
 
 def key_ring(
@@ -104,7 +104,7 @@ def peer_keys(peer: PeerSettings) -> PeerKeys:
 def prefetch_of(kme: KMESettings) -> Prefetch:
     """The prefetch settings of a KME."""
     high = kme.cache_high if kme.prefetch else 0
-    return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.usable_for)
+    return Prefetch(low=-(-high // SMALL_SHARE), high=high, lifetime=kme.usable_for)
 
 
 def _group(

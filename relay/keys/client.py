@@ -22,7 +22,7 @@ from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
 from relay.keys.tls import CertificateEnd
-from relay.keys.types import SAEID, Key
+from relay.keys.types import SAEID, Found, Key
 
 
 def check_numbers(number: int, size: int) -> None:
@@ -106,9 +106,9 @@ class KMEClient(Asker):
         self._fresh = self._shared_requests()
         self._loop = None
 
-    def _shared_requests(self) -> KeyPool:
+    def _shared_requests(self) -> KeyPool[KMEClient]:
         """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""
-        return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
+        return KeyPool[KMEClient](self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
 
     def ending_certificates(self, now: datetime) -> list[str]:
         """Certificates (ours, the CA's, the KME's) that end within 30 days of `now` (aware), or have. Reads files."""
@@ -118,12 +118,13 @@ class KMEClient(Asker):
         """The ends of all certificates. Reads files. Raises OSError and ValueError."""
         return self.transport.tls.ends()
 
-    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether undelivered keys survive a further request for keys; None: unknown.
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
+        """What becomes of undelivered keys with a further request for keys.
 
-        It costs two keys, and with a KME that drops keys all that the slave has not fetched yet. Raises KeyUnavailable.
+        A trial costs some keys, and with a KME that drops keys all that the slave has not fetched. Raises
+        KeyUnavailable.
         """
-        return None
+        return "untold"
 
     def receive_through(self, receiver: Receiver) -> None:
         """Sets the sender of requests for received keys."""

@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -112,8 +112,8 @@ def _https(url: object) -> str:
     return url.rstrip("/")
 
 
-USUAL_CACHE = Prefetch(low=128, high=256, lifetime=240.0, follows_use=False)
-"""Keys are drawn in the background whenever fewer than `low` are ready, up to `high`; unused ones are lost."""
+USUAL_CACHE = Prefetch(low=8, high=256, lifetime=240.0)
+"""A small batch is kept ready in the background, and up to `high` keys with use; unused ones are lost."""
 
 
 class CachedKMClient(OptimizedKMClient):
@@ -130,9 +130,9 @@ class CachedKMClient(OptimizedKMClient):
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
         self.bind()
-        self._fresh.warm(str(slave_sae_id), size, to_high=True)
+        self._fresh.warm(str(slave_sae_id), size)
 
-    def _shared_requests(self) -> KeyPool:
+    def _shared_requests(self) -> KeyPool[Any]:
         return KeyPool(self, self._cache, SeenKeys(), self._timing)
 
 

@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any, Unpack
 
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys.asking import SHORTAGE, Question
+from relay.keys.asking import SHORTAGE
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.edition1 import Edition1
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
+from relay.keys.late import Question
 from relay.keys.replies import (
     USUAL_KEY_BITS,
     KeyStatus,
@@ -24,13 +25,17 @@ from relay.keys.replies import (
     key_IDs_in_error,
 )
 from relay.keys.settings import ClientOptions
-from relay.keys.types import SAEID, Key
+from relay.keys.types import SAEID, Found, Key
 from relay.runtime.aio import off_loop
 
 log = Events(__name__)
 
 SIZE_BELIEVED_FOR_S = 120.0
 """Time for which no other size is requested from a KME that ignores it, in seconds: each attempt burns keys."""
+
+
+TRIAL_KEYS = (3, 2)
+"""Number of keys in the two requests of a trial: no link makes just as many at the same moments."""
 
 
 class OptimizedKMClient(KMEClient):
@@ -161,34 +166,53 @@ class OptimizedKMClient(KMEClient):
             keys = await self._dec_keys(self._edition.dec_keys(master_sae, unique), unique, patient)
         return in_order(self.name, key_IDs, keys)
 
-    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether undelivered keys survive a further request for keys; None: unknown.
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
+        """What becomes of keys that the slave has not fetched with a further request for keys.
 
-        It draws two keys, with ourselves as a further slave, and fetches them. It costs these two, and with a KME that
-        drops keys all that the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
+        Where ourselves may be a further slave, it draws two keys and fetches them. Else it draws three keys and two,
+        and looks whether stored_key_count is the number of those that nobody has fetched. With a KME that drops keys
+        it costs all that the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
         """
         sae, own = str(slave_sae_id), str(own_sae_id)
         status = await self.check_key_status(sae, patient=False)
-        if not status.max_SAE_ID_count:
-            return None
         size = status.key_size or USUAL_KEY_BITS
+        if not status.max_SAE_ID_count:
+            return await self._counted(sae, status, size)
         try:
-            drawn = [await self._trial_key(sae, own, size) for _ in range(2)]
+            drawn = [(await self._trial_keys(sae, 1, size, own))[0] for _ in range(2)]
         except KMEMisconfigured:
-            return None
+            return "untold"
         # The later one first: if that arrives, a missing earlier one is not due to lag.
-        for key, answer in ((drawn[1], None), (drawn[0], False)):
+        answers: tuple[Found, Found] = ("untold", "dropped")
+        for key, answer in zip(reversed(drawn), answers, strict=True):
             try:
                 await self._fetch_trial(own, key.key_ID)
             except (KeyNotFound, KMEMisconfigured):
                 return answer
-        return True
+        return "kept"
 
-    async def _trial_key(self, sae: str, own: str, size: int) -> Key:
-        """A key for the trial only."""
-        [key] = await self.draw_keys(sae, 1, size, patient=False, options={"additional_slave_SAE_IDs": [own]})
-        self.accounts.issued_and_burnt(sae, 1, "trial")
-        return key
+    async def _counted(self, sae: str, status: KeyStatus, size: int) -> Found:
+        """The same from the number of stored keys: as a rule it falls with each request, and shows nothing."""
+        if status.stored_key_count is None or 0 < (status.max_key_per_request or 0) < TRIAL_KEYS[0]:
+            return "untold"
+        before, stored = status.stored_key_count, []
+        for number in TRIAL_KEYS:
+            if len(await self._trial_keys(sae, number, size)) != number:
+                return "untold"
+            stored.append((await self.check_key_status(sae, patient=False)).stored_key_count)
+            if stored[0] not in (before + TRIAL_KEYS[0], TRIAL_KEYS[0]):
+                return "untold"
+        first, second = TRIAL_KEYS
+        if stored == [before + first, before + first + second]:
+            return "kept"
+        return "counted" if stored[1] == (stored[0] or 0) - first + second else "untold"
+
+    async def _trial_keys(self, sae: str, number: int, size: int, further: str = "") -> list[Key]:
+        """Keys for the trial only."""
+        options = {"additional_slave_SAE_IDs": [further]} if further else {}
+        keys = await self.draw_keys(sae, number, size, patient=False, options=options)
+        self.accounts.issued_and_burnt(sae, len(keys), "trial")
+        return keys
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
         """Fetches the trial key: a request without key_IDs of its own, so that no spool keeps the reply."""

@@ -52,14 +52,15 @@ class KMEGroup:
         board: KeyCounts | None = None,
         timing: Timing = REAL_TIME,
         use: Use = "both",
-        one_batch: Mapping[str, float] | None = None,
+        one_batch: Mapping[str, float | None] | None = None,
         known_as: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`prefetch` is for all KMEs, or by KME name.
 
         `lag_patience` is in seconds; at most `lag_waiting` fetches wait for lagging keys. `keep` stores fetched keys
         before they are returned.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
+        `one_batch`, by KME name, is the setting for keys that the peer has not fetched (relay.keys.undelivered). By
+        default KMEs keep them.
         `known_as` are our names at each KME, by KME name: our SAE ID first.
         """
         self.use: Use = use

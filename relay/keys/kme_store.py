@@ -8,22 +8,18 @@ omit that name (master_SAE_ID, the calling SAE), or spell it differently.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from relay.errors import KeyUnavailable, KMEMisconfigured, KMEUnreachable
 from relay.keys.events import Complaint, Events
 from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Rate
 from relay.keys.replies import KeyStatus
+from relay.keys.source import KeySource
 from relay.keys.types import Timing
-
-if TYPE_CHECKING:
-    from relay.keys.client import KMEClient
+from relay.runtime.aio import begun, goes_on
 
 log = Events(__name__)
-
-Result = TypeVar("Result")
 
 USE_WINDOW_S = 300.0
 """Window of the use rate, in seconds."""
@@ -37,7 +33,7 @@ class KMEStore:
 
     def __init__(
         self,
-        client: KMEClient,
+        client: KeySource,
         slave_sae: str,
         known_as: Sequence[str],
         draws: DrawCount,
@@ -166,18 +162,6 @@ class KMEStore:
                 complaint.say(kme=self._client.name, slave_sae=self._slave_sae, **names, cause=str(other))
             else:
                 complaint.over()
-
-
-def goes_on(task: asyncio.Task[Result] | None) -> TypeGuard[asyncio.Task[Result]]:
-    """Whether a task is still running, in an event loop that is not closed."""
-    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
-
-
-def begun(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-    """Starts a task whose error is retrieved even if nobody awaits it."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
-    return task
 
 
 @dataclass(frozen=True, slots=True)

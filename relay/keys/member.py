@@ -36,7 +36,13 @@ class Member:
     """One KME of a group: its fresh keys, fetching, and whether it is worth asking now."""
 
     def __init__(
-        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: KeyCounts, timing: Timing
+        self,
+        group: str,
+        client: KMEClient,
+        pool: KeyPool[KMEClient],
+        keep: KeepKeys | None,
+        board: KeyCounts,
+        timing: Timing,
     ) -> None:
         """The arguments are those of KMEGroup."""
         self.group = group

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from relay.errors import (
     KeyUnavailable,
@@ -24,41 +24,49 @@ from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMEFailed, KMERefusedRequest
 from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys
-from relay.keys.kme_store import KMEStore, begun, goes_on
+from relay.keys.kme_store import KMEStore
 from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
+from relay.keys.source import KeySource
 from relay.keys.state import Batch, PeerPool, Want
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import REAL_TIME, Key, Timing
 from relay.keys.undelivered import Undelivered
-
-if TYPE_CHECKING:
-    from relay.keys.client import KMEClient
+from relay.runtime.aio import begun, goes_on
 
 log = Events(__name__)
 
+Source = TypeVar("Source", bound=KeySource)
 
-class KeyPool:
+PATIENCE_S = 10.0
+"""Longest time that a caller waits for the next batch of a KME that gives one at a time, in seconds."""
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.1, 1.0
+"""First and longest interval at which its status is asked for meanwhile, in seconds."""
+MANY_SIZES = 64
+"""Number of sizes from which those that are no longer used are forgotten."""
+
+
+class KeyPool(Generic[Source]):
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
     def __init__(
         self,
-        client: KMEClient,
+        client: Source,
         prefetch: Prefetch,
         seen: SeenKeys,
         timing: Timing = REAL_TIME,
         *,
-        one_batch: float = 0.0,
+        one_batch: float | None = None,
         known_as: Sequence[str] = (),
         managed: bool = True,
     ) -> None:
-        """`one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
+        """`one_batch` is the setting for keys that the peer has not fetched (see relay.keys.undelivered).
 
         `known_as`: our SAE ID, and its spellings at the KME; empty: any name. `managed` False requests no status, and
         does not back off after a refusal: the caller decides what to request.
         """
-        self.undelivered = Undelivered(client, one_batch, timing.clock)
+        self.undelivered = Undelivered(one_batch, timing.clock)
         self.client = client
-        client.take_in = self.take_in
+        client.give_late_to(self.take_in)
         self._managed = managed
         self.prefetch = prefetch
         self._seen = seen
@@ -67,6 +75,7 @@ class KeyPool:
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
         self._kme_stores: dict[str, KMEStore] = {}
         self._drawing: dict[asyncio.Task[None], PeerPool] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         self._began = timing.clock()
         self._closed = False
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
@@ -84,7 +93,7 @@ class KeyPool:
         if self.undelivered.dropped:
             troubles.append(
                 "the KME drops keys that the peer has not fetched when more are asked for: they are drawn one batch at "
-                f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
+                f"a time, as with one_batch_at_a_time = {self.undelivered.pause:.0f}"
             )
         return "; ".join(troubles)
 
@@ -110,7 +119,7 @@ class KeyPool:
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """The number of keys in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(peer_pool.stock) + peer_pool.given
+            place: len(peer_pool.stock) + peer_pool.aside
             for place, peer_pool in self._peer_pools.items()
             if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
@@ -174,7 +183,7 @@ class KeyPool:
 
         Not if the KME drops keys that the peer has not fetched: another request may have been made since.
         """
-        if self._closed or self.undelivered.one_batch:
+        if self._closed or self.undelivered.pause:
             self.client.accounts.issued_and_burnt(slave_sae, len(keys), "late answer")
             return
         peer_pool = self._peer_pool(slave_sae, size)
@@ -188,28 +197,26 @@ class KeyPool:
             self._forget_if_idle(peer_pool)
             return
         kme_store = self.store(peer_pool.slave_sae)
-        kme_store.used_at = self._timing.clock()
+        kme_store.used_at = peer_pool.used_at = self._timing.clock()
         kme_store.use.add(number * peer_pool.size)
         peer_pool.peak.add(number)
         if peer_pool.prefetched:
             self._refill_if_low(peer_pool)
+            peer_pool.given += number
         else:
             self._forget_if_idle(peer_pool)
 
-    def warm(self, slave_sae: str, size: int = 256, *, to_high: bool = False) -> None:
-        """Draws keys for this slave SAE up to the low mark, so that its first messages need not wait.
-
-        More are drawn only with use, or `to_high`: a restart burns the keys of an idle relay.
-        """
+    def warm(self, slave_sae: str, size: int = 256) -> None:
+        """Draws a small batch for this slave SAE, so that its first messages need not wait; more with use."""
         peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.prefetched = self.prefetch.high > 0
-        self._refill_if_low(peer_pool, to_high=to_high or bool(self.undelivered.one_batch))
+        peer_pool.prefetched = peer_pool.kept_ready = self.prefetch.high > 0
+        self._refill_if_low(peer_pool)
 
     def cool(self, slave_sae: str) -> None:
         """Stops drawing ahead of need for this slave SAE."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.slave_sae == slave_sae:
-                peer_pool.prefetched, peer_pool.fill_to = False, 0
+                peer_pool.prefetched, peer_pool.kept_ready, peer_pool.fill_to = False, False, 0
 
     def stop_drawing_ahead(self) -> None:
         """Stops drawing ahead permanently, at shutdown: keys in the pool will be burnt."""
@@ -229,7 +236,7 @@ class KeyPool:
         """Draws keys up to the low mark, even without demand."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.prefetched and not peer_pool.filling:
-                self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
+                self._refill_if_low(peer_pool)
 
     async def close(self) -> None:
         """Ends all drawing and burns the keys in the pool; the client stays open."""
@@ -256,7 +263,7 @@ class KeyPool:
             peer_pool.refuse(self._stopped())
         elif self._managed and (error := peer_pool.too_early(self.client.name)) is not None:
             peer_pool.refuse(error)
-        elif self._under_way(peer_pool) < (1 if self.undelivered.one_batch else self.client.at_once):
+        elif self._under_way(peer_pool) < (1 if self.undelivered.pause else self.client.at_once):
             task = begun(self._draw_until_enough(peer_pool), "draw keys")
             self._drawing[task] = peer_pool
             task.add_done_callback(self._ended)
@@ -300,21 +307,18 @@ class KeyPool:
             peer_pool.filling = False
             return False
         await self._prepare(peer_pool)
-        kme_store, alone = self.store(peer_pool.slave_sae), bool(self.undelivered.one_batch)
         self._burn_unrecorded(peer_pool)
+        batch: Batch | None
         if peer_pool.unrecorded:
             batch = peer_pool.unrecorded.pop()
             peer_pool.flights[flight] = 0
+        elif self.undelivered.pause:
+            async with self._turns.setdefault(peer_pool.slave_sae, asyncio.Lock()):  # all sizes in turn
+                batch = await self._next_batch(peer_pool, flight)
         else:
-            if alone:
-                self._make_room(peer_pool)
-            number = peer_pool.begin(flight, self.client.most_per_request or kme_store.most, alone=alone)
-            if not number:
-                return False
-            patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
-            keys = await self._request(peer_pool, flight, patient)
-            kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
-            batch = Batch(keys, self._timing.clock() + self.prefetch.lifetime, peer_pool.flights[flight])
+            batch = await self._batch(peer_pool, flight)
+        if batch is None:
+            return False
         try:
             before = await self.issued.seen_before(peer_pool.slave_sae, batch.keys)
         except BaseException:
@@ -323,16 +327,63 @@ class KeyPool:
         self._put_in_stock(peer_pool, batch, before)
         drawn = {"number": len(batch.keys), "asked": batch.asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
-        peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=alone)
+        peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=self.undelivered.strict)
         return True
+
+    async def _batch(self, peer_pool: PeerPool, flight: Hashable) -> Batch | None:
+        """Requests the keys that are wanted now; None if none are."""
+        kme_store, alone = self.store(peer_pool.slave_sae), self.undelivered.pause > 0
+        number = peer_pool.begin(flight, self.client.most_per_request or kme_store.most, alone=alone)
+        if not number:
+            return None
+        patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
+        keys = await self._request(peer_pool, flight, patient)
+        kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
+        return Batch(keys, self._timing.clock() + self.prefetch.lifetime, peer_pool.flights[flight])
 
     async def _prepare(self, peer_pool: PeerPool) -> None:
         """Checks before a key is drawn. Raises KeyUnavailable and StoreUnavailable if none may be."""
-        kme_store = self.store(peer_pool.slave_sae)
+        kme_store, slave_sae = self.store(peer_pool.slave_sae), peer_pool.slave_sae
         await kme_store.check_name()
         if not peer_pool.unrecorded:
             await self.issued.ready()
-            await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
+            await self.undelivered.find_out(self.client, slave_sae, kme_store.status, may_try=False)
+
+    async def _next_batch(self, peer_pool: PeerPool, flight: Hashable) -> Batch | None:
+        """A batch of a KME that may drop undelivered keys with it, or None.
+
+        First it waits until the peer had time to fetch the keys in use. A trial of the KME is made only then, too.
+        """
+        first = peer_pool.queue[0] if peer_pool.queue else None
+        if first is not None and (self.undelivered.strict or not first.landings):  # else it needs several batches
+            await self._wait_for_the_peer(peer_pool)
+            status = self.store(peer_pool.slave_sae).status
+            await self.undelivered.find_out(self.client, peer_pool.slave_sae, status, may_try=True)
+        return await self._batch(peer_pool, flight)
+
+    async def _wait_for_the_peer(self, peer_pool: PeerPool) -> None:
+        """Waits until the peer had time to fetch the keys in use, then burns the rest. Raises KMEExhausted."""
+        kme_store, rules, clock = self.store(peer_pool.slave_sae), self.undelivered, self._timing.clock
+        if rules.strict and rules.for_others:
+            raise KMEExhausted(f"{self.client.name}: drops undelivered keys, so that one process alone draws from it")
+        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
+        until, pause = clock() + PATIENCE_S, FIRST_LOOK_S
+        while (wait := rules.wait(kme_store.used_at)) > 0:
+            if rules.found == "counted":
+                status = await kme_store.ask()
+                stored = status.stored_key_count if status else None
+                if stored is not None and stored <= sum(len(each.stock) + each.aside for each in together):
+                    break
+                wait = min(wait, pause)
+                pause = min(LONGEST_LOOK_S, pause * 2)
+            if clock() + wait > until:
+                left = rules.wait(kme_store.used_at)
+                text = f"one batch at a time, until the peer had time to fetch it: the next are drawn in {left:.0f} s"
+                raise KMEExhausted(f"{self.client.name}: {text}")
+            await self._timing.sleep(wait)
+        burnt = sum(each.stock.burn_all("overtaken") for each in together)
+        if burnt:
+            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
     async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
         """Requests the keys of a flight, and fewer if the KME does not have, accept or manage that many.
@@ -369,19 +420,6 @@ class KeyPool:
         for notify in tuple(self.subscribers):
             notify()
 
-    def _make_room(self, peer_pool: PeerPool) -> None:
-        """Burns the remaining keys before the next batch of a KME that drops undelivered keys: they are useless.
-
-        Raises KMEExhausted while keys of the last batch may be in flight.
-        """
-        together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
-        if any(each.queue or each.flights for each in together if each is not peer_pool):
-            raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
-        self.undelivered.raise_if_early(self.store(peer_pool.slave_sae).used_at)
-        burnt = sum(each.stock.burn_all("overtaken") for each in together)
-        if burnt:
-            log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
-
     def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
         """Burns keys that could not be recorded in time; returns how many."""
         if burnt := peer_pool.expired_batches(all_of_them=all_of_them):
@@ -400,10 +438,10 @@ class KeyPool:
 
     # Refill
 
-    def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
-        """Begins a refill below the low mark; `to_high` False fills only up to that."""
+    def _refill_if_low(self, peer_pool: PeerPool) -> None:
+        """Begins a refill below the low mark."""
         limits = self._marks(peer_pool)
-        peer_pool.fill_to = limits.high if to_high else limits.low
+        peer_pool.fill_to = limits.high
         peer_pool.filling = peer_pool.filling or len(peer_pool.stock) < limits.low
         if peer_pool.filling and not self._closed:
             self._draw(peer_pool)
@@ -411,19 +449,18 @@ class KeyPool:
     def _marks(self, peer_pool: PeerPool) -> WaterMarks:
         if not peer_pool.prefetched:
             return WaterMarks(0, 0)
-        kme_store, one_batch = self.store(peer_pool.slave_sae), self.undelivered.one_batch
+        kme_store = self.store(peer_pool.slave_sae)
         bits = kme_store.link.per_second
-        limits = marks(
+        return marks(
             self.prefetch,
-            outage=max(OUTAGE_S, one_batch),
+            outage=max(OUTAGE_S, self.undelivered.pause),
             peak_rate=peer_pool.peak.per_second,
             use_rate=kme_store.use.per_second / peer_pool.size,
             latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
             status=kme_store.status,
+            given=None if peer_pool.kept_ready else peer_pool.given,
         )
-        # The next batch drops the rest of the previous one, so it is drawn when nothing is left.
-        return WaterMarks(min(limits.low, 1), limits.high) if one_batch else limits
 
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Drops an empty, unused pool of one peer and size: one-time pads use many sizes."""
@@ -452,6 +489,8 @@ class KeyPool:
     def _peer_pool(self, slave_sae: str, size: int) -> PeerPool:
         place, clock = (slave_sae, size), self._timing.clock
         if place not in self._peer_pools:
+            if len(self._peer_pools) >= MANY_SIZES:
+                self.destroy_expired()
             stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, self._seen, clock)
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
             self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), complaint, clock)

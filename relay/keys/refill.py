@@ -168,37 +168,31 @@ class Supply:
         return yes or soonest or next(iter(answers), cls(False, None, otherwise))
 
 
-_LIFETIME_SHARE = 0.5
-"""Maximum pool size, as a share of the keys used within a lifetime at the peak rate: the rest would expire."""
-
-
 OUTAGE_S = 10.0
 """KME outage that the pool covers, in seconds: the time of a restart."""
 
-MOST_KEPT = 1000
-"""Maximum number of keys kept ready for a peer: they expire, and a stop burns them."""
+LIFETIME_SHARE = 0.5
+"""Maximum pool size, as a share of the keys used within a lifetime at the peak rate: the rest would expire."""
+
+IDLE_SHARE = 0.05
+"""Maximum share of a link's rate spent on ready keys that expire unused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
     """The keys kept ready for each peer, and their lifetime there in seconds.
 
-    Below `low` the background refill starts and fills up to `high`; both 0 means no prefetch. With `follows_use` both
-    marks rise with the use rate, to cover an outage of the KME.
+    `low` keys are kept ready without use: one small batch. With use they follow it, up to `high`, which is a maximum;
+    0 means no prefetch.
     """
 
     low: int = 8
-    high: int = 32
+    high: int = 256
     lifetime: float = 300.0
-    follows_use: bool = True
-
-
-IDLE_SHARE = 0.05
-"""Maximum share of a link's rate spent on ready keys that expire unused."""
 
 
 class WaterMarks(NamedTuple):
-    """The low and the high water mark in force, in keys."""
+    """Below `low` keys a refill begins, and it goes up to `high`."""
 
     low: int
     high: int
@@ -213,26 +207,28 @@ def marks(
     outage: float = OUTAGE_S,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
+    given: int | None = None,
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
     They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, if known. No more is drawn than
     the link produces in a lifetime. Nor is more drawn than twice the use in that time, plus a small share of what the
-    link produces. `use_rate` (keys/s) is that of the last minutes. An idle slow link keeps all of its keys.
+    link produces. `use_rate` (keys/s) is that of the last minutes. An idle slow link keeps all of its keys. `given` is
+    for sizes that nobody asked to keep ready: no more are drawn ahead than were given before.
     """
-    if not (prefetch.high and prefetch.follows_use):
-        return WaterMarks(prefetch.low, prefetch.high)
-    needed = math.ceil(peak_rate * (latency + outage))
-    lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
-    caps = [max(MOST_KEPT, prefetch.high), max(lasting, prefetch.high)]
+    if not prefetch.high:
+        return WaterMarks(0, 0)
+    lasting = math.ceil(peak_rate * prefetch.lifetime * LIFETIME_SHARE)
+    caps = [prefetch.high, max(lasting, prefetch.low)]
     if refill_rate:
         made = refill_rate * prefetch.lifetime
         caps += [max(1, math.ceil(made)), int(IDLE_SHARE * made + 2 * use_rate * prefetch.lifetime)]
     if status is not None and status.max_key_count:
         caps.append(status.max_key_count)
-    high = min(max(prefetch.high, needed), *caps)
-    low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if needed > prefetch.high else 0)
-    return WaterMarks(min(low, high), high)
+    if given is not None:
+        caps.append(given)
+    high = min(max(prefetch.low if given is None else 0, math.ceil(peak_rate * (latency + outage))), *caps)
+    return WaterMarks(-(-high // 2), high)
 
 
 BELIEVED_FOR_S = 60.0

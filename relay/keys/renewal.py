@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from relay.errors import ConfigError
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMEFault
+from relay.keys.health import Health
 from relay.keys.http import HTTPReply, NoAnswer
-from relay.keys.kme_store import begun, goes_on
+from relay.keys.late import Question
+from relay.keys.replies import KeyStatus
+from relay.runtime.aio import begun, goes_on
 
 if TYPE_CHECKING:
-    from relay.keys.asking import Asker
+    from relay.keys.transport import Transport
 
 log = Events(__name__)
 
@@ -33,9 +36,20 @@ _NOT_BY_TLS, _NO_REPLY = -1, 0
 class Renewal:
     """Renewal of the certificate files of one client."""
 
-    def __init__(self, client: Asker) -> None:
-        self._client = client
-        self._clock = client.settings.timing.clock
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        state: Health,
+        status_question: Callable[[str], Question[KeyStatus]],
+        clock: Callable[[], float],
+    ) -> None:
+        """The parts of the client called `name`."""
+        self._name = name
+        self._transport = transport
+        self._state = state
+        self._status_question = status_question
+        self._clock = clock
         self._sae = ""
         self._new: ssl.SSLContext | None = None
         self._looked_at = self._tried_at = float("-inf")
@@ -46,11 +60,11 @@ class Renewal:
 
     def look(self, *, anyway: bool = False) -> None:
         """Reloads changed files, or all with `anyway`; without a trial if the KME was not used yet."""
-        now, client = self._clock(), self._client
+        now = self._clock()
         if not anyway and now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        if (changed := client.transport.tls.changed) or anyway:
+        if (changed := self._transport.tls.changed) or anyway:
             self._read(changed=changed)
         if self._new is not None and not goes_on(self._trying) and now - self._tried_at >= TRY_EVERY_S:
             self._tried_at = now
@@ -58,9 +72,9 @@ class Renewal:
 
     def _read(self, *, changed: bool) -> None:
         try:
-            context = self._client.transport.tls.renewed()
+            context = self._transport.tls.renewed()
         except ConfigError as error:
-            log.error("kme_certificates_not_renewed", kme=self._client.name, problems=error.problems)
+            log.error("kme_certificates_not_renewed", kme=self._name, problems=error.problems)
             self._new, self.refused = None, str(error)
             return
         if self._sae and (changed or self.refused):
@@ -82,24 +96,23 @@ class Renewal:
             await asyncio.gather(self._trying, return_exceptions=True)
 
     async def _try(self, new: ssl.SSLContext) -> None:
-        client, request = self._client, self._client.status_question(self._sae).request
-        within = client.time_limits[Call.STATUS].seconds
-        code, why = await _result(client.transport.send_with(new, request, within))
+        request, within = self._status_question(self._sae).request, self._state.limits[Call.STATUS].seconds
+        code, why = await _result(self._transport.send_with(new, request, within))
         # If the previous ones do no better, the files are not at fault.
-        before = 200 if code == 200 else (await _result(client.transport.send(request, within, lambda: None)))[0]
+        before = 200 if code == 200 else (await _result(self._transport.send(request, within, lambda: None)))[0]
         if new is not self._new:
             return  # replaced by newer ones
         if code == 200 or (code > 0 and before != 200):
             self._take(new)
         elif before == 200 or code == _NOT_BY_TLS:
             self.refused = why
-            self._complaint.say(kme=client.name, cause=why)
+            self._complaint.say(kme=self._name, cause=why)
 
     def _take(self, context: ssl.SSLContext) -> None:
         self._new, self.refused = None, ""
         self._complaint.over()
-        self._client.transport.take(self._client.name, context)
-        self._client.state.retry_all_now()
+        self._transport.take(self._name, context)
+        self._state.retry_all_now()
 
 
 async def _result(reply: Awaitable[HTTPReply]) -> tuple[int, str]:

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KMEBadReply
 from relay.formats.characters import is_printable
-from relay.keys.asking import Question
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
+from relay.keys.late import Question
 from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
-from relay.keys.types import SAEID, Key
+from relay.keys.types import SAEID, Found, Key
 
 DEFAULT_KEY_BITS = 256
 """Default key size, in bits."""
@@ -69,6 +69,10 @@ class SKIPClient(KMEClient):
         return Question(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read)
 
     most_per_request = 1
+
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
+        """A key provider gives one key a request, so it keeps those before."""
+        return "kept"
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
         """One fresh key of `size` bits, whatever `number` is. Raises KeyUnavailable."""

@@ -20,6 +20,8 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
 
 Trouble = KeyUnavailable | StoreUnavailable
 
+REMEMBERED_S = 300.0
+"""Time for which the use of a size is remembered, in seconds: more of it is then drawn ahead."""
 REFUSAL_REPORTED_S = 60.0
 """Time for which a refusal is reported, in seconds, from when the KME may be asked again."""
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
@@ -64,8 +66,13 @@ class PeerPool:
     peak: Peak
     refill_fails: Complaint
     clock: Callable[[], float]
+    kept_ready: bool = False
+    """Whether keys are kept ready also without use."""
     prefetched: bool = False
     """Whether keys are drawn ahead of need."""
+    given: int = 0
+    """Number of keys given to callers so far."""
+    used_at: float = float("-inf")
     fill_to: int = 0
     """Target number of keys of any request."""
     filling: bool = False
@@ -74,7 +81,7 @@ class PeerPool:
     flights: dict[Hashable, int] = field(default_factory=dict)
     """Number of keys requested by each flight."""
     unrecorded: list[Batch] = field(default_factory=list, repr=False)
-    given: int = 0
+    aside: int = 0
     """Keys set aside for callers that have not collected them yet."""
     backoff: float = 0.0
     not_before: float = 0.0
@@ -93,9 +100,10 @@ class PeerPool:
 
     @property
     def idle(self) -> bool:
-        """Whether it is empty and unused."""
-        used = self.queue or self.prefetched or self.flights or self.given or self.unrecorded
-        return not (used or len(self.stock)) and self.clock() >= self.not_before
+        """Whether it is empty and unused; its use is remembered for a while."""
+        used = self.queue or self.kept_ready or self.flights or self.aside or self.unrecorded or len(self.stock)
+        until = self.used_at + REMEMBERED_S if self.prefetched else float("-inf")
+        return not used and self.clock() >= max(self.not_before, until)
 
     # Callers
 
@@ -109,7 +117,7 @@ class PeerPool:
         held, want.held = want.held, None
         if held is None:
             raise want.error or KMEExhausted("no key left")
-        self.given -= len(held)
+        self.aside -= len(held)
         return self.stock.hand_out(held)
 
     def leave(self, want: Want) -> None:
@@ -118,7 +126,7 @@ class PeerPool:
             self.queue.remove(want)
         held, want.held = want.held, None
         if held is not None:
-            self.given -= len(held)
+            self.aside -= len(held)
             self.stock.put_back(held)
         self.serve()
 
@@ -129,7 +137,7 @@ class PeerPool:
             number = min(want.number, max(want.least, len(self.stock))) if short else want.number
             if (held := self.stock.set_aside(number)) is None:
                 return
-            self.given += number
+            self.aside += number
             self._end(want, held)
 
     # Requests
@@ -137,10 +145,10 @@ class PeerPool:
     def begin(self, flight: Hashable, most: int, *, alone: bool = False) -> int:
         """Starts a request for the returned number of keys, at most `most`; 0: none is needed.
 
-        `alone`: no key may be drawn while any is left or in flight.
+        `alone`: keys are drawn for callers only.
         """
         number = self.missing
-        if number <= 0 or (alone and not self.queue and len(self.stock)):
+        if number <= 0 or (alone and not self.queue):
             self.filling = False
             return 0
         self.flights[flight] = number = min(number, most)
@@ -151,7 +159,7 @@ class PeerPool:
         self.flights.pop(flight, None)
         self.backoff = self.not_before = 0.0
         self.serve(short=short)
-        if len(self.stock) >= (1 if alone else self.fill_to):
+        if alone or len(self.stock) >= self.fill_to:
             self.filling = False
         for want in list(self.queue) if alone else []:
             self._end(want, error=KMEExhausted(f"{want.number} keys did not come in one batch"))

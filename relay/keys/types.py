@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from relay.formats.cms import KeyUse
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 SAEID = int | str
 """An SAE ID, accepted by all calls; a number is converted to its digits."""
+
+Found = Literal["kept", "dropped", "counted", "untold"]
+"""What a KME does with undelivered keys when more are drawn: it keeps them or drops them, or that is unknown.
+
+"counted": it drops them, and its stored_key_count is the number of those that nobody has fetched.
+"""
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 """Stores delivered keys: the master SAE, and the bytes by key_ID. Raises StoreUnavailable."""

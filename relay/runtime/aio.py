@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -166,3 +166,15 @@ async def in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIter
 def _ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)
+
+
+def goes_on(task: asyncio.Task[T] | None) -> TypeGuard[asyncio.Task[T]]:
+    """Whether a task is still running, in an event loop that is not closed."""
+    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
+
+
+def begun(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    """Starts a task whose error is retrieved even if nobody awaits it."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+    return task

@@ -26,6 +26,7 @@ from relay.audit.reading import records
 from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from tests.testlib import mails, relay_command
 from tests.testlib.descriptors import open_at
 from tests.testlib.relay_command import run
@@ -397,6 +398,9 @@ def _lives(pid: int) -> bool:
 async def test_of_a_kme_that_drops_undelivered_keys_one_process_draws(kmes: DevelopmentKMEs, site: Site) -> None:
     kmes.link.drops_undelivered = True
     site.config_file.write_text(site.config_file.read_text().replace("prefetch = false\n", ""))
+    async with assembly.parts(site.config, prefetch=False):
+        pass  # a store that remembers it
+    await run("check", "--trial-keys", "--no-next-hops", "--config", site.config_file)
     async with workers(site, 3) as relay:
         await until(relay, "workers_end")
         first = pids(relay)[1]

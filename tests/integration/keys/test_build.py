@@ -115,8 +115,8 @@ def test_a_skip_provider_is_another_interface(certificates: Certificates) -> Non
 
 
 def test_a_key_leaves_the_peer_a_fifth_of_its_lifetime(certificates: Certificates) -> None:
-    assert prefetch_of(_kme(certificates, key_lifetime=600, cache_high=10)) == Prefetch(2, 10, 480)
-    assert prefetch_of(_kme(certificates)) == Prefetch(8, 32, 240)
+    assert prefetch_of(_kme(certificates, key_lifetime=600, cache_high=40)) == Prefetch(2, 40, 480)
+    assert prefetch_of(_kme(certificates)) == Prefetch(8, 256, 240)
     assert not prefetch_of(_kme(certificates, prefetch=False)).high
 
 

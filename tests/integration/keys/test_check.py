@@ -45,26 +45,37 @@ async def _said(site: Site) -> str:
 
 
 @pytest.mark.parametrize(
-    ("drops", "settings", "problem"),
-    [(True, "", "set one_batch_at_a_time"), (True, "one_batch_at_a_time = true", None), (False, "", None)],
+    ("change", "settings", "found"),
+    [
+        ({}, "", "dropped when more are asked for"),
+        ({"drops_undelivered": False}, "", "kept"),
+        ({"max_sae_id_count": 0}, "", "keys trial"),
+        ({}, "one_batch_at_a_time = true", None),
+    ],
 )
-async def test_a_kme_that_drops_undelivered_keys_is_found_out_with_keys_on_demand(
-    tmp_path: Path, sink: Sink, drops: bool, settings: str, problem: str | None
+async def test_what_becomes_of_undelivered_keys_is_found_out_with_keys_on_demand_and_remembered(
+    tmp_path: Path, sink: Sink, change: dict[str, Any], settings: str, found: str | None
 ) -> None:
-    link = replace(LINK, drops_undelivered=drops)
+    link = replace(LINK, **change)
     async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as kmes:
         site = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
             kme_settings=settings,
         )  # fmt: skip
         stored = kmes.link.stored_key_count
-        assert not any("undelivered" in what for what in await _check(site))
+        said = await _said(site)
+        assert ("not tried yet" in said) == (found is not None)
         assert kmes.link.stored_key_count == stored
+        async with assembly.parts(site.config, prefetch=False):
+            pass  # now there is a store
         told = await _check(site, "--trial-keys")
-        assert kmes.link.stored_key_count == stored - 3
-    [(_, problems)] = [each for each in told.items() if "undelivered keys" in each[0]]
-    assert [problem in each for each in problems if problem] == ([True] if problem else [])
-    assert bool(problems) == bool(problem)
+        assert not any(problems for what, problems in told.items() if "undelivered keys" in what)
+        assert kmes.link.stored_key_count == stored - (
+            1 if found is None else 4 if change.get("max_sae_id_count") == 0 else 3
+        )
+        said = " ".join((await _said(site)).split())
+        assert (found or "") in said
+        assert ("undelivered keys" in said) == (found is not None)
 
 
 async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_noted(

@@ -347,15 +347,18 @@ async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs
     await alice.close()
 
 
-async def test_the_first_hundred_requests_after_a_moment_of_idling_do_not_wait(servers: DevelopmentKMEs) -> None:
+async def test_the_first_requests_after_a_moment_of_idling_do_not_wait_and_few_keys_are_drawn_for_them(
+    servers: DevelopmentKMEs,
+) -> None:
     alice, bob = get_optimized_km_clients(servers.state_dir)
     async with alice, bob:
         alice.warm(1)
         bob.warm(2)
         while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
             await asyncio.wait(drawing)
-        assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (2, 2)
+        assert [kme.got("enc_keys")[0].content["number"] for kme in (servers.km1, servers.km2)] == [8, 8]
+        assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (1, 1)
         for client, slave in ((alice, 1), (bob, 2)):
-            for _ in range(100):
+            for _ in range(8):
                 with pytest.raises(StopIteration):  # it comes to its end without having waited for anything
                     client.request_enc_keys(slave).send(None)

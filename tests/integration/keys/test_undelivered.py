@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
-from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app, assembly
 from relay.store.kme_memory import Trials
@@ -30,6 +30,7 @@ from tests.integration.store.conftest import Clock
 from tests.testlib import mails
 from tests.testlib.counted import counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.next_door import count_undelivered
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
@@ -55,7 +56,8 @@ def _client(kmes: DevelopmentKMEs, side: int, **options: Any) -> OptimizedKMClie
 def _ring(
     client: OptimizedKMClient, time: FakeTime, prefetch: Prefetch, trials: Trials | None = None, **options: Any
 ) -> KeyRing:
-    group = KMEGroup("g", [client], prefetch, timing=time.timing, **options)
+    unknown = {"one_batch": {client.name: None}}
+    group = KMEGroup("g", [client], prefetch, timing=time.timing, **(unknown | options))
     # Tending is the tests' own here: simulated time would make it run without an end.
     ring = KeyRing("2", {"g": group}, {"bob": PeerKeys("1", ("g",))}, trials=trials, timing=time.timing)
     group.pools[0].undelivered.serve("2")
@@ -79,12 +81,71 @@ async def test_the_development_kme_drops_them_on_command(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("change", "found"),
-    [({}, False), ({"drops_undelivered": False}, True), ({"max_sae_id_count": 0}, None), ({"lag": 300.0}, None)],
+    [
+        ({}, "dropped"),
+        ({"drops_undelivered": False}, "kept"),
+        ({"max_sae_id_count": 0}, "untold"),
+        ({"lag": 300.0}, "untold"),
+    ],
 )
-async def test_a_kme_is_tried_with_two_keys(tmp_path: Path, change: dict[str, Any], found: bool | None) -> None:
+async def test_a_kme_is_tried_with_few_keys(tmp_path: Path, change: dict[str, Any], found: str) -> None:
     async with _kmes(tmp_path, **change) as kmes, _client(kmes, 0) as alice:
-        assert await alice.keeps_undelivered("1", "2") is found
-        assert accounts_of(alice) == {"issued": 0 if "max_sae_id_count" in change else 2}
+        assert await alice.keeps_undelivered("1", "2") == found
+        assert accounts_of(alice) == {"issued": 3 if "max_sae_id_count" in change else 2}
+
+
+@pytest.mark.parametrize(("drops", "found"), [(True, "counted"), (False, "kept")])
+async def test_a_kme_that_counts_what_nobody_has_fetched_shows_by_that_what_it_does(
+    tmp_path: Path, drops: bool, found: str
+) -> None:
+    async with _kmes(tmp_path) as kmes, _client(kmes, 0) as alice:
+        count_undelivered(kmes, drops=drops)
+        assert await alice.keeps_undelivered("1", "2") == found
+        assert accounts_of(alice) == {"issued": 5}
+
+
+async def test_of_a_kme_that_counts_them_the_next_batch_is_drawn_once_the_peer_has_fetched_the_last_one(
+    tmp_path: Path, time: FakeTime
+) -> None:
+    async with _kmes(tmp_path) as kmes:
+        count_undelivered(kmes, drops=True)
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
+        began = time.now
+        for size in (256, 8000, 256, 8000, 256):
+            if size == 256:
+                under_way = [(await ring.take("bob", level="otp")).key.key_ID]
+            else:
+                with await ring.take_pad("bob", size) as pad:
+                    under_way = [key.reference.key_ID for key in pad.keys]
+            with pytest.raises(KMEExhausted, match="one batch at a time"):
+                await ring.take_pad("bob", 640)
+            assert await _fetched(kmes, under_way) == len(under_way)
+        assert time.now - began < 60, "each of five gave up after ten seconds, and the time of a batch is a minute"
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+async def test_where_nothing_can_be_found_out_one_small_batch_is_drawn_at_a_time(
+    certificates: Certificates, time: FakeTime
+) -> None:
+    async with FakeKME(certificates, limits={"max_key_per_request": 10, "max_key_size": 512}) as kme:
+        ring = _ring(kme.client(timing=time.timing), time, Prefetch(4, 16, 200))
+        ring.groups["g"].warm("1")
+        await settled(ring.groups["g"])
+        assert kme.got("enc_keys") == [], "nothing is drawn before somebody needs a key"
+        times = []
+        for _ in range(9):
+            await ring.take("bob", level="otp")
+            times.append(time.now)
+        pauses = [round(later - earlier) for earlier, later in pairwise(times)]
+        assert set(pauses) == {0, 5}
+        assert pauses.count(5) <= 2, "a batch is larger the more are used"
+        issued = len(kme.got("enc_keys"))
+        with await ring.take_pad("bob", 48 * 25) as pad:
+            assert pad.hides >= 48 * 25
+        assert time.now - times[-1] == pytest.approx(5)
+        assert len(kme.got("enc_keys")) - issued == 3, "a pad larger than a batch is drawn at once"
+        await ring.close()
 
 
 def accounts_of(client: OptimizedKMClient) -> dict[str, int]:
@@ -121,16 +182,17 @@ async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time
     async with _kmes(tmp_path) as kmes:
         ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
         board = Board()
+        ring.groups["g"].warm("1")
         await ring.take("bob", level="otp")
         [row] = ring.pool_rows()
         assert "one_batch_at_a_time = 60" in row.trouble
         show(ring, board)
         assert counted(board, metrics.KME_DROPS, "km1") == 1
         issued = kmes.link.issued["KM1"]
-        for _ in range(15):
+        for _ in range(3):
             await ring.take("bob", level="otp")
         await settled(ring.groups["g"])
-        with pytest.raises(KMEExhausted, match="drops undelivered keys"):
+        with pytest.raises(KMEExhausted, match="one batch at a time"):
             await ring.take("bob", level="otp")
         assert kmes.link.issued["KM1"] == issued
         time.now += 70
@@ -182,25 +244,11 @@ async def test_processes_that_begin_at_once_do_not_spoil_each_others_trial(tmp_p
         rings = [_ring(client, time, Prefetch(0, 0), trials=store.trials) for client in clients]
         pools = [ring.groups["g"].pools[0] for ring in rings]
         status = await clients[0].check_key_status(1)
-        await asyncio.gather(*(pool.undelivered.find_out("1", status) for pool in pools))
+        await asyncio.gather(*(pool.undelivered.find_out(pool.client, "1", status, may_try=True) for pool in pools))
         assert [pool.undelivered.dropped for pool in pools] == [True] * 3
         assert kmes.link.issued["KM1"] == 8, "a trial is for two slaves, and made twice"
         for ring in rings:
             await ring.close()
-
-
-async def test_a_kme_that_begins_to_drop_keys_while_the_relay_runs_is_found_out(tmp_path: Path, time: FakeTime) -> None:
-    async with _kmes(tmp_path, drops_undelivered=False) as kmes:
-        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(0, 4, 200))
-        [pool] = ring.groups["g"].pools
-        await ring.take("bob", level="otp")
-        kmes.link.drops_undelivered = True
-        time.now += TRY_EVERY_S
-        pool.destroy_expired()
-        await ring.take("bob", level="otp")
-        assert pool.undelivered.dropped
-        assert accounts_agree(ring.groups["g"])
-        await ring.close()
 
 
 async def test_one_answer_that_was_spoilt_does_not_make_a_kme_one_that_drops_keys(kme: FakeKME, time: FakeTime) -> None:
@@ -239,10 +287,11 @@ async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_
         await ring.take("bob", level="otp")
     assert kme.got("enc_keys") == []
     time.now += 31
-    await ring.maintain(ask=False)
+    ring.groups["g"].warm("1")
     await settled(ring.groups["g"])
+    assert kme.got("enc_keys") == []
     await ring.take("bob", level="otp")
-    assert [request.content["number"] for request in kme.got("enc_keys")] == [16]
+    assert [request.content["number"] for request in kme.got("enc_keys")] == [4]
     assert ring.groups["g"].pools[0].trouble == ""
     await ring.close()
 

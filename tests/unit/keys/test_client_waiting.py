@@ -12,9 +12,9 @@ from relay.errors import (
     KMEUnreachable,
 )
 from relay.keys import Key
-from relay.keys.asking import Question
 from relay.keys.faults import Call
 from relay.keys.http import HTTPReply, HTTPRequest
+from relay.keys.late import Question
 from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime
 

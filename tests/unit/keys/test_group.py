@@ -48,17 +48,31 @@ async def group(kme: FakeKME, time: FakeTime) -> AsyncIterator[KMEGroup]:
 
 
 async def test_keys_are_drawn_ahead_and_refilled_below_the_low_mark(kme: FakeKME, group: KMEGroup) -> None:
-    await group.take("bob")
+    group.warm("bob")
     await settled(group)
     [pool] = group.pools
-    assert pool.ready("bob", 256) == 15
     before = len(kme.got("enc_keys"))
-    for _ in range(12):
+    for _ in range(2):
         await group.take("bob")
     assert len(kme.got("enc_keys")) == before
+    for _ in range(30):
+        await group.take("bob")
     await settled(group)
-    assert pool.ready("bob", 256) >= 13
+    assert 8 <= pool.ready("bob", 256) <= 16, "with use more are ready, and never more than the high mark"
     assert accounts_agree(group)
+
+
+async def test_sizes_that_vary_cost_no_more_keys_than_were_asked_for(group: KMEGroup) -> None:
+    """A size that comes again has no more drawn ahead than were given of it."""
+    for size in range(64, 1024, 8):
+        await group.take("bob", size)
+        await settled(group)
+    accounts = group.pools[0].client.accounts
+    assert accounts.totals()["issued"] == 120
+    for _ in range(4):
+        await group.take("bob", 512)
+        await settled(group)
+    assert accounts.totals()["issued"] <= 120 + 8
 
 
 async def test_without_prefetch_a_key_is_drawn_for_each_need(kme: FakeKME, time: FakeTime) -> None:
@@ -80,15 +94,13 @@ async def test_those_who_wait_at_once_share_requests(kme: FakeKME, time: FakeTim
     await group.close()
 
 
-async def test_a_warm_pool_has_a_few_keys_before_the_first_message_and_all_once_they_are_used(
-    kme: FakeKME, group: KMEGroup
-) -> None:
+async def test_a_warm_pool_has_a_few_keys_and_one_message_has_no_more_drawn(kme: FakeKME, group: KMEGroup) -> None:
     group.warm("bob")
     await settled(group)
     assert group.pools[0].ready("bob", 256) == 4
     await group.take("bob")
     await settled(group)
-    assert group.pools[0].ready("bob", 256) == 16
+    assert group.pools[0].ready("bob", 256) == 3
 
 
 async def test_a_relay_that_stops_draws_for_those_who_wait_and_for_nobody_else(kme: FakeKME, group: KMEGroup) -> None:
@@ -103,13 +115,14 @@ async def test_a_relay_that_stops_draws_for_those_who_wait_and_for_nobody_else(k
 
 
 async def test_old_keys_are_destroyed_counted_and_never_used(group: KMEGroup, time: FakeTime) -> None:
+    group.warm("bob")
     first = await group.take("bob")
     await settled(group)
     time.now += 101
     second = await group.take("bob")
     await settled(group)
     totals = group.pools[0].client.accounts.totals()
-    assert totals["expired"] == 15
+    assert totals["expired"] == 4
     assert totals["used"] == 2
     assert first.key_ID != second.key_ID
 
@@ -161,7 +174,8 @@ async def test_a_limit_that_the_status_does_not_tell_is_found_out(kme: FakeKME, 
     kme.limits |= {"max_key_per_request": 0, "max_key_size": 0}
     refusal = {"code": 400, "body": '{"message": "number too large"}'}
     kme.misbehave("enc_keys", "http", times=2, **refusal)
-    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16), timing=time.timing)
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(16, 16), timing=time.timing)
+    group.warm("bob")
     await group.take("bob")
     assert [request.content["number"] for request in kme.got("enc_keys")][:3] == [16, 8, 4]
     await settled(group)
@@ -412,8 +426,11 @@ async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accoun
 async def test_a_key_that_is_ready_comes_through_a_few_calls(kme: FakeKME, group: KMEGroup) -> None:
     """Six frames of ours below the caller at most, with all that is counted on the way."""
     ring = KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))})
-    await ring.take("bob", level="otp")
+    group.warm("bob")
     await settled(group)
+    for _ in range(2):
+        await ring.take("bob", level="otp")
+        await settled(group)
     depth = deepest = 0
 
     def note(frame: FrameType, event: str, _: object) -> None:

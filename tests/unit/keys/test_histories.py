@@ -54,6 +54,9 @@ class ScriptedClient:
         self.issued: Counter[str] = Counter()
         self.now = self.most_at_once = 0
 
+    def give_late_to(self, take_in: Any) -> None:
+        self.take_in = take_in
+
     async def check_key_status(self, slave_sae_id: str, *, patient: bool = True) -> KeyStatus:
         await asyncio.sleep(0)
         return status_from_reply({"max_key_per_request": self.most, "key_size": 256})

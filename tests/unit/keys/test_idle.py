@@ -123,11 +123,11 @@ async def _maintained(ring: KeyRing, time: FakeTime, number: int) -> int:
     return group.pools[0].ready("bob", 256)
 
 
-async def test_the_first_mail_after_a_quiet_time_fills_it_as_usual(ring: KeyRing, time: FakeTime) -> None:
+async def test_the_first_mail_after_a_quiet_time_has_no_more_drawn(ring: KeyRing, time: FakeTime) -> None:
     assert await _ready_after(ring, time, 101) == 4
     await ring.take("bob", level="otp")
     await settled(ring.groups["g"])
-    assert ring.groups["g"].pools[0].ready("bob", 256) == 16
+    assert ring.groups["g"].pools[0].ready("bob", 256) == 3
 
 
 async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by_itself(

@@ -55,7 +55,8 @@ async def test_a_shortage_in_any_words_is_no_limit_and_batches_are_whole_again_a
     certificates: Certificates, time: FakeTime, answer: tuple[int, str]
 ) -> None:
     async with Strict(certificates, answer, stored=3) as kme:
-        group = _group(kme, time, Prefetch(16, 64, follows_use=False))
+        group = _group(kme, time, Prefetch(16, 64))
+        group.warm("bob")
         await group.take("bob")
         await settled(group)
         kme.link.bits = 240 * 256
@@ -76,7 +77,8 @@ async def test_a_limit_that_was_guessed_is_tried_again_step_by_step(
 ) -> None:
     async with Strict(certificates, answer) as kme:
         kme.most = 4
-        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000))
+        group.warm("bob")
         await group.take("bob")
         await settled(group)
         assert max(kme.numbers[5:]) == 4
@@ -94,7 +96,8 @@ async def test_a_limit_that_was_guessed_is_tried_again_step_by_step(
 async def test_a_limit_that_stays_costs_one_refusal_a_minute(certificates: Certificates, time: FakeTime) -> None:
     async with Strict(certificates, WORDS[1]) as kme:
         kme.most = 4
-        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000))
+        group.warm("bob")
         await group.take("bob")
         await settled(group)
         time.now += 61
@@ -128,7 +131,8 @@ async def test_keys_that_a_failing_kme_may_have_issued_are_burnt_and_fewer_are_a
 ) -> None:
     async with Strict(certificates, answer) as kme:
         kme.most = 16
-        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000))
+        group.warm("bob")
         await group.take("bob")
         await settled(group)
         assert kme.numbers[:3] == [64, 32, 16]

@@ -106,7 +106,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def no_key_is_lost_or_comes_twice(self) -> None:
         assert len(self.used) == len(set(self.used)) == self.accounts.totals()["used"]
-        assert self.accounts.totals()["in_pool"] == len(self.pool.stock) + self.pool.given
+        assert self.accounts.totals()["in_pool"] == len(self.pool.stock) + self.pool.aside
 
     @invariant()
     def everybody_is_told_once_and_nobody_is_forgotten(self) -> None:

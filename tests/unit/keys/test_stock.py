@@ -198,10 +198,11 @@ def test_too_few_keys_are_no_pad(number: int, hidden: int) -> None:
 
 
 def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
-    rule = Prefetch(low=8, high=32)
-    assert marks(rule, peak_rate=0, latency=0.2) == WaterMarks(8, 32)
-    assert marks(rule, peak_rate=50, latency=0.2) == WaterMarks(127, 510)
-    assert marks(rule, peak_rate=5000, latency=0.2).high == 1000
+    rule = Prefetch(low=8, high=600)
+    assert marks(rule, peak_rate=0, latency=0.2) == WaterMarks(4, 8)
+    assert marks(rule, peak_rate=50, latency=0.2) == WaterMarks(255, 510)
+    assert marks(rule, peak_rate=5000, latency=0.2).high == 600
+    assert marks(rule, peak_rate=5000, latency=0.2, given=3).high == 3
 
 
 def test_the_marks_stay_below_what_the_kme_stores_and_what_the_link_makes_in_a_lifetime() -> None:
@@ -212,10 +213,10 @@ def test_the_marks_stay_below_what_the_kme_stores_and_what_the_link_makes_in_a_l
 
 def test_a_link_keeps_its_keys_where_nobody_uses_them() -> None:
     rule = Prefetch(low=8, high=32, lifetime=240)
-    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100_000 / 256) == WaterMarks(8, 32)
-    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100 / 256) == WaterMarks(4, 4)
+    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100_000 / 256) == WaterMarks(4, 8)
+    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100 / 256) == WaterMarks(2, 4)
     assert marks(rule, peak_rate=0, latency=0.2, refill_rate=12.7 / 256) == WaterMarks(0, 0)
-    assert marks(rule, peak_rate=0.2, latency=0.2, refill_rate=12.7 / 256, use_rate=0.01) == WaterMarks(5, 5)
+    assert marks(rule, peak_rate=0.2, latency=0.2, refill_rate=12.7 / 256, use_rate=0.01) == WaterMarks(3, 5)
 
 
 def test_without_prefetch_both_marks_are_zero() -> None:
