@@ -30,11 +30,11 @@ _CONTROLS = re.compile("[\x80-\x9f]+")
 
 _CODECS = {
     "utf-8": UTF_8, "utf8": UTF_8, "us-ascii": UNNAMED, "unknown-8bit": UNNAMED, "x-unknown": UNNAMED,
-    "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "iso-8859-11": "cp874", "tis-620": "cp874", "windows-874": "cp874",
+    "iso-8859-1": "latin_1", "iso-8859-11": "iso8859_11", "tis-620": "iso8859_11", "windows-874": "cp874",
     "iso-8859-8-i": "iso8859_8", "koi8-r": "koi8_r", "koi8-u": "koi8_u",
     "gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "big5": "cp950", "shift_jis": "cp932",
     "euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp", "euc-kr": "cp949", "ks_c_5601-1987": "cp949",
-    **{f"iso-8859-{part}": f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
+    **{f"iso-8859-{part}": f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16)},
     **{f"windows-{page}": f"cp{page}" for page in range(1250, 1259)},
 }  # fmt: skip
 """Codecs by the name in lower case."""

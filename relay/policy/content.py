@@ -34,6 +34,11 @@ ATTACHMENTS = "the attachments"
 T = TypeVar("T")
 
 
+def text_of(name: str) -> str:
+    """What the text of a field is called in `doubts`; "From" and "Sender" are for the addresses in them."""
+    return f"the text of {name.title()}" if name in ("from", "sender") else name.title()
+
+
 class Part(NamedTuple):
     """One part of a message: MIME type and file names, in lower case.
 
@@ -77,7 +82,7 @@ class MessageFacts:
         return cast("T", self._once[key])
 
     def _read(self, what: str, work: Callable[[], T]) -> T | None:
-        """What `work` gives, once; None if it raises InDoubt."""
+        """What `work` gives, once for each `what`; None if it raises InDoubt."""
 
         def certain() -> T | None:
             try:
@@ -122,7 +127,7 @@ class MessageFacts:
 
         There are several of a field that is there several times, or about whose octets programs guess.
         """
-        return self._read(name.title(), lambda: self._read_values(name))
+        return self._read(text_of(name), lambda: self._read_values(name))
 
     def _read_values(self, name: str) -> list[str]:
         found = self._fields(name.encode("ascii", "replace"), MAX_FIELD_OCTETS)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_
 from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import BY_ENVELOPE, MailFacts, PeopleConditions
-from relay.policy.content import ATTACHMENTS, MessageFacts
+from relay.policy.content import ATTACHMENTS, MessageFacts, text_of
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
@@ -204,7 +204,7 @@ def _has_field(content: MessageFacts, wanted: Iterable[tuple[str, Glob | None]])
     for name, glob in wanted:
         values = content.values(name)
         if values is None:
-            doubt = doubt or content.doubt(name.title())
+            doubt = doubt or content.doubt(text_of(name))
         elif values and (glob is None or any(glob.matches(value) for value in values)):
             return ""
     return doubt

@@ -23,7 +23,7 @@ _UNSEEN = re.compile(
     "]++"
 )
 """Unicode's Default_Ignorable_Code_Point, and what programs drop besides."""
-_DOUBTFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f\x85\u115f\u1160\u2028\u2029\u202d\u202e\u3164\uffa0]")
+_DOUBTFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u115f\u1160\u2028\u2029\u202d\u202e\u3164\uffa0]")
 """Controls, ends of lines, overrides of the order of display, and fillers, which are blanks to some programs only."""
 _MANY_SIGNS = re.compile("(?:[^\\w\x00-\x7f]|[\uff9e\uff9f]){30,}+")
 MAX_MARKS = 30

@@ -16,8 +16,8 @@ from relay.formats.doubt import InDoubt
 @pytest.mark.parametrize(
     ("label", "codec"),
     [
-        (b"UTF-8", "utf_8"), (b"us-ascii", ""), (b"unknown-8bit", ""), (b"ISO-8859-1", "cp1252"), (b"iso-8859-15", "iso8859_15"),
-        (b"iso-8859-8-I", "iso8859_8"), (b"iso-8859-9", "cp1254"), (b"gb2312", "gb18030"), (b"ks_c_5601-1987", "cp949"),
+        (b"UTF-8", "utf_8"), (b"us-ascii", ""), (b"unknown-8bit", ""), (b"ISO-8859-1", "latin_1"), (b"iso-8859-15", "iso8859_15"),
+        (b"iso-8859-8-I", "iso8859_8"), (b"iso-8859-9", "iso8859_9"), (b"gb2312", "gb18030"), (b"ks_c_5601-1987", "cp949"),
         (b"Windows-1251", "cp1251"), (b"iso-2022-jp", "iso2022_jp"),
     ],
 )  # fmt: skip

@@ -496,6 +496,17 @@ def test_a_decision_says_what_was_in_doubt_and_what_it_would_be_without(
     assert explained.floors[0].because == f"raises what holds without it, as {cause}"
 
 
+@pytest.mark.parametrize("first", ["author", "header"])
+def test_from_is_read_as_text_and_as_authors(tmp_path: Path, first: str) -> None:
+    rules = {"author": 'author = "ceo@alice.example"', "header": 'header = "From: *ceo*"'}
+    each = [rules.pop(first), *rules.values()]
+    text = "".join(f'[[when]]\n{condition}\nlevels = ["otp"]\n' for condition in each)
+    policies = load_policies(write(tmp_path, {"default.toml": 'levels = ["aes"]\n' + text}), PEERS)
+    for field, level in ((b"ceo <ann@alice.example>", "otp"), (b"ceo@alice.example", "otp"), (b"a@b.example", "aes")):
+        content = MessageFacts(b"From: " + field + b"\r\n\r\n")
+        assert policies.decide(SENDER, "x@y.example", content).levels == (level,)
+
+
 def test_what_is_in_doubt_and_changes_nothing_is_not_named(tmp_path: Path) -> None:
     rule = RULE + 'subject_tag = "[x]"\nlevels = ["otp"]\n[[when]]\nheader = "X: y"\nlevels = ["otp"]\n'
     policies = load_policies(write(tmp_path, {"default.toml": rule}), PEERS)

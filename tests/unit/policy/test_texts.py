@@ -46,7 +46,7 @@ def test_what_no_program_shows_makes_no_difference(text: str) -> None:
         (b"=?utf-8*en?q?a?= =?utf-8?b?Yg==?=", {"ab"}),
         (b"=?utf-8?q?a?=  b =?utf-8?q?c?=", {"a  b c"}),
         (b"x=?utf-8?q?a?=y", {"xay"}),
-        (b"=?iso-8859-1?q?=80?=", {"€"}),
+        (b"=?windows-1252?q?=80?=", {"€"}),
         (b"=?utf-8?q?=C3?= =?utf-8?q?=A4?=", {"ä", "��"}),
         (b"=?us-ascii?q?a?= \xc3\xa4", {"a ä"}),
         (b"=?what is this?= and 50% =? off? a=b&c=d ?=", {"=?what is this?= and 50% =? off? a=b&c=d ?="}),
@@ -77,7 +77,7 @@ def test_a_word_that_does_not_keep_to_it_is_in_doubt(written: bytes) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        b"a\x07b", b"=?utf-8?q?a=00b?=", b"=?utf-8?q?a=0Ab?=", "a‮b".encode(), "aㅤb".encode(), b"a$B6K(B",
+        b"a\x07b", b"=?utf-8?q?a=00b?=", b"=?iso-8859-1?q?a=80b?=", b"=?utf-8?q?a=0Ab?=", "a‮b".encode(), "aㅤb".encode(), b"a$B6K(B",
         ("a" + "̀̕" * MAX_MARKS).encode(),
     ],
 )  # fmt: skip
