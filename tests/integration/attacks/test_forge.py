@@ -12,6 +12,9 @@ from tests.integration.attacks import forger
 from tests.integration.attacks.conftest import Scene, quarantined
 from tests.testlib import mails
 
+pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+"""Bob has two relays on one store: a key that opened something at one of them is used at both."""
+
 BEN = "otp@bob.example"
 
 

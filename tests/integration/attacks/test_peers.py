@@ -31,6 +31,9 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import submit
 
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+"""What the store holds plays no part in any of these."""
+
 MINE = "pqc@bob.example"
 
 

@@ -6,8 +6,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.integration.attacks.conftest import LEVELS, Scene, quarantined
 from tests.testlib import mails
+
+pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+"""Bob has two relays on one store."""
 
 EVE, OUTSIDER = "eve@bob.example", "mallory@evil.example"
 
