@@ -22,6 +22,7 @@ from relay.keys.greeting import greet, refusal_of_unknown
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.report import clocks_differ
+from relay.keys.settings import without_password
 from relay.keys.types import Found
 from relay.keys.undelivered import recalled, remember
 
@@ -40,11 +41,11 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
     ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
-        title = f"KME {name}"
+        title, where = f"KME {name}", without_password(kme.url)
         try:
             client = km_client(name, kme.model_copy(update={"retry_attempts": 0, "pool_connections": 1}))
         except ConfigError as error:
-            yield title, kme.url, tuple(error.problems)
+            yield title, where, tuple(error.problems)
             continue
         async with client:
             first = True
@@ -56,9 +57,9 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 try:
                     status = await client.check_key_status(peer.sae_id)
                 except RelayError as error:
-                    yield title, kme.url, (f"{type(error).__name__}: {error}",)
+                    yield title, where, (f"{type(error).__name__}: {error}",)
                     break
-                detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
+                detail = f"{where}: {status.stored_key_count} keys for peer {peer_name}"
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
@@ -86,7 +87,7 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether it is there and lets us in, where no peer has its group."""
     answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
-    detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
+    detail = f"{without_password(kme.url)}: knows this relay; no peer has its group {kme.group!r}"
     return title, detail + _development(kme), (answer.trouble,) if answer.trouble else ()
 
 

@@ -124,7 +124,9 @@ class CachedKMClient(OptimizedKMClient):
 
         Raises ConfigError as it does.
         """
-        self._cache = replace(USUAL_CACHE, low=cache // 2, high=cache) if isinstance(cache, int) else cache
+        self._cache = (
+            replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
+        )
         super().__init__(url, **options)
 
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
