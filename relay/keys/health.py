@@ -307,8 +307,9 @@ class Health:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
         breakers = [self._breaker]
         if call is Call.ENC_KEYS:
-            name = f"{self._kme}: SAE {sae}"
-            breakers.append(self._of_saes.setdefault(sae, Breaker(name, self._rules, self._timing)))
+            if sae not in self._of_saes:
+                self._of_saes[sae] = Breaker(f"{self._kme}: SAE {sae}", self._rules, self._timing)
+            breakers.append(self._of_saes[sae])
         for breaker in breakers:
             breaker.check()
         try:
