@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,12 @@ from cryptography.x509.oid import NameOID
 from relay.errors import ConfigError
 from relay.files.stamps import read_regular
 from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
-from relay.keys.types import SAEID
+from relay.keys.types import SAEID, Key
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -116,6 +118,9 @@ USUAL_CACHE = Prefetch(low=8, high=256, lifetime=240.0)
 """A small batch is kept ready in the background, and up to `high` keys with use; unused ones are lost."""
 
 
+NOTHING_READY = Prefetch(0, 0)
+
+
 class CachedKMClient(OptimizedKMClient):
     """An OptimizedKMClient that draws fresh keys ahead in the background, from its first use, and returns each once."""
 
@@ -127,15 +132,51 @@ class CachedKMClient(OptimizedKMClient):
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
         )
+        self._pairing: Pairing | None = None
+        self._other: CachedKMClient | None = None
+        self._asked_before = False
         super().__init__(url, **options)
+
+    def pair_with(self, other: CachedKMClient, pairing: Pairing) -> None:
+        """The client of the peer's KME is at hand: keys are kept ready once one was fetched there after another."""
+        self._other, self._pairing = other, pairing
+        self._fresh.prefetch = NOTHING_READY
+
+    async def request_enc_keys(self, slave_sae_id: SAEID, number: int = 1, size: int = 256, **more: Any) -> list[Key]:
+        """As that of OptimizedKMClient."""
+        if self._pairing is not None and self._other is not None and self._asked_before:
+            await self._pairing.find_out(self, self._other, str(slave_sae_id))
+            self._fresh.prefetch = self._ready
+        self._asked_before = True
+        return await super().request_enc_keys(slave_sae_id, number, size, **more)
+
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:
+        """As that of OptimizedKMClient."""
+        if self._pairing is None:
+            return await super().draw_keys(slave_sae_id, number, size, **more)
+        async with self._pairing.turn(self):
+            return await super().draw_keys(slave_sae_id, number, size, **more)
+
+    async def request_dec_keys(self, master_sae_id: SAEID, key_IDs: Sequence[str], **more: Any) -> list[Key]:
+        """As that of OptimizedKMClient."""
+        if self._pairing is None:
+            return await super().request_dec_keys(master_sae_id, key_IDs, **more)
+        async with self._pairing.turn(self):
+            return await super().request_dec_keys(master_sae_id, key_IDs, **more)
 
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
         self.bind()
+        self._fresh.prefetch = self._ready
         self._fresh.warm(str(slave_sae_id), size)
 
     def _shared_requests(self) -> KeyPool[Any]:
-        return KeyPool(self, self._cache, SeenKeys(), self._timing)
+        return KeyPool(self, self._ready, SeenKeys(), self._timing)
+
+    @property
+    def _ready(self) -> Prefetch:
+        """What is kept ready: nothing before it was seen that the KMEs of a pair keep undelivered keys."""
+        return self._cache if self._pairing is None or self._pairing.keeps else NOTHING_READY
 
 
 class PairOptions(ClientOptions, total=False):
@@ -198,7 +239,11 @@ def get_optimized_km_clients(
         chosen = [{**each, **mine} for each, mine in zip(usual, chosen, strict=True)]
     named = tuple(frozenset(each.items()) for each in chosen)
     if named not in _pairs:
-        _pairs[named] = KMClients(*(CachedKMClient(**each) for each in chosen))
+        first, second = (CachedKMClient(**each) for each in chosen)
+        pairing = Pairing()
+        first.pair_with(second, pairing)
+        second.pair_with(first, pairing)
+        _pairs[named] = KMClients(first, second)
     if some:
         _pairs[None] = _pairs[named]
     return _pairs[named]

@@ -41,6 +41,8 @@ PATIENCE_S = 10.0
 """Longest time that a caller waits for the next batch of a KME that gives one at a time, in seconds."""
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.1, 1.0
 """First and longest interval at which its status is asked for meanwhile, in seconds."""
+LONE_BATCH = 8
+"""Minimum number of keys in a batch of such a KME."""
 MANY_SIZES = 64
 """Number of sizes from which those that are no longer used are forgotten."""
 
@@ -156,6 +158,7 @@ class KeyPool(Generic[Source]):
         want = Want(number, number if least is None else least, partial(_wake, served), patient, loop)
         peer_pool.want(want)
         self._draw(peer_pool)
+        keys = None
         try:
             await served
             keys = peer_pool.collect(want)
@@ -165,7 +168,8 @@ class KeyPool(Generic[Source]):
                 self._end_drawing(peer_pool)  # the client keeps late keys, and the next caller need not wait
             raise
         finally:
-            self._forget_if_idle(peer_pool)
+            if keys is None:
+                self._forget_if_idle(peer_pool)
         self._gave(peer_pool, number)
         return keys
 
@@ -359,6 +363,8 @@ class KeyPool(Generic[Source]):
             await self._wait_for_the_peer(peer_pool)
             status = self.store(peer_pool.slave_sae).status
             await self.undelivered.find_out(self.client, peer_pool.slave_sae, status, may_try=True)
+            if self.undelivered.pause and peer_pool.kept_ready:  # the next batch has to wait
+                peer_pool.fill_to = max(peer_pool.fill_to, min(self.prefetch.high, LONE_BATCH))
         return await self._batch(peer_pool, flight)
 
     async def _wait_for_the_peer(self, peer_pool: PeerPool) -> None:

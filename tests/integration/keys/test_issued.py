@@ -198,7 +198,7 @@ async def test_keys_that_cannot_be_remembered_are_burnt_and_counted(kme: FakeKME
         await group.take("bob")
     assert len(kme.got("enc_keys")) == 1, "all share one attempt, and then it rests"
     await group.close()
-    assert group.pools[0].client.accounts.burnt_by_cause() == {"not remembered": 16}
+    assert group.pools[0].client.accounts.burnt_by_cause() == {"not remembered": 5}
     assert accounts_agree(group)
 
 

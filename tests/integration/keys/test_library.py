@@ -352,6 +352,10 @@ async def test_the_first_requests_after_a_moment_of_idling_do_not_wait_and_few_k
 ) -> None:
     alice, bob = get_optimized_km_clients(servers.state_dir)
     async with alice, bob:
+        for _ in range(2):
+            await alice.request_enc_keys(1)
+        for kme in (servers.km1, servers.km2):
+            kme.requests.clear()
         alice.warm(1)
         bob.warm(2)
         while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:

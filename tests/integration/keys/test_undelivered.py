@@ -189,7 +189,7 @@ async def test_a_relay_that_starts_finds_it_out_and_says_so(tmp_path: Path, time
         show(ring, board)
         assert counted(board, metrics.KME_DROPS, "km1") == 1
         issued = kmes.link.issued["KM1"]
-        for _ in range(3):
+        for _ in range(7):
             await ring.take("bob", level="otp")
         await settled(ring.groups["g"])
         with pytest.raises(KMEExhausted, match="one batch at a time"):
@@ -291,7 +291,7 @@ async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_
     await settled(ring.groups["g"])
     assert kme.got("enc_keys") == []
     await ring.take("bob", level="otp")
-    assert [request.content["number"] for request in kme.got("enc_keys")] == [4]
+    assert [request.content["number"] for request in kme.got("enc_keys")] == [8]
     assert ring.groups["g"].pools[0].trouble == ""
     await ring.close()
 

@@ -1,0 +1,78 @@
+"""What two clients of one pair of KMEs share: turns, and whether the KMEs keep keys that nobody has fetched.
+Standard: ETSI GS QKD 014 V1.1.1 leaves both open; next-door-key-simulator is why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from relay.errors import KeyUnavailable
+from relay.keys.client import KMEClient
+from relay.keys.events import Events
+
+log = Events(__name__)
+
+TRIAL_BITS = 256
+"""Size of the two keys of a trial, in bits."""
+
+
+class Pairing:
+    """The state that both clients of a pair share."""
+
+    def __init__(self) -> None:
+        self.keeps: bool | None = None
+        """Whether the KMEs keep undelivered keys; None before it was tried."""
+        self._asked: KMEClient | None = None
+        self._calls = 0
+        self._waiting: deque[tuple[KMEClient, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def turn(self, kme: KMEClient) -> AsyncIterator[None]:
+        """Calls for keys inside go to one KME at a time: some hang for good if both are asked at once."""
+        if self._asked in (None, kme) and not self._waiting:
+            self._begin(kme)
+        else:
+            place = kme, asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            try:
+                await place[1]
+            except asyncio.CancelledError:
+                if place in self._waiting:
+                    self._waiting.remove(place)
+                else:
+                    self._end()
+                raise
+        try:
+            yield
+        finally:
+            self._end()
+
+    async def find_out(self, ours: KMEClient, theirs: KMEClient, slave_sae: str) -> None:
+        """Looks whether a key can be fetched at the other KME after a further one was drawn; it costs two, once."""
+        if self.keeps is None:
+            self.keeps = False  # other callers do not wait, and keep nothing ready meanwhile
+            try:
+                own = (await ours.check_key_status(slave_sae, patient=False)).master_SAE_ID
+                drawn = [await ours.draw_keys(slave_sae, 1, TRIAL_BITS, patient=False) for _ in range(2)]
+                ours.accounts.issued_and_burnt(slave_sae, 2, "trial")
+                await theirs.request_dec_keys(own, [drawn[0][0].key_ID], patient=False)
+                self.keeps = True
+            except KeyUnavailable as error:
+                log.warning("keys_not_kept_ready", kme=ours.name, slave_sae=slave_sae, cause=str(error))
+
+    def _begin(self, kme: KMEClient) -> None:
+        self._asked, self._calls = kme, self._calls + 1
+
+    def _end(self) -> None:
+        self._calls -= 1
+        if self._calls:
+            return
+        self._asked = None
+        while self._waiting and self._asked in (None, self._waiting[0][0]):
+            kme, place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                self._begin(kme)
