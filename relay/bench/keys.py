@@ -85,7 +85,7 @@ async def sustained_rate(kmes: DevelopmentKMEs) -> Figure:
         while time.monotonic() - began < SECONDS:
             naive += len(await client.request_enc_keys(BOB, number=1))
         naive_rate = naive / (time.monotonic() - began)
-    async with _group(kmes, kmes.km1, "sae-2", Prefetch(32, 256)) as group:
+    async with _group(kmes, kmes.km1, "sae-2", Prefetch(32, 1000)) as group:
         await group.take(BOB)
         began, end = time.monotonic(), time.monotonic() + SECONDS
 
@@ -110,7 +110,7 @@ async def sustained_rate(kmes: DevelopmentKMEs) -> Figure:
 
 async def waiting_time(kmes: DevelopmentKMEs, rate: float = 50.0) -> Figure:
     """How long a message waits for its key while `rate` messages a second find a warm pool."""
-    async with _group(kmes, kmes.km1, "sae-2", Prefetch(32, 128)) as group:
+    async with _group(kmes, kmes.km1, "sae-2", Prefetch(128, 128)) as group:
         group.warm(BOB)
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "draw keys"))
         waits = []

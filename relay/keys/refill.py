@@ -228,7 +228,7 @@ def marks(
     if given is not None:
         caps.append(given)
     high = min(max(prefetch.low if given is None else 0, math.ceil(peak_rate * (latency + outage))), *caps)
-    return WaterMarks(-(-high // 2), high)
+    return WaterMarks(max(-(-high // 2), min(high, math.ceil(peak_rate * latency * 2))), high)
 
 
 BELIEVED_FOR_S = 60.0
