@@ -39,6 +39,8 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 # What this machine starts is not for its copy, and in an image packages may be forbidden to start and stop anything.
 rm -f etc/systemd/system/*.wants/* usr/sbin/policy-rc.d
+# apt-get would read them anew each time; what the package depends on is installed here.
+[ "$2" != / ] || find var/lib/apt/lists -type f -delete
 echo "$3" >etc/hostname
 hostname "$3"
 ip link set lo up

@@ -20,6 +20,8 @@ mount -t proc proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"
 mount -t tmpfs -o mode=755 tmpfs "$1/root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$1/root/tmp"
+# apt-get would read them anew each time; what the package depends on is installed here.
+[ "$2" != / ] || find "$1/root/var/lib/apt/lists" -type f -delete
 ip link set lo up
 echo made
 # An orphan that ends is gone at once, as with a real init.

@@ -50,7 +50,7 @@ def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             made.run("ip", "address", "add", OUTSIDE, "dev", "lo")
             made.run("useradd", "ann")
             shutil.copy(package, made.path(f"/root/{package.name}"))
-            made.run("apt-get", "install", "--yes", f"/root/{package.name}")
+            made.run("dpkg", "--install", f"/root/{package.name}")
             made.run("sh", "-c", f"qumail-relay setup {SETUP}")
             yield made
     except MachineNotMade as error:
