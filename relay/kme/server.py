@@ -77,7 +77,8 @@ class DevelopmentKME(Faults):
         self._enc_keys_now = 0
         self._last_keys: list[Key] = []
         self._numbers: dict[int, int] = {}
-        self._new: set[int] = set()
+        self._new: dict[int, float] = {}
+        """When each connection without a request was made, by the loop's clock."""
         self._sent: dict[int, list[str]] = {}
         self._runner: web.AppRunner | None = None
         self._stack = ExitStack()
@@ -146,7 +147,7 @@ class DevelopmentKME(Faults):
         protocol = runner.server()
         self.connections += 1
         self._numbers[id(protocol)] = self.connections
-        self._new.add(self.connections)
+        self._new[self.connections] = asyncio.get_running_loop().time()
         return protocol
 
     # --- answering
@@ -176,10 +177,10 @@ class DevelopmentKME(Faults):
         caller, other = self._parties(call, request)
         number = self._numbers[id(request.protocol)]
         self._sent.pop(number, None)  # a further request shows that the previous answer was read
-        if number in self._new:
-            self._new.discard(number)
+        if (made := self._new.pop(number, None)) is not None:
             request.task.add_done_callback(lambda _: self._ended(number))
-            await asyncio.sleep(self.handshake)
+            # From the connection on: what was opened ahead of its first request has its handshake behind it.
+            await asyncio.sleep(made + self.handshake - asyncio.get_running_loop().time())
         content: Any = None
         try:
             if request.method == "POST":
