@@ -47,6 +47,7 @@ from relay.store.sqlite import (
     EMPTIED,
     SCHEMA_TABLE,
     checkpoint,
+    first_rows_of_file,
     is_begun_file,
     prepare_sqlite_file,
     sqlite_engine,
@@ -292,6 +293,12 @@ class Database:
         """Checkpoints and truncates SQLite's write-ahead log, which has old versions of rows."""
         if isinstance(self._writer, InThreads):
             await self._translated(self._writer.checkpoint())
+
+    async def first_rows_of_file(self, *queries: str) -> list[tuple[Any, ...] | None] | None:
+        """The first row of each query in SQLite's file without its write-ahead log; None if it cannot be said."""
+        if not self.is_sqlite:
+            return None
+        return await asyncio.to_thread(first_rows_of_file, Path(self.name), queries)
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Runs `work` despite cancellation; it ends before the database is closed.

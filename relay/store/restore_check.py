@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Column, Connection, Double, Integer, Table, select
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreUnavailable
 from relay.files import write_whole
 from relay.runtime.aio import boot_time
 from relay.store import secret_file
@@ -38,6 +38,7 @@ from relay.store.sameness import (
     new_id,
     read_identity,
     remembered,
+    said_by_file,
     secret_missing,
     write_identity,
 )
@@ -65,6 +66,7 @@ _BEFORE_SCHEMA_5 = ("store_beat", "beat")
 FILE_BEFORE_SCHEMA_5 = "store.beat"
 """The name of the file in the first releases: an older store is noticed by it until there is one of today's name."""
 _select = select(_table.c.mark, _table.c.trusted_from, _table.c.past)
+_QUERIES = (str(_select), "SELECT store_id FROM store_identity")
 
 
 def mark_as_copy(connection: sqlite3.Connection) -> None:
@@ -152,18 +154,20 @@ class RestoreCheck:
 
         Raises StoreUnavailable.
         """
-        row, identity = await self._database.reading(_read)
         last = await asyncio.to_thread(self._remembered)
-        why = (self._sameness(row, identity, last).why_another(), secret_missing(identity, self._secret_ids))
+        alone = await self._file_alone()
+        row, identity = await self._database.reading(_read)
+        why = (self._sameness(row, identity, alone, last).why_another(), secret_missing(identity, self._secret_ids))
         known = identity.doubt if identity is not None else ""
         return known or "; ".join(self._sentence(each) for each in why if each)
 
     @to_its_end
     async def look(self) -> None:
         """Checks at once where the store has become another one under the relay. Raises StoreUnavailable."""
+        last, alone = self._last, await self._file_alone()
         row, identity = await self._database.reading(_read)
         self.doubt = identity.doubt if identity is not None else self.doubt
-        if self._last is not None and self._sameness(row, identity, self._last).why_another():
+        if last is not None and self._sameness(row, identity, alone, last).why_another():
             await self.go_on()
 
     @to_its_end
@@ -211,7 +215,7 @@ class RestoreCheck:
             # First, so that a file that is missing beside a store is one that somebody has removed.
             await asyncio.to_thread(self._begin)
         last = await asyncio.to_thread(self._remembered)
-        found = await self._database.writing(partial(self._move_on, last))
+        found = await self._database.writing(partial(self._move_on, await self._file_alone(), last))
         now = found.row
         self.trusted_from, self.past = now.trusted_from, now.past
         self.doubt = found.identity.doubt
@@ -219,25 +223,47 @@ class RestoreCheck:
             log.error("store_restored", store=self._database.name, behind_s=found.behind_s, cause=found.why)
         if found.ours or last is None:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
-            self._last = KnownStore(now.mark, found.identity.store_id)
+            mark = await self._in_the_file(now.mark, last) if self._database.is_sqlite else now.mark
+            self._last = KnownStore(mark, found.identity.store_id)
             await asyncio.to_thread(self._write, self._last)
         self._last = self._last or last
 
-    def _sameness(self, row: Sequence[Any] | None, identity: StoreIdentity | None, last: KnownStore | None) -> Sameness:
+    async def _in_the_file(self, mark: float, last: KnownStore | None) -> float:
+        """Moves the mark out of SQLite's write-ahead log; returns the latest one that is known to be in the file.
+
+        A later checkpoint, into an older copy that was put over the file, must not bring the mark along.
+        """
+        with suppress(StoreUnavailable):
+            await self._database.scrub()
+        alone = await self._file_alone()
+        moved = alone is not None and alone.mark >= mark
+        return mark if moved else last.mark if last is not None else 0.0
+
+    async def _file_alone(self) -> KnownStore | None:
+        """What SQLite's file says without its write-ahead log. Read before the row: neither mark goes back."""
+        return said_by_file(await self._database.first_rows_of_file(*_QUERIES))
+
+    def _sameness(
+        self,
+        row: Sequence[Any] | None,
+        identity: StoreIdentity | None,
+        alone: KnownStore | None,
+        last: KnownStore | None,
+    ) -> Sameness:
         # A row with any other fault is as one without a time.
         mark = row and (row[0] if row[0] == OF_A_COPY or _marks(row) else float("nan"))
         file = self._file or Path()
         kept = self._file is not None and os.access(file.parent, os.W_OK)
-        return Sameness(mark, identity, last, file, kept, self._known_here, self._database.is_sqlite)
+        return Sameness(mark, identity, alone, last, file, kept, self._known_here, self._database.is_sqlite)
 
     def _sentence(self, why: str) -> str:
         return f"{self._database.name}: the store {why}"
 
-    def _move_on(self, last: KnownStore | None, connection: Connection) -> _Change:
-        """`last` is what the file says."""
+    def _move_on(self, alone: KnownStore | None, last: KnownStore | None, connection: Connection) -> _Change:
+        """`alone` is what SQLite's file says, and `last` the relay's."""
         row, ours = self._row(connection, last)
         identity = read_identity(connection)
-        why = self._sameness(row, identity, last).why_another()
+        why = self._sameness(row, identity, alone, last).why_another()
         now = self._clock()
         # A row that was broken reveals nothing, so nothing that was sealed before now is trusted.
         marks = (_marks(row) if row is not None else _Row(0.0, 0.0, now)) or _Row(0.0, now, now)
@@ -276,7 +302,7 @@ class RestoreCheck:
         if free is not None:
             return free, True
         taken = connection.execute(_select).one_or_none()
-        if taken is not None and not self._sameness(taken, read_identity(connection), last).why_another():
+        if taken is not None and not self._sameness(taken, read_identity(connection), None, last).why_another():
             return taken, False
         # There is none, or the store is another one, which nobody else may know: now it is waited for.
         first = {"one": 1, "mark": 0.0, "trusted_from": 0.0, "past": self._clock()}

@@ -88,6 +88,15 @@ def read_identity(connection: Connection) -> StoreIdentity | None:
     return StoreIdentity(*row) if row is not None else None
 
 
+def said_by_file(rows: Sequence[Sequence[object] | None] | None) -> KnownStore | None:
+    """What the file alone says: the first rows of mark and identity; None where they are missing or say no moment."""
+    marks, identity = rows or (None, None)
+    if marks is None or identity is None:
+        return None
+    mark = OF_A_COPY if marks[0] == OF_A_COPY else moment(marks[0])
+    return KnownStore(mark, str(identity[0])) if mark is not None else None
+
+
 def write_identity(database: Database, connection: Connection, identity: StoreIdentity) -> None:
     """Makes or changes the row. All who change it hold the lock on the row of marks."""
     values = {"one": 1, **identity._asdict()}
@@ -98,12 +107,14 @@ def write_identity(database: Database, connection: Connection, identity: StoreId
 class Sameness(NamedTuple):
     """What is compared; `mark` is the store's, before it is checked, None without a row.
 
+    `alone` is what SQLite's file says without its write-ahead log, which may be that of the file that was there before.
     `last` is what the relay's `file` says, None if it is missing. `known_here` says that a relay has served from this
     directory before, and `kept` that such a relay can keep the file. Only one relay uses a store that is `embedded`.
     """
 
     mark: object
     identity: StoreIdentity | None
+    alone: KnownStore | None
     last: KnownStore | None
     file: Path
     kept: bool
@@ -119,7 +130,7 @@ class Sameness(NamedTuple):
             if last is not None:
                 return f"is empty, and {self.file} says that there was another one"
             return "is empty, and other files beside it say that a relay has served here" if self.known_here else ""
-        if self.mark == OF_A_COPY:
+        if OF_A_COPY in (self.mark, self.alone and self.alone.mark):
             return "is a copy that `qumail-relay backup` or an upgrade has made"
         if (mark := moment(self.mark)) is None:
             return "has a mark that is no time: it is damaged, or was changed by hand"
@@ -129,8 +140,10 @@ class Sameness(NamedTuple):
             if missing and (self.embedded or self.known_here):
                 return f"may be any one: {self.file} is missing, which says which one was here"
             return ""
-        if last.store_id and (self.identity is None or last.store_id not in self.identity[:2]):
+        known = self.identity[:2] if self.identity is not None else ()
+        if last.store_id and not {last.store_id, self.alone.store_id if self.alone else last.store_id} <= {*known}:
             return "is another store than the one that was here"
+        mark = min(mark, self.alone.mark) if self.alone is not None else mark
         return f"is older than what the relay knows, by {last.mark - mark:.0f} s" if mark < last.mark else ""
 
 

@@ -9,7 +9,7 @@ import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,19 @@ def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float)
 def checkpoint(connection: Connection) -> None:
     """Moves the write-ahead log into the file and empties it; blocks. Not within a transaction: SQLite forbids it."""
     driver_of(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+
+def first_rows_of_file(path: Path, queries: Sequence[str]) -> list[tuple[Any, ...] | None] | None:
+    """The first row of each query, as the file says without its write-ahead log; None if it cannot be said. Blocks.
+
+    A checkpoint may be changing the file meanwhile: what fails says nothing.
+    """
+    try:
+        alone = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        with closing(alone) as connection:
+            return [connection.execute(each).fetchone() for each in queries]
+    except sqlite3.Error:
+        return None
 
 
 @asynccontextmanager

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from relay.errors import StoreUnavailable
 from relay.store import restore_check
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
-from tests.integration.store.backends import Backend, python
+from tests.integration.store.backends import Backend, python, sqlite_file
 from tests.integration.store.conftest import Clock
 from tests.integration.test_refusals import log as log  # a fixture
 
@@ -141,6 +144,50 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
         for _ in range(7):
             await store.restore_check.go_on()
         assert store.restore_check.past == clock.now
+
+
+@pytest.mark.parametrize("how", ["older", "of another site", "by backup"])
+@pytest.mark.parametrize("then", ["look", "checkpoint and look", "restart"])
+async def test_a_copy_over_the_file_of_a_serving_relay_is_noticed(
+    sqlite: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, how: str, then: str
+) -> None:
+    """As `cp old/relay.db relay.db` does it: the same file, with other content."""
+    path, file, copy = Path(sqlite.where), tmp_path / "check", tmp_path / "copy"
+    if how == "of another site":
+        other = Clock()
+        other.now += 86400
+        await _check(sqlite_file(copy), secret, other, tmp_path / "another's check")
+    else:
+        await _check(sqlite, secret, clock, file)
+        shutil.copyfile(path, copy)
+    if how == "by backup":
+        with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            restore_check.mark_as_copy(connection)
+    clock.now += 60
+    async with await open_store(path, secret, clock=clock, restore_check_file=file) as store:
+        await store.restore_check.go_on()
+        clock.now += 60
+        await store.restore_check.go_on()
+        await store.restore_check.look()
+        assert store.restore_check.doubt == "", "what goes on is the one that was"
+        await store.first_seen.waits_for(b"a mail")
+        with path.open("r+b") as there, copy.open("rb") as older:
+            there.truncate()
+            shutil.copyfileobj(older, there)
+        clock.now += 10
+        if then == "checkpoint and look":
+            await store.restore_check._database.scrub()
+        if then != "restart":
+            await store.restore_check.look()
+            assert "the store is" in store.restore_check.doubt
+            assert store.restore_check.trusted_from == clock.now
+    async with await open_store(path, secret, clock=clock, restore_check_file=file) as store:
+        assert "the store is" in await store.restore_check.doubts()
+        await store.restore_check.accept()
+        clock.now += 60
+        await store.restore_check.go_on()
+        await store.restore_check.look()
+        assert await store.restore_check.doubts() == ""
 
 
 FROZEN = """
