@@ -37,14 +37,14 @@ PAST_THE_RELAY = frozenset(
     {
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
-        *("bounces-bypass", "transport-lost", "action-discards"),
+        *("bounces-bypass", "transport-lost", "action-discards", "sealed-changed"),
     }
 )
 """What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves."""
 KEEPS_BACK = frozenset(
     {
         *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
-        *("filter-needs-tls", "reinjection-needs-tls", "left-over"),
+        *("filter-needs-tls", "reinjection-needs-tls", "left-over", "service-disabled", "slowed", "size-back"),
     }
 )
 """What keeps mail waiting or refuses it where the relay does not see that: another alarm. All other findings
@@ -60,6 +60,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     content_filter.no_way_in,
     content_filter.unknown_transport,
     content_filter.lost,
+    content_filter.lost_behind,
     content_filter.wrong_protocol,
     content_filter.filtered_twice,
     content_filter.transport_settings,
@@ -74,6 +75,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     reinjection.refused,
     bypass.services_past,
     bypass.misread,
+    bypass.elsewhere,
     bypass.second_ways_out,
     bypass.routes,
     bypass.copies,
@@ -94,12 +96,16 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     main_cf.delays_untold,
     main_cf.unknown_recipients,
     stops.transports_deferred,
+    stops.slowed,
+    stops.disabled,
+    stops.everybody_refused,
 )
 TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,
     bypass.aliases_past,
     bypass.actions,
     stops.actions,
+    stops.changed_on_the_way,
 )
 
 

@@ -20,6 +20,8 @@ FILTERLESS_MAIL = ("bounce", "defer", "trace")
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
 """A field that every bounce has."""
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data", "etrn")
+ENVIRONMENTS = ("import_environment", "export_environment")
+"""What processes of Postfix are given, and what they give to the commands that they run."""
 _ACTION = re.compile(r"(?:^|[\s{])(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
 
@@ -51,6 +53,20 @@ def misread(flow: MailFlow) -> Iterator[PostfixFault]:
                 "postconf reads one of its options otherwise than Postfix does, so that its mail may leave in clear",
                 "write each as `-o name=value`, with a blank behind -o",
             )
+
+
+def elsewhere(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Processes of Postfix read the directory that MAIL_CONFIG names: by it postfix(1) tells them this one."""
+    settings = flow.settings
+    text = "processes of Postfix read another directory by it, whatever this one says, and mail leaves in clear"
+    for name in ENVIRONMENTS:
+        for service in (None, *(each for each in settings.services if name in each.overrides)):
+            setting = settings.of(name, service)
+            names = [item.strip("{} ").partition("=")[::2] for item in split_list(setting.value)]
+            of_directory = [value for variable, value in names if variable.strip() == "MAIL_CONFIG"]
+            lacks = service is None and name == "import_environment" and not of_directory
+            if lacks or any(of_directory):
+                yield setting.fault("bypass", text, "name MAIL_CONFIG in it, without a value, as by default")
 
 
 def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -27,6 +27,11 @@ FEW_RECIPIENTS = 10
 _LOCAL = ipaddress.ip_address("127.0.0.1")
 """Where Postfix connects from."""
 TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtual_transport", "mailbox_transport")
+TO_OTHERS = ("default_transport", "relay_transport")
+BY_NAME = ("smtp", "lmtp", "relay", "local", "virtual")
+"""Services that deliver mail, and run what their names say."""
+DELIVERS = (*PROTOCOLS, "local", "virtual", "error")
+"""Programs that deliver mail or bounce it, and do nothing else with it."""
 TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 
 
@@ -84,13 +89,24 @@ def lost(flow: MailFlow) -> Iterator[PostfixFault]:
                 f"{transport.command}(8) does not hand mail to the relay: it IS LOST, or goes elsewhere in clear",
                 "let it run smtp or lmtp, as master.cf in deploy/postfix does",
             )
-    filters = (flow.settings.of("content_filter", each) for each in flow.sources if foreign_filter(flow, each))
-    for setting in (*filters, *(flow.settings.of(name) for name in TRANSPORTS)):
-        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
-        if transport is not None and transport.command == "discard":
-            yield setting.fault(
-                "transport-lost", "discard(8) throws this mail away: it IS LOST", "name one that delivers"
-            )
+
+
+def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
+    """A service that delivers runs a program that may throw mail away. For mailboxes pipe(8) is usual."""
+    settings = flow.settings
+    for service in settings.services:
+        if service.name in BY_NAME and service.type == "unix" and service.command not in DELIVERS:
+            text = f"{service.command}(8) gets the mail that this should deliver: it IS LOST, or goes elsewhere"
+            yield PostfixFault("transport-lost", f"master.cf {service.key}", text, "let it run what its name says")
+    rewrite = settings.service(settings.value("rewrite_service_name"), "unix")
+    filters = (settings.of("content_filter", each) for each in flow.sources if foreign_filter(flow, each))
+    for setting in (*filters, *(settings.of(name, rewrite) for name in TRANSPORTS)):
+        transport = settings.service(setting.value.partition(":")[0], "unix")
+        if transport is None or transport.name in BY_NAME:
+            continue
+        if transport.command == "discard" or (setting.name in TO_OTHERS and transport.command not in DELIVERS):
+            text = f"{transport.command}(8) does not deliver this mail: it IS LOST, or goes elsewhere"
+            yield setting.fault("transport-lost", text, "name one that delivers")
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:

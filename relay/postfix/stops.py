@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from relay.postfix.bypass import tables_of_access, tables_of_fields
-from relay.postfix.flow import MailFlow
-from relay.postfix.settings import PostfixFault
+from relay.postfix.bypass import RESTRICTIONS, tables_of_access, tables_of_fields
+from relay.postfix.content_filter import TRANSPORTS
+from relay.postfix.flow import PROTOCOLS, MailFlow
+from relay.postfix.settings import PostfixFault, split_list
 from relay.postfix.tables import Tables
 
 FIELDS = (
@@ -22,6 +23,13 @@ FIELDS = (
     'Content-Disposition: attachment; filename="smime.p7m"',
 )
 """Fields of every sealed mail (relay/FORMAT.md)."""
+SAYS_SEALED = FIELDS[3:]
+"""Those without which nobody opens it."""
+CHECKS_ON_THE_WAY = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks")
+"""What smtp(8) and lmtp(8) do to the text that they send."""
+CHANGES = re.compile(r"IGNORE|REPLACE|PREPEND|STRIP", re.IGNORECASE)
+SLOW_S = 5
+"""Maximum pause between two mails to one destination, in seconds: who sends in bulk takes one or two."""
 ADDRESSES = ("anybody@nowhere.invalid",)
 """An address that no table names: an action on it is one on everybody. Refusals are what such tables are for."""
 STOPS = re.compile(r"HOLD|REJECT|[45]\d\d\b", re.IGNORECASE)
@@ -36,6 +44,53 @@ def transports_deferred(flow: MailFlow) -> Iterator[PostfixFault]:
         if setting.value:
             text = "Postfix delivers no mail by these transports: it waits in the queue, and the relay does not see it"
             yield setting.fault("transports-deferred", text, setting.to(""))
+
+
+def slowed(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Postfix waits between two mails, and the queue grows."""
+    settings = flow.settings
+    ways = {name for side in flow.sides for name in side.transports}
+    names = sorted(ways | {settings.value(each).partition(":")[0] for each in TRANSPORTS} - {""})
+    for manager in (each for each in settings.services if each.command in ("qmgr", "oqmgr")):
+        for name in (f"{each}_{kind}_rate_delay" for each in names for kind in ("transport", "destination")):
+            setting = settings.of(name, manager)
+            if setting.seconds > SLOW_S:
+                text = f"after each mail the next one waits {setting.seconds:.0f} s, and the relay does not see it"
+                yield setting.fault("slowed", text, settings.of(name).to(0))
+
+
+def disabled(flow: MailFlow) -> Iterator[PostfixFault]:
+    """master(8) runs no such service; only a listener that takes mail in may be missing."""
+    setting, listeners = flow.settings.of("master_service_disable"), [each.key for each in flow.sources]
+    if any(each not in listeners for each in split_list(setting.value)):
+        text = "Postfix does not run these services: mail that needs one waits, and the relay does not see it"
+        yield setting.fault("service-disabled", text, setting.to(""))
+
+
+def everybody_refused(flow: MailFlow) -> Iterator[PostfixFault]:
+    """A list that begins with a refusal refuses everybody."""
+    for service in (each for each in flow.sources if each.command == "smtpd" and flow.leads_to(each)):
+        for kind in RESTRICTIONS:
+            setting = flow.settings.of(f"smtpd_{kind}_restrictions", service)
+            if kind != "etrn" and setting.words[:1] in (["reject"], ["defer"]):
+                text = f"{service.key} takes no mail from anybody, and the relay does not see that"
+                yield setting.fault("action-stops", text, "take it out, or let it stand last")
+
+
+async def changed_on_the_way(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
+    """Checks of smtp(8) and lmtp(8) change what is sealed, or what is to be; lines of bodies look like anything."""
+    faults = []
+    for service in (each for each in flow.settings.services if each.command in PROTOCOLS):
+        for kind in CHECKS_ON_THE_WAY:
+            setting = flow.settings.of(f"{service.command}_{kind}", service)
+            for table in split_list(setting.value):
+                await tables.text(table)  # notes one that nobody can read or list
+                said = (await tables.answers(table, SAYS_SEALED)).values()
+                if kind == "body_checks" or any(CHANGES.match(each) for each in said):
+                    text = f"{table} changes sealed mail on its way, or empties it: it IS LOST, and nobody is told"
+                    remedy = f"take it out; {kind} work in front of the relay"
+                    faults.append(setting.fault("sealed-changed", text, remedy))
+    return faults
 
 
 async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:

@@ -149,6 +149,19 @@ async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opene
     assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
 
 
+async def test_listeners_that_are_off_and_traces_that_are_taken_out_are_no_fault(bases: Path, tmp_path: Path) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    traces = "smtp_header_checks = regexp:{{/^(Received|User-Agent):/ IGNORE}}"
+    await postfix.change(
+        directory, f"postconf -e '{traces}' master_service_disable=smtp/inet default_destination_rate_delay=1s"
+    )
+    await postfix.change(directory, "postconf -e smtpd_etrn_restrictions=reject")
+    await postfix.change(
+        directory, "postconf -P submission/inet/smtpd_client_restrictions=permit_sasl_authenticated,reject"
+    )
+    assert await codes(directory, relay_toml(tmp_path, ())) == []
+
+
 async def test_a_table_that_asks_a_server_is_reported_until_somebody_answers_for_it(
     bases: Path, tmp_path: Path
 ) -> None:
