@@ -83,7 +83,7 @@ COMMANDS = {
     ),
     "trial": LaterCommand(
         "keys_trial:trial",
-        "Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.",
+        "Have each KME give a key for each peer, and the peer's relay find one: it costs two keys and a small mail's.",
     ),
 }
 

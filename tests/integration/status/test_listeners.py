@@ -126,7 +126,7 @@ async def test_keys_forecast_and_breaker_are_told(tmp_path: Path, dry: Developme
             dry.km1.misbehave(call, "http", times=None, code=401)
         for number in range(5, 30):
             await submit(addresses["outgoing"], mails.plain().replace(b"<1@", b"<%d@" % number))
-        found = await until(status, lambda each: each.sum("qumail_kme_breaker_state", kme="kme", call="enc_keys") == 2)
+        found = await until(status, lambda each: each.sum("qumail_kme_breaker_state", kme="kme") == 2)
         assert found.sum("qumail_keys_missed_total", peer="bob") > 0
         assert found.sum("qumail_kme_requests_total", kme="kme", outcome="misconfigured") > 0
 
