@@ -96,7 +96,7 @@ async def relays(
         to_store = await stack.enter_async_context(Wire(server.directory / ".s.PGSQL.5432"))
         one = make_site(
             tmp_path / "one", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
-            incoming=wire.address, kme_settings="prefetch = false",
+            incoming=wire.address, kme_settings="prefetch = false\none_batch_at_a_time = false",
             policies={"default.toml": 'levels = ["aes"]\n', "open.example.toml": 'levels = ["plaintext"]\n'},
         )  # fmt: skip
         SiteSecret.load_or_create(one.config.store.secret)

@@ -18,7 +18,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.wire import Wire
 
-NO_PREFETCH = "prefetch = false\n"
+NO_PREFETCH = "prefetch = false\none_batch_at_a_time = false\n"
 
 _CAROL = """
 [kmes.to-carol]
