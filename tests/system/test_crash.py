@@ -75,5 +75,5 @@ async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befal
 ) -> None:
     report = await two_relays.run(tmp_path, server, seconds=sized(7, 600), seed=5)
     assert report.faults == []
-    assert report.messages > 20
+    assert report.messages > 5
     assert sum(report.hits.values()) >= 3
