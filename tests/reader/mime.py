@@ -117,7 +117,7 @@ def _split_message(message: bytes) -> tuple[dict[bytes, list[bytes]], bytes]:
 
 def _is_cms(value: bytes, smime_types: set[str]) -> bool:
     """Whether a Content-Type is that of CMS with one of these types."""
-    if not value.isascii():
+    if not value.isascii() or re.search(rb"[\x00-\x1f\x7f]", re.sub(rb"\r\n[ \t]|\t", b" ", value)):
         return False
     kind, *rest = _split(_without_comments(value.decode("latin-1")))
     if kind.strip().lower() not in _TYPES:
