@@ -126,8 +126,8 @@ def forged(shown: str) -> list[str]:
 
 
 def write_keys(site: Path) -> None:
-    pool = dict.fromkeys(("refill_bits_per_s", "use_bits_per_s", "empty_in_s", "stored_keys", "status_age_s", "alarm"))
-    pool |= {"kme": FORGED, "peer": FORGED, "trouble": FORGED, "pool_keys": 1}
+    pool = dict.fromkeys(("refill_bits_per_s", "empty_in_s", "stored_keys", "status_age_s"))
+    pool |= {"kme": FORGED, "peer": FORGED, "trouble": FORGED, "pool_keys": 1, "use_bits_per_s": 0, "alarm": False}
     release = {"version": FORGED, "directory": FORGED, "stamp": "x"}
     text = json.dumps({"source": FORGED, "pools": [pool], "levels": [], "release": release})
     (site / "state/keys.json").write_text(text)

@@ -139,12 +139,13 @@ async def test_explain_knows_of_the_keys_that_the_serving_relay_has_ready(
     site, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["aes"]\n'})
     await kmes.stop()
     site.config.keys_file.parent.mkdir(parents=True, exist_ok=True)
-    row = {"kme": "kme", "peer": "bob", "pool_keys": 6, "trouble": "away"}
+    row = dict.fromkeys(("refill_bits_per_s", "empty_in_s", "stored_keys", "status_age_s"))
+    row |= {"kme": "kme", "peer": "bob", "trouble": "away", "use_bits_per_s": 0, "alarm": False}
     for ready, result in ((6, "sealed"), (0, "held")):
-        site.config.keys_file.write_text(json.dumps({"pools": [row | {"pool_keys": ready}]}))
+        site.config.keys_file.write_text(json.dumps({"pools": [row | {"pool_keys": ready}], "levels": []}))
         now = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
         assert (now["result"], now["ready_at_the_relay"]) == (result, {"kme": 6} if ready else {})
-    site.config.keys_file.write_text(json.dumps({"pools": [row]}))
+    site.config.keys_file.write_text(json.dumps({"pools": [row | {"pool_keys": 6}], "levels": []}))
     shown = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
     assert "kme: 6 keys ready at the relay that serves" in shown.stdout
 
