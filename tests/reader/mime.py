@@ -10,6 +10,18 @@ import re
 from tests.reader import limits
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
+_ONE = (
+    rb"[ \t]*;[ \t]*(?:\n[ \t]+)?([A-Za-z0-9_.-]+(?:\*[0-9]{1,3})?\*?)="
+    rb"(?:([A-Za-z0-9!#$&+./:?@^_`{|}~%'-]+)|\"((?:[^\"\\\x00-\x1f\x7f]|\\[\"\\])*)\")"
+)
+_FORM = re.compile(
+    rb"[ \t\n]*([!#$&+.^_`{|}~0-9A-Za-z/-]+)((?:"
+    + re.sub(rb"\((?=\[|\()", rb"(?:", _ONE)
+    + rb")*)[ \t]*;?[ \t]*(?:\n[ \t]*)?"
+)
+_PARAMETER = re.compile(_ONE)
+_CONFUSING = re.compile(rb"(?:name|boundary)[^a-z=]*=|^'.*'$|^'$", re.IGNORECASE)
+_CONFUSING_BARE = re.compile(rb"['%]")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n \t]")
 _TYPES = {"application/pkcs7-mime", "application/x-pkcs7-mime"}
 _SMIME_TYPES = {"authenveloped-data", "authenticated-enveloped-data"}
@@ -116,17 +128,21 @@ def _split_message(message: bytes) -> tuple[dict[bytes, list[bytes]], bytes]:
 
 
 def _is_cms(value: bytes, smime_types: set[str]) -> bool:
-    """Whether a Content-Type is that of CMS with one of these types."""
-    if not value.isascii() or re.search(rb"[\x00-\x1f\x7f]", re.sub(rb"\r\n[ \t]|\t", b" ", value)):
+    """Whether a Content-Type is that of CMS with one of these types, in the only form that announces it."""
+    if not value.isascii() or not (form := _FORM.fullmatch(value.replace(b"\r\n", b"\n"))):
         return False
-    kind, *rest = _split(_without_comments(value.decode("latin-1")))
-    if kind.strip().lower() not in _TYPES:
+    parameters = [(name.lower(), bare, quoted) for name, bare, quoted in _PARAMETER.findall(form[2])]
+    if any(
+        _CONFUSING.search(quoted) or (not name.endswith(b"*") and _CONFUSING_BARE.search(bare))
+        for name, bare, quoted in parameters
+    ):
         return False
-    for parameter in rest:
-        name, _, text = parameter.partition("=")
-        if name.strip().lower() == "smime-type":
-            return _unquoted(text.strip()).lower() in smime_types
-    return False
+    said = [
+        (bare or _unquoted(f'"{quoted.decode()}"').encode()).decode().lower()
+        for name, bare, quoted in parameters
+        if name == b"smime-type"
+    ]
+    return form[1].decode().lower() in _TYPES and len(said) == 1 and said[0] in smime_types
 
 
 def _split(value: str) -> list[str]:
