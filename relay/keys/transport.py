@@ -36,6 +36,8 @@ CONNECT_TIMEOUT_S = 2.0
 IDLE_S = 55.0
 """Time for which an idle connection is kept, in seconds: common proxies and firewalls drop one after 60 or more."""
 
+LAST_HANDSHAKE_S = 0.5
+"""How long a connection that is being opened ahead is waited for at the end, in seconds."""
 AHEAD_AGAIN_S = 10.0
 """Time before connections are opened ahead again after that has failed, in seconds."""
 
@@ -154,6 +156,9 @@ class Transport:
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
+        if self._opening is not None and self._opening.get_loop() is asyncio.get_running_loop():
+            # A handshake that is broken off closes only after a while, when its loop may have ended.
+            await asyncio.wait({self._opening}, timeout=LAST_HANDSHAKE_S)
         if (opening := self._end_opening()) is not None:
             await asyncio.gather(opening, return_exceptions=True)
         session, self._session = self._session, None

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -228,6 +229,20 @@ async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: Fak
     assert mine == set()
     while kme.open_connections:
         await asyncio.sleep(0)
+
+
+async def test_nor_one_that_was_being_opened_when_its_loop_ends_at_once(kme: FakeKME) -> None:
+    async def once(pause: float) -> None:
+        async with kme.client(pool_connections=5) as client:
+            await client.check_key_status("bob")
+            await asyncio.sleep(pause)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(40):
+            await asyncio.to_thread(asyncio.run, once(step * 0.0002))
+            gc.collect()
+    assert [str(each.message) for each in said] == []
 
 
 async def test_a_client_that_nobody_closed_makes_no_noise(kme: FakeKME, caplog: pytest.LogCaptureFixture) -> None:
