@@ -342,18 +342,31 @@ def test_purge_follows_a_link_and_empties_a_volume(installed: Machine) -> None:
     assert not installed.path("/var/lib/qumail-relay").is_symlink()
 
 
-def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(installed: Machine, package: Path) -> None:
+def test_it_stays_while_a_postfix_still_hands_it_mail(installed: Machine, package: Path) -> None:
+    """Once the relay is gone anybody on the host could listen at its port, and be handed the mail in clear."""
     installed.run("mkdir", "-p", "/etc/postfix")
     main_cf, master_cf = (installed.path(f"/etc/postfix/{name}.cf") for name in ("main", "master"))
     main_cf.write_text("content_filter = qumail:[127.0.0.1]:15024\n")
-    assert "Postfix still hands mail to the relay" in installed.run("dpkg", "--remove", "qumail-relay")
-    install(installed, package)
+    configure(installed)
+    with started(installed):
+        said = installed.run("dpkg", "--remove", "qumail-relay", may_fail=True)
+        assert "Postfix still hands mail to the relay" in said
+        assert "qumail-relay setup --undo" in said
+        assert greeting(installed) == "250\n", "it serves on"
     main_cf.write_text("qumail_destination_recipient_limit = 100\n")
     master_cf.write_text("qumail unix - - n - - lmtp\n    -o syslog_name=postfix/qumail\n")
     assert "Postfix" not in installed.run("dpkg", "--remove", "qumail-relay"), "the filters were taken out"
+    assert not installed.path("/usr/bin/qumail-relay").exists()
     install(installed, package)
     master_cf.write_text("smtp inet n - n - - smtpd\n    -o content_filter=qumail:[127.0.0.1]:15034\n")
-    assert "Postfix still hands mail to the relay" in installed.run("dpkg", "--remove", "qumail-relay")
+    assert "Postfix still hands" in installed.run("dpkg", "--remove", "qumail-relay", may_fail=True)
+    assert installed.path("/usr/bin/qumail-relay").exists()
+    master_cf.write_text("")
+    main_cf.write_text("relayhost = [127.0.0.1]:15025\n")
+    assert "Postfix still hands" in installed.run("dpkg", "--remove", "qumail-relay", may_fail=True)
+    [anyway] = re.findall(r"anyway: (.*)", said)
+    assert "Postfix still hands mail to the relay" in installed.run("sh", "-c", f"{anyway} --yes")
+    assert not installed.path("/usr/bin/qumail-relay").exists()
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
