@@ -46,6 +46,8 @@ from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files import permissions
+from relay.files.commands import named
 from relay.files.sqlite import no_room
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
@@ -153,13 +155,24 @@ def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool
     """Postfix is left out `before` the start: setup has just said what it finds there."""
     try:
         config = load(config_file)
+    except ConfigError as error:
+        return None, [("configuration", str(config_file), tuple(error.problems))]
+    # Before root is left, who may read these where the relay's user may not.
+    standing, owner = list(standing_states(config)), list(owner_states(config_file, config))
+    try:
         # Before root is left, who may read Postfix's files and its queue.
         beside = [] if before else asyncio.run(_beside(config))
         become_the_relays_user(config_file)
     except ConfigError as error:
-        return None, [("configuration", str(config_file), tuple(error.problems))]
-    found, states = asyncio.run(_all(config_file, trial_keys, next_hops))
-    return found, [*states, *beside] if found is not None else states
+        return None, [("configuration", str(config_file), tuple(error.problems)), *owner, *standing]
+    try:
+        found, states = asyncio.run(_all(config_file, trial_keys, next_hops))
+    except OSError as error:
+        wrong = permissions.cause(error.filename or config_file, error)
+        found, states = None, [("configuration", str(config_file), (wrong,))]
+    if found is None:  # whose the state is comes first: no other remedy cures before that
+        return None, [*owner, *states, *standing, *beside]
+    return found, [*states, *beside]
 
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> list[State]:
@@ -178,16 +191,25 @@ async def _beside(config: Config) -> list[State]:
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
+    config = None
     try:
-        config, certificates = with_documents(load(config_file))
+        config = load(config_file)
+        config, certificates = with_documents(config)
         folders: list[ListenerModule | StatusModule] = [*app.listeners(config).values(), *app.status(config)]
     except ConfigError as error:
-        return None, [("configuration", str(config_file), tuple(error.problems))]
+        wrong = "configuration", str(config_file), tuple(error.problems)
+        return None, [wrong, *(await _store_and_files(config, config_file) if config is not None else ())]
     rights, releases = rights_state(config_file, config), _release_states(config_file, config)
     looked = [state async for state in _states(config, config_file, certificates, folders, trial_keys, next_hops)]
     if key_receiver_ended(config):
         looked.append(("serving relay", "", (f"{upkeep.ALONE}; start it anew: {how_to('start', config_file)}",)))
     return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
+
+
+async def _store_and_files(config: Config, config_file: Path) -> list[State]:
+    """What can be looked at where the peers' documents cannot be used."""
+    store, files = await store_state(config, config_file), await asyncio.to_thread(file_states, config)
+    return [secret_state(config), store, *files]
 
 
 async def _states(
@@ -379,12 +401,14 @@ def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[li
             problems.append(_not_read(file.path, file.error))
         if missing := file.secret_ids.difference(secret.ids):
             ids = ", ".join(sorted(missing))
-            problems.append(f"{file.path}: holds what is under site secret {ids}, whose line {secret_file} lacks")
+            problems.append(
+                f"{named(file.path)}: holds what is under site secret {ids}, whose line {secret_file} lacks"
+            )
     return records, problems
 
 
 def _not_read(path: Path, error: OSError) -> str:
-    return f"{path}: {error.strerror}: no relay reads it: move it away"
+    return f"{named(path)}: {error.strerror}: no relay reads it: move it away"
 
 
 def _audit(config: Config) -> list[State]:

@@ -20,7 +20,7 @@ from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import permissions
-from relay.files.commands import command
+from relay.files.commands import command, named
 from relay.files.rights import others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
 
@@ -71,7 +71,7 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
 def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterator[str]:
     with suppress(ConfigError):  # it cannot be read, which is found elsewhere
         if writer := others_can_write(path.absolute(), trusted, groups=groups):
-            yield f"{printable(str(path))}: {printable(writer)}"
+            yield f"{named(path)}: {printable(writer)}"
 
 
 def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
                     faults.append(path)
     for path in sorted(faults)[:MAX_NAMED]:
         whose = f"belongs to user {owner_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
-        yield f"{printable(str(path))}: {whose}, cannot write it: {permissions.give_to_us(path)}"
+        yield f"{named(path)}: {whose}, cannot write it: {permissions.give_to_us(path)}"
     if len(faults) > MAX_NAMED:
         yield f"{config.state_directory}: {len(faults) - MAX_NAMED} more of its files belong to other users"
 
@@ -109,6 +109,6 @@ def _policies(directory: Path) -> Iterator[str]:
                 if path.stat().st_mode & stat.S_IWOTH:
                     faults.append(path)
     for path in sorted(faults)[:MAX_NAMED]:
-        yield f"{printable(str(path))}: everybody can write to it: {typed_by_root(path, 'chmod', 'o-w')}"
+        yield f"{named(path)}: everybody can write to it: {typed_by_root(path, 'chmod', 'o-w')}"
     if len(faults) > MAX_NAMED:
         yield f"{directory}: everybody can write to {len(faults) - MAX_NAMED} more of its files"

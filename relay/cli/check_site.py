@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from relay.cli.units import how_to
 from relay.config import Config
@@ -21,6 +22,8 @@ from relay.schemes.all import all_schemes
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts of development key servers that are this site's own."""
 NOBODY = "nobody listens"
 RESTART = "it was started with other settings; restart it"
 
@@ -83,7 +86,12 @@ def next_steps(config_file: Path, config: Config | None, states: Iterable[State]
         yield f"set this site up: {command('qumail-relay', 'setup', '--config', config_file)}"
         return
     if config is None:
-        of_itself = any(config_file.name in problem for _, _, problems in states for problem in problems)
+        of_itself = any(
+            config_file.name in problem
+            for title, _, problems in states
+            if title == "configuration"
+            for problem in problems
+        )
         yield f"{f'edit {config_file}' if of_itself else 'fix what is wrong'}, then: {check}"
         return
     if config.identity is not None and not config.identity.directory.exists():
@@ -91,7 +99,8 @@ def next_steps(config_file: Path, config: Config | None, states: Iterable[State]
     if not config.peers:
         yield f"invite the other site: {relay('identity', 'invite')}"
         yield f"take the other site in: {relay('identity', 'accept', 'FILE')}"
-    development = {f"KME {name}" for name, kme in config.kmes.items() if from_development_kme(kme.ca)}
+    here = {name: kme for name, kme in config.kmes.items() if urlsplit(kme.url).hostname in LOOPBACK}
+    development = {f"KME {name}" for name, kme in here.items() if from_development_kme(kme.ca)}
     away = {
         title for title, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)
     }

@@ -17,6 +17,7 @@ from relay.cli.keys import read_report
 from relay.cli.quarantine import existing_store
 from relay.config import Config
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.commands import named
 from relay.files.credentials import credential_name, is_there
 from relay.files.rights import typed_by_root
 from relay.files.stamps import read_json
@@ -33,13 +34,13 @@ from relay.store.store import Store
 def secret_state(config: Config) -> State:
     """Whether it can be read, and whether a thief of the store has it too."""
     path = config.store.secret
-    if not (is_there(path) or credential_name(path)):
-        return "store secret", f"{path}: will be made when the relay first starts", ()
     try:
+        if not (is_there(path) or credential_name(path)):
+            return "store secret", f"{path}: will be made when the relay first starts", ()
         SiteSecret.load(path)
+        return "store secret", f"{path}{_with_what_it_seals(config)}", tuple(_left_in_plain(config))
     except RelayError as error:
         return "store secret", str(path), (str(error),)
-    return "store secret", f"{path}{_with_what_it_seals(config)}", tuple(_left_in_plain(config))
 
 
 def _left_in_plain(config: Config) -> Iterator[str]:
@@ -120,8 +121,8 @@ def _copies_of_upgrades(config: Config) -> Iterator[str]:
             with suppress(OSError):
                 if copy.lstat().st_mtime < time.time() - 86_400.0:
                     yield (
-                        f"{copy}: is the store before an upgrade, with keys that were destroyed since: delete it, or "
-                        "keep it elsewhere"
+                        f"{named(copy)}: is the store before an upgrade, with keys that were destroyed since: delete "
+                        f"it, or keep it elsewhere: {typed_by_root(copy, 'rm')}"
                     )
 
 

@@ -26,6 +26,11 @@ def one_after_the_other(*commands: str) -> str:
     return " && ".join(commands)
 
 
+def named(path: Path) -> str:
+    """The name of a file that was found, for a text: also what is pasted of a text is no command."""
+    return _quoted(path)
+
+
 def _quoted(word: str | Path) -> str:
     text = os.fspath(word)
     if isinstance(word, Path) and text.startswith("-"):

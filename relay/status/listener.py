@@ -100,7 +100,7 @@ class StatusListener:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        causes = self._ready.found
+        causes = self._ready.holding
         lines = [f"not ready: {cause} ({name})" for name, cause in causes.items()] or ["ready"]
         return web.Response(text="".join(f"{line}\n" for line in lines), status=503 if causes else 200)
 

@@ -12,15 +12,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
+from relay.config import Config
 from relay.counting import metrics
-from relay.errors import StoreUnavailable
+from relay.errors import ConfigError, StoreUnavailable
 from relay.files import permissions
+from relay.files.rights import typed_by_root
 from relay.files.sqlite import no_room
 from relay.status import Watched
+from relay.store.secret import SiteSecret
+from relay.store.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +37,8 @@ STALE_S = 60.0
 
 
 _STORE = "store_unwritable"
+_ANOTHER = "store_is_another"
+"""An alarm under which mail flows."""
 
 
 class Readiness:
@@ -44,14 +51,19 @@ class Readiness:
 
     @property
     def found(self) -> dict[str, str]:
-        """Why it is not ready, by alarm (relay/counting/alarms.py); empty if ready."""
+        """What is wrong, by alarm (relay/counting/alarms.py)."""
         ago = time.monotonic() - self._looked_at
         return self._found if ago <= STALE_S else {**self._found, "not_watched": f"nobody has looked for {ago:.0f} s"}
 
     @property
+    def holding(self) -> dict[str, str]:
+        """Why it is not ready, by alarm; empty if ready."""
+        return _holding(self.found)
+
+    @property
     def causes(self) -> tuple[str, ...]:
-        """Why it is not ready, as texts."""
-        return tuple(self.found.values())
+        """The same, as texts."""
+        return tuple(self.holding.values())
 
     async def keep_up(self) -> None:
         """Checks every LOOK_S seconds, until cancelled."""
@@ -62,7 +74,7 @@ class Readiness:
     async def look(self) -> None:
         """Checks now."""
         faults = await self._look()
-        causes = list(faults.values())
+        causes = list(_holding(faults).values())
         if faults != self._found:
             (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
         self._found, self._looked_at = faults, time.monotonic()
@@ -73,7 +85,8 @@ class Readiness:
         """The current faults, by alarm."""
         watched = self._watched
         looked = {
-            _STORE: await self._store() or await asyncio.to_thread(_no_files, watched.config.state_directory),
+            _STORE: await self._store() or await asyncio.to_thread(_not_opened_anew, watched.config),
+            _ANOTHER: await asyncio.to_thread(_another_secret, watched.config, watched.store),
             "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
         }
         if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
@@ -97,11 +110,30 @@ class Readiness:
         return ""
 
 
-def _no_files(directory: Path) -> str:
-    """Why no file can be made beside the store, or ""; files that are open already do not show that."""
-    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+def _holding(faults: Mapping[str, str]) -> dict[str, str]:
+    return {name: cause for name, cause in faults.items() if name != _ANOTHER}
+
+
+def _not_opened_anew(config: Config) -> str:
+    """Why a relay that starts could not open the store, or ""; files that are open already do not show that."""
+    directory, database = config.state_directory, config.store.database
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return f"{directory}: no file can be made there{permissions.another_owner(directory)}"
+    if isinstance(database, Path) and not os.access(database, os.R_OK | os.W_OK, effective_ids=True):
+        owner = permissions.another_owner(database) or f": {typed_by_root(database, 'chmod', 'u+rw')}"
+        return f"{database}: a relay that starts cannot open it{owner}"
+    return ""
+
+
+def _another_secret(config: Config, store: Store) -> str:
+    """Why a relay that starts would not have the secret under which this one seals, or ""."""
+    try:
+        ids = SiteSecret.load(config.store.secret).ids
+    except ConfigError as error:
+        return f"a relay that starts has no site secret: {error}"
+    if store.sealed_under in ids:
         return ""
-    return f"{directory}: no file can be made there{permissions.another_owner(directory)}"
+    return f"{config.store.secret}: lacks site secret {store.sealed_under}, under which this relay seals: put it back"
 
 
 def _disk(directory: Path) -> str:

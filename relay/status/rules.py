@@ -258,7 +258,8 @@ def _not_ready(name: str) -> Rule:
 
 def _store_is_another(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     # It stands in the store: what cannot be read ends nothing.
-    if doubt := sight.watched.store.restore_check.doubt:
+    doubts = (sight.watched.store.restore_check.doubt, sight.not_ready.get("store_is_another"))
+    if doubt := "; ".join(filter(None, doubts)):
         yield "", doubt
 
 

@@ -93,7 +93,8 @@ async def migrate(where: str | Path, *, busy_timeout: float) -> None:
 
 def copies_of_upgrades(database: Path) -> list[Path]:
     """The copies of an embedded database that were made before it was migrated. Blocks."""
-    return sorted(database.parent.glob(f"{glob.escape(database.name)}.schema-*"))
+    found = database.parent.glob(f"{glob.escape(database.name)}.schema-*")
+    return sorted(each for each in found if each.name.rpartition("-")[2].isdecimal())
 
 
 def _version(connection: Connection) -> int | None:

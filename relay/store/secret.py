@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files.commands import command
 from relay.store import secret_file
 
 SECRET_LENGTH = 32
@@ -127,6 +128,10 @@ def _format(secrets: list[bytes]) -> bytes:
     return b"".join(b"%s %s\n" % (_id(s).encode(), base64.b64encode(s)) for s in secrets)
 
 
+def _put_back(path: Path) -> str:
+    return f"{_REMEDY}: {command('cp', f'BACKUP/{path.name}', path)}"
+
+
 def _parse(content: bytes, path: Path) -> list[bytes]:
     """Parses the secrets. Raises ConfigError with the line's number, never its text."""
     secrets = []
@@ -137,10 +142,12 @@ def _parse(content: bytes, path: Path) -> list[bytes]:
         except binascii.Error:
             secret = b""
         if len(secret) != SECRET_LENGTH or len(ids) > 1:
-            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} bytes: {_REMEDY}")
+            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} bytes: {_put_back(path)}")
         if ids and ids[0] != _id(secret).encode():
-            raise ConfigError(f"{path}:{number}: the id is another secret's: one of the two was changed")
+            raise ConfigError(
+                f"{path}:{number}: the id is another secret's: one of the two was changed: {_put_back(path)}"
+            )
         secrets.append(secret)
     if not secrets:
-        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} bytes: {_REMEDY}")
+        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} bytes: {_put_back(path)}")
     return secrets

@@ -64,6 +64,11 @@ class Store:
         self.history = History(database, clock)
         self.canaries = Canaries(database, clock)
 
+    @property
+    def sealed_under(self) -> str:
+        """The id of the secret under which this process seals."""
+        return self._secret.ids[0]
+
     async def missing_secrets(self) -> dict[str, int]:
         """The ids of missing secrets that rows are sealed under, with the number of rows.
 

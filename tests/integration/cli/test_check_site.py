@@ -189,15 +189,17 @@ async def test_where_no_postfix_is_meant_nothing_is_recommended_for_one(alice: S
     assert b"--postfix" not in out
 
 
-@pytest.mark.parametrize("of_development", [True, False])
-async def test_only_development_key_servers_are_to_be_run(
-    alice: Site, of_development: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("of_development", "host"), [(True, "localhost"), (False, "localhost"), (True, "kme.bob.example")]
+)
+async def test_only_development_key_servers_of_this_site_are_to_be_run(
+    alice: Site, of_development: bool, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_site, "from_development_kme", lambda _: of_development)
-    edit(alice, alice.config.kmes["kme"].url, "https://localhost:1")
+    edit(alice, alice.config.kmes["kme"].url, f"https://{host}:1")
     wrong: list[check_site.State] = [("KME kme", "", ("KMEUnreachable: it does not answer",))]
     steps = list(check_site.next_steps(alice.config_file, alice.config, wrong))
-    assert any("qumail-relay kme" in each for each in steps) == of_development
+    assert any("qumail-relay kme" in each for each in steps) == (of_development and host == "localhost")
 
 
 async def test_a_listener_says_whether_a_relay_listens_there(alice: Site) -> None:
@@ -336,9 +338,15 @@ async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(
     documents = alice.directory / "peers"
     documents.mkdir(mode=0o700)
     (documents / "bob.json").write_text("no document")
+    alarm = {"alarm": "disk_full", "about": "", "cause": "2 octets are free", "since": 1.0, "told": 1.0}
+    alice.config.alarms_file.write_text(json.dumps({"alarms": [alarm]}))
+    (alice.directory / "relay.db.schema-3").touch()
+    os.utime(alice.directory / "relay.db.schema-3", (1, 1))
     edit(alice, "[store]", '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]')
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert "bob.json: not a peer document" in done.output
+    assert "alarm disk_full" in done.output
+    assert "relay.db.schema-3: is the store before" in done.output.replace("\n", " ")
     remedy = "move it away, and import the peer's document again: qumail-relay identity import --name bob FILE"
     assert remedy in " ".join(done.output.split())
     assert "Next   fix what is wrong, then: " in done.output

@@ -265,3 +265,18 @@ async def test_what_stands_where_the_directory_of_kept_policies_has_to_be_is_sai
 async def test_files_that_are_as_they_have_to_be_are_well(site: Site) -> None:
     await has_served(site)
     assert (await findings(site))["state files"] == []
+
+
+async def test_names_that_somebody_planted_are_no_commands_where_check_names_them(site: Site) -> None:
+    await has_served(site)
+    copy, planted = site.directory / "relay.db.schema-3", "schema-3;touch pwn"
+    policy = site.directory / "policies" / "a;touch pwn.toml"
+    for path in (copy, copy.with_name(f"relay.db.{planted}"), copy.with_name("relay.db.schema-$(touch pwn2)"), policy):
+        path.touch()
+        os.utime(path, (1, 1))
+    policy.chmod(0o666)
+    said = await findings(site)
+    [problem] = said["store"]
+    assert problem.startswith(f"{copy}: is the store before an upgrade, ")
+    assert problem.endswith(f": rm {copy}")
+    assert any(each.startswith(f"'{policy}': everybody can write to it: ") for each in said["rights"])

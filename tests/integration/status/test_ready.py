@@ -23,6 +23,8 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import Watched, exposition, ready
 from relay.store import store
+from relay.store.secret import SiteSecret, fresh_secret
+from tests.integration.status.test_alarms import standing
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails
 from tests.testlib.nobody import as_nobody, by_root, give_to_nobody
@@ -94,15 +96,38 @@ async def test_without_the_file_of_its_store_it_is_not_ready(site: Site) -> None
         await until(status, lambda code, text: code == 503 and f"{path}: was emptied" in text)
 
 
+async def test_a_secret_with_which_a_restart_would_open_nothing_is_an_alarm_while_mail_flows(site: Site) -> None:
+    path = site.config.store.secret
+
+    async def until_standing(*names: str) -> None:
+        async with asyncio.timeout(30):
+            while {each["alarm"] for each in standing(site)} != {*names}:
+                await asyncio.sleep(0.02)
+
+    async with app.running(site.config) as addresses:
+        await until_standing()
+        before = path.read_bytes()
+        for content in (b"x" + before[1:], fresh_secret(), fresh_secret() + before):
+            path.write_bytes(content)
+            await until_standing(*(() if before in content else ("store_is_another",)))
+            assert await readyz(addresses["status"]) == (200, "ready\n")
+
+
 @by_root
-async def test_in_a_state_directory_that_is_no_longer_the_relays_it_is_not_ready() -> None:
+async def test_what_a_restart_could_not_open_makes_it_not_ready() -> None:
     """Its open files go on being written, so that nothing else shows it."""
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        config = SimpleNamespace(state_directory=directory, audit=SimpleNamespace(holds=False))
+        secret, database = directory / "site.secret", directory / "relay.db"
+        database.touch()
+        loaded = SiteSecret.load_or_create(secret)
+        of_store = SimpleNamespace(database=database, secret=secret)
+        config = SimpleNamespace(state_directory=directory, audit=SimpleNamespace(holds=False), store=of_store)
         receiving = SimpleNamespace(process_has_ended=False)
         store_as_open = SimpleNamespace(
-            received=SimpleNamespace(ready=_is_well), restore_check=SimpleNamespace(look=_is_well)
+            received=SimpleNamespace(ready=_is_well),
+            restore_check=SimpleNamespace(look=_is_well),
+            sealed_under=loaded.ids[0],
         )
         watched = SimpleNamespace(config=config, receiving=receiving, store=store_as_open, board=Board())
         readiness = ready.Readiness(cast("Watched", watched))
@@ -110,6 +135,17 @@ async def test_in_a_state_directory_that_is_no_longer_the_relays_it_is_not_ready
         with as_nobody():
             await readiness.look()
             assert not readiness.causes
+        database.chmod(0)
+        with as_nobody():
+            await readiness.look()
+        assert readiness.causes[0].startswith(f"{database}: a relay that starts cannot open it: ")
+        assert readiness.causes[0].endswith(f"chmod u+rw {database}")
+        os.chown(database, 0, 0)
+        with as_nobody():
+            await readiness.look()
+        assert readiness.causes[0].startswith(
+            f"{database}: a relay that starts cannot open it: it belongs to user root"
+        )
         os.chown(directory, 0, 0)
         with as_nobody():
             await readiness.look()
