@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from relay.errors import AnothersFile
 from relay.files.acl import named_in_acl
-from relay.files.commands import as_user, one_after_the_other
+from relay.files.commands import as_user, named, one_after_the_other
 from relay.files.rights import given_by_root, typed_by_root
 
 MAX_LINKS = 40
@@ -54,7 +54,7 @@ def cause(path: str | Path, error: OSError, prefix: str = "cannot be read: ", *,
     """
     if error.errno == errno.EACCES and (denial := denial_at(path, private=private)) is not None:
         return str(denial)
-    return f"{printable(str(path))}: {prefix}{error.strerror or error}"
+    return f"{named(Path(path))}: {prefix}{error.strerror or error}"
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
@@ -167,7 +167,7 @@ def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
     rights = f"mode {status.st_mode & 0o7777:04o}, owner {_user(status.st_uid)}:{_group(status.st_gid)}"
     remedy = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
     right = "search" if lacks == "x" else "read"
-    return Denial(printable(str(place)), right, rights, printable(remedy or _remedy(place, status, lacks)))
+    return Denial(named(place), right, rights, printable(remedy or _remedy(place, status, lacks)))
 
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:

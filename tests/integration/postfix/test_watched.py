@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -336,7 +337,7 @@ async def test_a_file_that_the_relays_user_may_not_read_is_named_with_what_to_ty
         watch = PostfixWatch(odd, load_config(Path("relay.toml"), of_nobody(odd)))
         with as_nobody():
             await watch.look()
-        assert "master.cf: cannot be read by nobody: Permission denied" in watch.unknown
+        assert f"{shlex.quote(str(odd / 'master.cf'))}: cannot be read by nobody: Permission denied" in watch.unknown
         assert f"setfacl -m u:nobody:r '{place}/it'\"'\"'s; odd/master.cf'" in watch.unknown
         (odd / "master.cf").chmod(0o644)
         with as_nobody():
