@@ -18,7 +18,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option, config_option
 from relay.cli.output import json_option, print_json
 from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings
-from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, load_keys, make_key
+from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, load_key, load_keys, make_key
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
@@ -122,11 +122,6 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
             yield title, str(table.key), tuple(error.problems)
         else:
             yield title, f"{key.algorithm}, {key.bits} bits, in the DNS", tuple(problems)
-    if config.dkim.arc_seal:
-        try:
-            arrivals(config, load_keys(config))
-        except ConfigError as error:
-            yield "ARC", "", tuple(error.problems)
 
 
 async def _published(table: DKIMSettings, keys: Sequence[SigningKey]) -> list[tuple[SigningKey, list[str]]]:

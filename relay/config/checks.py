@@ -99,8 +99,6 @@ def _invalid_dkim(config: Config) -> Iterator[WrongSetting]:
     for number, key in enumerate(table.keys):
         if key.domain not in config.site.domains:
             yield ("dkim", "keys", number, "domain"), f"dkim.keys: {key.domain!r} is none of site.domains"
-    if table.arc_seal and not (table.keys and table.verify):
-        yield ("dkim", "arc_seal"), "dkim.arc_seal: needs verify, and one of [[dkim.keys]] to seal with"
     for server in table.dns_servers:
         try:
             ipaddress.ip_address(server.host)

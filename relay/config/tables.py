@@ -369,6 +369,7 @@ class DKIMSettings(toml.Table):
     """
 
     removed: ClassVar[dict[str, str]] = {
+        "arc_seal": "the relay adds no ARC set; a milter behind it can; remove this line",
         "max_signatures": "the 10 uppermost signatures are verified; remove this line",
         "dns_timeout": "the DNS has 5 seconds for all keys of a mail; remove this line",
     }
@@ -385,10 +386,6 @@ class DKIMSettings(toml.Table):
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*\Z")
     """The name under which results are given; fields from outside that use it are removed. By default site.hostname;
     it must not be that of another program on the way, such as opendkim, whose results would be removed.
-    """
-    arc_seal: bool = False
-    """Add an ARC set to each opened mail, so that those to come can see that it was us who changed it. It is signed
-    with the first RSA key below; what changes a mail after the relay breaks it.
     """
     dns_servers: Annotated[tuple[AddressSetting, ...], BeforeValidator(as_tuple)] = ()
     """Name servers to ask (["127.0.0.1:53"]), IP addresses and ports; by default those of /etc/resolv.conf. Best is

@@ -1,4 +1,4 @@
-"""DKIM and ARC: signs outgoing sealed mail, and verifies the signatures of arriving sealed mail.
+"""DKIM and ARC: signs outgoing sealed mail (DKIM), and verifies the signatures and ARC chain of arriving sealed mail.
 Standard: RFC 6376 (DKIM), RFC 8463 (Ed25519), RFC 8617 (ARC), RFC 8601 (Authentication-Results).
 """
 

@@ -1,11 +1,10 @@
-"""The current DKIM signer, verifier and ARC sealer; reloaded when key files change.
+"""The current DKIM signer and verifier; keys are reloaded when key files change.
 Standard: each mail asks once; unusable keys leave the previous ones in force, since unsigned mail is distrusted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
@@ -28,7 +27,7 @@ class DKIMInForce:
         self.read_at = self.stamps()
         self._keys = load_keys(settings())
         self._signer = Signer(self._keys)
-        self._arrivals = arrivals(settings(), self._keys)
+        self._arrivals = arrivals(settings())
 
     def signer(self) -> Signer | None:
         """The current signer."""
@@ -48,15 +47,12 @@ class DKIMInForce:
         self.read_at, settings = self.stamps(), self._settings()
         try:
             keys = load_keys(settings)
-            new_arrivals = arrivals(settings, keys)
         except ConfigError as error:
             log.error("dkim_keys_not_reloaded", problems=error.problems)
             return
         if list(map(_identity, keys)) == list(map(_identity, self._keys)):
             return
-        if new_arrivals is not None and self._arrivals is not None:
-            new_arrivals = replace(self._arrivals, sealer=new_arrivals.sealer)  # keeps the cached DNS records
-        self._keys, self._signer, self._arrivals = keys, Signer(keys), new_arrivals
+        self._keys, self._signer = keys, Signer(keys)
         log.info("dkim_keys_reloaded", keys=[key.name for key in keys])
 
 

@@ -1,5 +1,5 @@
 """The header field with the results of a message's signatures for later readers.
-Standard: RFC 8601 (Authentication-Results), 5 (foreign fields under our name are removed), RFC 8617 4.1.1.
+Standard: RFC 8601 (Authentication-Results), 5 (foreign fields under our name are removed).
 """
 
 from __future__ import annotations
@@ -37,13 +37,9 @@ class AuthResult:
 
 
 def results_field(authserv_id: str, results: Sequence[AuthResult]) -> bytes:
-    """The Authentication-Results field."""
-    return f"Authentication-Results: {payload(authserv_id, results)}\r\n".encode("ascii")
-
-
-def payload(authserv_id: str, results: Sequence[AuthResult]) -> str:
-    """Its value, one result a line, as in ARC-Authentication-Results."""
-    return f"{authserv_id};\r\n " + (";\r\n ".join(map(str, results)) or "none")
+    """The Authentication-Results field, one result a line."""
+    value = ";\r\n ".join(map(str, results)) or "none"
+    return f"Authentication-Results: {authserv_id};\r\n {value}\r\n".encode("ascii")
 
 
 def without_forged(message: bytes, authserv_id: str) -> bytes:

@@ -88,7 +88,7 @@ def content_tags(names: Sequence[bytes], body_digest: str) -> Tags:
 def signed_field(name: str, tags: Tags, data: bytes, key: SigningKey) -> bytes:
     """The complete signature field, folded; its signature covers `data` and the field itself.
 
-    For DKIM-Signature, ARC-Message-Signature and ARC-Seal (RFC 6376, 3.7; RFC 8617, 4.1).
+    RFC 6376, 3.7.
     """
     lines = [f"{name}:"]
     for tag, value in tags:

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import structlog
 
 from relay.config import Config
-from relay.dkim.arc import ARCChain, ARCSealer
+from relay.dkim.arc import ARCChain
 from relay.dkim.canonical import Header
 from relay.dkim.checking import Checked, check_tags, parse_tags
-from relay.dkim.keys import SigningKey
 from relay.dkim.records import Answers, KeyRecords, NotPassed, Tags, key_name
 from relay.dkim.results import AuthResult, results_field, without_forged
 from relay.dkim.signing import Clock
-from relay.errors import ConfigError
 from relay.formats import mime
 from relay.runtime.aio import SMALL_OCTETS, off_loop
 
@@ -75,7 +73,9 @@ class Verifier:
 
     async def both(self, message: bytes) -> tuple[AuthResult, ...]:
         """A result for each DKIM signature, `none` without any, and that of the ARC chain."""
-        read, answers = await self._read(message, MAX_SIGNATURES)
+        work = _work(message)
+        read = await off_loop(work, _Read, message, work, self._clock())
+        answers = await self._records.of(read.names)
         results = await off_loop(read.work, read.results, answers)
         if read.number > MAX_SIGNATURES:
             remark = f"only {MAX_SIGNATURES} of {read.number} signatures were looked at"
@@ -83,28 +83,17 @@ class Verifier:
         await off_loop(read.work, read.chain.verify, read.checked, answers)
         return (*results, read.chain.as_result)
 
-    async def arc(self, message: bytes) -> ARCChain:
-        """The ARC chain, with its result."""
-        read, answers = await self._read(message, 0)
-        await off_loop(read.work, read.chain.verify, read.checked, answers)
-        return read.chain
-
-    async def _read(self, message: bytes, most: int) -> tuple[_Read, Answers]:
-        work = _work(message)
-        read = await off_loop(work, _Read, message, work, most, self._clock())
-        return read, await self._records.of(read.names)
-
 
 class _Read:
     """The parsed signatures of a message: those to verify, their total number, and the required keys."""
 
-    def __init__(self, message: bytes, work: int, most: int, now: float) -> None:
+    def __init__(self, message: bytes, work: int, now: float) -> None:
         end, begin = mime.bounds(message)
         header, body = Header(message[:end]), memoryview(message)[begin:]
         fields = header.named(b"dkim-signature")
         self.work, self.number = work, len(fields)
         self.checked = Checked(header, body)
-        self.signatures = [Signature.read(field, now) for field in fields[:most]]
+        self.signatures = [Signature.read(field, now) for field in fields[:MAX_SIGNATURES]]
         self.chain = ARCChain(header, now)
         self.names = [key_name(each.tags) for each in self.signatures if each.failed is None] + self.chain.key_names()
 
@@ -140,11 +129,10 @@ def _text(octets: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Verifies, and adds the results under our `authserv_id`; with a `sealer` also in ARC."""
+    """Verifies, and adds the results under our `authserv_id`."""
 
     verifier: Verifier
     authserv_id: str
-    sealer: ARCSealer | None = None
 
     async def verified(self, message: bytes) -> tuple[AuthResult, ...]:
         """The results for a message that is sealed for us, as it arrived."""
@@ -155,32 +143,16 @@ class Arrivals:
     async def with_results(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
         """The opened original with our results on top; results in it that claim to be ours are removed."""
         original = await self.without_forged(original)
-        seal = await self._seal(original, results)
-        return seal + results_field(self.authserv_id, results) + original
+        return results_field(self.authserv_id, results) + original
 
     async def without_forged(self, message: bytes) -> bytes:
         """A message from outside, without results that claim to be ours."""
         return await off_loop(mime.work(message), without_forged, message, self.authserv_id)
 
-    async def _seal(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
-        if self.sealer is None:
-            return b""
-        chain = await self.verifier.arc(original)
-        seal = await off_loop(mime.work(original), self.sealer.seal, original, chain, results)
-        if not seal:
-            log.debug("not_sealed_in_arc", chain=chain.result, length=chain.length)
-        return seal
 
-
-def arrivals(config: Config, keys: Sequence[SigningKey]) -> Arrivals | None:
-    """The verifier configured in [dkim]; None without one. Raises ConfigError."""
+def arrivals(config: Config) -> Arrivals | None:
+    """The verifier configured in [dkim]; None without one."""
     table = config.dkim
     if table is None or not table.verify:
         return None
-    authserv_id = table.authserv_id or config.site.hostname
-    key = next((key for key in keys if key.algorithm == "rsa"), None)
-    if table.arc_seal and key is None:
-        raise ConfigError("dkim.arc_seal: none of [[dkim.keys]] is an RSA key, and ARC knows no other (RFC 8617)")
-    verifier = Verifier(KeyRecords(table.dns_servers))
-    sealer = ARCSealer(key, authserv_id) if table.arc_seal and key else None
-    return Arrivals(verifier, authserv_id, sealer)
+    return Arrivals(Verifier(KeyRecords(table.dns_servers)), table.authserv_id or config.site.hostname)

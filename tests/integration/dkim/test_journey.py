@@ -165,17 +165,6 @@ async def test_an_author_of_another_domain_is_not_signed_for(two: Two) -> None:
     assert b"DKIM-Signature" not in sealed
 
 
-@pytest.mark.parametrize("two", ["arc_seal = true"], indirect=True)
-async def test_the_arc_set_says_what_was_found_and_covers_what_was_opened(two: Two, zone: Zone) -> None:
-    _, opened = await two.carry(mails.plain())
-    verdict, sets, reason = dkim.arc_verify(
-        opened, dnsfunc=lambda name, timeout=5: zone.texts.get(name.decode().rstrip("."))
-    )
-    assert (verdict, reason) == (dkim.CV_Pass, "success")
-    assert b"relay.bob.example; dkim=pass" in sets[0]["aar-value"]
-    assert mails.unproven(opened).partition(MARK)[2] == mails.plain()
-
-
 @pytest.mark.parametrize("two", ["verify = false"], indirect=True)
 async def test_without_verify_nothing_is_asked_and_nothing_said(two: Two, zone: Zone) -> None:
     _, opened = await two.carry(FORGED + mails.plain())
