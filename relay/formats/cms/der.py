@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TypeVar
 
-from cryptography.hazmat import asn1
+from cryptography.hazmat import asn1 as asn1  # noqa: TID251 - not yet promised to be stable: from here alone
 from cryptography.x509 import ObjectIdentifier
 
 from relay.errors import BadStructure

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from operator import lt
 from typing import Annotated, assert_never
 
-from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay.errors import BadStructure
 from relay.formats.characters import casefold, is_printable
 from relay.formats.cms import ber, der, oids, recipients
+from relay.formats.cms.der import asn1
 from relay.formats.cms.recipients import Recipient
 from relay.formats.pieces import Octets, Pieces, part_of
 

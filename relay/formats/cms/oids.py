@@ -4,10 +4,10 @@ Standard: RFC 5652, RFC 5083, RFC 5084, RFC 3565, RFC 8017, RFC 9629, RFC 9936, 
 
 from __future__ import annotations
 
-from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay import levels
+from relay.formats.cms.der import asn1
 
 ID_DATA = ObjectIdentifier("1.2.840.113549.1.7.1")
 ID_SIGNED_DATA = ObjectIdentifier("1.2.840.113549.1.7.2")

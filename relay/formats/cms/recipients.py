@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 
-from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay import levels
 from relay.errors import BadStructure
 from relay.formats.cms import der, oids
+from relay.formats.cms.der import asn1
 
 WRAPPED_CEK_OCTETS = 40
 KEK_OCTETS = 32

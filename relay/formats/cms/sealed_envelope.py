@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated
 
-from cryptography.hazmat import asn1
-
 from relay.errors import BadStructure, NotNamed
 from relay.formats.cms import der
+from relay.formats.cms.der import asn1
 from relay.formats.mailbox import is_folded
 
 VERSION = 1

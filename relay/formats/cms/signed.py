@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated
 
-from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay.errors import BadStructure
 from relay.formats.cms import ber, der, oids
+from relay.formats.cms.der import asn1
 from relay.formats.cms.recipients import CertificateID, IssuerAndSerial, decode_rid, encode_rid
 from relay.formats.pieces import Octets, Pieces
 
