@@ -7,13 +7,15 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
+WORDS = 16
+"""Number of words, one for each of the first octets: another document with the same 128 bits cannot be found."""
 LINE = 4
 """Number of words on a line."""
 
 
 def words_of(fingerprint: str) -> tuple[str, ...]:
-    """The 32 words of a fingerprint in hexadecimal digits, in the form of pairs.py, without truncation."""
-    octets = bytes.fromhex(fingerprint)
+    """The words of a fingerprint, which is given in hexadecimal digits in the form of pairs.py."""
+    octets = bytes.fromhex(fingerprint)[:WORDS]
     return tuple(_lists()[place % 2][octet] for place, octet in enumerate(octets))
 
 
