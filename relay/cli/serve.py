@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,11 +23,13 @@ from relay.cli.options import config_option
 from relay.config import Config, TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.files import toml, write_whole
-from relay.process import app, fork_server, workers
+from relay.process import app, child, workers
 from relay.process.reloading import Settings
+from relay.process.worker import Worker
 from relay.runtime import signals
 from relay.runtime.heap import use_one_heap
 from relay.runtime.passed import passed_descriptors
+from relay.runtime.prctl import name_process
 
 
 @click.command()
@@ -41,8 +42,8 @@ from relay.runtime.passed import passed_descriptors
 @click.option(
     "--check", "only_check", is_flag=True, help="Read relay.toml, say what is wrong there, and serve nothing."
 )
-@click.option("--fork-server", "channel", type=int, hidden=True, help="Of the process that starts the workers.")
-def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel: int | None) -> None:
+@click.option("--worker", hidden=True, help="What the process that starts the workers tells this one.")
+def serve(config_file: Path, ready_file: Path | None, only_check: bool, worker: str | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
@@ -55,8 +56,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel:
     """
     # Each is for some processes of a relay, and must kill no other one: `systemctl kill` signals all of a service.
     signals.end_nothing()
-    if channel is not None:
-        _serve_as_worker(socket.socket(fileno=channel), config_file)
+    if worker is not None:
+        _serve_as_worker(Worker.from_json(worker), config_file)
         return
     text = toml.read(config_file)
     config = load_to_serve(config_file, text)
@@ -74,39 +75,36 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, channel:
         # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.
         _try(ready_file)
     use_one_heap()
-    app.load(config)
     passed = passed_descriptors()
     if config.limits.workers > 1:
-        forks = fork_server.begin(config_file)
-        if isinstance(forks, socket.socket):
-            _serve_as_worker(forks, config_file)
-        else:
-            uvloop.run(workers.serve(config, config_file, text, forks, ready, refuse_others_settings, passed))
+        uvloop.run(workers.serve(config, config_file, text, ready, refuse_others_settings, passed))
         return
+    app.load(config)
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     settings = Settings(config, partial(load_to_serve, config_file))
     uvloop.run(app.serve(settings, key_receiver.start(config, passed), ready, passed=passed))
 
 
-def _serve_as_worker(channel: socket.socket, config_file: Path) -> None:
-    """Forks workers as requested on `channel`. Each serves with the relay.toml and the sockets handed to it.
+def _serve_as_worker(worker: Worker, config_file: Path) -> None:
+    """Serves as one of several, with the relay.toml and the sockets that it was started with.
 
     Who could write that file was checked when it was read. Whatever has become of it since, workers start anew.
     """
 
     def read(text: str) -> Config:
-        return load_config(config_file, text)
+        return worker.share_of(load_config(config_file, text))
 
-    def read_again() -> Config:
-        return worker.share_of(read(worker.texts.last))
-
+    child.accept_signals()
+    name_process(f"relay worker {worker.number}")
+    for each in worker.descriptors:
+        os.set_inheritable(each, False)
     use_one_heap()
-    worker = fork_server.forked_worker(channel, lambda worker: app.load(read(worker.texts.first)))
-    config = worker.share_of(read(worker.texts.first))
+    config = read(worker.texts.first)
     configure_logging(config.log, for_good=True)
     structlog.contextvars.bind_contextvars(worker=worker.number)
+    app.load(config)
     receiver = key_receiver.start(config, worker.descriptors)
-    settings = Settings(config, read_again, logs=False)
+    settings = Settings(config, lambda: read(worker.texts.last), logs=False)
     settings.reload()
     uvloop.run(app.serve(settings, receiver, partial(worker.send, "serves"), worker))
 

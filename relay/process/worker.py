@@ -1,5 +1,5 @@
 """One worker: one of several processes that serve as one relay, with the descriptors passed by its supervisor.
-Standard: descriptors are passed by SCM_RIGHTS (unix(7)) and renumbered; none of them outlives the worker.
+Standard: descriptors are inherited through execve(2); none of them outlives the worker.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
@@ -91,15 +91,8 @@ class Worker:
         return cls(**values)
 
     def as_json(self) -> str:
-        """JSON for the fork server; nothing in it is secret."""
+        """JSON for the command line of its process; nothing in it is secret."""
         return json.dumps(asdict(self))
-
-    def renumbered(self, descriptors: Sequence[int]) -> Worker:
-        """A copy with these `descriptors`, in the same order."""
-        new = dict(zip(self.descriptors, descriptors, strict=True))
-        sockets = {name: tuple(new[each] for each in some) for name, some in self.sockets.items()}
-        others = {name: new.get(getattr(self, name), -1) for name in _LONE}
-        return replace(self, sockets=sockets, **others)
 
     @property
     def descriptors(self) -> tuple[int, ...]:

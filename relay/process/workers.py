@@ -30,7 +30,7 @@ from relay.entry.listening import Sockets, close_all
 from relay.files import resolved, toml, write_whole
 from relay.keys.report import together
 from relay.process import app
-from relay.process.fork_server import Forked, ForkServer
+from relay.process.child import WorkerProcess
 from relay.process.reloading import Settings
 from relay.process.upkeep import held_mail_kept
 from relay.process.worker import Texts, Worker
@@ -73,7 +73,7 @@ class _Running:
     number: int
     worker_id: int
     place: int
-    process: Forked
+    process: WorkerProcess
     began: float
     reloads: int
     addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
@@ -84,8 +84,8 @@ class _Running:
 class Workers:
     """All workers of a serving relay."""
 
-    def __init__(self, config: Config, forks: ForkServer, common: Worker, settings: Settings, stop: Stop) -> None:
-        """`forks` starts their processes. `common` has the fields of a worker except number, worker ID and connection.
+    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
+        """`common` has the fields of a worker except number, worker ID and connection; `relay_toml` is its file.
 
         `settings` are reloaded before the workers reload. `stop` is requested when no worker serves, and none can be
         started.
@@ -93,7 +93,7 @@ class Workers:
         self._stop = stop
         self._config = config
         self._settings = settings
-        self._forks = forks
+        self._relay_toml = relay_toml
         self._common = common
         self._running: dict[int, _Running] = {}
         self._neighbours = Neighbours(common.neighbours)
@@ -188,7 +188,6 @@ class Workers:
 
     async def _all_anew(self) -> None:
         """Restarts all workers in turn; each old one only ends once the new one serves."""
-        await self._forks.renew()
         for number in sorted(self._running):
             if number not in self._running:
                 continue
@@ -216,14 +215,11 @@ class Workers:
 
     async def _watch(self, running: _Running) -> None:
         """Restarts a worker that has ended unexpectedly."""
-        await running.process.wait()
+        status = await running.process.wait()
         # Only now: while a process is ending, its files may still be locked.
         self._neighbours.has_ended(running.worker_id)
         self._places.has_ended(running.place)
         self._running_now.discard(running)
-        if self._stopping.is_set():
-            return
-        status = await running.process.status()
         if self._is_over(running):
             return
         log.error("worker_ended", worker=running.number, status=status)
@@ -268,7 +264,7 @@ class Workers:
         with theirs:
             worker = replace(self._common, number=number, supervisor=theirs.fileno(), worker_id=worker_id, place=place)
             try:
-                process = await self._forks.start(worker)
+                process = WorkerProcess(worker, self._relay_toml)
             except BaseException:
                 ours.close()
                 self._places.has_ended(place)
@@ -320,20 +316,17 @@ async def serve(
     config: Config,
     relay_toml: Path,
     text: str,
-    forks: ForkServer,
     ready: Callable[[Mapping[str, TCPAddress]], None],
     refuse: Callable[[Path], None],
     passed: Sequence[int] = (),
 ) -> None:
     """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
 
-    `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
-    with their addresses. `refuse` raises ConfigError for a file from which no settings are taken. `passed` are
-    descriptors of listening sockets (all_bound).
+    `text` is that of `relay_toml`. `ready` is called once all serve, with their addresses. `refuse` raises ConfigError
+    for a file from which no settings are taken. `passed` are descriptors of listening sockets (all_bound).
     """
     with stop_on_signals() as stop:
         async with AsyncExitStack() as stack:
-            stack.callback(forks.close)
             sockets = await app.bound(config, passed)
             stack.callback(close_all, sockets)
             neighbours = shared_memory()
@@ -356,7 +349,7 @@ async def serve(
                 neighbours=neighbours, board=board, lock=lock,
             )  # fmt: skip
             read_again = partial(_read_again, config, texts, relay_toml, refuse)
-            workers = Workers(config, forks, common, Settings(config, read_again), stop)
+            workers = Workers(config, relay_toml, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
             # First: clients that connect while the last mails end would never be served, nor refused.
             stack.callback(close_all, sockets)

@@ -139,7 +139,7 @@ async def test_who_connects_while_the_relay_is_away_is_served_by_the_next_one(
 
 
 async def test_no_child_that_does_not_serve_has_them_also_after_an_upgrade(site: Site, sink: Sink) -> None:
-    """The second process outlives the relay; what forks workers is exchanged at SIGUSR1."""
+    """The second process outlives the relay; workers are exchanged at SIGUSR1."""
     workers = site.config.limits.workers
     serving = {"relay worker 1", "relay worker 2"} if workers > 1 else set()
     log = site.directory / "relay.log"
@@ -155,8 +155,8 @@ async def test_no_child_that_does_not_serve_has_them_also_after_an_upgrade(site:
                     while "workers_started_anew" not in log.read_text():
                         await asyncio.sleep(0.05)
                 await until_only_they_have(first | serving, listening, process.pid)
-                _, forks, *_ = family(process.pid)
-                assert b"LISTEN_FDS" not in Path(f"/proc/{forks}/environ").read_bytes()
+                _, worker, *_ = family(process.pid)
+                assert b"LISTEN_FDS" not in Path(f"/proc/{worker}/environ").read_bytes()
             assert (await submit(address_of(listening), mails.plain())).code == 250
 
 

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -23,6 +24,7 @@ import pytest
 
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
+from relay.config import TCPAddress
 from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
@@ -265,61 +267,40 @@ async def test_the_log_says_what_the_exchange_of_workers_waits_for(site: Site, s
         await until(relay, "workers_started_anew")
 
 
-def forker(relay: RelayProcess) -> int:
-    """The process that forks the workers: the only child of the one that starts them."""
-    pid = relay.process.pid
-    [found] = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return found
-
-
-async def test_a_worker_comes_from_a_process_that_has_loaded_what_is_installed_and_no_other_is_left(
-    site: Site, sink: Sink
+async def test_a_worker_is_a_program_of_its_own_with_its_descriptors_and_signals_and_an_ended_one_is_replaced(
+    site: Site, sink: Sink, tmp_path: Path
 ) -> None:
-    """What the first process runs before it loads anything is in its own workers, not in those that SIGUSR1 starts."""
-    async with workers(site, 2, before="import structlog; structlog.contextvars.bind_contextvars(old=True)") as relay:
-        first = forker(relay)
+    """The program that is installed: not one in the current directory, whose names are the same."""
+    for name in ("relay.py", "structlog.py"):
+        (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
+    text = site.config_file.read_text()
+    site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
+    ready = site.directory / "ready"
+    arguments = ["-P", "-m", "relay", "serve", "--config", str(site.config_file), "--ready-file", str(ready)]
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=tmp_path, stderr=log)
+    relay = RelayProcess(process, {}, site.directory / "relay.log")
+    try:
+        await until(relay, "worker_started", 2)
+        for pid in pids(relay).values():  # while they load: they are blocked until they can be handled
+            os.kill(pid, signal.SIGUSR1)
+        async with asyncio.timeout(60):
+            while not ready.exists():
+                await asyncio.sleep(0.02)
         os.kill(pids(relay)[1], signal.SIGKILL)
-        await until(relay, "relay_serves", 3)
-        os.kill(relay.process.pid, signal.SIGUSR1)
-        await until(relay, "workers_started_anew")
-        assert [each.get("old", False) for each in events(relay, "relay_serves")] == [True] * 3 + [False] * 2
+        served = (await until(relay, "relay_serves", 3))[2]
         assert [each["status"] for each in events(relay, "worker_ended")] == [-signal.SIGKILL]
-        assert forker(relay) != first
-        assert set(relay_command.workers_of(relay.process.pid)) == set(pids(relay).values())
-
-
-async def test_where_the_process_that_forks_workers_has_ended_they_serve_and_another_one_forks(
-    site: Site, sink: Sink
-) -> None:
-    async with workers(site, 2) as relay:
-        before = forker(relay)
-        os.kill(before, signal.SIGKILL)
-        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
-        os.kill(pids(relay)[1], signal.SIGKILL)
-        await until(relay, "relay_serves", 3)
-        assert forker(relay) != before
-        assert (await submit(relay.addresses["outgoing"], numbered(2))).code == 250
-    assert not any(map(_lives, [before, *pids(relay).values()]))
-
-
-async def test_a_worker_has_a_session_of_its_own_and_no_descriptor_of_another_one(site: Site, sink: Sink) -> None:
-    async with workers(site, 3) as relay:
-        sessions = {os.getsid(pid) for pid in pids(relay).values()}
-        assert sessions == set(pids(relay).values())
-        os.kill(pids(relay)[3], signal.SIGKILL)
-        await until(relay, "relay_serves", 4)
-        listeners = set.intersection(*map(_sockets, [relay.process.pid, *pids(relay).values()]))
-        async with asyncio.timeout(30):
-            while _shared(relay) != listeners:  # what was handed to a worker is closed after its start
-                await asyncio.sleep(0.01)
-        assert len(listeners) == len(relay.addresses)
-
-
-def _shared(relay: RelayProcess) -> set[str]:
-    """The sockets that more than one process of the relay has."""
-    processes = [relay.process.pid, forker(relay), *pids(relay).values()]
-    found = Counter(each for pid in processes for each in _sockets(pid))
-    return {each for each, times in found.items() if times > 1}
+        host, _, port = str(served["outgoing"]).rpartition(":")
+        assert (await submit(TCPAddress(host, int(port)), numbered(1))).code == 250
+        assert {os.getsid(pid) for pid in pids(relay).values()} == set(pids(relay).values())
+        of_each = Counter(each for pid in (process.pid, *pids(relay).values()) for each in _sockets(pid))
+        listeners = set.intersection(*map(_sockets, [process.pid, *pids(relay).values()]))
+        assert {each for each, times in of_each.items() if times > 1} == listeners
+        assert len(listeners) == 1
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+    assert not any(map(_lives, pids(relay).values()))
 
 
 def _sockets(pid: int) -> set[str]:
@@ -571,18 +552,6 @@ async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: 
         await until(relay, "workers_started_anew")
         assert not events(relay, "worker_ended")
         assert not events(relay, "key_receiver_ended")
-
-
-async def test_a_worker_runs_no_program_out_of_the_current_directory(
-    site: Site, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("relay.py", "structlog.py"):
-        (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
-    monkeypatch.chdir(tmp_path)
-    async with workers(site, 2) as relay:
-        os.kill(relay.process.pid, signal.SIGUSR1)
-        await until(relay, "workers_started_anew")
-        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
 @pytest.mark.parametrize("reset", [False, True])

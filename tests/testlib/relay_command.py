@@ -22,11 +22,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from unittest.mock import patch
 
 import click
 
+from relay.process.worker import Worker
+from relay.runtime.notify import without_manager
 from tests.testlib.forking import share_all
 
 ROOT = Path(__file__).parents[2]
@@ -94,14 +96,11 @@ class RelayCommand:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes of the workers of this relay that have not ended: the children of its child that forks them."""
-    return [worker for child in _children(pid) for worker in _children(child)]
-
-
-def _children(pid: int) -> list[int]:
-    with suppress(OSError):  # it has ended
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
+    """The processes of the workers of this relay that have not ended."""
+    connection = _way()
+    connection.send(json.dumps(pid).encode())
+    found: list[int] = json.loads(connection.recv(MOST))
+    return found
 
 
 async def start(
@@ -163,6 +162,19 @@ async def run(
         return status, said.decode(), out.read()
 
 
+def _worker(worker: Worker, relay_toml: Path) -> RelayCommand:
+    """In place of `WorkerProcess`: forked here as well, which makes them no children of the relay's process."""
+    arguments = ["serve", "--config", str(relay_toml), "--worker", worker.as_json()]
+    asked: dict[str, Any] = {"arguments": arguments, "environment": without_manager(os.environ), "group": None}
+    asked |= {"directory": str(Path.cwd()), "before": _BEFORE[0]}
+    asked |= {"relay": os.getpid(), "descriptors": worker.descriptors}
+    return _forked(asked, [0, 1, 2, *worker.descriptors])
+
+
+_BEFORE = [""]
+"""The program that this relay, and each of its workers, runs first."""
+
+
 @cache
 def _way() -> socket.socket:
     """The way to the process that forks: one for each process that runs tests; it ends with that."""
@@ -202,7 +214,7 @@ def fork_for_ever(descriptor: int) -> None:
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    running: dict[int, int] = {}
+    running: dict[int, _Running] = {}
     with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(f"\0qumail-relay-tests-{os.getpid()}")
         listening.listen()
@@ -227,7 +239,14 @@ _LISTENING: list[str | bytes] = []
 """Where it listens, for processes that it has forked and that have others forked."""
 
 
-def _fork(connection: socket.socket, running: dict[int, int]) -> bool:
+class _Running(NamedTuple):
+    """A pipe for its exit status, and the process of the relay of which it is a worker."""
+
+    status: int
+    relay: int | None
+
+
+def _fork(connection: socket.socket, running: dict[int, _Running]) -> bool:
     """Answers one question; False where there is none any more."""
     try:
         message, files, _, _ = socket.recv_fds(connection, MOST, MOST_FILES)
@@ -235,10 +254,14 @@ def _fork(connection: socket.socket, running: dict[int, int]) -> bool:
         return False
     if not message:
         return False
+    asked = json.loads(message)
+    if isinstance(asked, int):
+        connection.send(json.dumps([pid for pid, each in running.items() if each.relay == asked]).encode())
+        return True
     pid = os.fork()
     if pid == 0:
-        _become(json.loads(message), files[1:])
-    running[pid] = files[0]
+        _become(asked, files[1:])
+    running[pid] = _Running(files[0], asked.get("relay"))
     for file in files[1:]:
         os.close(file)
     with suppress(OSError):  # who asked may have been killed
@@ -255,10 +278,10 @@ def _load(group: click.Group) -> None:
             _load(command)
 
 
-def _tell_who_ended(running: dict[int, int]) -> None:
+def _tell_who_ended(running: dict[int, _Running]) -> None:
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            status = running.pop(found[0])
+            status = running.pop(found[0]).status
             with suppress(BrokenPipeError):
                 os.write(status, str(os.waitstatus_to_exitcode(found[1])).encode())
             os.close(status)
@@ -275,7 +298,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _take(files, [0, 1, 2])
+        _take(files, [0, 1, 2, *asked.get("descriptors", ())])
         os.setsid()
         os.chdir(asked["directory"])
         os.environ.clear()
@@ -286,6 +309,8 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
         from relay.cli import main
 
         _believe_files_at_once()
+        patch("relay.process.workers.WorkerProcess", _worker).start()
+        _BEFORE[:] = [asked["before"]]
         exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()

@@ -8,6 +8,7 @@ import asyncio
 import os
 import shutil
 import signal
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def give_identity(site: Site, identities: Identities, name: str, peer: str) -> N
 class RelayProcess:
     """`qumail-relay serve` as its own process, which can be killed."""
 
-    process: RelayCommand
+    process: RelayCommand | Process
     addresses: dict[str, TCPAddress]
     log_file: Path
 

@@ -4,10 +4,7 @@ Standard: a process keeps the files that it has opened; the relay writes down wh
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,9 @@ import pytest
 import relay
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from tests.testlib.relay_command import run, workers_of
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site, relay_process
+from tests.testlib.sites import make_site
 
 
 @pytest.mark.in_process
@@ -48,23 +45,3 @@ async def test_a_relay_that_runs_what_is_no_longer_installed_is_told(
     else:
         assert "which is gone" in found[0] or "installed anew" in found[0]
         assert f"qumail-relay serve --config {site.config_file}" in found[0]
-
-
-async def test_a_worker_that_takes_the_place_of_another_one_runs_the_release_that_the_relay_was_started_with(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
-) -> None:
-    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
-    site.set_workers(2)
-    package = tmp_path / "opt" / "relay"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    async with relay_process(site, before=f"import relay; relay.__file__ = {str(package / '__init__.py')!r}") as relay:
-        (package / "new.py").write_text("")
-        (package / "new.py").replace(package / "__init__.py")
-        for pid in workers_of(relay.process.pid):
-            os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(30):
-            while relay.log.count('"relay_serves"') < 4:
-                await asyncio.sleep(0.02)
-        _, _, said = await run("check", "--config", site.config_file, "--no-next-hops")
-    assert [line for line in said.decode().splitlines() if " release " in line and "installed anew" in line]
