@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.testlib.throwaway import Machine, throwaway_machine, why_not
+from tests.testlib.booted import BootedMachine, booted_machine
+from tests.testlib.identities import Identities
+from tests.testlib.throwaway import Machine, MachineNotMade, throwaway_machine, why_not
 
 DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
+LEVELS = ("otp", "aes", "pqc", "rsa")
 
 
 SYSTEMCTL = """\
@@ -121,3 +124,43 @@ def stand_in_for_systemd(machine: Machine) -> None:
     program = machine.path("/usr/local/bin/systemctl")
     program.write_text(SYSTEMCTL)
     program.chmod(0o755)
+
+
+def mail_server(machine: BootedMachine, name: str, peer: str, address: str) -> None:
+    """A Postfix as an administrator has it before: it delivers here, and knows the way to the peer."""
+    settings = (
+        f"myhostname=mail.{name}.example", f"mydestination={name}.example, localhost", "inet_interfaces=all",
+        "inet_protocols=ipv4", "mynetworks=127.0.0.0/8", "smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination",
+        f"transport_maps=inline:{{ {peer}.example=smtp:[{address}] }}", "alias_maps=", "alias_database=", "mailbox_command=",
+        "home_mailbox=", "compatibility_level=3.6",
+    )  # fmt: skip
+    machine.run("postconf", "-e", *settings)
+    machine.run("systemctl", "restart", "postfix")
+    for user in (*LEVELS, "ann"):
+        machine.run("useradd", user)
+
+
+@contextmanager
+def site_under_systemd(directory: Path, package: Path, identities: Identities, *flags: str) -> Iterator[BootedMachine]:
+    """Alice's site: Postfix hands mail to a relay that has been set up, with these flags, and does not run yet.
+
+    Its keys were made before, since RSA takes seconds. The test is skipped where no machine can be booted.
+    """
+    try:
+        with booted_machine(directory, "alice") as machine:
+            mail_server(machine, "alice", "bob", "192.0.2.2")
+            shutil.copy(package, machine.path(f"/root/{package.name}"))
+            machine.run("dpkg", "--install", f"/root/{package.name}")
+            # As the unit has it, but that nobody has to wait.
+            soon = machine.path("/etc/systemd/system/qumail-relay.service.d/soon.conf")
+            soon.parent.mkdir()
+            soon.write_text("[Service]\nRestartSec=1\n")
+            shutil.copytree(identities.alice.directory, machine.path("/var/lib/qumail-relay/identity"))
+            machine.run("chown", "-R", "qumail-relay:qumail-relay", "/var/lib/qumail-relay")
+            words = ("--yes", "--apply", "--domain", "alice.example", "--kme", "none", *flags)
+            said = machine.run("qumail-relay", "setup", *words)
+            assert "NOW START THE RELAY" in said
+            assert said.endswith("\n  systemctl start qumail-relay\n")
+            yield machine
+    except MachineNotMade as error:
+        pytest.skip(f"no machine with systemd can be booted: {error}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.deploy.conftest import LEVELS, mail_server
 from tests.integration.deploy.test_operating import blocks as of_operating
 from tests.testlib.booted import BootedMachine, booted_machine, connect
 from tests.testlib.terminal import Terminal
@@ -21,7 +22,6 @@ from tests.testlib.throwaway import MachineNotMade
 
 README = (Path(__file__).parents[3] / "deploy" / "INSTALL.md").read_text()
 MOST_ANSWERS = 11
-LEVELS = ("otp", "aes", "pqc", "rsa")
 KMES = "/var/lib/development/qumail-relay/kme"
 FORWARD = """
 import asyncio, sys
@@ -55,20 +55,6 @@ def typed(machine: BootedMachine, directory: Path, command: str, answers: Mappin
         terminal.answer(answers[question])
     assert terminal.end() == 0, terminal.shown
     return terminal
-
-
-def mail_server(machine: BootedMachine, name: str, peer: str, address: str) -> None:
-    """A Postfix as an administrator has it before: it delivers here, and knows the way to the peer."""
-    settings = (
-        f"myhostname=mail.{name}.example", f"mydestination={name}.example, localhost", "inet_interfaces=all",
-        "inet_protocols=ipv4", "mynetworks=127.0.0.0/8", "smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination",
-        f"transport_maps=inline:{{ {peer}.example=smtp:[{address}] }}", "alias_maps=", "alias_database=", "mailbox_command=",
-        "home_mailbox=", "compatibility_level=3.6",
-    )  # fmt: skip
-    machine.run("postconf", "-e", *settings)
-    machine.run("systemctl", "restart", "postfix")
-    for user in (*LEVELS, "ann"):
-        machine.run("useradd", user)
 
 
 def broken_settings_fail_the_reload_and_are_a_warning_in_the_journal(machine: BootedMachine) -> None:
