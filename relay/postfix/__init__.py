@@ -38,6 +38,7 @@ PAST_THE_RELAY = frozenset(
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
         *("bounces-bypass", "transport-lost", "action-discards", "sealed-changed"),
+        "answers-changed",
     }
 )
 """What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves."""
@@ -77,6 +78,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     bypass.misread,
     bypass.elsewhere,
     bypass.second_ways_out,
+    bypass.answers_changed,
     bypass.routes,
     bypass.copies,
     bypass.dot_forward,

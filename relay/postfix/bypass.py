@@ -85,6 +85,17 @@ def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
                     yield setting.fault("bypass", text, setting.to(""))
 
 
+def answers_changed(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Postfix keeps a mail because the relay answered 4xx: as 2xx it forgets it, as 5xx it bounces it."""
+    for side in flow.sides:
+        for transport in side.transports.values():
+            for name in ("reply_filter", "delivery_status_filter"):
+                setting = flow.settings.of(f"{transport.command}_{name}", transport)
+                if setting.value:
+                    text = "Postfix takes the relay's answers for others: mail that the relay holds may BE LOST"
+                    yield setting.fault("answers-changed", text, setting.to(""))
+
+
 def routes(flow: MailFlow) -> Iterator[PostfixFault]:
     """Postfix sends on, behind the relay, what the relay took for mail to another domain."""
     outgoing, settings = flow.side("outgoing"), flow.settings
