@@ -26,8 +26,10 @@ from tests.testlib.submit import submit
 
 MANAGER = """
 import fcntl, os, sys
-given = [fcntl.fcntl(int(each), fcntl.F_DUPFD_CLOEXEC, 100) for each in sys.argv[1].split()]
-os.closerange(3, 100)
+passed = [int(each) for each in sys.argv[1].split()]
+given = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in passed]
+for each in passed:
+    os.set_inheritable(each, False)
 for number, each in enumerate(given, start=3):
     os.dup2(each, number)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": ":".join("x" * len(given))}
