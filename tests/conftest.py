@@ -36,7 +36,7 @@ gc.disable()  # until all tests are collected: nothing of them is garbage
 LONG_FIRST = (
     "deploy/test_watched_postfix.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py", "deploy/test_operating.py", "system/test_crash.py",
     "integration/test_workers.py", "deploy/test_package.py", "deploy/test_two_machines.py", "deploy/test_ports.py",
-    "test_reloading.py",
+    "test_reloading.py", "store/test_another_store.py",
     "system/test_bench.py", "milter/test_alone.py", "status/test_alarms.py", "cli/test_commands.py",
     "audit/test_records.py", "opening/test_failures.py", "postfix/test_check_postfix.py", "test_two_relays.py",
     "deploy/test_mail_servers.py", "test_conversations.py", "keys/test_forged.py", "imap/test_kill.py",

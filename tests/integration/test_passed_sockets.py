@@ -37,11 +37,15 @@ os.execv(sys.executable, [sys.executable, "-P", "-m", "relay", *sys.argv[2:]])
 """
 
 
-@pytest.fixture(params=[1, 2], ids=["one process", "two workers"])
+@pytest.fixture(params=["one process", "two workers"])
 def site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, request: pytest.FixtureRequest) -> Site:
     made = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
-    made.set_workers(request.param)
+    made.set_workers(["one process", "two workers"].index(request.param) + 1)
     return made
+
+
+one_process = pytest.mark.parametrize("site", ["one process"], indirect=True)
+"""For what is settled before there are workers."""
 
 
 def held(host: str = "127.0.0.1") -> socket.socket:
@@ -114,7 +118,9 @@ async def until_only_they_have(wanted: set[str], listening: socket.socket, pid: 
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("site", "end"), [("one process", signal.SIGTERM), ("two workers", signal.SIGKILL)], indirect=["site"]
+)
 async def test_who_connects_while_the_relay_is_away_is_served_by_the_next_one(
     site: Site, sink: Sink, end: signal.Signals
 ) -> None:
@@ -162,6 +168,7 @@ async def test_no_child_that_does_not_serve_has_them_also_after_an_upgrade(site:
             assert (await submit(address_of(listening), mails.plain())).code == 250
 
 
+@one_process
 async def test_an_address_of_ipv6_is_recognised(site: Site, sink: Sink) -> None:
     try:
         listening = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=100)
@@ -182,6 +189,7 @@ async def test_an_address_of_ipv6_is_recognised(site: Site, sink: Sink) -> None:
         ("a datagram", "which is no listening TCP socket"),
     ],
 )
+@one_process
 async def test_sockets_that_are_not_those_of_relay_toml_are_an_error_that_says_what_to_type(
     site: Site, kmes: DevelopmentKMEs, given: str, why: str
 ) -> None:
@@ -196,6 +204,7 @@ async def test_sockets_that_are_not_those_of_relay_toml_are_an_error_that_says_w
     assert kmes.link.issued.total() == 0
 
 
+@one_process
 async def test_sockets_of_another_process_are_not_taken(
     site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

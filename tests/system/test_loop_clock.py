@@ -352,7 +352,7 @@ async def test_nothing_that_a_mail_server_says_to_the_milter_holds_the_loop(
 ) -> None:
     inputs = {name: packets for name, packets in PACKETS.items() if listener.startswith("out") or "rules" not in name}
     inputs |= {f"seed {number}": seed.removeprefix(milter.OFFER) for number, seed in enumerate(milter.seeds())}
-    makers = list(MAKERS.items())[listener.startswith("out") :: sized(4, 1)]
+    makers = list(MAKERS.items())[listener.startswith("out") :: sized(8, 1)]
     inputs |= {name: handed_over(make(250_000)) for name, make in makers}
     inputs |= {case.name: handed_over(case.message) for case in list(corpus())[:: sized(80, 1)]}
     slow_inputs = []

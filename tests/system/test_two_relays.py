@@ -240,8 +240,9 @@ async def test_where_a_relay_is_killed_the_other_one_delivers_when_its_lease_is_
     assert "delivery_interrupted" in relays.two.log
 
 
-@pytest.mark.parametrize("trouble", ["frozen", "cut off from the store"])
-@pytest.mark.parametrize("relays", ["outgoing", "incoming"], indirect=True)
+@pytest.mark.parametrize(
+    ("relays", "trouble"), [("outgoing", "frozen"), ("incoming", "cut off from the store")], indirect=["relays"]
+)
 async def test_a_relay_that_was_out_of_touch_for_longer_than_its_lease_does_not_deliver_what_another_one_has(
     relays: Relays, trouble: str
 ) -> None:

@@ -291,7 +291,7 @@ async def place(work: Path, last: str, ago: int = 0) -> Kept:
     return Kept(work)
 
 
-@pytest.mark.parametrize("last", EVENTS)
+@pytest.mark.parametrize("last", ["mail", "Killed", "policies", "removed", "gap"])
 async def test_whatever_the_last_record_covered_is_no_edit_of_files_or_of_their_beginning_is_missed(
     tmp_path: Path, last: str
 ) -> None:

@@ -57,8 +57,9 @@ def raising(error: BaseException) -> Callable[..., object]:
     ],
 )
 async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
-    alice: Alice, bob: Bob, command: str, answer: Answer
+    alice: Alice, bob_on_sqlite: Bob, command: str, answer: Answer
 ) -> None:
+    bob = bob_on_sqlite
     sealed = await alice.seal(BEN, BEA)
     bob.hop.instead[command] = [answer] * 2
     async with bob.running() as relay:

@@ -28,8 +28,9 @@ async def held(bob: Bob, clock: Clock) -> int:
 @pytest.mark.parametrize("after", [HOUR, 4 * DAY])
 @pytest.mark.parametrize("level", ["otp", "aes", "pqc", "pqc+aes"])
 async def test_a_second_recipient_gets_the_mail_as_late_as_their_mailbox_is_free(
-    alice: Alice, bob: Bob, clock: Clock, level: str, after: float
+    alice: Alice, bob_on_sqlite: Bob, clock: Clock, level: str, after: float
 ) -> None:
+    bob = bob_on_sqlite
     sealed = await alice.seal(BEN, BEA, level=level)
     bob.hop.instead[f"RCPT TO:<{BEA}>"] = BUSY
     async with bob.running() as relay:

@@ -23,7 +23,7 @@ from tests.testlib.wire import Wire
 
 pytestmark = requires_postfix
 
-MAILS = sized(400, 1000)
+MAILS = sized(160, 1000)
 SENDERS = 10
 EDITS = 12
 """Number of edits before the last mails are sent."""

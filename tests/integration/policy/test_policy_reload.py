@@ -36,6 +36,7 @@ from relay.process import app
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.counted import counted
+from tests.testlib.long import sized
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
@@ -386,7 +387,7 @@ async def test_files_edited_without_pause_come_into_force_once_and_as_a_whole(tm
 async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_none(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1,000 mails, an edit about every 100 ms (by writing, by renaming, by swapping a link), one in three broken."""
+    """Many mails, an edit about every 100 ms (by writing, by renaming, by swapping a link), one in three broken."""
     monkeypatch.setattr(policy_reload, "QUIET_S", 0.02)
     monkeypatch.setattr(policy_reload, "GATHER_S", 0.01)
     releases = tmp_path / "alice" / "releases"
@@ -441,9 +442,9 @@ async def test_edits_while_mail_flows_treat_every_mail_by_one_version_and_lose_n
         return [entry for entry in log.entries if entry["event"] in ("sealed_and_sent", "sent_in_clear")]
 
     async with app.running(site.config) as addresses:
+        mails_sent = sized(400, 1000)
         editor = asyncio.create_task(edit())
-        await asyncio.gather(*(send(addresses["outgoing"], range(n, 1000, 10)) for n in range(10)))
-        mails_sent = 1000
+        await asyncio.gather(*(send(addresses["outgoing"], range(n, mails_sent, 10)) for n in range(10)))
         while (
             len({entry["policy_version"] for entry in sent()}) < 2
         ):  # a machine that was away had no quiet for an edit meanwhile

@@ -123,6 +123,9 @@ async def _another_secret(served: Served) -> None:
     (served.site.directory / "site.secret").unlink()
 
 
+FOLLOWED = ("deleted with the file beside the secret", "another's")
+"""By these the alarm is followed over restarts to its end."""
+
 Harm = Callable[[Served], Awaitable[None]]
 HARM: dict[str, tuple[Harm, str]] = {
     "deleted": (_deleted, "empty"),
@@ -190,7 +193,9 @@ async def _identity(served: Served) -> bytes:
     return repr(row[3]).encode()
 
 
-@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize(
+    ("where", "how"), [*(("sqlite", each) for each in FOLLOWED), ("postgresql", "older")], indirect=["where"]
+)
 async def test_a_store_that_is_not_the_one_that_was_is_an_alarm_until_it_is_accepted(
     served: Served, sink: Sink, how: str
 ) -> None:
@@ -199,12 +204,26 @@ async def test_a_store_that_is_not_the_one_that_was_is_an_alarm_until_it_is_acce
     await _is_an_alarm_until_it_is_accepted(served, sink, words)
 
 
-@pytest.mark.parametrize("where", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("how", ["deleted", "older", "another's", "another secret"])
-async def test_so_is_one_in_postgresql(served: Served, sink: Sink, how: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [("sqlite", each) for each in HARM if each not in FOLLOWED]
+    + [("postgresql", each) for each in ("deleted", "another secret")],
+    indirect=["where"],
+)
+async def test_whatever_has_become_of_it_is_told_by_mail_with_the_command_that_accepts_it(
+    served: Served, sink: Sink, how: str
+) -> None:
     harm, words = HARM[how]
     await harm(served)
-    await _is_an_alarm_until_it_is_accepted(served, sink, words)
+    async with relay_process(served.site):
+        mail = await told(sink)
+    assert f"{NAME} begins" in mail
+    assert words in mail
+    assert "qumail-relay store accept" in mail
+    [problem] = await findings(served.site)
+    assert words in problem
+    await accept(served.site)
+    assert b"another" not in await _identity(served)
 
 
 async def test_alarms_about_what_it_has_lost_stand_until_it_is_accepted(served: Served, sink: Sink) -> None:

@@ -159,9 +159,12 @@ async def test_mail_in_that_was_under_way_opens_with_the_keys_that_were_received
     assert (status, err) == (0, "")
 
 
-async def test_what_lay_in_quarantine_is_listed_and_released(bob: Site, old: OldStores, sink: Sink) -> None:
+async def test_it_has_the_tables_of_one_that_is_made_today_and_what_lay_in_quarantine_is_listed_and_released(
+    bob: Site, backend: Backend, old: OldStores, sink: Sink
+) -> None:
     async with app.running(bob.config):
         pass
+    await _has_the_tables_of_one_that_is_made_today(bob, backend, old)
     status, err, out = await run("quarantine", "list", "--json", "--config", bob.config_file)
     assert (status, err) == (0, "")
     kept = {each["reason"]: each for each in json.loads(out)}
@@ -176,9 +179,7 @@ async def test_what_lay_in_quarantine_is_listed_and_released(bob: Site, old: Old
     assert (status, err) == (0, "")
 
 
-async def test_the_store_has_the_tables_of_one_that_is_made_today(bob: Site, backend: Backend, old: OldStores) -> None:
-    async with app.running(bob.config):
-        pass
+async def _has_the_tables_of_one_that_is_made_today(bob: Site, backend: Backend, old: OldStores) -> None:
     if old.backend == "sqlite":
         backend = sqlite_file(bob.directory / "relay.db")
         tables = {name for (name,) in await backend.run("SELECT name FROM sqlite_master WHERE type = 'table'")}
