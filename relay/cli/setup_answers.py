@@ -18,6 +18,7 @@ from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import read_document, with_documents
+from relay.keys.settings import without_password
 from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.asking import Prompter, filled
@@ -108,13 +109,14 @@ def look_at_kme(answers: Answers, document: bytes | None, former: Config | None)
     """
     if answers.kme is None:
         return
+    where = without_password(answers.kme.url)
     peer_sae = read_document(document).sae_id if document is not None else _known_peer(former)
     trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer_sae))
     refused = trouble and not trouble.startswith(KMEUnreachable.__name__)
     if refused and former is not None and former.kmes and former.site.sae_id != answers.sae_id:
         was = f"nothing was changed; before, this relay was SAE {former.site.sae_id!r}"
-        raise ConfigError(f"{answers.kme.url}: {trouble}; {was}")
-    line = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
+        raise ConfigError(f"{where}: {trouble}; {was}")
+    line = f"WRONG  KME {where}: {trouble}" if trouble else f"ok     KME {where}"
     click.echo(f"\n{filled(line, ' ' * 7)}")
 
 
