@@ -215,7 +215,6 @@ def _ring(own: str, other: str, kmes: list[DevelopmentKME], state: Path) -> KeyR
             retry_delay=0.05,
             timeout=1.0,
             adaptive=True,
-            min_timeout=0.3,
             burn_budget=1_000_000,
             breaker=BreakerRules(delay=0.5, longest=2.0, misconfigured=1.0),
         )

@@ -82,7 +82,7 @@ class KMESettings(toml.Table):
         "name_check": "with kme_id that name is looked for, without it the host name of the URL; remove this line",
         "tls_minimum": "TLS 1.2 is the least that is spoken, and 1.3 wherever the KME speaks it; remove this line",
         "connect_timeout": "a connection may take half of timeout, and 2 seconds at least; remove this line",
-        "min_timeout": "it is a fifth of timeout; remove this line",
+        "min_timeout": "each call may take timeout; remove this line",
         "breaker_failures": "it is 5; remove this line",
         "breaker_delay": "it is 5 times retry_delay; remove this line",
         "breaker_longest": "it is 15 times retry_delay; remove this line",
@@ -147,15 +147,18 @@ class KMESettings(toml.Table):
     retry_attempts: int = Field(default=3, ge=0, le=20)
     """Retries after the first attempt."""
     retry_delay: Seconds = 1.0
-    """The first pause between two attempts, in seconds (it grows, with jitter, depending on the KME's health). After 5
+    """The first pause between two attempts, in seconds; each further one is twice as long, up to 30. After 5
     failures in a row a call is not made for 5 times as long, doubling up to 15 times. Answers about keys are no
     failures, whatever their code, as long as the KME answers status calls.
     """
+    adaptive: bool = False
+    """Whether the pauses follow the KME: shorter while most attempts succeed, longer while few do, and with jitter, so
+    that several relays do not ask at the same moments.
+    """
     timeout: Seconds = 10.0
-    """Timeout of one complete answer, in seconds. For status and received keys it follows the KME's usual time,
-    down to a fifth of this. Mail waits that long for fresh keys. Keys that come up to 30 seconds late are kept for the
-    next mail. If there is another KME, it is asked after the usual time. A connection, with its TLS
-    handshake, may take half of it, and 2 seconds at least.
+    """Timeout of one complete answer, in seconds, for each call. Fresh keys that come up to 30 seconds after they were
+    asked for are kept for the next mail. If there is another KME, it is asked then. A connection, with its TLS
+    handshake, may take half of the timeout, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
     """Connections that are opened ahead, once the KME has answered, and kept. After 55 idle seconds one is closed."""

@@ -244,12 +244,12 @@ async def _answer(
         answer = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept, "whole": reply.whole}
         body = reply.body
     except NoAnswer as error:
-        answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
+        answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault)}
     except StoreUnavailable as error:
         answer = {"not_stored": str(error)}
     except Exception as error:  # noqa: BLE001 - reported to the caller; the process goes on
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
-        answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE), "in_time": True}
+        answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE)}
     with suppress(OSError):  # the caller has gone
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()

@@ -208,12 +208,12 @@ class ReceiverProcess:
                 answer, body = await self._ask(asked)
         except TimeoutError as error:
             cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
-            raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE, in_time=False) from error
+            raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE) from error
         if "not_stored" in answer:
             raise StoreUnavailable(answer["not_stored"])
         if "cause" in answer:
             fault = KMEFault(answer["fault"])
-            raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
+            raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault)
         if answer["kept"]:
             self._kept(kme, request)
         return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"], answer["whole"])

@@ -38,7 +38,7 @@ from relay.keys.faults import (
     outcome_of,
     says_shortage,
 )
-from relay.keys.health import MAX_BACKOFF_S, Health, TimeLimit
+from relay.keys.health import MAX_BACKOFF_S, Health
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests, Question
 from relay.keys.renewal import Renewal
@@ -94,7 +94,6 @@ class Asker(ABC):
         )
         self.state: Health = Health(self.name, settings)
         """The health of the KME."""
-        self.time_limits: dict[Call, TimeLimit] = self.state.limits
         self._receive: Sender = self.transport.send
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -105,7 +104,9 @@ class Asker(ABC):
             self.burn,
             most_late=settings.pool_maxsize // 2,
         )
-        self.renewal = Renewal(self.name, self.transport, self.state, self.status_question, settings.timing.clock)
+        self.renewal = Renewal(
+            self.name, self.transport, self.state, self.status_question, self.timeout, settings.timing.clock
+        )
         """Renewal of the certificate files."""
         self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
 
@@ -218,9 +219,9 @@ class Asker(ABC):
         return replied or isinstance(error, KMEUnreachable)
 
     async def _try(self, question: Question[Result]) -> Result:
-        """One attempt within the timeout, which adapts to it; counted by outcome."""
+        """One attempt within the timeout; counted by outcome."""
         call, request = question.call, question.request
-        outcome, cause, limit = "cancelled", "", self.state.limits[call].seconds
+        outcome, cause, limit = "cancelled", "", self.timeout
         started = self._timing.clock()
         try:
             if question.spends:
@@ -241,7 +242,7 @@ class Asker(ABC):
                 self.state.refusal = ""
             return result
         except NoAnswer as error:
-            lasts = self.state.unanswered(call, started, in_time=error.in_time)
+            lasts = self.state.unanswered(call, started)
             cause, sent = f"{self.name}: {call}: {error}", error.sent
             if error.unheard:
                 # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.

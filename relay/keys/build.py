@@ -83,7 +83,7 @@ def km_client(
         retry_attempts=kme.retry_attempts,
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,
-        adaptive=True,
+        adaptive=kme.adaptive,
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
         name=name,

@@ -2,8 +2,7 @@
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, with the same name at both sites.
 
 Fresh keys may come from any KME of the group. A key_ID is fetched only inside its own group, from any KME there. A
-caller that has waited longer than a KME usually takes goes on to the next one. The first request continues as well: its
-keys go into the pool, or into the store, for the next mail.
+KME that does not answer within its timeout is asked after the others from then on, until it is well again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
-from relay.keys.faults import Call, KMEBusy, NotAsked
+from relay.keys.faults import KMEBusy, NotAsked
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
@@ -91,7 +90,7 @@ class KMEGroup:
     @property
     def health(self) -> float:
         """From 0, where no KME of the group is worth asking, to 1."""
-        return max((member.health(Call.ENC_KEYS) for member in self.members), default=0.0)
+        return max((member.health for member in self.members), default=0.0)
 
     def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
         """Sets `keep`, which stores every fetched key before it is returned, and `ready`, which checks that."""
@@ -109,7 +108,7 @@ class KMEGroup:
         With `slave_sae` and `size` (bits) only those with such a key ready, unless none has one.
         """
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
-        return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
+        return sorted(with_keys or self.members, key=lambda member: -member.health)
 
     async def take(self, slave_sae: SAEID, size: int = 256, *, patient: bool = True) -> Key:
         """A fresh key of `size` bits for `slave_sae`, from a pool, else drawn now.
@@ -235,12 +234,12 @@ class KMEGroup:
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
-        members = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS))
+        members = sorted(self.members, key=lambda member: -member.health)
         for member in members:
             if not (missing := _missing(key_IDs, found)):
                 break
             try:
-                outcomes = await member.fetch(master_sae, missing, attempts.tries, wait=member is members[-1])
+                outcomes = await member.fetch(master_sae, missing, attempts.tries)
             except KeyUnavailable as error:
                 trouble = error
                 continue

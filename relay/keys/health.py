@@ -1,4 +1,4 @@
-"""The health of a KME: breaker, adaptive timeouts and backoff, and the budget that limits retries.
+"""The health of a KME: breaker, backoff, and the budget that limits retries.
 Standard: M. Nygard, "Release It!" (closed, open, half-open); RFC 6298 (smoothed time, variation, limit); full jitter as
 in "Exponential Backoff And Jitter" (AWS). Pure, with an injected clock.
 """
@@ -121,59 +121,6 @@ MAX_BACKOFF_S = 30.0
 """Maximum pause between two attempts, in seconds, unless the KME itself asks for a longer one."""
 
 
-LEAST_USUAL_S = 1.0
-"""Minimum time before a KME counts as late, in seconds."""
-
-
-class TimeLimit:
-    """Adaptive timeout: at most `longest`, less for a quick KME.
-
-    It is four times that of RFC 6298, but at least `shortest`: too short a timeout burns keys. After an expiry it
-    doubles until an answer arrives. Before the first answer it is `first`, by default `longest`. Without `early` it is
-    always `longest`. All in seconds.
-    """
-
-    def __init__(self, longest: float, shortest: float, first: float | None = None, *, early: bool = True) -> None:
-        self._longest = longest
-        self._shortest = min(shortest, longest)
-        self._early = early
-        self._first = longest if first is None else min(first, longest)
-        self.latency: float | None = None
-        """Smoothed response time, in seconds; None before the first answer."""
-        self._variation = 0.0
-        self._doublings = 0
-
-    @property
-    def seconds(self) -> float:
-        """The timeout of the next attempt."""
-        if not self._early:
-            return self._longest
-        limit = self._first
-        if self.latency is not None:
-            limit = max(self._shortest, 4 * (self.latency + 4 * self._variation))
-        return min(self._longest, limit * 2.0 ** min(self._doublings, 10))
-
-    @property
-    def usual(self) -> float:
-        """Usual maximum response time by RFC 6298, in seconds, or `shortest` before the first answer."""
-        if self.latency is None:
-            return self._shortest
-        return min(self._longest, max(LEAST_USUAL_S, self.latency + 4 * self._variation))
-
-    def answered(self, seconds: float) -> None:
-        """Records the response time of an answer."""
-        self._doublings = 0
-        if self.latency is None:
-            self.latency, self._variation = seconds, seconds / 2
-            return
-        self._variation += (abs(self.latency - seconds) - self._variation) / 4
-        self.latency += (seconds - self.latency) / 8
-
-    def expired(self) -> None:
-        """Records an expired timeout."""
-        self._doublings += 1
-
-
 class Backoff:
     """The pause before the next attempt: `retry_delay` (seconds) at first, and doubled each time.
 
@@ -181,7 +128,7 @@ class Backoff:
     succeed. It is a quarter of that while nearly all do, four times that while nearly none do.
     """
 
-    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
+    def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = False) -> None:
         self._retry_delay = retry_delay
         self._timing = timing
         self._adaptive = adaptive
@@ -246,7 +193,7 @@ class Health:
 
     def __init__(self, kme: str, settings: ClientSettings) -> None:
         """`kme` names it in messages."""
-        timing, timeout, shortest = settings.timing, settings.timeout, settings.shortest_timeout
+        timing = settings.timing
         self._kme = kme
         self._timing = timing
         self._not_before: dict[Call, float] = {}
@@ -260,12 +207,8 @@ class Health:
         self._of_saes: dict[str, Breaker] = {}
         self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
         self.budget = BurnBudget(settings.burn_budget, timing)
-        # A status costs no key, so it may time out early; an early timeout of enc_keys would burn keys.
-        self.limits = {
-            Call.STATUS: TimeLimit(timeout, shortest, shortest),
-            Call.ENC_KEYS: TimeLimit(timeout, shortest, early=False),
-            Call.DEC_KEYS: TimeLimit(timeout, shortest),
-        }
+        self.latency: float | None = None
+        """Smoothed time of an answer with fresh keys, in seconds (RFC 6298, 2); None before the first."""
 
     @property
     def breaker(self) -> State:
@@ -346,20 +289,14 @@ class Health:
         """Records a reply after `seconds`."""
         if call is Call.DEC_KEYS:
             self._silent_calls = 0
-        # Refusals are quick, and forged mail can cause any number of refused dec_keys.
-        if code == 200:
-            self.limits[call].answered(seconds)
+        if code == 200 and call is Call.ENC_KEYS:
+            self.latency = seconds if self.latency is None else self.latency + (seconds - self.latency) / 8
         self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
 
-    def unanswered(self, call: Call, started: float, *, in_time: bool) -> bool:
-        """Records an unanswered request; `in_time` False: our timeout.
-
-        Returns whether dec_keys is silent repeatedly.
-        """
+    def unanswered(self, call: Call, started: float) -> bool:
+        """Records an unanswered request; returns whether dec_keys is silent repeatedly."""
         if call is Call.DEC_KEYS and started >= self._silent_at:  # of concurrent calls one counts
             self._silent_calls += 1
             self._silent_at = self._timing.clock()
-        if not in_time:
-            self.limits[call].expired()
         self.backoff.seen(success=False)
         return self._silent_calls >= SILENT_CALLS

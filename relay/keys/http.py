@@ -71,14 +71,13 @@ class HTTPReply:
 class NoAnswer(Exception):
     """No complete reply arrived. `sent`: the KME may have carried out the request. `fault`: its kind.
 
-    `in_time` is False for our own timeout. `unheard`: the connection was closed, and the KME has never answered.
+    `unheard`: the connection was closed, and the KME has never answered.
     """
 
-    def __init__(self, cause: str, *, sent: bool, fault: KMEFault, in_time: bool = True, unheard: bool = False) -> None:
+    def __init__(self, cause: str, *, sent: bool, fault: KMEFault, unheard: bool = False) -> None:
         super().__init__(cause)
         self.sent = sent
         self.fault = fault
-        self.in_time = in_time
         self.unheard = unheard
 
 

@@ -8,7 +8,7 @@ omit that name (master_SAE_ID, the calling SAE), or spell it differently.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.errors import KeyUnavailable, KMEMisconfigured, KMEUnreachable
@@ -38,12 +38,11 @@ class KMEStore:
         known_as: Sequence[str],
         draws: DrawCount,
         timing: Timing,
-        answered: Callable[[], None],
         *,
         began: float,
         asks: bool,
     ) -> None:
-        """`known_as` as for a KeyPool; `draws` counts drawn bits; `answered` is called after each status.
+        """`known_as` as for a KeyPool; `draws` counts drawn bits.
 
         `asks` False: no automatic status calls. `began` is the start of the use rate, by the clock.
         """
@@ -51,7 +50,6 @@ class KMEStore:
         self._client = client
         self._slave_sae = slave_sae
         self._known_as = known_as
-        self._answered = answered
         self._asks = asks
         self._asking: asyncio.Task[KeyStatus | None] | None = None
         self._asked: float | None = None
@@ -135,7 +133,6 @@ class KMEStore:
             return None
         self._fails.over()
         self.unanswered = ""
-        self._answered()
         self.status, self._status_at, self._drawn_before = status, self._clock(), drawn
         self._compare_names(status)
         if status.stored_key_count is not None and status.key_size:

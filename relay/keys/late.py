@@ -102,7 +102,7 @@ class KeyRequests:
                 self._leave(sending, question, sent=bool(sent))
         if not answered:
             cause = f"no answer within {seconds:.1f} s" + ("; should one come, its keys are used" if sent else "")
-            raise NoAnswer(cause, sent=bool(sent), fault=KMEFault.UNREACHABLE, in_time=False)
+            raise NoAnswer(cause, sent=bool(sent), fault=KMEFault.UNREACHABLE)
         try:
             return sending.result()
         except NoAnswer as error:

@@ -1,35 +1,25 @@
 """One KME of a group: its fresh keys, fetching, and whether it is worth asking now.
-Standard: ETSI GS QKD 014 V1.1.1. A caller that has waited longer than usual goes on to the next KME.
+Standard: ETSI GS QKD 014 V1.1.1. A caller goes on to the next KME after one attempt.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 from relay.counting import key_metrics as metrics
-from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
+from relay.errors import KeyUnavailable, KMEExhausted
 from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts
-from relay.keys.events import Events
-from relay.keys.faults import Call
 from relay.keys.fetch import Fetcher
 from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
-from relay.keys.pending import MOST_PER_CALL, Outcome
+from relay.keys.pending import Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Supply
 from relay.keys.replies import KeyStatus
 from relay.keys.types import KeepKeys, Key, KeyReference, Timing
 
-log = Events(__name__)
-
 Taken = TypeVar("Taken", Key, Pad)
-Answer = TypeVar("Answer")
-
-LATE_FOR_S = 30.0
-"""Time for which a late KME is asked after the others, in seconds; then its health decides."""
 
 
 class Member:
@@ -49,7 +39,6 @@ class Member:
         self.client = client
         self.pool = pool
         self.clock = timing.clock
-        self._late_until = dict.fromkeys(Call, float("-inf"))
         self.waited = {use: board.spread(metrics.KEY_WAIT, group, use) for use in ("key", "pad")}
         """Histogram of the seconds that messages wait for keys from here."""
 
@@ -61,25 +50,20 @@ class Member:
 
         self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
 
-    def health(self, call: Call) -> float:
-        """The client's health, rounded, and half of it while the KME is late with such calls.
-
-        Each call individually: forged mail can make dec_keys late, but nothing else.
-        """
-        return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
+    @property
+    def health(self) -> float:
+        """The client's health, rounded: a failure now and then changes no order."""
+        return round(self.client.health, 1)
 
     async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
-        """A fresh key of `size` bits. `wait` False: one attempt, in the usual response time. Raises KeyUnavailable."""
+        """A fresh key of `size` bits. `wait` False: one attempt. Raises KeyUnavailable."""
         keys = self.pool.take_ready(slave_sae, size)
         if keys is None:
-            keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
+            keys = await self.pool.take(slave_sae, size, patient=wait)
         return keys[0]
 
     async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
         """A one-time pad that hides `hidden` bytes, all or nothing; `wait` as above. Raises KeyUnavailable."""
-        return await self._in_usual_time(self._pad(slave_sae, hidden, wait, master_sae), wait)
-
-    async def _pad(self, slave_sae: str, hidden: int, wait: bool, master_sae: str | None) -> Pad:
         plan = await self.plan(slave_sae, hidden)
         keys = await self.pool.take(slave_sae, plan.size, plan.number, patient=wait, prefetched=False)
         references = [KeyReference(key.key_ID, master_sae, slave_sae, self.group) for key in keys]
@@ -121,56 +105,15 @@ class Member:
         wait = (needed - stored) / rate if rate else None
         return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
 
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int, *, wait: bool) -> dict[str, Outcome]:
-        """The outcome of each key, requested once; `wait` False: only for the usual response time.
-
-        `tries` is the number of earlier attempts. Raises KMEUnreachable if that was too short.
-        """
-        answer = self.fetcher.fetch(master_sae, key_IDs, tries)
-        if wait:
-            return await answer
-        status = self.pool.store(master_sae).status
-        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
-        usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
-        return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int) -> dict[str, Outcome]:
+        """The outcome of each key, requested once; `tries` is the number of earlier attempts."""
+        return await self.fetcher.fetch(master_sae, key_IDs, tries)
 
     async def close(self) -> None:
         """Burns held keys, ends calls in flight, closes the connections."""
         await self.pool.close()
         await self.fetcher.close()
         await self.client.close()
-
-    async def _in_usual_time(self, take: Awaitable[Answer], wait: bool) -> Answer:
-        """The result of `take`, which draws keys here; without `wait`, each answer must arrive within the usual time.
-
-        Raises KeyUnavailable.
-        """
-        if wait:
-            return await take
-        usual = self.client.time_limits[Call.ENC_KEYS].usual
-
-        def answered() -> None:
-            if not limit.expired():
-                limit.reschedule(asyncio.get_running_loop().time() + usual)
-
-        limit = asyncio.timeout(usual)
-        self.pool.subscribers.add(answered)
-        try:
-            return await self._unless_late(Call.ENC_KEYS, limit, take)
-        finally:
-            self.pool.subscribers.discard(answered)
-
-    async def _unless_late(self, call: Call, limit: asyncio.Timeout, answer: Awaitable[Answer]) -> Answer:
-        """The answer. Raises KMEUnreachable past the limit; that must not cancel the call behind `answer`."""
-        try:
-            async with limit:
-                return await answer
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            self._late_until[call] = self.clock() + LATE_FOR_S
-            log.warning("kme_late", kme=self.client.name, call=str(call))
-            raise KMEUnreachable(f"{self.client.name}: {call}: no answer within the usual time") from None
 
 
 async def first_that_can(

@@ -21,7 +21,7 @@ from relay.errors import (
     StoreUnavailable,
 )
 from relay.keys.events import Complaint, Events
-from relay.keys.faults import Call, KMEFailed, KMERefusedRequest
+from relay.keys.faults import KMEFailed, KMERefusedRequest
 from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys
 from relay.keys.kme_store import KMEStore
@@ -83,8 +83,6 @@ class KeyPool(Generic[Source]):
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
         self.issued = IssuedKeys(client.name)
         """The record of issued keys, written before use."""
-        self.subscribers: set[Callable[[], None]] = set()
-        """Callbacks after each answer of the KME."""
 
     @property
     def trouble(self) -> str:
@@ -418,13 +416,8 @@ class KeyPool(Generic[Source]):
                 failures += 1
             else:
                 kme_store.unanswered = ""  # outdated; the next status shows whether it lasts
-                self._answered()
                 kme_store.batch.took(number, refused_more=refused_more)
                 return keys
-
-    def _answered(self) -> None:
-        for notify in tuple(self.subscribers):
-            notify()
 
     def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
         """Burns keys that could not be recorded in time; returns how many."""
@@ -462,7 +455,7 @@ class KeyPool(Generic[Source]):
             outage=max(OUTAGE_S, self.undelivered.pause),
             peak_rate=peer_pool.peak.per_second,
             use_rate=kme_store.use.per_second / peer_pool.size,
-            latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
+            latency=self.client.state.latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
             status=kme_store.status,
             given=None if peer_pool.kept_ready else peer_pool.given,
@@ -486,7 +479,6 @@ class KeyPool(Generic[Source]):
                 self._known_as,
                 self._draws_of(slave_sae),
                 self._timing,
-                self._answered,
                 began=self._began,
                 asks=self._managed and not self._closed,
             )

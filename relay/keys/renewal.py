@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import ConfigError
 from relay.keys.events import Complaint, Events
-from relay.keys.faults import Call, KMEFault
+from relay.keys.faults import KMEFault
 from relay.keys.health import Health
 from relay.keys.http import HTTPReply, NoAnswer
 from relay.keys.late import Question
@@ -42,13 +42,15 @@ class Renewal:
         transport: Transport,
         state: Health,
         status_question: Callable[[str], Question[KeyStatus]],
+        timeout: float,
         clock: Callable[[], float],
     ) -> None:
-        """The parts of the client called `name`."""
+        """The parts of the client called `name`; `timeout` is that of a call, in seconds."""
         self._name = name
         self._transport = transport
         self._state = state
         self._status_question = status_question
+        self._timeout = timeout
         self._clock = clock
         self._sae = ""
         self._new: ssl.SSLContext | None = None
@@ -96,7 +98,7 @@ class Renewal:
             await asyncio.gather(self._trying, return_exceptions=True)
 
     async def _try(self, new: ssl.SSLContext) -> None:
-        request, within = self._status_question(self._sae).request, self._state.limits[Call.STATUS].seconds
+        request, within = self._status_question(self._sae).request, self._timeout
         code, why = await _result(self._transport.send_with(new, request, within))
         # If the previous ones do no better, the files are not at fault.
         before = 200 if code == 200 else (await _result(self._transport.send(request, within, lambda: None)))[0]

@@ -64,9 +64,8 @@ class ClientSettings:
     """Settings for one KME. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
 
     `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
-    time; one attempt may take `timeout`. With `adaptive` both adapt to the KME. Pauses have jitter, and are
-    shorter while most attempts succeed. The timeouts of status and dec_keys shrink for a quick KME, down to
-    `min_timeout` (by default a fifth of `timeout`).
+    time; each attempt may take `timeout`. With `adaptive` the pauses follow the KME: they have jitter, are
+    shorter while most attempts succeed, and longer while few do.
     Once the KME has answered, `pool_connections` connections are opened ahead and kept, until they have been idle for
     55 seconds; at most `pool_maxsize` are open. `burn_budget` is the number of keys an hour that unanswered requests
     may cost.
@@ -82,7 +81,6 @@ class ClientSettings:
     retry_delay: float = 1
     timeout: float = 10
     adaptive: bool = False
-    min_timeout: float | None = None
     pool_connections: int = 5
     pool_maxsize: int = 10
     burn_budget: int = 1000
@@ -103,13 +101,6 @@ class ClientSettings:
             raise ConfigError("ca, certificate and key are needed to talk to the KME")
         return ClientTLS(Path(self.ca), Path(self.certificate), Path(self.key), self.tls)
 
-    @property
-    def shortest_timeout(self) -> float:
-        """Minimum adaptive timeout, in seconds."""
-        if not self.adaptive:
-            return self.timeout
-        return self.timeout / 5 if self.min_timeout is None else self.min_timeout
-
 
 class ClientOptions(TypedDict, total=False):
     """The fields of ClientSettings, for signatures; missing ones have their defaults."""
@@ -122,7 +113,6 @@ class ClientOptions(TypedDict, total=False):
     retry_delay: float
     timeout: float
     adaptive: bool
-    min_timeout: float | None
     pool_connections: int
     pool_maxsize: int
     burn_budget: int

@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.keys.faults import Call
-from relay.keys.health import Health, TimeLimit
+from relay.keys.health import Health
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import Accounts
 from relay.keys.types import SAEID, Found, Key
@@ -21,7 +20,6 @@ class KeySource(Protocol):
     url: str
     accounts: Accounts
     state: Health
-    time_limits: dict[Call, TimeLimit]
     most_per_request: int | None
 
     @property

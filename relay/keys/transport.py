@@ -322,8 +322,7 @@ def _no_answer(error: Exception, *, sent: bool, heard: bool) -> NoAnswer:
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even if TLS 1.3 let us write before it arrived.
         return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
-    in_time, unheard = not isinstance(error, TimeoutError), isinstance(error, _Broken) and not heard
-    return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, in_time=in_time, unheard=unheard)
+    return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, unheard=isinstance(error, _Broken) and not heard)
 
 
 def _tls_fault(error: BaseException) -> str | None:

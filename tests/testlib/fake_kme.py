@@ -99,7 +99,7 @@ class FakeKME(DevelopmentKME):
 
     def client(self, **options: Any) -> OptimizedKMClient:
         """A client that waits as long as a busy machine may take; tests of a KME that hangs say less."""
-        usual: dict[str, Any] = {"name": "kme-a", "adaptive": True, "timeout": 10.0, "min_timeout": 10.0}
+        usual: dict[str, Any] = {"name": "kme-a", "adaptive": True, "timeout": 10.0}
         usual["pool_connections"] = 1  # none is opened ahead: tests count
         return OptimizedKMClient(self.url, **(self.certificates.files | usual | options))
 

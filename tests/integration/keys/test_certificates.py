@@ -66,7 +66,7 @@ async def test_renewed_files_count_as_soon_as_they_belong_together(
     new = trustme.CA()
     async with (
         FakeKME(own) as kme,
-        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3) as client,
     ):
         await client.request_enc_keys("bob")
         await kme.stop()
@@ -100,7 +100,7 @@ async def test_renewed_files_that_the_kme_does_not_take_leave_those_before_in_fo
     caplog.set_level(logging.INFO)
     async with (
         FakeKME(own) as kme,
-        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3) as client,
     ):
         await client.request_enc_keys("bob")
         before = {name: (own.directory / name).read_bytes() for name in ("ca.pem", "sae.pem", "sae.key")}
@@ -127,7 +127,7 @@ async def test_renewed_files_are_taken_once_the_kme_takes_them(own: Certificates
     new = trustme.CA()
     async with (
         FakeKME(own) as kme,
-        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3) as client,
     ):
         await client.request_enc_keys("bob")
         _issue(own.directory, new)
@@ -166,7 +166,7 @@ async def test_that_a_kme_does_not_take_renewed_files_stands_on_every_face(
 
 
 async def test_a_request_under_way_ends_over_the_connection_that_it_has(own: Certificates) -> None:
-    async with FakeKME(own, latency=0.3) as kme, kme.client(timeout=20, min_timeout=20) as client:
+    async with FakeKME(own, latency=0.3) as kme, kme.client(timeout=20) as client:
         await client.check_key_status("bob")
         asking = asyncio.create_task(client.request_enc_keys("bob", number=3))
         await kme.next_request()
@@ -182,7 +182,7 @@ async def test_a_request_under_way_ends_over_the_connection_that_it_has(own: Cer
 async def test_files_that_are_gone_or_encrypted_leave_all_as_it_was(
     own: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with FakeKME(own) as kme, kme.client(timeout=3, min_timeout=3) as client:
+    async with FakeKME(own) as kme, kme.client(timeout=3) as client:
         key = own.directory / "sae.key"
         plain = key.read_bytes()
         key.unlink()
@@ -206,7 +206,7 @@ def test_what_ends_within_thirty_days_is_told(own: Certificates, days: float, sa
 async def test_the_kmes_own_certificate_is_told_of_once_it_was_seen(own: Certificates) -> None:
     tls = own.server_tls("localhost")
     own.authority.issue_cert("localhost", not_after=NOW + timedelta(days=5)).configure_cert(tls)
-    async with FakeKME(own, tls=tls) as kme, kme.client(timeout=3, min_timeout=3) as client:
+    async with FakeKME(own, tls=tls) as kme, kme.client(timeout=3) as client:
         assert client.ending_certificates(NOW) == []
         await client.check_key_status("bob")
         [told] = client.ending_certificates(NOW)
@@ -226,7 +226,7 @@ async def test_the_log_says_it_daily(own: Certificates, caplog: pytest.LogCaptur
 
     timing = Timing(lambda: hours * 3600.0, sleep)
     async with FakeKME(own) as kme:
-        group = KMEGroup("g", [kme.client(timeout=20, min_timeout=20)], Prefetch(0, 0), timing=timing)
+        group = KMEGroup("g", [kme.client(timeout=20)], Prefetch(0, 0), timing=timing)
         async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=timing):
             await two_days.wait()
     told = [record.getMessage() for record in caplog.records if "kme_certificate_ends" in record.getMessage()]

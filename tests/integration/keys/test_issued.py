@@ -135,9 +135,7 @@ async def test_a_key_is_on_the_disk_before_it_can_be_used(
     """So that a relay which is killed in between can only burn it."""
     seen: list[tuple[object, int]] = []
     async with await open_store(backend.where, secret) as store:
-        group = KMEGroup(
-            "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-        )
+        group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
 
         class Watched:
             async def ready(self) -> None:
@@ -159,9 +157,7 @@ async def test_no_key_is_drawn_while_the_store_cannot_be_written(
 ) -> None:
     tables = "LOCK TABLE issued_keys, store_written IN EXCLUSIVE MODE"
     busy = replace(backend, lock=tables) if backend.name == "postgresql" else backend
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     async with await open_store(backend.where, secret, busy_timeout=0.05) as store:
         group.remember_in(store.issued_keys)
         await group.take("bob")
@@ -187,9 +183,7 @@ class Forgetful:
 
 
 async def test_keys_that_cannot_be_remembered_are_burnt_and_counted(kme: FakeKME, time: FakeTime) -> None:
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(4, 16), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(4, 16), timing=time.timing)
     group.remember_in(Forgetful())
     waiting = [asyncio.create_task(group.take("bob")) for _ in range(5)]
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
@@ -220,9 +214,7 @@ async def test_keys_that_could_not_be_remembered_at_once_are_used_when_they_can_
     kme: FakeKME, time: FakeTime
 ) -> None:
     """A store that is locked for a moment, after the keys have come, burns none of them."""
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     store = Busy()
     group.remember_in(store)
     for _ in range(2):
@@ -242,7 +234,7 @@ async def test_keys_that_wait_to_be_remembered_do_not_outlive_their_time(kme: Fa
     """The KME destroys its own of them by then, and the other site could not have theirs."""
     group = KMEGroup(
         "g",
-        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        [kme.client(timing=time.timing, timeout=60)],
         Prefetch(0, 0, lifetime=100),
         timing=time.timing,
     )
@@ -276,9 +268,7 @@ async def test_mail_is_held_and_not_sealed_otherwise_while_keys_cannot_be_rememb
 
 
 async def test_without_a_store_keys_are_remembered_for_as_long_as_the_group_lives(kme: FakeKME, time: FakeTime) -> None:
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     await group.take("bob")
     kme.misbehave("enc_keys", "same_again")
     with pytest.raises(KMEBadReply):

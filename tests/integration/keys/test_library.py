@@ -36,7 +36,6 @@ from relay.keys import (
     get_optimized_km_clients,
 )
 from relay.keys.development import KMOptions
-from relay.keys.faults import Call
 from relay.keys.settings import ClientOptions
 from relay.keys.skip import SKIPClient
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -138,7 +137,7 @@ async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime
         for _ in range(4):
             await client.check_key_status(1)
         assert time.slept == [1, 2, 4]
-        assert {client.time_limits[call].seconds for call in Call} == {10}
+        assert client.timeout == 10
         with pytest.raises(TypeError):
             await client.request_dec_keys(1, "key")
 

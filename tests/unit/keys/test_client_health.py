@@ -12,7 +12,7 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
-from relay.keys.faults import Call, NotAsked
+from relay.keys.faults import NotAsked
 from relay.kme import Misbehaviour
 from tests.testlib.fake_kme import FakeKME, FakeTime
 
@@ -75,15 +75,6 @@ async def test_an_sae_that_a_kme_refuses_keeps_no_other_from_its_keys(kme: FakeK
         assert await client.request_dec_keys("alice", [key_ID])
         assert (client.breaker, time.slept) == (0, [])
         assert len(kme.got("enc_keys")) < 16, "no hot loop"
-
-
-async def test_quick_refusals_do_not_shorten_the_time_that_keys_may_take(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("dec_keys", "http", times=50, code=404)
-    async with kme.client(timing=time.timing, timeout=10, min_timeout=0.1) as client:
-        for _ in range(50):
-            with pytest.raises(KeyUnavailable):
-                await client.request_dec_keys("alice", ["unknown"], patient=False)
-        assert client.time_limits[Call.DEC_KEYS].seconds == 10
 
 
 async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:

@@ -41,7 +41,7 @@ def kept() -> Kept:
 
 @pytest.fixture
 async def group(kme: FakeKME, kept: Kept, time: FakeTime) -> AsyncIterator[KMEGroup]:
-    client = kme.client(timing=time.timing, retry_attempts=0, timeout=60, min_timeout=60)
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=60)
     group = KMEGroup("g", [client], Prefetch(0, 0), keep=kept, timing=time.timing)
     yield group
     await group.close()
@@ -177,7 +177,7 @@ async def test_many_messages_with_unknown_keys_cost_two_calls_each_at_most(
     kme.not_found = NOT_FOUND[answer]
     group = KMEGroup(
         "g",
-        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        [kme.client(timing=time.timing, timeout=60)],
         Prefetch(0, 0),
         lag_patience=0,
         timing=time.timing,
@@ -197,9 +197,7 @@ async def test_a_message_that_names_thousands_of_keys_is_given_up_at_the_first_t
     kme: FakeKME, time: FakeTime, answer: str, known: int
 ) -> None:
     kme.not_found = NOT_FOUND[answer]
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     key_IDs = [*_drawn(kme, known), *(f"unknown-{n}" for n in range(5000))]
     assert len(await _came(group, "alice", key_IDs)) <= known
     most = 128 if known else 20
@@ -221,7 +219,7 @@ async def test_a_key_that_forged_mail_names_beside_unknown_ones_comes_to_the_gen
     kme.latency = 0.01
     group = KMEGroup(
         "g",
-        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        [kme.client(timing=time.timing, timeout=60)],
         Prefetch(0, 0),
         lag_patience=0,
         timing=time.timing,
@@ -254,7 +252,7 @@ async def test_unknown_keys_of_one_peer_do_not_delay_those_of_another(kme: FakeK
     kme.latency = 0.005
     group = KMEGroup(
         "g",
-        [kme.client(timing=time.timing, timeout=60, min_timeout=60)],
+        [kme.client(timing=time.timing, timeout=60)],
         Prefetch(0, 0),
         lag_patience=0,
         timing=time.timing,
@@ -273,9 +271,7 @@ async def test_messages_whose_keys_did_not_come_before_have_one_call_at_a_time_a
     kme: FakeKME, time: FakeTime
 ) -> None:
     kme.not_found = NOT_FOUND["failed"]
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     for _ in range(2):
         began, before = time.now, len(kme.got("dec_keys"))
         fetching = (_came(group, "alice", [f"unknown-{n}"], patient=False) for n in range(100))
@@ -316,9 +312,7 @@ async def test_one_reply_that_was_spoilt_does_not_have_each_message_asked_for_al
 async def test_a_kme_that_names_one_unknown_key_at_a_time_gets_no_more_calls_a_second_for_mail_tried_again(
     kme: FakeKME, time: FakeTime
 ) -> None:
-    group = KMEGroup(
-        "g", [kme.client(timing=time.timing, timeout=60, min_timeout=60)], Prefetch(0, 0), timing=time.timing
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     for number in range(2):
         for n in range(30) if number else ():
             body = {"message": "key not found", "details": [{"key_ID": f"unknown-{n}"}]}

@@ -398,7 +398,7 @@ async def _when_answered(group: KMEGroup, time: FakeTime) -> Key:
 async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accounts_right(
     kme: FakeKME, time: FakeTime, how: dict[str, Any]
 ) -> None:
-    client = kme.client(timing=time.timing, retry_attempts=1, timeout=0.1, min_timeout=0.1)
+    client = kme.client(timing=time.timing, retry_attempts=1, timeout=0.1)
     group = KMEGroup("g", [client], Prefetch(2, 6, 100), timing=time.timing)
     keys = [await _when_answered(group, time)]
     await settled(group)

@@ -8,7 +8,7 @@ import pytest
 
 from relay.errors import KeyUnavailable, KMEMisconfigured, KMEUnreachable
 from relay.keys.faults import NotAsked
-from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
+from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State
 from tests.testlib.fake_kme import FakeTime
 
 RULES = BreakerRules(failures=3, delay=5, longest=20, misconfigured=30)
@@ -92,42 +92,8 @@ def test_however_long_a_kme_was_away_it_is_asked_again_soon_after_it_is_back(tim
             time.now += breaker.opens_in
 
 
-def test_the_limit_is_the_longest_until_an_answer_was_seen() -> None:
-    assert TimeLimit(10, 2).seconds == 10
-
-
-def test_a_quick_kme_gets_a_short_limit_but_not_below_the_shortest() -> None:
-    limit = TimeLimit(10, 2)
-    for _ in range(50):
-        limit.answered(0.02)
-    assert limit.seconds == 2
-    assert limit.latency == pytest.approx(0.02)
-
-
-def test_a_slow_kme_gets_a_long_limit_but_not_beyond_the_longest() -> None:
-    limit = TimeLimit(10, 2)
-    for _ in range(50):
-        limit.answered(1.0)
-    assert 4 <= limit.seconds < 10
-    limit.answered(30)
-    assert limit.seconds == 10
-
-
-def test_each_expiry_doubles_the_limit_until_an_answer_comes() -> None:
-    limit = TimeLimit(10, 2)
-    for _ in range(50):
-        limit.answered(0.02)
-    limit.expired()
-    assert limit.seconds == 4
-    limit.expired()
-    limit.expired()
-    assert limit.seconds == 10
-    limit.answered(0.02)
-    assert limit.seconds == 2
-
-
 def test_pauses_double_and_are_longer_when_little_succeeds(time: FakeTime) -> None:
-    healthy, sick = Backoff(1, time.timing), Backoff(1, time.timing)
+    healthy, sick = (Backoff(1, time.timing, adaptive=True) for _ in range(2))
     for _ in range(50):
         sick.seen(success=False)
     assert [healthy.pause(n) for n in range(3)] == [0.25, 0.5, 1.0]

@@ -8,13 +8,13 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable, StoreUnavailable
-from relay.keys.faults import Call, KMERefusedRequest, KMEUnanswered, NotAsked
-from relay.keys.health import TimeLimit
+from relay.keys.faults import KMERefusedRequest, KMEUnanswered, NotAsked
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, status_from_reply
@@ -46,7 +46,7 @@ class ScriptedClient:
         self.most_per_request = None
         self.most = most
         self.accounts = Accounts()
-        self.time_limits = {Call.ENC_KEYS: TimeLimit(10, 2)}
+        self.state = SimpleNamespace(latency=None)
         self.troubles: dict[str, str] = {}
         self.take_in: Any = None
         self.unread: list[list[Key]] = []

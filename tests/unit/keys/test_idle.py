@@ -51,7 +51,7 @@ def disk() -> Disk:
 @pytest.fixture
 async def ring(kme: FakeKME, time: FakeTime, disk: Disk) -> AsyncIterator[KeyRing]:
     """A ring whose low mark is 4, whose keys live 100 s, and which is tended by hand."""
-    client = kme.client(timing=time.timing, retry_attempts=0, timeout=20, min_timeout=20)
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=20)
     group = KMEGroup("g", [client], Prefetch(4, 16, 100), timing=time.timing)
     ring = KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, issued=disk, timing=time.timing)
     group.warm("bob")

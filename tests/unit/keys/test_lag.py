@@ -20,7 +20,7 @@ PAUSE_S = lag.FIRST_PAUSE_S / 2
 
 @pytest.fixture
 async def group(kme: FakeKME, time: FakeTime) -> AsyncIterator[KMEGroup]:
-    client = kme.client(timing=time.timing, retry_attempts=0, timeout=30, min_timeout=30)
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=30)
     group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=PATIENCE_S, lag_waiting=2, timing=time.timing)
     yield group
     await group.close()
@@ -89,7 +89,7 @@ async def test_only_so_many_wait_at_once_and_who_has_waited_longest_gives_way(
         await asyncio.sleep(0)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    client = kme.client(timing=time.timing, retry_attempts=0, timeout=30, min_timeout=30)
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=30)
     group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=PATIENCE_S, lag_waiting=2, timing=time.timing)
     waiting = []
     for number in range(2):

@@ -85,7 +85,7 @@ def board() -> Board:
     return Board()
 
 
-PATIENT: dict[str, Any] = {"timeout": 10, "min_timeout": 10}
+PATIENT: dict[str, Any] = {"timeout": 10}
 """For clients of KMEs that answer, however loaded the machine is."""
 
 
