@@ -152,8 +152,8 @@ class KMESettings(toml.Table):
     failures, whatever their code, as long as the KME answers status calls.
     """
     adaptive: bool = False
-    """Whether the pauses follow the KME: shorter while most attempts succeed, longer while few do, and with jitter, so
-    that several relays do not ask at the same moments.
+    """Whether the pauses follow the KME: shorter while most attempts succeed, longer while few do. They then have
+    jitter, so that several relays do not ask at once.
     """
     timeout: Seconds = 10.0
     """Timeout of one complete answer, in seconds, for each call. Fresh keys that come up to 30 seconds after they were

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured, KMEUnreachable
 from relay.keys.events import Events
 from relay.keys.faults import Call, KMERefusedRequest, NotAsked
 from relay.keys.types import REAL_TIME, Timing
@@ -187,8 +187,9 @@ OF_AN_SAE = "SAE "
 class Health:
     """The health of one KME as one value, which decides about its calls.
 
-    One breaker is for the KME: it counts calls without any reply. A KME may refuse enc_keys for one SAE only, so that
-    counts for the SAE. Refusals of status cost nothing, and any mail may cause those of dec_keys: they count nowhere.
+    One breaker is for the KME: it counts calls without any reply. A KME may refuse one SAE only, so refusals of
+    enc_keys count for the SAE. So do those of status, if they are of what stands before a KME that is away. Any mail
+    may cause refusals of dec_keys: they count nowhere.
     """
 
     def __init__(self, kme: str, settings: ClientSettings) -> None:
@@ -204,7 +205,7 @@ class Health:
         self._silent_at = float("-inf")
         self._rules = settings.breaker
         self._breaker = Breaker(kme, settings.breaker, timing)
-        self._of_saes: dict[str, Breaker] = {}
+        self._of_saes: dict[tuple[Call, str], Breaker] = {}
         self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
         self.budget = BurnBudget(settings.burn_budget, timing)
         self.latency: float | None = None
@@ -213,8 +214,12 @@ class Health:
     @property
     def breaker(self) -> State:
         """The state of the KME's breaker; a KME that refuses all SAEs is as good as away."""
-        of_saes = min((each.state for each in self._of_saes.values()), default=State.CLOSED)
-        return max(self._breaker.state, of_saes)
+        of_saes = [
+            breaker.state
+            for (call, sae), breaker in self._of_saes.items()
+            if call is Call.ENC_KEYS or (Call.ENC_KEYS, sae) not in self._of_saes
+        ]
+        return max(self._breaker.state, min(of_saes, default=State.CLOSED))
 
     @property
     def score(self) -> float:
@@ -226,7 +231,7 @@ class Health:
     def troubles(self) -> dict[str, str]:
         """Why calls are blocked at present, or fail; empty when all is well."""
         troubles = {"breaker": self._breaker.cause}
-        troubles |= {OF_AN_SAE + sae: breaker.cause for sae, breaker in self._of_saes.items()}
+        troubles |= {OF_AN_SAE + sae: breaker.cause for (_, sae), breaker in self._of_saes.items() if breaker.cause}
         troubles[Call.DEC_KEYS] = self.refusal and f"no key of arriving mail is available: {self.refusal}"
         return {name: cause for name, cause in troubles.items() if cause}
 
@@ -249,19 +254,21 @@ class Health:
         if wait > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
         breakers = [self._breaker]
-        if call is Call.ENC_KEYS:
-            if sae not in self._of_saes:
-                self._of_saes[sae] = Breaker(f"{self._kme}: SAE {sae}", self._rules, self._timing)
-            breakers.append(self._of_saes[sae])
+        if call is not Call.DEC_KEYS:
+            if (call, sae) not in self._of_saes:
+                self._of_saes[call, sae] = Breaker(f"{self._kme}: SAE {sae}", self._rules, self._timing)
+            breakers.append(self._of_saes[call, sae])
         for breaker in breakers:
             breaker.check()
         try:
             begun = [breaker.begin() for breaker in breakers]
             yield any(begun)
         except KeyUnavailable as error:
-            about_keys = isinstance(error, KMEExhausted | KeyNotFound | KMERefusedRequest)
+            replied = isinstance(error, KMEExhausted | KeyNotFound | KMERefusedRequest)
+            if call is Call.STATUS and error.http_status:
+                replied = not isinstance(error, KMEUnreachable)
             for breaker in breakers:
-                if about_keys or (breaker is self._breaker and error.http_status):
+                if replied or (breaker is self._breaker and error.http_status):
                     breaker.answered()
                 elif breaker is self._breaker or error.http_status:
                     breaker.failed(error)

@@ -7,10 +7,12 @@ from __future__ import annotations
 import base64
 import json
 import random
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable
+from relay.keys.faults import Call, NotAsked
 from relay.keys.replies import text_of_error
 from tests.testlib.fake_kme import FakeKME, FakeTime
 from tests.testlib.refusals import NOT_THERE, PASSING, REFUSALS, Refusal
@@ -79,6 +81,35 @@ async def test_a_kme_behind_a_proxy_that_refuses_everything_is_away_and_not_exha
         assert not isinstance(raised.value, KMEExhausted)
         assert client.health == 0
         assert f"HTTP {code}" in str(client.troubles)
+
+
+@pytest.mark.parametrize("call", list(Call))
+@pytest.mark.parametrize("code", [404, 503, 504])
+async def test_each_call_that_a_proxy_refuses_with_a_page_says_that_the_kme_is_away(
+    kme: FakeKME, time: FakeTime, code: int, call: Call
+) -> None:
+    for each in Call:
+        kme.misbehave(each, "http", times=None, code=code, body=f"<html><h1>{code} Sorry</h1></html>")
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        calls: dict[Call, Callable[[], Awaitable[object]]] = {
+            Call.STATUS: lambda: client.check_key_status("bob"),
+            Call.ENC_KEYS: lambda: client.request_enc_keys("bob"),
+            Call.DEC_KEYS: lambda: client.request_dec_keys("bob", ["a"]),
+        }
+        for _ in range(5):
+            with pytest.raises(KMEUnreachable):
+                await calls[call]()
+        assert f"HTTP {code}" in str(client.troubles)
+        if call is Call.DEC_KEYS:
+            assert client.health == 1, "anybody can have keys asked for that are not there"
+            return
+        assert client.health == 0
+        with pytest.raises(NotAsked):
+            await calls[call]()
+        kme.behave()
+        time.now += 10
+        await calls[call]()
+        assert (client.breaker, client.troubles) == (0, {})
 
 
 def _spellings(octets: bytes) -> dict[str, str]:
