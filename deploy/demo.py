@@ -35,6 +35,7 @@ from rich.text import Text
 from relay.config import TCPAddress
 from relay.forward import stuffed
 from relay.identity import create_identity, peer_document
+from relay.levels import ON_TOP, QUANTUM
 
 LEVELS = {
     "otp": "one-time pad of quantum key; no computation breaks it",
@@ -218,7 +219,8 @@ def prepare_sites(work: Path, begin: Callable[[str], None]) -> None:
         (policies / "bob.example").mkdir(parents=True)
         (policies / "default.toml").write_text('levels = ["aes"]\n')
         for level in LEVELS:
-            (policies / "bob.example" / f"{level}.toml").write_text(f'levels = ["{level}"]\nquantum = "required"\n')
+            listed = level if level in QUANTUM else f"{level}+{ON_TOP}"
+            (policies / "bob.example" / f"{level}.toml").write_text(f'levels = ["{listed}"]\n')
         (work / name / "peers").mkdir(mode=0o700)
     for name, peer, sae in (("alice", "bob", "2"), ("bob", "alice", "1")):
         domains = [f"{name}.example"]

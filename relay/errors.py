@@ -10,7 +10,7 @@ The tree::
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound, HeldForKeys
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   ├── NextHopUnavailable  OutcomeUnknown
-    │   ├── PolicyHolds        NoPolicy, HeldForSize
+    │   ├── PolicyHolds        NoPolicy
     │   └── DeliveryUnderWay, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is notified
@@ -151,13 +151,6 @@ class NoPolicy(PolicyHolds):
     """No policy file covers the recipient, or only one that may not permit clear text."""
 
     public = "Message held by policy: no policy covers this recipient"
-
-
-class HeldForSize(PolicyHolds):
-    """The message is larger than any level that policy lists takes, and policy says hold."""
-
-    status = "4.2.3"
-    public = "Message too big for the protection that this recipient requires"
 
 
 class CannotSeal(TryLater):

@@ -53,7 +53,7 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
-from relay.levels import LevelName
+from relay.levels import LevelName, bare
 from relay.policy.findings import in_vain, levels_in_vain, peers_unmarked
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
@@ -285,7 +285,7 @@ def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> C
 
     @cache
     def obstacle(peer: str, level: LevelName) -> str:
-        return planner.obstacle_for_peer(peer, level) if peer in config.peers and level in planner.levels else ""
+        return planner.obstacle_for_peer(peer, level) if peer in config.peers and bare(level) in planner.levels else ""
 
     return obstacle
 

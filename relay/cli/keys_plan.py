@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -28,7 +27,7 @@ from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
-from relay.levels import BY_NAME, ON_TOP, PADS, QUANTUM, SEALING, SINGLE_KEYS
+from relay.levels import BY_NAME, NAMES, PADS, SINGLE_KEYS
 from relay.mail import Recipient
 from relay.schemes.all import all_schemes
 
@@ -62,14 +61,7 @@ class SizeOption(click.ParamType[int]):
     help="Mails a day; one to several people at the peer is one.",
 )
 @click.option("--size", type=SizeOption(), required=True, help="The size of one with its attachments, as 75K or 2M.")
-@click.option("--level", type=click.Choice(SEALING), required=True, help="The level.")
-@click.option(
-    "--quantum",
-    type=click.Choice(["required", "off"]),
-    default="required",
-    show_default=True,
-    help="Whether a quantum key goes around levels pqc and rsa.",
-)
+@click.option("--level", type=click.Choice(NAMES[:-1]), required=True, help="The level.")
 @click.option("--peer", "peer_name", help="The peer. [default: the first of relay.toml]")
 @click.option(
     "--key-size",
@@ -85,7 +77,6 @@ def plan(
     mails: int,
     size: int,
     level: str,
-    quantum: Literal["required", "off"],
     peer_name: str | None,
     key_size: int | None,
     stock: int | None,
@@ -102,8 +93,10 @@ def plan(
     name = peer_name or next(iter(config.peers), None)
     if name is None or name not in config.peers:
         raise ConfigError(f"{name}: no such peer" if name else "there is no peer yet: nothing is sealed for anybody")
-    layers = (level,) if level in QUANTUM or quantum == "off" else (level, ON_TOP)
-    source = asyncio.run(_source(config, name, BY_NAME[level].use or SINGLE_KEYS)) if config_file.exists() else None
+    layers = tuple(level.split("+"))
+    source = (
+        asyncio.run(_source(config, name, BY_NAME[layers[-1]].use or SINGLE_KEYS)) if config_file.exists() else None
+    )
     chosen = source or Source("", None, _example().kmes["kme"])
     if key_size is not None or stock is not None:
         chosen = replace(chosen, status=_with(chosen.status, key_size, stock))

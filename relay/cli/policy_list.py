@@ -100,7 +100,6 @@ def _row(file: PolicyFile, peer: str | None) -> ListedFile:
     policy, (own, *rules) = file.policy, _in_force(file.policy) or (None,)
     says = {
         "clear": own is not None and own.levels == ONLY_PLAINTEXT,
-        "clear_by_rule": any(PLAINTEXT in (rule.levels or ()) for rule in rules),
         "expired": policy.ended,
         "rule_expired": any(rule.ended for rule in policy.when),
         "ends": policy.until is not None and not policy.ended,

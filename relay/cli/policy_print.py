@@ -4,7 +4,7 @@ Standard: addresses and file names are shown as they are, with everything that c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ from rich.text import Text
 
 from relay.cli.output import Pair, print_pairs, print_table
 from relay.counting.amounts import many
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import Decision, Explanation, Lookup, PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.names import printable
+from relay.policy.settings import HOLD, REFUSE
 from relay.policy.units import duration_text
 
 if TYPE_CHECKING:
@@ -28,13 +29,8 @@ CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red"
 INSIDE = "plaintext: to a domain of our own, stays inside"
 
 _OTHERWISE = {
-    "hold": "held: the sending server keeps the mail and tries again",
-    "refuse": "refused: the sender is notified that the mail did not go",
-}
-_QUANTUM = {
-    "off": "no quantum key on top of pqc and rsa",
-    "preferred": "pqc and rsa get a quantum key on top where one is available",
-    "required": "pqc and rsa only with a quantum key on top",
+    HOLD: "held: the sending server keeps the mail and tries again",
+    REFUSE: "refused: the sender is notified that the mail did not go",
 }
 
 
@@ -103,16 +99,12 @@ def _decided(decision: Decision, peer_because: str, *, inside: bool) -> Iterator
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
         yield "Max size", ", ".join(f"{level}: {size} bytes" for level, size in limits.items())
-    if _takes_quantum_layer(decision.levels):
-        yield "Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}"
     if len(decision.kem) > 1:
         yield "KEMs of pqc", ", then around it ".join(decision.kem)
     if decision.priority == "low":
         yield "Priority", "low: leaves alone what is kept in reserve at the KME"
-    yield "Otherwise", _OTHERWISE[decision.otherwise]
-    if decision.impossible not in (None, decision.otherwise):
-        yield "Impossible", _OTHERWISE[decision.impossible or decision.otherwise]
-    if decision.hold_for is not None and decision.otherwise == "hold":
+    yield "Otherwise", _OTHERWISE[REFUSE if decision.otherwise == REFUSE else HOLD]
+    if decision.otherwise not in _OTHERWISE:
         yield "", f"for {duration_text(decision.hold_for)} at most, then refused"
 
 
@@ -175,16 +167,11 @@ def _only_clear(file: PolicyFile) -> bool:
 def _levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
         return CLEAR if file.policy.in_clear else Text(PLAINTEXT)
-    quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
     number = len(file.policy.when)
     rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""
     require = f"; requires {' and '.join(file.policy.require)}" if file.policy.require else ""
-    text = Text(", ".join(file.policy.levels) + quantum + rules + require)
+    text = Text(", ".join(file.policy.levels) + rules + require)
     return Text.assemble(text, " ", CLEAR) if file.policy.in_clear else text
-
-
-def _takes_quantum_layer(levels: Sequence[LevelName]) -> bool:
-    return not SIGNED.isdisjoint(levels)
 
 
 def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:

@@ -21,7 +21,7 @@ from relay.formats import mime
 from relay.identity import PeerCertificates, own_identity
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
-from relay.levels import AES, SIGNED
+from relay.levels import AES, SIGNED, bare
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
@@ -271,7 +271,7 @@ async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:
 
 def _certificates(site: PolicySite, decision: Decision) -> tuple[CertificateOutlook, ...]:
     """The peer's, where a level that needs them is listed."""
-    if SIGNED.isdisjoint(decision.levels) or decision.peer not in site.certificates:
+    if SIGNED.isdisjoint(map(bare, decision.levels)) or decision.peer not in site.certificates:
         return ()
     return tuple(sorted(_of_peer(site.certificates[decision.peer]), key=lambda each: each.ends))
 

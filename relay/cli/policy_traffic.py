@@ -149,7 +149,7 @@ def _direction(before: Outcome, after: Outcome) -> str:
     left, leaves = before.result in ("sealed", "clear"), after.result in ("sealed", "clear")
     if left and leaves:
         first, second = strength_of(before.protection), strength_of(after.protection)
-        if first == second:
+        if first == second:  # further KEMs around the same level
             return "up" if after.protection.count("+") > before.protection.count("+") else "down"
         return "up" if second > first else "down"
     if left or leaves:

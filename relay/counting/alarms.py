@@ -166,7 +166,7 @@ _ALL: Final = (
         "a key was asked for and did not come",
         "keys are there again, and none was missed for two minutes",
         "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator why no more come, and have less "
-        'mail use them: level aes in place of otp, or quantum = "preferred" (policies/README.md).',
+        "mail use them: level aes in place of otp, or pqc beside pqc+aes (policies/README.md).",
         about="peer",
         clear_s=120.0,
     ),

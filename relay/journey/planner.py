@@ -15,7 +15,6 @@ from relay.errors import (
     CannotOpen,
     CannotSeal,
     HeldForKeys,
-    HeldForSize,
     KeyUnavailable,
     MalformedMessage,
     PolicyHolds,
@@ -30,11 +29,10 @@ from relay.journey.plan import Copy, Group, Planned
 from relay.journey.tripwire import shown_fields
 from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName, bare
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
-from relay.policy.settings import Otherwise
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import Parties, Scheme, Supplies
@@ -67,7 +65,7 @@ def decide(
 
 def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float | None:
     """How long the mail has waited, in seconds, or None if policy does not need it. Raises MalformedMessage."""
-    asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
+    asked = any(isinstance(each, Decision) and 0 < each.hold_for < math.inf for _, each in decided)
     return content.waited(datetime.now(UTC)) if asked else None
 
 
@@ -106,10 +104,8 @@ class Planner:
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
                     never = bool(self._not_taken(decision))
-                    for_keys = any(
-                        each in (missing or {}) for level in decision.levels for each in _copies(decision, level)
-                    )
-                    error = _otherwise(decision, size, causes, waited, never=never, for_keys=for_keys)
+                    for_keys = any(_copy(decision, level) in (missing or {}) for level in decision.levels)
+                    error = _without_level(decision, size, causes, waited, never=never, for_keys=for_keys)
                 elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
                     copy, error = None, MalformedMessage(cause)
             if error is not None:
@@ -258,7 +254,7 @@ class Planner:
     def obstacle(self, decision: Decision, level: LevelName, size: int = 0) -> str:
         """Why a level is impossible for a message of this size, in bytes, or ""."""
         if level == PLAINTEXT:
-            return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
+            return ""
         if too_big := decision.too_big(level, size):
             return too_big
         layers = decision.layers(level)
@@ -268,8 +264,7 @@ class Planner:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
         if decision.peer not in self.config.peers:
             return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
-        asked = (level,) if level in QUANTUM or decision.quantum != "required" else (level, ON_TOP)
-        if cause := next(filter(None, (self._not_opened(decision.peer, each) for each in asked)), ""):
+        if cause := next(filter(None, (self._not_opened(decision.peer, each) for each in level.split("+"))), ""):
             return f"{level}: {cause}"
         if cause := self._not_taken(decision):
             return f"{level}: {cause}"
@@ -279,7 +274,9 @@ class Planner:
 
     def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
         """Why sealing for a peer at a level is impossible, regardless of policy, or ""."""
-        return self._not_opened(peer, level) or self.levels[level].obstacle(self.parties(peer))
+        layers = level.split("+")
+        obstacles = (self._not_opened(peer, each) or self.levels[each].obstacle(self.parties(peer)) for each in layers)
+        return next(filter(None, obstacles), "")
 
     def _not_taken(self, decision: Decision) -> str:
         """Why the peer would quarantine all mail of this sender, or ""."""
@@ -292,17 +289,19 @@ class Planner:
         )
 
     def acceptable(self, decision: Decision) -> set[str]:
-        """The protections that satisfy a decision: those possible under it, and stronger ones."""
+        """The protections that satisfy a decision: those listed that this relay can do, also with a key on top."""
         protections: set[str] = set()
         for level in decision.levels:
-            if level != PLAINTEXT and level in self.levels:
-                protections |= {copy.protection for copy in _copies(decision, level)}
-                protections.add("+".join((*decision.layers(level), ON_TOP)))
+            if level != PLAINTEXT and bare(level) in self.levels:
+                layers = decision.layers(level)
+                protections.add("+".join(layers))
+                if layers[-1] not in QUANTUM:
+                    protections.add("+".join((*layers, ON_TOP)))
         return protections
 
     def first(self, decision: Decision) -> Copy:
         """The first copy of a decision, available or not."""
-        return _copies(decision, decision.levels[0])[0]
+        return _copy(decision, decision.levels[0])
 
     def _best(self, decision: Decision, size: int, missing: Mapping[Copy, str]) -> tuple[Copy | None, tuple[str, ...]]:
         """The first available copy, or None, and why those listed before it are not available."""
@@ -311,16 +310,13 @@ class Planner:
             if cause := self.obstacle(decision, level, size):
                 causes.append(cause)
                 continue
-            for copy in _copies(decision, level):
-                # If the level itself takes a key, `obstacle` has checked for a KME.
-                cause = missing.get(copy, "") or (self._not_opened(copy.peer or "", ON_TOP) if copy.key_on_top else "")
-                if not cause:
-                    return copy, tuple(causes)
-                prefix = "no quantum key on top: " if copy.key_on_top else ""
-                causes.append(f"{level}: {prefix}{cause}")
+            copy = _copy(decision, level)
+            if not (cause := missing.get(copy, "")):
+                return copy, tuple(causes)
+            causes.append(f"{level}: {cause}")
         return None, tuple(causes)
 
-    def _not_opened(self, peer: str, level: LevelName) -> str:
+    def _not_opened(self, peer: str, level: str) -> str:
         """Why a peer cannot open a level: by its document, or for want of quantum keys; or ""."""
         document = self.certificates.get(peer)
         if document is not None and (cause := document.not_opened(level)):
@@ -329,26 +325,19 @@ class Planner:
         return f"no KME group is set for peer {peer!r}" if no_keys else ""
 
 
-def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
-    """The copies for a level, best first: pqc and rsa with a quantum key on top, without it, or both."""
+def _copy(decision: Decision, level: LevelName) -> Copy:
+    """The copy at a level."""
     if level == PLAINTEXT:
-        return (Copy(None, ONLY_PLAINTEXT),)
+        return Copy(None, ONLY_PLAINTEXT)
     layers = decision.layers(level)
-    bare = Copy(decision.peer, layers, decision.priority if level in QUANTUM else "normal")
-    if level in QUANTUM or decision.quantum == "off":
-        return (bare,)
-    with_key = Copy(decision.peer, (*layers, ON_TOP), decision.priority)
-    return (with_key,) if decision.quantum == "required" else (with_key, bare)
+    return Copy(decision.peer, layers, decision.priority if layers[-1] in QUANTUM else "normal")
 
 
 def _in_order(plan: Sequence[Group]) -> list[Group]:
     """Sorted: copies that the fewest other groups may fall back to first, of these the strongest first."""
     if len(plan) < 2:
         return list(plan)
-    ways = [
-        {copy for decision in group.decisions for level in decision.levels for copy in _copies(decision, level)}
-        for group in plan
-    ]
+    ways = [{_copy(decision, level) for decision in group.decisions for level in decision.levels} for group in plan]
     others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
     return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
 
@@ -357,35 +346,28 @@ def _decided(group: Group) -> list[Decided]:
     return [(each.recipient, each.decision) for each in group.members if each.decision is not None]
 
 
-def _otherwise(
+def _without_level(
     decision: Decision, size: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
 ) -> PolicyHolds | HeldForKeys | PolicyRefuses:
-    """Holds or refuses, as policy says; mail that has `waited` (seconds) for `hold_for` is refused.
+    """Holds or refuses, as policy says; mail that has `waited` (seconds) too long, or waits in vain, is refused.
 
     `never`: no mail of this sender can be sealed for the recipient; `for_keys`: a key was missing.
     """
-    setting, action = decision.without_level(size)
-    if never and decision.impossible:
-        setting, action = "impossible", decision.impossible
     doubt = (str(decision.doubt),) if decision.doubt is not None else ()
-    cause = f"{decision.where}: {setting} = {action!r}: {'; '.join((*causes, *doubt))}"
-    error = _error(decision, size, action, cause, waited, for_keys=for_keys)
+    why = "; ".join((*causes, *doubt))
+    error: PolicyHolds | HeldForKeys | PolicyRefuses
+    if never or decision.hopeless(size):
+        by_size = decision.hopeless(size) and not decision.hopeless(0)
+        cause = f"{decision.where}: no level that is listed can ever be had: {why}"
+        error = RefusedForSize(cause) if by_size else PolicyRefuses(cause)
+    else:
+        cause = f"{decision.where}: otherwise = {decision.otherwise!r}: {why}"
+        if decision.hold_for == 0 or (waited is not None and waited >= decision.hold_for):
+            error = PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s" if waited is not None else cause)
+        else:
+            error = HeldForKeys(cause) if for_keys else PolicyHolds(cause)
     error.hint = decision.doubt.public if decision.doubt is not None else ""
     return error
-
-
-def _error(
-    decision: Decision, size: int, action: Otherwise, cause: str, waited: float | None, *, for_keys: bool
-) -> PolicyHolds | HeldForKeys | PolicyRefuses:
-    """The error that holds or refuses mail without a level."""
-    by_size = decision.hopeless(size) and not decision.hopeless(0)
-    if action == "refuse":
-        return RefusedForSize(cause) if by_size else PolicyRefuses(cause)
-    if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
-        return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
-    if by_size:
-        return HeldForSize(cause)
-    return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
 
 
 def _sealed_sender(sender: str) -> str:

@@ -4,6 +4,7 @@ Standard: the schemes write the format; mail that cannot be sealed is held or re
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -117,8 +118,8 @@ class Sealer:
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
         if isinstance(decision, Decision):
             # The outcome may depend on the message: its content, its age, its size.
-            may_be_refused = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
-            if decision.looks_inside or decision.hold_for is not None or may_be_refused:
+            may_be_too_large = decision.hold_for > 0 and decision.max_size and not decision.hopeless(0)
+            if decision.looks_inside or 0 < decision.hold_for < math.inf or may_be_too_large:
                 return
         [group] = self.planner().plan(decided, 0)
         if group.error is not None:
@@ -291,8 +292,8 @@ def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool
 
 
 def _requirement(decision: Decision) -> str:
-    """What policy requires for a recipient: the levels in order, and when a quantum key goes on top."""
-    return f"{','.join(decision.levels)} {decision.quantum}"
+    """What policy requires for a recipient: the levels in order."""
+    return ",".join(decision.levels)
 
 
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:

@@ -12,8 +12,11 @@ from typing import Final, Literal, get_args
 SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
 """The names of the levels that seal, strongest first."""
 
-LevelName = Literal[SealingLevel, "plaintext"]
-"""The levels that a policy file may list: those that seal, and plaintext."""
+LevelName = Literal["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa", "plaintext"]
+"""The levels that a policy file may list, in the one order of strength: strongest first.
+
+`pqc+aes` is level pqc with one more layer under a quantum key around it.
+"""
 
 KMEUse = Literal["otp", "aes", "both"]
 """The use of a KME's keys in relay.toml: PADS, SINGLE_KEYS, or both."""
@@ -56,7 +59,7 @@ class Level:
     `name`: its name in policy files, logs, metrics, records and peer documents; it never changes.
     `number`: an alternative to the name in policy files. It is fixed: a number is never reused for another level,
     whatever the order of levels.
-    `strength`: compared by floors, triggers and `policy diff`; higher is stronger.
+    `strength`: compared by what arriving mail must have; higher is stronger.
     `form`: the outermost layer that the tripwire requires.
     `algorithms`: its algorithms in audit records.
     `use`: the quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
@@ -139,7 +142,7 @@ LEVELS: tuple[Level, ...] = (OTP, AES, PQC, RSA)
 """All levels that seal, strongest first."""
 
 SEALING: tuple[SealingLevel, ...] = get_args(SealingLevel)
-NAMES: tuple[LevelName, ...] = (*SEALING, PLAINTEXT)
+NAMES: tuple[LevelName, ...] = get_args(LevelName)
 """All that a policy file may list, strongest first."""
 QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.quantum)
 """The levels that spend quantum keys; such a layer is the outermost one."""
@@ -151,12 +154,17 @@ ON_TOP: LevelName = AES.name
 """The level whose layer wraps the signed ones."""
 
 BY_NAME: dict[str, Level] = {level.name: level for level in LEVELS}
-_STRENGTH: dict[str, int] = {PLAINTEXT: 0} | {level.name: level.strength for level in LEVELS}
+_STRENGTH: dict[str, int] = {name: strength for strength, name in enumerate(reversed(NAMES))}
 
 
 def strength(level: LevelName) -> int:
     """How strong a level is, to be compared with another; 0 for plaintext."""
     return _STRENGTH[level]
+
+
+def bare(level: LevelName) -> LevelName:
+    """The level without the additional layer under a quantum key: `pqc` for `pqc+aes`."""
+    return next(name for name in NAMES if name == level.partition("+")[0])
 
 
 def around(kem: KEMForm) -> WireForm:

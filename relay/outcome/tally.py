@@ -28,7 +28,7 @@ from relay.outcome.trail import NONE, AttemptRecord, Fate, Trail
 log = structlog.get_logger(__name__)
 
 _CAUSES = {
-    **dict.fromkeys(("PolicyHolds", "NoPolicy", "HeldForSize"), "policy"),
+    **dict.fromkeys(("PolicyHolds", "NoPolicy"), "policy"),
     **dict.fromkeys(("KeyUnavailable", "KMEExhausted", "KMEUnreachable", "KMEMisconfigured", "KMEBadReply"), "keys"),
     **dict.fromkeys(("KMEUnanswered", "KMEFailed", "KMEBusy", "NotAsked", "KMERefusedRequest"), "keys"),
     **dict.fromkeys(("KeyNotFound", "RepliedNotFound", "KeysMissing", "OtherSize", "HeldForKeys"), "keys"),

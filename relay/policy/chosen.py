@@ -1,5 +1,5 @@
-"""Chooses the settings for one mail from the file that covers its recipient, and the rules and floors that raise them.
-Standard: policies/README.md; the first rule by sender that surely fits takes the place of the file's settings.
+"""Chooses the settings for one mail: those of the file that covers its recipient, raised by all that fits.
+Standard: policies/README.md; no rule replaces another, and their order does not matter.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from relay.levels import strength
 from relay.policy.conditions import MailFacts
 from relay.policy.file import PolicyFile
-from relay.policy.people import Fit
-from relay.policy.raising import Raising, raised
-from relay.policy.rules import PlacedRule, When
-from relay.policy.settings import Chosen, DoubtfulMatch
-from relay.policy.units import duration_text
+from relay.policy.rules import PlacedRule
+from relay.policy.settings import Chosen, DoubtfulMatch, held_for
+from relay.policy.strength import guarantee, united
 
 if TYPE_CHECKING:
     from relay.policy.decide import Decision
+
+RAISES = "raises what holds without it"
 
 
 class RuleLook(NamedTuple):
     """One rule that was looked at: its number (1 is the first), its line, and the result.
 
-    `applies` is True for the rule by sender that takes the file's place, and for all that raise. `because` says what it
-    does, or why it does not apply.
+    `because` says what it does, or why it does not apply.
     """
 
     rule: int
@@ -33,75 +33,60 @@ class RuleLook(NamedTuple):
     because: str
 
 
-AppliedFloor = tuple[PlacedRule, str]
-"""A floor that applies to a mail, and what is in doubt about that, or ""."""
+AppliedRule = tuple[PlacedRule, str]
+"""A rule or floor that applies to a mail, and what is in doubt about that, or ""."""
 
 
 def choose(
-    file: PolicyFile, floors: Sequence[AppliedFloor], asked: MailFacts, looks: list[RuleLook] | None = None
+    file: PolicyFile, floors: Sequence[AppliedRule], asked: MailFacts, looks: list[RuleLook] | None = None
 ) -> Chosen:
-    """The settings for this mail, raised by `floors`; appends every rule of the file that was checked to `looks`."""
-    chosen, instead = file.own, False
-    raising = [(Raising.of(floor), doubt) for floor, doubt in floors]
+    """The settings for this mail, raised by `floors` and the file's rules; appends every rule looked at to `looks`."""
+    raising = list(floors)
     for number, (rule, line) in enumerate(zip(file.policy.when, file.rule_lines, strict=True), 1):
         fit, why = rule.fit(asked)
-        does = ""
-        if not fit:
-            does = why
-        elif rule.only_raises:
-            raising.append((Raising.of(PlacedRule(rule, file.source, line, number)), why))
-            does = meaning(rule, why)
-        elif fit is Fit.MAYBE:
-            # The sender is in doubt, so the rule may not lower anything.
-            raising.append((Raising.instead(file.own, PlacedRule(rule, file.source, line, number)), why))
-            does = "its sender may be meant, so it raises what holds without it"
-        elif instead:
-            fit, does = Fit.NOT, "a rule by sender before it applies"
-        else:
-            chosen, instead = chosen.instead(rule, line, number), True
+        if fit:
+            raising.append((PlacedRule(rule, file.source, line, number), why))
         if looks is not None:
-            looks.append(RuleLook(number, line, fit is not Fit.NOT, does or meaning(rule)))
-    return _raised(chosen, raising, asked)
-
-
-def _raised(base: Chosen, raising: Sequence[tuple[Raising, str]], asked: MailFacts) -> Chosen:
-    """The settings raised by all rules, and what those did that apply because something is in doubt."""
-    if not raising:
-        return base
-    size = asked.content.sealed_size if asked.content is not None else 0
-    result = raised(base, [rule for rule, _ in raising], size)
+            looks.append(RuleLook(number, line, bool(fit), meaning(why) if fit else why))
     causes = tuple(dict.fromkeys(doubt for _, doubt in raising if doubt))
+    result = raised(file.own, [rule for rule, _ in raising])
     if not causes:
         return result
-    certain = [rule for rule, doubt in raising if not doubt]
-    without = raised(base, certain, size) if certain else base
+    without = raised(file.own, [rule for rule, doubt in raising if not doubt])
     changed = differences(without, result)
-    return (
-        replace(result, doubt=DoubtfulMatch(causes, changed, f"{without.source}:{without.line}")) if changed else result
-    )
+    if not changed:
+        return result
+    return replace(result, doubt=DoubtfulMatch(causes, changed, f"{without.source}:{without.line}"))
 
 
-def meaning(rule: When, doubt: str = "") -> str:
+def raised(base: Chosen, rules: Sequence[PlacedRule]) -> Chosen:
+    """The settings `base`, raised by all rules: of everything the strictest counts."""
+    result = base
+    for rule in rules:
+        when = rule.when
+        if when.levels and strength(guarantee(when.levels)) > strength(guarantee(result.levels)):
+            result = replace(result, source=rule.source, line=rule.line, rule=rule.number)
+        result = replace(
+            result,
+            levels=united((result.levels, when.levels)) if when.levels else result.levels,
+            otherwise=min(result.otherwise, when.otherwise or result.otherwise, key=held_for),
+            priority=when.priority or result.priority,
+        )
+    return result
+
+
+def meaning(doubt: str = "") -> str:
     """What a rule that applies does, and what is in doubt about that."""
-    does = "raises what holds without it" if rule.only_raises else "its settings hold instead of the file's"
-    return f"{does}, as {doubt}" if doubt else does
+    return f"{RAISES}, as {doubt}" if doubt else RAISES
 
 
 def differences(before: Chosen | Decision, after: Chosen | Decision) -> tuple[str, ...]:
-    """What is different, each as "levels: otp instead of aes"."""
-    names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
-    values = ((name, _said(name, before), _said(name, after)) for name in names)
+    """What rules have changed, each as "levels: otp instead of aes"."""
+    values = ((name, _said(name, before), _said(name, after)) for name in ("levels", "otherwise", "priority"))
     return tuple(f"{name}: {new} instead of {old}" for name, old, new in values if old != new)
 
 
 def _said(name: str, settings: Chosen | Decision) -> str:
-    """A setting in the syntax of policy files; an unset one takes the value of another."""
-    if name == "max_size":
-        limits = sorted(each for each in settings.max_size if each[0] in settings.levels)
-        return ", ".join(f"{level} {size}" for level, size in limits) or "none"
-    if name == "hold_for":
-        return "none" if settings.hold_for is None else duration_text(settings.hold_for)
-    if name == "impossible":
-        return settings.impossible or settings.otherwise
+    """A setting in the syntax of policy files."""
     value = getattr(settings, name)
     return ", ".join(value) if isinstance(value, tuple) else str(value)

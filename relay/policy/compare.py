@@ -1,5 +1,5 @@
-"""Compares two sets of policies: the decisions that differ, as samples show them, and what is not shown to be safe.
-Standard: policies/README.md; what is weaker for any mail, now or later, is among these two (comparing/proof.py).
+"""Compares two sets of policies: the decisions that differ, and what is not shown to be safe.
+Standard: policies/README.md; what is weaker for any mail, now or later, is among these two.
 """
 
 from __future__ import annotations
@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction
+from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction, Unproven
 from relay.policy.comparing.expectations import weakened_tests
-from relay.policy.comparing.unproven import Unproven
-from relay.policy.comparing.whole import Whole, renamed
+from relay.policy.comparing.pointwise import Pointwise, renamed
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected
 
@@ -19,7 +18,7 @@ __all__ = ["ORDER", "Comparison", "Difference", "Direction", "Unproven", "compar
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, the most important first; `coarse` lists recipients for whom not all samples were tried.
+    """All differences, the most important first; `coarse` lists recipients for whom not all was tried.
 
     `unproven` lists what may be weaker and is not among the differences.
     """
@@ -42,17 +41,17 @@ class Comparison:
 def compare(
     old: PolicySet, new: PolicySet, old_tests: Sequence[Expected] = (), new_tests: Sequence[Expected] = ()
 ) -> Comparison:
-    """Every decision that differs between the two, today or later, as far as samples show, and all that may be weaker.
+    """Every decision that differs between the two, today or later, and all that may be weaker.
 
     The tests are those of tests.toml in either set.
     """
-    whole = Whole(old, new)
+    whole = Pointwise(old, new)
     found = list(weakened_tests(old_tests, new_tests))
     coarse: list[str] = []
     left: dict[object, Unproven] = {}
     if old.site != new.site:
         left[None] = Unproven("relay.toml", "everybody", "the two sets are not for one site", "", "", "")
-    for kind in (*whole.kinds, *whole.kinds.named()):
+    for kind in whole.kinds:
         of_kind = whole.of_kind(kind)
         found += [renamed(each, kind) for each in of_kind.differences]
         coarse += [kind.called] if of_kind.coarse else []

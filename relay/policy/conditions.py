@@ -1,13 +1,13 @@
-"""The conditions of a rule on people: envelope sender, From, login, and their opposites.
+"""The conditions of a rule on people: who sends a mail, by envelope, From or login, and to whom.
 Standard: policies/README.md; a person in doubt may be anybody, so every such condition may hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from relay.policy.content import MessageFacts
 from relay.policy.patterns import AddressPatterns, Groups
@@ -18,9 +18,7 @@ from relay.policy.units import Texts
 NOT = "not_"
 """Prefix of the name of an opposite condition."""
 ON_RECIPIENTS = ("recipient", "not_recipient")
-ON_PEOPLE = ("sender", "not_sender", "author", "not_author", "login", "not_login", *ON_RECIPIENTS)
-BY_ENVELOPE = frozenset({"sender", "not_sender", *ON_RECIPIENTS})
-"""Conditions that the envelope alone decides."""
+ON_PEOPLE = ("sender", "not_sender", *ON_RECIPIENTS)
 
 
 class MailFacts(NamedTuple):
@@ -31,28 +29,27 @@ class MailFacts(NamedTuple):
     groups: Groups
     tag_separators: str
 
-    def why_in_doubt(self, role: str) -> str:
-        """Why somebody in this role may be meant by a pattern that does not surely fit."""
-        if role == "login":
-            return "the login is not known"
-        if role == "sender":
-            return "the sender is in doubt" if self.sender.doubt else "the sender may stand for another"
-        if self.content is not None and "From" in self.content.doubts:
-            return self.content.doubt("From")
-        return "From is in doubt (it names nobody, or somebody who may be anybody)"
-
-    def people(self, role: str) -> tuple[Reading, ...]:
-        """The people in this role (sender, author or login); nobody if only the message decides."""
-        if role == "sender":
-            return (self.sender,)
+    @property
+    def senders(self) -> tuple[Reading, ...]:
+        """Everybody who sends the mail: the envelope's sender, the authors in From, and the login, if there is one."""
         if self.content is None:
-            return ()
-        if role == "login":
-            return (read_login(self.content.login),)
+            return (self.sender,)
         content = self.content
-        return content.once(
+        authors = content.once(
             ("authors", self.tag_separators), lambda: read_authors(content.authors, self.tag_separators)
         )
+        return self.sender, *authors, *([read_login(content.login)] if content.login != "" else ())
+
+    @property
+    def why_in_doubt(self) -> str:
+        """Why somebody may be meant by a pattern that does not surely fit."""
+        if self.sender.doubt:
+            return "the sender is in doubt"
+        if self.content is not None and self.content.authors is None:
+            return self.content.doubt("From")
+        if any(each.doubt for each in self.senders if not each.login):
+            return "From is in doubt (it names nobody, or somebody who may be anybody)"
+        return "the sender may stand for another" if self.sender.maybe else "the login is not known"
 
 
 class _PersonCondition(NamedTuple):
@@ -69,8 +66,12 @@ class _PersonCondition(NamedTuple):
         return cls(role, patterns, opposite, f"the {role} is {'' if opposite else 'not '}{patterns.said}")
 
     def fit(self, people: tuple[Reading, ...], groups: Groups) -> Fit:
-        """How surely it holds; of several people one is enough, also for the opposite."""
-        fits = [self.patterns.fit(each, groups) for each in people]
+        """How surely it holds; of several people one is enough, also for the opposite.
+
+        A login that is not known counts only where users are named.
+        """
+        known = (each for each in people if self.patterns.users or not (each.login and each.doubt))
+        fits = [self.patterns.fit(each, groups) for each in known]
         return max([each.negated for each in fits] if self.opposite else fits, default=Fit.NOT)
 
 
@@ -79,25 +80,23 @@ class PeopleConditions(SealingSettings):
 
     sender: Texts | None = None
     not_sender: Texts | None = None
-    author: Texts | None = None
-    not_author: Texts | None = None
-    login: Texts | None = None
-    not_login: Texts | None = None
 
     _people: Mapping[str, AddressPatterns] = PrivateAttr({})
     _of_mail: tuple[_PersonCondition, ...] = PrivateAttr(())
     _of_recipient: tuple[_PersonCondition, ...] = PrivateAttr(())
 
-    @field_validator("sender", "not_sender", "author", "not_author", "login", "not_login")
+    @field_validator("sender", "not_sender")
     @classmethod
-    def _can_be_compared(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        _patterns(str(info.field_name), texts)
+    def _can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        AddressPatterns.of(texts, logins=True)
         return texts
 
     @model_validator(mode="after")
     def _read_patterns(self) -> PeopleConditions:
         lists = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
-        self._people = {name: _patterns(name, texts) for name, texts in lists if texts}
+        self._people = {
+            name: AddressPatterns.of(texts, logins=name not in ON_RECIPIENTS) for name, texts in lists if texts
+        }
         each = {name: _PersonCondition.of(name, patterns) for name, patterns in self._people.items()}
         self._of_mail = tuple(condition for name, condition in each.items() if name not in ON_RECIPIENTS)
         self._of_recipient = tuple(condition for name, condition in each.items() if name in ON_RECIPIENTS)
@@ -117,11 +116,11 @@ class PeopleConditions(SealingSettings):
         """How surely all conditions hold but those on recipients; which one does not, or is in doubt."""
         fit, doubt = Fit.SURELY, ""
         for each in self._of_mail:
-            one = each.fit(asked.people(each.role), asked.groups)
+            one = each.fit(asked.senders, asked.groups)
             if one is Fit.NOT:
                 return one, each.why_not
             if one is Fit.MAYBE:
-                fit, doubt = one, doubt or asked.why_in_doubt(each.role)
+                fit, doubt = one, doubt or asked.why_in_doubt
         return fit, doubt
 
     def recipient_fit(self, recipient: Reading, groups: Groups) -> tuple[Fit, str]:
@@ -132,8 +131,3 @@ class PeopleConditions(SealingSettings):
                 return Fit.NOT, each.why_not
             worst = min(worst, one)
         return worst, "the recipient may be a route" if worst is Fit.MAYBE else ""
-
-
-def _patterns(name: str, texts: Iterable[str]) -> AddressPatterns:
-    """The patterns in these texts. Raises ValueError with the correct spelling."""
-    return AddressPatterns.of_logins(texts) if name.endswith("login") else AddressPatterns.of(texts)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
 from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
-from relay.policy.chosen import AppliedFloor, RuleLook, choose, differences, meaning
+from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
 from relay.policy.file import PolicyFile
@@ -32,39 +32,33 @@ from relay.policy.patterns import Groups
 from relay.policy.people import Fit, read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import DEFAULT_KEMS, Chosen, DoubtfulMatch, KEMNames, MaxSize, Otherwise, Priority, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, DoubtfulMatch, KEMNames, MaxSize, Otherwise, Priority, held_for
 from relay.policy.site import ANY_SITE, SiteFacts
-from relay.policy.strength import Quantum
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How mail from `sender` to `recipient` (both as given) is sealed.
 
-    `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient.
-    `source` and `line` locate the deciding `levels`; `version` is that of the whole policy set.
-    `max_size` has the largest message (bytes) for levels that have a limit, `hold_for` the seconds after
-    which mail is refused and held no longer. `otherwise` is for mail that can have none of the levels now, `impossible`
-    for mail that never can (None: the same). `rule` is the number of the rule that decided, 0 for none; `looks_inside`
-    says that some rules need the message. `reason` is the file's reason for mail in clear.
-    `max_bounce` is the largest message in bytes that gets a one-time pad, for the null sender; None for other
-    senders. `doubt` is what raised it because it could not be read beyond doubt.
+    `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient. `source` and `line`
+    locate the list whose guarantee counts; `version` is that of the whole policy set. `max_size` has the largest
+    message (bytes) for levels that have a limit. `otherwise` is for mail that can have none of the levels now; what
+    never can is refused. `rule` is the number of the rule that decided, 0 for none; `looks_inside` says that some
+    rules need the message. `reason` is the file's reason for mail in clear. `max_bounce` is the largest message in
+    bytes that gets a one-time pad, for the null sender; None for other senders. `doubt` is what raised it because it
+    could not be read beyond doubt.
     """
 
     sender: str
     recipient: str
     levels: tuple[LevelName, ...]
     peer: str | None
-    quantum: Quantum
     otherwise: Otherwise
     source: str
     line: int
     version: str
     kem: KEMNames = DEFAULT_KEMS
-    sign: Sign = "ML-DSA-87"
     max_size: MaxSize = ()
-    impossible: Otherwise | None = None
-    hold_for: float | None = None
     priority: Priority = "normal"
     reason: str = ""
     rule: int = 0
@@ -75,23 +69,23 @@ class Decision:
     @property
     def in_clear(self) -> bool:
         """True if policy lets this mail out unsealed; nothing else ever does."""
-        return self.levels == ONLY_PLAINTEXT and self.quantum != "required"
+        return self.levels == ONLY_PLAINTEXT
+
+    @property
+    def hold_for(self) -> float:
+        """The time in seconds after which mail without a level is refused: 0 at once, infinite never."""
+        return held_for(self.otherwise)
 
     def layers(self, level: LevelName) -> tuple[str, ...]:
-        """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
-        return (level, *self.kem[1:]) if level == PQC.name else (level,)
+        """The layers of a level, from the inside out, with the further KEMs around pqc."""
+        first, *on_top = level.split("+")
+        return (first, *self.kem[1:], *on_top) if first == PQC.name else (first, *on_top)
 
     def hopeless(self, size: int) -> bool:
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
-        if self.levels == ONLY_PLAINTEXT:
-            return not self.in_clear
+        if self.in_clear:
+            return False
         return self.peer is None or all(self.too_big(level, size) for level in self.levels)
-
-    def without_level(self, size: int) -> tuple[str, Otherwise]:
-        """The setting that decides for a message of this size, in bytes, without any of the levels, and its value."""
-        if self.impossible and self.hopeless(size):
-            return "impossible", self.impossible
-        return "otherwise", self.otherwise
 
     @property
     def where(self) -> str:
@@ -189,12 +183,12 @@ class PolicySet:
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
-        Without `content` no rule applies that looks into the message. Raises NoPolicy if no file covers the recipient.
-        It is also raised for a local part that may be a route to another domain with a file. So it is for a peer's
-        domain if only a file for others says plaintext. A policy file that has vanished must neither bounce mail nor
-        let it out in clear.
+        Without `content` only rules apply that ask of the envelope alone. Raises NoPolicy if no file covers the
+        recipient. It is also raised for a local part that may be a route to another domain with a file. So it is for a
+        peer's domain if the file says plaintext and is for others. A policy file that has vanished must neither bounce
+        mail nor let it out in clear.
         """
-        address, file = self._covering(sender, recipient)
+        address, file = self._covering(recipient)
         chosen = self._choose(file, sender, address, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
@@ -203,7 +197,7 @@ class PolicySet:
         directory = str(self.directory)
         lookups: list[Lookup] = []
         try:
-            address, file = self._covering(sender, recipient, lookups)
+            address, file = self._covering(recipient, lookups)
         except NoPolicy as error:
             return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
@@ -262,9 +256,7 @@ class PolicySet:
             if file.policy.drops_require:
                 return
 
-    def _covering(
-        self, sender: str, recipient: str, lookups: list[Lookup] | None = None
-    ) -> tuple[FoldedAddress, PolicyFile]:
+    def _covering(self, recipient: str, lookups: list[Lookup] | None = None) -> tuple[FoldedAddress, PolicyFile]:
         """The recipient in comparable form, and the file that covers it. Raises NoPolicy if none may."""
         try:
             address = parse_address(recipient)
@@ -277,7 +269,7 @@ class PolicySet:
         file = self._find(islice(names, 1 if routed else None), lookups)
         if file is None:
             raise self._may_be_routed(address) if routed else self._nobody_covers(address)
-        if held := self._held_in_clear(file, address, sender):
+        if held := self._held_in_clear(file, address):
             raise NoPolicy(held)
         return address, file
 
@@ -303,13 +295,9 @@ class PolicySet:
         looks: list[RuleLook] | None = None,
         floor_looks: list[RuleLook] | None = None,
     ) -> Chosen:
-        """The settings of the file, raised by the floors. The null sender spends little: anybody can have us bounce.
-
-        Its mail is of low priority. Mail that is too large for a pad and may have nothing else is refused: it would
-        wait in vain.
-        """
+        """The settings of the file, raised. Mail of the null sender is of low priority: anybody can have us bounce."""
         if not file.policy.when and not self.floors:  # the common case
-            return file.own if sender else replace(file.own, priority="low", impossible="refuse")
+            return file.own if sender else replace(file.own, priority="low")
         asked = MailFacts(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
         floors = self._floors(asked, sender, recipient, floor_looks) if self.floors else ()
         if not file.policy.when and not floors:
@@ -319,11 +307,11 @@ class PolicySet:
         else:
             key = (self.version, file.digest, sender, tuple((floor.number, doubt) for floor, doubt in floors))
             chosen = content.once(key, lambda: choose(file, floors, asked))
-        return chosen if sender else replace(chosen, priority="low", impossible="refuse")
+        return chosen if sender else replace(chosen, priority="low")
 
     def _floors(
         self, asked: MailFacts, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
-    ) -> tuple[AppliedFloor, ...]:
+    ) -> tuple[AppliedRule, ...]:
         """The floors that apply to this mail; appends each floor to `looks`."""
 
         def fits() -> list[tuple[Fit, str]]:
@@ -333,14 +321,14 @@ class PolicySet:
         of_mail = fits() if content is None else content.once((self.version, sender), fits)
         to = read_recipient(recipient, self.site.tag_separators)
         inside = recipient.domain in self.site.domains
-        applying: list[AppliedFloor] = []
+        applying: list[AppliedRule] = []
         for floor, fit in zip(self.floors, of_mail, strict=True):
             assert isinstance(floor.when, Floor)  # noqa: S101 - floors.toml has only these
             one, why = min(fit, floor.when.fit_of(to, self.groups, inside=inside), key=itemgetter(0))
             if one:
                 applying.append((floor, why))
             if looks is not None:
-                looks.append(RuleLook(floor.number, floor.line, bool(one), meaning(floor.when, why) if one else why))
+                looks.append(RuleLook(floor.number, floor.line, bool(one), meaning(why) if one else why))
         return tuple(applying)
 
     def _peer(self, file: PolicyFile, address: FoldedAddress) -> str | None:
@@ -353,16 +341,12 @@ class PolicySet:
             recipient,
             chosen.levels,
             peer,
-            chosen.quantum,
             chosen.otherwise,
             chosen.source,
             chosen.line,
             self.version,
             chosen.kem,
-            chosen.sign,
             chosen.max_size,
-            chosen.impossible,
-            chosen.hold_for,
             chosen.priority,
             chosen.reason,
             chosen.rule,
@@ -377,16 +361,15 @@ class PolicySet:
         mailbox = f"{address.local[:200]!r} at {address.domain}"
         return _held(f"{mailbox} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")
 
-    def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str) -> str:
-        """Why mail from `sender` is held although `file` says plaintext, or "" if it may leave.
+    def _held_in_clear(self, file: PolicyFile, address: FoldedAddress) -> str:
+        """Why mail is held although `file` says plaintext, or "" if it does not.
 
-        The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
-        so. Rules that look into the message do not count, so that RCPT and DATA get the same answer.
+        Plaintext for others never covers a peer's domain, whatever rules and floors raise.
         """
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
             return ""
-        if not file.lists_plaintext or self._choose(file, sender, address, None).levels != ONLY_PLAINTEXT:
+        if file.policy.levels != ONLY_PLAINTEXT:
             return ""
         return (
             f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "

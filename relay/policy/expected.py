@@ -17,8 +17,8 @@ from relay.levels import LevelName
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.names import parse_address, printable
-from relay.policy.settings import Otherwise, Priority, today
-from relay.policy.strength import Quantum, parse_levels
+from relay.policy.settings import Otherwise, Priority, parse_otherwise, today
+from relay.policy.strength import parse_levels
 from relay.policy.units import Texts
 
 MAX_TESTS = 10_000
@@ -56,8 +56,7 @@ class Test(toml.Table):
     expect: Annotated[Expectation, BeforeValidator(_expectation)]
     peer: str | None = None
     file: str | None = None
-    quantum: Quantum | None = None
-    otherwise: Otherwise | None = None
+    otherwise: Annotated[Otherwise | None, BeforeValidator(parse_otherwise)] = None
     priority: Priority | None = None
     until: date | None = None
 
@@ -166,8 +165,7 @@ def becomes(
     size = content.sealed_size
     levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
     if not levels or decision.hopeless(size):
-        _, action = decision.without_level(size)
-        return "held" if action == "hold" else "refused", decision, f"decided by {decision.where}"
+        return "refused", decision, f"decided by {decision.where}"
     return levels, decision, f"decided by {decision.where}"
 
 
@@ -189,7 +187,7 @@ def shown(expectation: Expectation) -> str:
 
 
 def _settings(test: Test) -> tuple[tuple[str, str | None], ...]:
-    return ("quantum", test.quantum), ("otherwise", test.otherwise), ("priority", test.priority)
+    return ("otherwise", test.otherwise), ("priority", test.priority)
 
 
 def _actual(policies: PolicySet, decision: Decision | None, name: str) -> str | None:

@@ -5,20 +5,34 @@ Standard: policies/README.md is the reference for every setting.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName, bare
 from relay.policy.names import Scope, scope_of
-from relay.policy.rules import Rules, When
-from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, Otherwise, Priority, SealingSettings, Sign, parse_kems
-from relay.policy.strength import Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
+from relay.policy.rules import Rules
+from relay.policy.settings import (
+    DEFAULT_KEMS,
+    HOLD,
+    Chosen,
+    KEMNames,
+    MaxSize,
+    Otherwise,
+    Priority,
+    SealingSettings,
+    held_for,
+    parse_kems,
+    parse_max_size,
+    parse_otherwise,
+)
+from relay.policy.strength import Required, parse_level, parse_levels, united
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
@@ -46,7 +60,10 @@ def _required_word(item: object) -> Required:
     level = parse_level(item)
     if level == PLAINTEXT:
         raise ValueError('"plaintext" requires nothing; leave the setting out')
-    return level
+    for name in SEALING:
+        if name == level:
+            return name
+    raise ValueError(f"write the layers that must be there, as in {json.dumps(level.split('+'))}")
 
 
 class Policy(SealingSettings):
@@ -54,11 +71,11 @@ class Policy(SealingSettings):
 
     peer: str | None = None
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)]
-    quantum: Quantum = "preferred"
     kem: Annotated[KEMNames, BeforeValidator(parse_kems)] = DEFAULT_KEMS
-    sign: Sign = "ML-DSA-87"
-    otherwise: Otherwise = "hold"
+    max_size: Annotated[MaxSize, BeforeValidator(parse_max_size)] = ()
+    otherwise: Annotated[Otherwise, BeforeValidator(parse_otherwise)] = HOLD
     priority: Priority = "normal"
+    reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     subdomains: bool = False
     require: Annotated[tuple[Required, ...], BeforeValidator(_required)] = ()
     unprotected: Unprotected = "refuse"
@@ -71,10 +88,8 @@ class Policy(SealingSettings):
 
     @property
     def in_clear(self) -> bool:
-        """True if these settings or a rule let mail out unsealed today."""
-        return not self.not_now and any(
-            each.levels == ONLY_PLAINTEXT and not each.not_now for each in (self, *self.when)
-        )
+        """True if mail leaves unsealed by this file today, where no rule or floor raises that."""
+        return self.levels == ONLY_PLAINTEXT and not self.not_now
 
     @property
     def groups(self) -> frozenset[str]:
@@ -95,6 +110,16 @@ class Policy(SealingSettings):
         close = difflib.get_close_matches(name, peers, n=1)
         configured = f"configured: {', '.join(sorted(peers))}" if peers else "none is configured"
         raise ValueError(f"no peer {name!r}; " + (f"did you mean {close[0]!r}?" if close else configured))
+
+    @field_validator("kem")
+    @classmethod
+    def _further_kems_go_around_pqc(cls, kem: KEMNames, info: ValidationInfo) -> KEMNames:
+        levels = info.data.get("levels")
+        if len(kem) > 1 and levels is not None and PQC.name not in map(bare, levels):
+            raise ValueError(
+                f"{kem[1]!r} goes around level pqc, which is not listed; add it to levels, or leave this out"
+            )
+        return kem
 
     @field_validator("unprotected")
     @classmethod
@@ -119,7 +144,7 @@ class PolicyFile:
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default, `source` is its path
     for messages. `line` is the line of its `levels`; 1 is the first. `rule_lines` are those of each rule's `levels`,
     or of the rule if it has none. `digest` is SHA-256 of name and text. It `looks_inside` if a rule needs the
-    message, so that the envelope alone does not decide. It `lists_plaintext` if it or a rule does, on any day.
+    message, so that the envelope alone does not decide.
     """
 
     name: str
@@ -132,7 +157,6 @@ class PolicyFile:
     own: Chosen
     digest: int
     looks_inside: bool
-    lists_plaintext: bool
 
 
 PolicyCache = MutableMapping[tuple[Scope, str], Policy]
@@ -156,14 +180,15 @@ def parse_policy(
     policy = cache.get(meaning)
     if policy is None:
         policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
-        if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
+        if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_in_vain(policy, text)]:
             raise ConfigError(faults)
         if len(cache) < MAX_CACHED:
             cache[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
-    own = Chosen(policy.levels, source=source).instead(policy, line)
-    in_clear = any(each.levels == ONLY_PLAINTEXT for each in (policy, *policy.when))
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0, in_clear)
+    own = Chosen(
+        policy.levels, policy.kem, policy.max_size, policy.otherwise, policy.priority, policy.reason or "", source, line
+    )
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
 
 
 def _without_comments(text: str) -> str:
@@ -173,28 +198,20 @@ def _without_comments(text: str) -> str:
     return _EMPTY_LINE.sub("", text)
 
 
-def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
-    """Rules that look into the message and set less than the file itself, each with its line."""
+def _rules_in_vain(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
+    """Rules that raise nothing of what the file says itself, each with its line."""
     for number, rule in enumerate(policy.when):
-        if rule.looks_inside:
-            for setting, fault in _lowered(policy, rule):
-                yield _line(text, "when", number, setting), f"when.{number}.{setting}: {fault}"
-
-
-def _lowered(policy: Policy, rule: When) -> Iterator[tuple[str, str]]:
-    may = "a rule that looks into the message may only raise the level, and"
-    raised = strongest((policy.levels, rule.levels or policy.levels))
-    for level in rule.levels or ():
-        if level not in raised or raised == policy.levels != rule.levels:
-            yield "levels", f"{may} {level!r} is weaker than what it would be without; leave it out"
-    if rule.quantum is not None and raised_quantum(policy.quantum, rule.quantum) != rule.quantum:
-        yield "quantum", f"{may} {rule.quantum!r} is less than the file's own {policy.quantum!r}; leave it out"
-    if rule.kem is not None and (dropped := set(policy.kem) - set(rule.kem)):
-        yield "kem", f"{may} this one leaves out {', '.join(sorted(dropped))}; list it, too"
-    if rule.max_size is not None and rule.levels is None:
-        yield "max_size", f"{may} a size counts there only together with levels; add them"
-    if rule.priority == "low" and policy.priority != "low":
-        yield "priority", f'{may} "low" leaves it fewer keys; leave it out'
+        raises = {
+            "levels": rule.levels is not None and united((policy.levels, rule.levels)) != policy.levels,
+            "otherwise": rule.otherwise is not None and held_for(rule.otherwise) < held_for(policy.otherwise),
+            "priority": rule.priority == "normal" and policy.priority == "low",
+        }
+        if not any(raises.values()):
+            setting = next(name for name in raises if getattr(rule, name) is not None)
+            yield (
+                _line(text, "when", number, setting),
+                f"when.{number}.{setting}: a rule only raises, and the file says as much already; leave it out",
+            )
 
 
 def _line(text: str, *location: str | int) -> int:

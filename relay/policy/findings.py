@@ -13,17 +13,16 @@ from urllib.parse import unquote
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, SIGNED, LevelName
-from relay.policy.conditions import NOT, ON_PEOPLE
+from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
+from relay.policy.comparing.conditions import Conditions
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.file import Policy, PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
-from relay.policy.patterns import Glob, Groups
-from relay.policy.raising import Raising, raised
+from relay.policy.patterns import Groups
 from relay.policy.rules import When
-from relay.policy.settings import Chosen, SealingSettings, today
-from relay.policy.strength import strongest
+from relay.policy.settings import REFUSE, SealingSettings, held_for, today
+from relay.policy.strength import never_weaker
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
@@ -61,12 +60,12 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
     """Peers whose mail is held, then every doubt about every file, in the order of their names."""
     yield from peers_held(policies)
     for _, file in sorted(policies.files.items()):
-        peer = file.policy.peer or policies.owners.get(file.domain)
+        owner = policies.owners.get(file.domain)
+        peer = file.policy.peer or owner
         levels = _levels(file, peer, can, policies.version)
         rules = _hidden_rules(file, policies.groups)
-        for location, what in (*_of_file(file, peer), *rules, *_kems_not_here(file), *levels):
+        for location, what in (*_of_file(file, peer, owner), *rules, *_kems_not_here(file), *levels):
             yield _doubt(policies.directory, file, location, what)
-    yield from _floors_not_here(policies)
     yield from floors_in_vain(policies)
     if not can.asks_login:
         yield from _logins_unknown(policies)
@@ -74,93 +73,31 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
 
 
 def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
-    """Floors that nothing can fulfil: for recipients without a peer, for mail larger than max_size, for mail inside.
-
-    A floor that sets `impossible` is intended.
-    """
-    unsealed = [file for _, file in sorted(policies.files.items()) if _seals_for_nobody(policies, file)]
-    for placed in policies.floors:
-        floor = placed.when
-        asks = (floor.levels is not None or floor.quantum == "required") and floor.impossible is None
-        covered = [
-            file for file in unsealed if asks and isinstance(floor, Floor) and _may_be_for(policies, floor, file)
-        ]
-        if covered:
-            more = f" and {len(covered) - 1} more files" if len(covered) > 1 else ""
-            remedy = 'say impossible = "refuse" (or "hold") if that is meant, or leave them out with not_recipient'
-            what = (
-                f"nothing can fulfil this floor for recipients of {covered[0].name}{more}, who have no peer; {remedy}"
-            )
-            yield Doubt(placed.source, placed.line, 1, what)
-    yield from _floors_too_small(policies)
-    yield from _floors_for_nobody(policies)
-
-
-def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
-    """Floors for mail that is larger than their levels allow, by their own limits or a file's."""
-    large = [placed for placed in policies.floors if placed.when.larger_than and placed.when.levels]
-    kinds: dict[tuple[object, ...], list[PolicyFile]] = {}
-    for _, file in sorted(policies.files.items()) if large else ():
-        kinds.setdefault((file.own.levels, file.own.max_size, _seals_for_nobody(policies, file)), []).append(file)
-    for placed in large:
-        size = (placed.when.larger_than or 0) + 1
-        for files in kinds.values():
-            own = files[0].own
-            held = _without_level(raised(own, [Raising.of(placed)], size), size) and not _without_level(own, size)
-            covered = [file for file in files if held and _may_be_for(policies, cast("Floor", placed.when), file)]
-            if covered and placed.when.impossible is None and not _seals_for_nobody(policies, covered[0]):
-                more = f" and {len(covered) - 1} more files" if len(covered) > 1 else ""
-                what = (
-                    f"for recipients of {covered[0].name}{more} no level is for mail of {size} bytes (max_size, here "
-                    'or there); say impossible = "refuse" (or "hold") if that is meant'
-                )
-                yield Doubt(placed.source, placed.line, 1, what)
-
-
-def _without_level(chosen: Chosen, size: int) -> bool:
-    limits = dict(chosen.max_size)
-    return all(size > limits.get(level, size) for level in chosen.levels)
-
-
-def _floors_for_nobody(policies: PolicySet) -> Iterator[Doubt]:
     """Floors whose recipients are at our own domains, and which leave these alone."""
     for placed in policies.floors:
         recipients = placed.when.people.get("recipient")
-        if recipients is None or not isinstance(placed.when, Floor) or placed.when.inside:
+        if recipients is None or cast("Floor", placed.when).inside:
             continue
         if set(recipients.domains(policies.groups)) <= policies.site.domains:
             what = "its recipients are at our own domains, and a floor leaves mail inside alone; say inside = true"
             yield Doubt(placed.source, placed.line, 1, what)
 
 
-def _seals_for_nobody(policies: PolicySet, file: PolicyFile) -> bool:
-    return file.policy.peer is None and file.domain not in policies.owners and not file.policy.not_now
-
-
-def _may_be_for(policies: PolicySet, floor: Floor, file: PolicyFile) -> bool:
-    """Whether, by its patterns, the floor may apply to somebody whom the file covers."""
-    if file.domain in policies.site.domains and not floor.inside and not file.policy.subdomains:
-        return False
-    recipients = floor.people.get("recipient")
-    if recipients is None:
-        return True
-    if file.scope == "default":
-        domains = recipients.domains(policies.groups)
-        return any("*" in domain or policies.covering(domain) is file for domain in domains)
-    return recipients.reach(policies.groups, file.domain, below=file.policy.subdomains)
-
-
 def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
-    """Rules with conditions on the login, at a site whose clients do not log in here."""
+    """Rules that name users, at a site whose clients do not log in here."""
     remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
     what = f"mail comes in from a mail server, which does not say who has logged in: {remedy}"
     for placed in policies.floors:
-        if {"login", "not_login"} & set(placed.when.conditions):
+        if _names_users(placed.when):
             yield Doubt(placed.source, placed.line, 1, what)
     for _, file in sorted(policies.files.items()):
         for number, rule in enumerate(file.policy.when):
-            if {"login", "not_login"} & set(rule.conditions):
+            if _names_users(rule):
                 yield _doubt(policies.directory, file, ("when", number), what)
+
+
+def _names_users(rule: When) -> bool:
+    return any(patterns.users for patterns in rule.people.values())
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
@@ -192,14 +129,6 @@ def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _doubt(policies.directory, file, location, what)
-    yield from _floors_not_here(policies)
-
-
-def _floors_not_here(policies: PolicySet) -> Iterator[Doubt]:
-    for floor in policies.floors:
-        for name in (floor.when.kem or ())[1:]:
-            if cause := liboqs.unavailable(name):
-                yield Doubt(floor.source, floor.line, 1, cause)
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
@@ -211,11 +140,9 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
             yield Doubt(str(own), 1, 1, what)
         if file is None or file.domain == domain:
             continue
-        create = f"create {own}"
-        what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
-        for place, settings in _settings(file):
-            if settings.levels == ONLY_PLAINTEXT:
-                yield _doubt(policies.directory, file, (*place, "levels"), what)
+        if file.policy.levels == ONLY_PLAINTEXT:
+            what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; create {own}"
+            yield _doubt(policies.directory, file, ("levels",), what)
 
 
 Obstacle = Callable[[str, LevelName], str]
@@ -246,27 +173,21 @@ def _in_vain(
     policy: Policy, settings: SealingSettings, peers: list[str], obstacle: Obstacle, only_send: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """The setting that asks for what peers cannot have, and what is wrong, for a file's settings or a rule's."""
-    levels, quantum = settings.levels or policy.levels, settings.quantum or policy.quantum
-    if levels == ONLY_PLAINTEXT:
+    levels = settings.levels
+    if levels is None or levels == ONLY_PLAINTEXT:
         return
-    why = {peer: {level: obstacle(peer, level) for level in (*levels, ON_TOP)} for peer in peers}
+    why = {peer: {level: obstacle(peer, level) for level in levels} for peer in peers}
     able = [peer for peer in peers if not all(why[peer][level] for level in levels)]
-    refuses = (settings.otherwise or policy.otherwise) == "refuse"
-    for peer in peers if settings.levels else ():
+    refuses = REFUSE in (settings.otherwise, policy.otherwise)
+    for peer in peers:
         if peer not in able and not (refuses and peer in only_send):
             causes = "; ".join(f"{level}: {why[peer][level]}" for level in levels)
             what = f"no level that stands here can be had for peer {peer!r}, so this mail is held or refused"
             yield "levels", f"{what}: {causes}"
-    for level in levels if settings.levels else ():
+    for level in levels:
         if able and all(why[peer][level] for peer in able):
             what = f"{level} cannot be had for peer {', '.join(able)}, and is always passed over"
             yield "levels", f"{what}; leave it out, or fix the cause: {why[able[0]][level]}"
-    on_top = able and quantum != "off" and not SIGNED.isdisjoint(levels) and all(why[peer][ON_TOP] for peer in able)
-    if on_top and (settings.levels or settings.quantum):
-        what = f'quantum = "{quantum}" asks for a layer that cannot be had for peer {", ".join(able)}'
-        effect = "this mail is held or refused" if quantum == "required" else "each mail counts as a downgrade"
-        cause = why[able[0]][ON_TOP]
-        yield "quantum" if settings.quantum else "levels", f'{what}, so {effect}; write quantum = "off": {cause}'
 
 
 def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
@@ -282,10 +203,9 @@ def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
-    for place, settings in _settings(file):
-        for name in (settings.kem or ())[1:]:
-            if cause := liboqs.unavailable(name):
-                yield (*place, "kem"), cause
+    for name in file.policy.kem[1:]:
+        if cause := liboqs.unavailable(name):
+            yield ("kem",), cause
 
 
 def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings]]:
@@ -295,14 +215,16 @@ def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings
         yield ("when", number), rule
 
 
-def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
+def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[tuple[toml.Location, str]]:
     policy = file.policy
-    for place, settings in _settings(file):
-        if settings.levels == ONLY_PLAINTEXT and not (settings.reason or settings.until or policy.until):
+    if policy.levels == ONLY_PLAINTEXT:
+        if not (policy.reason or policy.until):
             remedy = "list a level to have it sealed, or say `until` when or for what `reason`"
-            yield (*place, "levels"), f"PLAINTEXT: this mail leaves in clear; {remedy}"
-        if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
-            yield (*place, "hold_for"), 'nothing is held where otherwise = "refuse"; leave one of them out'
+            yield ("levels",), f"PLAINTEXT: this mail leaves in clear; {remedy}"
+        if policy.max_size:
+            yield ("max_size",), "nothing is sealed here, so that a size decides nothing; leave it out"
+    elif policy.peer is not None and owner not in (None, policy.peer):
+        yield ("peer",), f"{file.domain} is a domain of peer {owner!r}, who could not open this mail"
     if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
         yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
@@ -317,115 +239,75 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
 
 
 class _Rule(NamedTuple):
-    """A rule in comparable form: its levels and patterns."""
+    """A rule in comparable form, and its line."""
 
     when: When
-    conditions: tuple[str, ...]
-    only_raises: bool
     line: int
-    levels: tuple[str, ...]
-    globs: Mapping[str, tuple[Glob, ...]]
-    texts: Mapping[str, tuple[str, ...]]
-
-    @classmethod
-    def of(cls, file: PolicyFile, when: When, line: int, groups: Groups) -> _Rule:
-        """Rule of this file."""
-        globs, texts = {}, {}
-        for name in when.conditions:
-            if name in ON_PEOPLE:
-                globs[name] = tuple(when.people[name].all(groups))
-                texts[name] = tuple(map(str, globs[name]))
-            elif isinstance(value := getattr(when, name), tuple | list):
-                texts[name] = tuple(map(str.casefold, value))
-                globs[name] = tuple(map(Glob.of, texts[name]))
-        return cls(when, when.conditions, when.only_raises, line, file.own.instead(when, line).levels, globs, texts)
+    conditions: Conditions
 
 
 def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
-    """Rules that change nothing for any mail, or rules by sender that follow weaker ones."""
+    """Rules that raise nothing that another rule does not raise as well."""
     pairs = zip(file.policy.when, file.rule_lines, strict=True)
-    rules = [_Rule.of(file, when, line, groups) for when, line in pairs]
+    rules = [_Rule(when, line, Conditions.of(when, groups)) for when, line in pairs]
     for number, rule in enumerate(rules):
-        for earlier, other in enumerate(rules[:number]):
-            if hidden := _hides(other, rule):
-                yield ("when", number), hidden.format(f"rule {earlier + 1} (line {other.line})")
+        for place, other in enumerate(rules):
+            if place != number and _hides(other, rule) and not (place > number and _hides(rule, other)):
+                what = f"changes nothing: rule {place + 1} (line {other.line}) raises as much wherever it applies"
+                yield ("when", number), f"{what}; leave it out"
                 break
 
 
-def _hides(first: _Rule, second: _Rule) -> str:
-    """The doubt about the second of two rules because of the first, with {} for that one; or ""."""
-    rule, other = second.when, first.when
-    if second.only_raises != first.only_raises or other.since is not None or other.until is not None:
-        return ""
-    covers = all(_condition_covers(name, first, second) for name in first.conditions)
-    if second.only_raises:
-        only_levels = rule.model_fields_set <= {*second.conditions, "levels"}
-        same = rule.levels and other.levels and strongest((other.levels, rule.levels)) == other.levels
-        idle = covers and only_levels and same
-        return "changes nothing: {} raises as much wherever it applies; leave it out" if idle else ""
-    if covers:
-        return "never applies: {} applies first; move it up"
-    mine, others = second.levels, first.levels
-    stronger = mine != others and strongest((others, mine)) != others and _meet(first, second)
-    return "stronger than {}, which applies first where both would; move it up" if stronger else ""
-
-
-def _condition_covers(name: str, first: _Rule, second: _Rule) -> bool:
-    """Whether this condition of the first rule holds wherever that of the second does."""
-    mine, other = getattr(first.when, name), getattr(second.when, name)
-    if other is None:
+def _hides(first: _Rule, second: _Rule) -> bool:
+    """Whether the first of two rules applies wherever the second does, and raises as much."""
+    one, other = first.when, second.when
+    if one.since is not None or one.until is not None:
         return False
-    if name == "larger_than":
-        return bool(mine <= other)
-    if name == "smaller_than":
-        return bool(mine >= other)
-    wide, texts = first.globs[name], second.texts[name]
-    # A pattern covers another one if it matches its text, stars included.
-    if name.startswith(NOT):  # the second has to exclude all that the first excludes
-        return all(any(glob.matches(text) for glob in second.globs[name]) for text in first.texts[name])
-    if name == "subject_tag":
-        return all(any(tag in text for tag in first.texts[name]) for text in texts)
-    return all(any(glob.matches(text) for glob in wide) for text in texts)
-
-
-def _meet(first: _Rule, second: _Rule) -> bool:
-    """Whether, by their patterns, both rules may apply to one sender."""
-    if "sender" not in first.globs or "sender" not in second.globs:
-        return True
-    return any(glob.meets(other) for glob in first.globs["sender"] for other in second.globs["sender"])
+    as_much = (
+        (other.levels is None or (one.levels is not None and never_weaker(one.levels, other.levels)))
+        and (
+            other.otherwise is None
+            or (one.otherwise is not None and held_for(one.otherwise) <= held_for(other.otherwise))
+        )
+        and (other.priority is None or one.priority is not None)
+    )
+    return as_much and second.conditions.imply(first.conditions)
 
 
 def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
     """Levels that are impossible here, and one-time pads longer than any KME can supply."""
     if peer is None:
         return
-    own: tuple[toml.Location, SealingSettings, Chosen] = ((), file.policy, file.own)
-    rules = [
-        (("when", number), rule, file.own.instead(rule, file.rule_lines[number], number + 1))
-        for number, rule in enumerate(file.policy.when)
-    ]
-    for place, settings, chosen in (own, *rules):
+    for place, settings in _settings(file):
         if settings.levels is None:
             continue
+        levels, own = settings.levels, file.own
         decision = Decision(
-            "", "somebody", chosen.levels, peer, chosen.quantum, chosen.otherwise, file.source, chosen.line, version,
-            kem=chosen.kem,
-        )  # fmt: skip
-        for level in chosen.levels:
+            "",
+            "somebody",
+            levels,
+            peer,
+            settings.otherwise or own.otherwise,
+            file.source,
+            own.line,
+            version,
+            kem=own.kem,
+        )
+        for level in levels:
             if obstacle := can.obstacle(decision, level, 0):
-                yield (*place, "levels"), f"{obstacle}; until then {_then(chosen, level)}"
-        largest = min(dict(chosen.max_size).get(OTP.name, can.largest), can.largest)
+                yield (*place, "levels"), f"{obstacle}; until then {_then(decision)}"
+        largest = min(dict(own.max_size).get(OTP.name, can.largest), can.largest)
         most = can.pads.get(peer)
-        if OTP.name in chosen.levels and most is not None and largest > most:
-            setting = "max_size" if settings.max_size is not None else "levels"
+        if OTP.name in levels and most is not None and largest > most:
+            setting = "max_size" if own.max_size and not place else "levels"
             what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
             yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
-def _then(chosen: Chosen, level: LevelName) -> str:
-    if len(chosen.levels) > 1:
+def _then(decision: Decision) -> str:
+    if len(decision.levels) > 1:
         return "it is passed over"
-    return "this mail is refused" if chosen.otherwise == "refuse" else "this mail is held"
+    return "this mail is refused" if decision.otherwise == REFUSE else "this mail is held"
 
 
 def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str) -> Doubt:

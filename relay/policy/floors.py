@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, AddressPatterns, Groups
@@ -35,27 +34,10 @@ class Floor(When):
         AddressPatterns.of(texts)
         return texts
 
-    @model_validator(mode="after")
-    def _lowers_nothing(self) -> Floor:
-        if self.levels == ONLY_PLAINTEXT:
-            raise ValueError('a floor may only raise the level, and "plaintext" is the lowest')
-        if self.quantum == "off" or self.priority == "low":
-            raise ValueError('a floor may only raise, and quantum = "off" or priority = "low" raises nothing')
-        if self.max_size is not None and self.levels is None:
-            raise ValueError("a size counts only together with levels; add them")
-        if self.until is not None or self.since is not None:
-            raise ValueError("a floor is no exception that ends; leave `since` and `until` out")
-        return self
-
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of this rule's conditions."""
         return (*(name for name in ON_RECIPIENTS if getattr(self, name)), *super().conditions)
-
-    @property
-    def only_raises(self) -> bool:
-        """Always."""
-        return True
 
     def fit_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> tuple[Fit, str]:
         """How surely it applies to this recipient, as `fit`; `inside` says that they are at a domain of ours."""

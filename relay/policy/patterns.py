@@ -20,6 +20,8 @@ from relay.policy.units import Texts
 
 GROUP = "group:"
 """Prefix of a group name in place of a pattern."""
+LOGIN = "login:"
+"""Prefix of the name of a user in place of the address of a sender."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -82,14 +84,6 @@ class Patterns(tuple[Glob, ...]):
     def fit_one_of(self, texts: Iterable[str]) -> bool:
         """Whether one of these patterns matches one of the texts."""
         return any(map(self._fits, texts))
-
-    def reaches(self, domain: str, *, below: bool = False) -> bool:
-        """Whether a pattern may match an address at a domain, or with `below` at one of its subdomains."""
-        index = self._index
-        if domain in index.domains or (below and any(each.endswith(f".{domain}") for each in index.domains)):
-            return True
-        covered = [Glob.of(f"*@{domain}"), *([Glob.of(f"*@*.{domain}")] if below else [])]
-        return any(glob.meets(each) for glob in index.elsewhere for each in covered)
 
     @property
     def domains(self) -> Collection[str]:
@@ -161,23 +155,24 @@ NONE = Patterns()
 
 @dataclass(frozen=True, slots=True)
 class AddressPatterns:
-    """The address patterns and group names of one setting."""
+    """The address patterns, group names and names of users of one setting; names of users fit logins alone."""
 
     globs: Patterns = NONE
     groups: tuple[str, ...] = ()
+    users: tuple[Glob, ...] = ()
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> AddressPatterns:
-        """The patterns in these texts; raises ValueError with the correct spelling."""
-        named = tuple(text.removeprefix(GROUP) for text in texts if text.startswith(GROUP))
-        return cls(Patterns(address_pattern(text) for text in texts if not text.startswith(GROUP)), named)
-
-    @classmethod
-    def of_logins(cls, texts: Iterable[str]) -> AddressPatterns:
-        """Patterns for the names of users, which need not be addresses; raises ValueError."""
-        if groups := [text for text in texts if text.startswith(GROUP)]:
-            raise ValueError(f"{groups[0]!r}: groups are of addresses; list the names of users")
-        return cls(Patterns(Glob.of(text.casefold()) for text in texts))
+    def of(cls, texts: Iterable[str], *, logins: bool = False) -> AddressPatterns:
+        """The patterns in these texts, with `logins` names of users too; raises ValueError with the right spelling."""
+        named, users, addresses = [], [], []
+        for text in texts:
+            if text.startswith(GROUP):
+                named.append(text.removeprefix(GROUP))
+            elif logins and (user := text.removeprefix(LOGIN)) != text and user:
+                users.append(Glob.of(user.casefold()))
+            else:
+                addresses.append(address_pattern(text))
+        return cls(Patterns(addresses), tuple(named), tuple(users))
 
     def all(self, groups: Groups) -> Iterator[Glob]:
         """These patterns and those of the groups."""
@@ -189,12 +184,12 @@ class AddressPatterns:
         lists = self._lists(groups)
         if any(some.fit_one_of(person.surely) for some in lists):
             return Fit.SURELY
+        if person.login:
+            if any(user.matches(text) for user in self.users for text in person.surely):
+                return Fit.SURELY
+            return Fit.MAYBE if person.doubt and self.users else Fit.NOT
         may = person.doubt or any(some.fit_one_of(person.maybe) for some in lists)
         return Fit.MAYBE if may else Fit.NOT
-
-    def reach(self, groups: Groups, domain: str, *, below: bool = False) -> bool:
-        """Whether a pattern may match an address at a domain, or with `below` at one of its subdomains."""
-        return any(some.reaches(domain, below=below) for some in self._lists(groups))
 
     def domains(self, groups: Groups) -> Iterator[str]:
         """The text after the `@` of each, maybe with duplicates."""
@@ -207,7 +202,9 @@ class AddressPatterns:
     @property
     def said(self) -> str:
         """The patterns as text for messages."""
-        return listed((*map(str, self.globs), *(GROUP + name for name in self.groups)))
+        return listed(
+            (*map(str, self.globs), *(GROUP + name for name in self.groups), *(f"{LOGIN}{user}" for user in self.users))
+        )
 
 
 def address_pattern(text: str) -> Glob:

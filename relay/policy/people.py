@@ -14,7 +14,7 @@ from relay.formats.addresses import read_addresses
 from relay.policy.names import FoldedAddress, fold_address, may_be_route, untagged
 
 NULL_SENDER = "<>"
-"""The null sender in patterns; as a login, a client that has not authenticated."""
+"""The null sender in patterns."""
 
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=@]+)=(.+)")
 _SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=([=+-][^=]+=[^=]+=[^=@]+=.+)")
@@ -27,7 +27,7 @@ MAX_REWRITTEN = 5
 
 
 class Fit(IntEnum):
-    """How surely a condition fits a mail. MAYBE may only raise; only SURELY may lower."""
+    """How surely a condition fits a mail. Both raise; what raised only by MAYBE is reported."""
 
     NOT = 0
     MAYBE = 1
@@ -43,12 +43,14 @@ class Reading(NamedTuple):
     """One person in comparable form.
 
     A pattern fits surely where it fits one of the texts in `surely`, and maybe where it fits one of those in `maybe`.
-    If the person is in `doubt`, every other pattern fits maybe.
+    If the person is in `doubt`, every other pattern fits maybe. A `login` is compared with the names of users as well;
+    one in doubt is not known, and fits no pattern of addresses.
     """
 
     surely: tuple[str, ...] = ()
     maybe: tuple[str, ...] = ()
     doubt: bool = False
+    login: bool = False
 
 
 IN_DOUBT = Reading(doubt=True)
@@ -99,8 +101,8 @@ def _read(address: FoldedAddress | None, separators: str) -> Reading:
 
 
 def read_login(name: str | None) -> Reading:
-    """The login of a client, "" for none; None if unknown."""
-    return IN_DOUBT if name is None else Reading((name.casefold() or NULL_SENDER,))
+    """The user who has logged in; None if that is not known."""
+    return Reading(doubt=True, login=True) if name is None else Reading((name.casefold(),), login=True)
 
 
 def spellings(address: FoldedAddress, separators: str) -> tuple[str, ...]:

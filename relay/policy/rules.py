@@ -1,4 +1,4 @@
-"""One [[when]] table: its conditions, and the settings that replace those of the file.
+"""One [[when]] table: its conditions, and what it raises.
 Standard: policies/README.md; all conditions of a rule must hold; one text of a list is enough.
 """
 
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_
 
 from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
-from relay.policy.conditions import BY_ENVELOPE, MailFacts, PeopleConditions
+from relay.policy.conditions import ON_PEOPLE, ON_RECIPIENTS, MailFacts, PeopleConditions
 from relay.policy.content import ATTACHMENTS, MessageFacts, text_of
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
@@ -39,7 +39,7 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
 
 def _tag_pattern(text: str) -> Glob:
     """The pattern of a text that may stand anywhere."""
-    return Glob.of(f"*{plain(text).strip('*')}*")
+    return Glob.of(f"*{plain(text)}*")
 
 
 class LookedFor(NamedTuple):
@@ -52,7 +52,7 @@ class LookedFor(NamedTuple):
 
 
 class When(PeopleConditions):
-    """One rule. Its settings are those of the file, each of them optional."""
+    """One rule. It only raises what holds without it."""
 
     subject_tag: Texts | None = None
     header: Texts | None = None
@@ -62,6 +62,7 @@ class When(PeopleConditions):
     attachment_name: Texts | None = None
 
     _inside: bool = PrivateAttr(default=False)
+    _asks_for_content: bool = PrivateAttr(default=False)
     _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
     _tags: tuple[Glob, ...] = PrivateAttr(())
     _types: tuple[Glob, ...] = PrivateAttr(())
@@ -98,12 +99,12 @@ class When(PeopleConditions):
         if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
             demand = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
             raise ValueError(f"no message is {demand}; widen one of them")
-        self._inside = not BY_ENVELOPE.issuperset(self.conditions)
-        if self._inside and self.levels == ONLY_PLAINTEXT:
-            raise ValueError(
-                'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
-                "decide by sender alone, or in the file of the recipient"
-            )
+        self._inside = not set(ON_RECIPIENTS).issuperset(self.conditions)
+        self._asks_for_content = not set(ON_PEOPLE).issuperset(self.conditions)
+        if self.levels == ONLY_PLAINTEXT:
+            raise ValueError('a rule only raises, and "plaintext" is the lowest level; decide in the recipient\'s file')
+        if self.priority == "low":
+            raise ValueError('a rule only raises, and priority = "low" is the lowest; leave it out')
         self._fields = tuple(map(_field_pattern, self.header or ()))
         self._tags = tuple(map(_tag_pattern, self.subject_tag or ()))
         self._types = tuple(map(_type_pattern, self.attachment_type or ()))
@@ -117,19 +118,14 @@ class When(PeopleConditions):
 
     @property
     def looks_inside(self) -> bool:
-        """Whether it looks into the message, beyond the envelope: then it may only raise."""
+        """Whether it looks into the message, beyond the envelope."""
         return self._inside
-
-    @property
-    def only_raises(self) -> bool:
-        """Whether it raises the settings instead of replacing them."""
-        return self.looks_inside
 
     @property
     def patterns(self) -> int:
         """The number of texts and sizes that are compared with the message."""
         texts = (self.subject_tag, self.header, self.attachment_type, self.attachment_name)
-        people = (self.author, self.not_author, self.login, self.not_login)
+        people = (self.sender, self.not_sender)
         sizes = (self.larger_than, self.smaller_than)
         return sum(map(len, filter(None, (*texts, *people)))) + sum(each is not None for each in sizes)
 
@@ -145,11 +141,12 @@ class When(PeopleConditions):
     def fit(self, asked: MailFacts) -> tuple[Fit, str]:
         """How surely the rule applies to a mail, that is its weakest condition; why it does not, or what is in doubt.
 
-        Without content no rule applies that looks inside. Conditions on recipients are not checked.
+        Without content people are those of the envelope, and no other condition on the message fits. Conditions on
+        recipients are not checked.
         """
         if why := self.not_now:
             return Fit.NOT, why
-        if asked.content is None and self.looks_inside:
+        if asked.content is None and self._asks_for_content:
             return Fit.NOT, "it looks into the message, and there is none"
         fit, doubt = self.people_fit(asked)
         for content_doubt, why in self._content_fits(asked.content) if fit and asked.content is not None else ():
@@ -192,7 +189,7 @@ class When(PeopleConditions):
         return "" if any(glob.matches(name) for glob in names for name in part_names) else None
 
 
-NO_CHANGE = ("since", "until", "reason", "inside")
+NO_CHANGE = ("since", "until", "inside")
 """Settings of a rule that change nothing by themselves."""
 CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""

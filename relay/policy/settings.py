@@ -1,34 +1,35 @@
-"""The settings that decide how a message is sealed, common to files and rules.
+"""The settings that decide how a message is sealed: those of files, and those that rules raise.
 Standard: policies/README.md is the reference for every setting.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay.config import parse_size
 from relay.files import toml
 from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024
-from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
-from relay.policy.strength import Quantum, parse_level, parse_levels
-from relay.policy.units import Duration
+from relay.levels import LEVELS, PLAINTEXT, LevelName
+from relay.policy.strength import parse_level, parse_levels
+from relay.policy.units import duration_text, parse_duration
 
-Otherwise = Literal["hold", "refuse"]
-"""What happens when none of the listed levels is available, or can ever be (`impossible`)."""
+Otherwise = str
+"""What happens while none of the levels can be had: "hold", "refuse", or "hold 12 h", which refuses after that time."""
+HOLD: Otherwise = "hold"
+REFUSE: Otherwise = "refuse"
 
 Priority = Literal["low", "normal"]
 """Mail of low priority gets none of the reserved keys."""
-
-Sign = Literal["ML-DSA-87"]
-"""How level pqc signs."""
 
 KEMNames = tuple[str, ...]
 """The KEMs of level pqc: ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""
@@ -46,16 +47,32 @@ MaxSize = tuple[tuple[LevelName, int], ...]
 """The largest message, in bytes, for a level; levels without an entry take any."""
 
 
-def parse_max_size(value: object) -> MaxSize | int:
-    """`"256 KiB"` for all levels as a number of bytes, `{ otp = "256 KiB" }` as pairs; raises ValueError."""
-    if isinstance(value, dict):
-        if not value:
-            raise ValueError('write a size for at least one level, for instance { otp = "256 KiB" }')
-        sizes = [(_sealing_level(level), _size(level, size)) for level, size in value.items()]
-        if len(dict(sizes)) < len(sizes):
-            raise ValueError("a level has two sizes; leave one out")
-        return tuple(sizes)
-    return parse_size(value)
+def parse_otherwise(value: object) -> Otherwise:
+    """`"hold"`, `"refuse"`, or `"hold 12 h"` as that; raises ValueError."""
+    if value in (HOLD, REFUSE):
+        return str(value)
+    word, _, time = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if word != HOLD:
+        raise ValueError('write "hold", "refuse", or how long it is held, such as "hold 12 h"')
+    return f"{HOLD} {duration_text(parse_duration(time))}"
+
+
+@lru_cache(maxsize=1000)
+def held_for(otherwise: Otherwise) -> float:
+    """The time in seconds for which mail is held before it is refused: 0 for "refuse", infinite for "hold"."""
+    if otherwise == REFUSE:
+        return 0.0
+    return math.inf if otherwise == HOLD else parse_duration(otherwise.partition(" ")[2])
+
+
+def parse_max_size(value: object) -> MaxSize:
+    """`{ otp = "256 KiB" }` as pairs of a level and a number of bytes; raises ValueError."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError('write a size for at least one level, for instance { otp = "256 KiB" }')
+    sizes = [(_sealing_level(level), _size(level, size)) for level, size in value.items()]
+    if len(dict(sizes)) < len(sizes):
+        raise ValueError("a level has two sizes; leave one out")
+    return tuple(sizes)
 
 
 def _sealing_level(text: str) -> LevelName:
@@ -82,12 +99,7 @@ def parse_kems(value: object) -> KEMNames:
         raise ValueError("a KEM is listed twice; leave one out")
     if ML_KEM_1024 not in kems:
         raise ValueError(f"{ML_KEM_1024!r} is missing; further KEMs go around it, never in its place")
-    return with_kems(DEFAULT_KEMS, kems)
-
-
-def with_kems(kems: KEMNames, more: KEMNames) -> KEMNames:
-    """The KEMs, with those of `more` appended that are missing."""
-    return (*kems, *(kem for kem in more if kem not in kems))
+    return (ML_KEM_1024, *(kem for kem in kems if kem != ML_KEM_1024))
 
 
 def _parse_kem(name: object) -> str:
@@ -99,20 +111,13 @@ def _parse_kem(name: object) -> str:
 
 
 class SealingSettings(toml.Table):
-    """The settings common to files and rules; in a rule, None means the file's value."""
+    """The settings common to files and rules; in a rule, None means that it raises nothing there."""
 
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
-    quantum: Quantum | None = None
-    kem: Annotated[KEMNames, BeforeValidator(parse_kems)] | None = None
-    sign: Sign | None = None
-    max_size: Annotated[MaxSize | int, BeforeValidator(parse_max_size)] | None = None
-    otherwise: Otherwise | None = None
-    impossible: Otherwise | None = None
-    hold_for: Duration | None = None
+    otherwise: Annotated[Otherwise, BeforeValidator(parse_otherwise)] | None = None
     priority: Priority | None = None
     since: date | None = None
     until: date | None = None
-    reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
     @field_validator("until")
     @classmethod
@@ -120,23 +125,6 @@ class SealingSettings(toml.Table):
         if (since := info.data.get("since")) is not None and until < since:
             raise ValueError(f"it would end before it begins, on {since}; fix one of them")
         return until
-
-    @field_validator("quantum")
-    @classmethod
-    def _nothing_quantum_in_clear(cls, quantum: Quantum, info: ValidationInfo) -> Quantum:
-        if quantum == "required" and info.data.get("levels") == ONLY_PLAINTEXT:
-            raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
-        return quantum
-
-    @field_validator("kem")
-    @classmethod
-    def _further_kems_go_around_pqc(cls, kem: KEMNames, info: ValidationInfo) -> KEMNames:
-        levels = info.data.get("levels")
-        if len(kem) > 1 and levels is not None and PQC.name not in levels:
-            raise ValueError(
-                f"{kem[1]!r} goes around level pqc, which is not listed; add it to levels, or leave this out"
-            )
-        return kem
 
     @property
     def ended(self) -> bool:
@@ -149,13 +137,6 @@ class SealingSettings(toml.Table):
         if self.since is not None and today() < self.since:
             return f"it begins on {self.since}"
         return f"it ended on {self.until}" if self.ended else ""
-
-    @property
-    def limits(self) -> MaxSize:
-        """The largest message in bytes for each level that has a limit; one size is for all levels."""
-        if isinstance(self.max_size, int):
-            return tuple((level, self.max_size) for level in SEALING)
-        return self.max_size or ()
 
 
 _day: ContextVar[date | None] = ContextVar("policy_day", default=None)
@@ -207,37 +188,19 @@ class DoubtfulMatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The effective settings for one mail to one recipient: a file's own, those of a rule, or raised ones.
+    """The effective settings for one mail to one recipient: a file's own, or raised ones.
 
-    `source` and `line` locate its `levels`; `rule` is the number of the rule there, 0 for none. `doubt` is what raised
-    them beside what surely fits.
+    `source` and `line` locate the list whose guarantee counts; `rule` is the number of the rule there, 0 for none.
+    `doubt` is what raised them beside what surely fits.
     """
 
     levels: tuple[LevelName, ...]
-    quantum: Quantum = "preferred"
     kem: KEMNames = DEFAULT_KEMS
-    sign: Sign = "ML-DSA-87"
     max_size: MaxSize = ()
-    otherwise: Otherwise = "hold"
-    impossible: Otherwise | None = None
-    hold_for: float | None = None
+    otherwise: Otherwise = HOLD
     priority: Priority = "normal"
     reason: str = ""
     source: str = ""
     line: int = 0
     rule: int = 0
     doubt: DoubtfulMatch | None = None
-
-    @property
-    def forbids_clear(self) -> bool:
-        """Whether a quantum key is required for mail that would leave in clear: it is then held."""
-        return self.levels == ONLY_PLAINTEXT and self.quantum == "required"
-
-    def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
-        """A copy with those of these settings that are set."""
-        values = {name: value for name in _REPLACED if (value := getattr(settings, name)) is not None}
-        max_size = self.max_size if settings.max_size is None else settings.limits
-        return replace(self, **values, max_size=max_size, line=line, rule=rule)
-
-
-_REPLACED = ("levels", "quantum", "kem", "sign", "otherwise", "impossible", "hold_for", "priority", "reason")

@@ -1,32 +1,24 @@
-"""The levels in policies: how they are written, and which of two is the stronger.
-Standard: the order is that of relay/levels, otp the strongest; a trigger in a message raises and never lowers.
+"""The levels in policies: how they are written, which of two is the stronger, and how lists are put together.
+Standard: the one order of relay/levels; of all that is listed, what is weaker than the strictest guarantee is cut.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import combinations
-from typing import Literal, get_args
+from typing import Literal
 
-from relay.levels import LEVELS, NAMES, PLAINTEXT, SEALING, LevelName, SealingLevel, strength
+from relay.levels import LEVELS, NAMES, ON_TOP, PLAINTEXT, LevelName, SealingLevel, strength
 
 Required = Literal[SealingLevel, "sealed"]
 """A requirement for arriving mail; `sealed` is any level."""
 
-Quantum = Literal["off", "preferred", "required"]
-"""Whether pqc and rsa get one more layer under a quantum key."""
-
-_NUMBERS = {level.number: level.name for level in LEVELS}
-_SUPPLIES = tuple(
-    frozenset((PLAINTEXT, *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
-)
-"""All combinations of levels that may be available at once."""
-_QUANTA: tuple[Quantum, ...] = get_args(Quantum)
+_NUMBERS: dict[int, LevelName] = {level.number: level.name for level in LEVELS}
 
 
 def parse_levels(value: object) -> tuple[LevelName, ...]:
-    """`["otp", 2]` as ("otp", "aes"); raises ValueError with the fault and the correct spelling.
+    """`["otp", 2]` as ("otp", "aes"), strongest first; raises ValueError with the fault and the correct spelling.
 
     Plaintext has no number and must be alone: nobody shall get it by a slip, nor as the last resort of a list.
     """
@@ -41,7 +33,7 @@ def parse_levels(value: object) -> tuple[LevelName, ...]:
             '"plaintext" stands alone: levels = ["plaintext"] lets this mail out in clear; '
             "leave it out to have the mail sealed"
         )
-    return levels
+    return _descending(levels)
 
 
 def parse_level(item: object) -> LevelName:
@@ -62,43 +54,40 @@ def _numbers() -> str:
     return f"{first} to {last}" if len(_NUMBERS) == last - first + 1 else ", ".join(map(str, sorted(_NUMBERS)))
 
 
+def _descending(levels: Iterable[LevelName]) -> tuple[LevelName, ...]:
+    return tuple(sorted(levels, key=strength, reverse=True))
+
+
 @lru_cache(maxsize=256)
 def strength_of(protection: str) -> int:
-    """The strength of a finished message, whose layers are named from the inside out: `pqc+aes` is as strong as aes.
+    """The strength of a finished message, whose layers are named from the inside out: `pqc+hqc-256` is that of pqc.
 
     A name that is no level counts as nothing.
     """
-    return max((strength(name) for name in NAMES if name in protection.split("+")), default=0)
+    first, *around = protection.split("+")
+    level = f"{first}+{ON_TOP}" if around and around[-1] == ON_TOP else first
+    return next((strength(name) for name in NAMES if name == level), 0)
+
+
+def guarantee(levels: tuple[LevelName, ...]) -> LevelName:
+    """The level that a list guarantees: the weakest in it."""
+    return min(levels, key=strength)
 
 
 @lru_cache(maxsize=10_000)
-def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
-    """The list of levels that, whatever is available, is never weaker than any of these.
+def united(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
+    """All levels of these lists, strongest first, without those weaker than the strictest of their guarantees.
 
-    It is one of them if possible. Else it has the levels of all, the strongest first, without those that are weaker
-    than the weakest of any one list.
+    Whatever is available, it is never weaker than any of the lists, and no other such list is less strict. The order
+    of the lists does not matter. Plaintext, which stands alone in its list, is left only if all lists are that.
     """
-    for levels in lists:
-        if all(never_weaker(levels, other) for other in lists):
-            return levels
-    least = max(min(map(strength, levels)) for levels in lists)
-    return tuple(level for level in NAMES if strength(level) >= least and any(level in levels for levels in lists))
+    least = max(strength(guarantee(levels)) for levels in lists)
+    return _descending({level for levels in lists for level in levels if strength(level) >= least})
 
 
-@lru_cache(maxsize=10_000)
 def never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
-    """Whether, whatever is available, the first available of `levels` is as strong as that of the other list.
+    """Whether, whatever is available, mail leaves by `levels` as strong as by the other list, or does not leave.
 
-    If nothing of the other is available, it must be as strong as the other's weakest.
+    If nothing of the other is available, it is as strong as the other's guarantee.
     """
-    for can in _SUPPLIES:
-        first, others = (next((each for each in tried if each in can), None) for tried in (levels, other))
-        least = strength(others) if others else min(map(strength, other))
-        if first and strength(first) < least:
-            return False
-    return True
-
-
-def raised_quantum(quantum: Quantum, wanted: Quantum) -> Quantum:
-    """The stricter of the two."""
-    return max(quantum, wanted, key=_QUANTA.index)
+    return united((levels, other)) == levels

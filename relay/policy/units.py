@@ -43,5 +43,4 @@ def parse_texts(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts), Field(min_length=1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.formats.mailbox import fold_domain
-from relay.levels import PQC, SIGNED
+from relay.levels import ON_TOP, PQC, SIGNED
 from relay.policy.file import Unprotected
 from relay.policy.names import NO_DOMAIN, SUFFIX
 from relay.setup.answers import Answers
@@ -25,7 +25,7 @@ EVERYBODY = {
     ),
     "refuse": (
         "# Everybody who has no file of their own: the sender is notified that we share no keys with them.\n"
-        'levels     = ["pqc"]\nimpossible = "refuse"\n'
+        'levels = ["pqc"]\n'
     ),
 }
 """The file default.toml for each answer; without one, mail that no file covers is held."""
@@ -51,20 +51,25 @@ def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected
     """
     if levels:
         text = "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
-        text += f"levels      = {json.dumps(list(levels))}\n"
+        listed = [each for level in levels for each in (_on_top(level) if on_top else (level,))]
         if not on_top and not SIGNED.isdisjoint(levels):
-            text += '# No quantum keys are shared with it: where there are some, list "aes" first and take this out.\n'
-            text += 'quantum     = "off"\n'
-        text += f'otherwise   = "hold"\nhold_for    = "{HOLD_FOR}"\n'
+            text += '# No quantum keys are shared with it: where there are some, list "aes" or "pqc+aes" as well.\n'
+        text += f"levels      = {json.dumps(listed)}\n"
+        text += f'otherwise   = "hold {HOLD_FOR}"\n'
     else:
         text = "# A peer that cannot receive, by its document: no level can be had, and the sender is notified.\n"
-        text += f'levels      = ["{PQC.name}"]\nquantum     = "off"\notherwise   = "refuse"\n'
+        text += f'levels      = ["{PQC.name}"]\notherwise   = "refuse"\n'
     if unprotected is not None:
         text += (
             "# What arrives in its name must have been sealed by it; everything else is forged, or went another way.\n"
         )
         text += f'require     = ["sealed"]\nunprotected = "{unprotected}"\n'
     return text
+
+
+def _on_top(level: str) -> tuple[str, ...]:
+    """The level with a quantum key on top and without, or as it is where it takes such a key itself."""
+    return (f"{level}+{ON_TOP}", level) if level in SIGNED else (level,)
 
 
 def write_peer_policies(directory: Path, domains: Iterable[str], text: str, owner: Owner) -> list[Written]:

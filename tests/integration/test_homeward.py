@@ -63,7 +63,7 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
     )  # fmt: skip
 
     async def sealed(level: str = "aes", message: bytes = mails.plain()) -> bytes:
-        alice.write_policies({"default.toml": f'levels = ["{level}"]\nquantum = "off"\n'})
+        alice.write_policies({"default.toml": f'levels = ["{level}"]\n'})
         async with assembly.parts(alice.config, prefetch=False) as parts:
             mail = Mail(Envelope("ann@alice.example", (Recipient(BEN),)), message)
             return (await parts.sealer.seal(mail)).copies[0].message

@@ -24,9 +24,9 @@ from tests.testlib.submit import submit
 POLICIES = {
     "default.toml": 'levels = ["plaintext"]\nreason = "public"\n',
     "bob.example.toml": 'levels = ["aes"]\n[[when]]\nsubject_tag = "secret"\nlevels = ["otp"]\n'
-    '[[when]]\nattachment_name = "*.doc"\nlevels = ["otp"]\n[[when]]\nsender = "*@sub.alice.example"\nlevels = ["pqc"]\n',
+    '[[when]]\nattachment_name = "*.doc"\nlevels = ["otp"]\n[[when]]\nsender = "*@sub.alice.example"\nlevels = ["otp", "aes"]\n',
     **{f"bob.example/{level}.toml": f'levels = ["{level}"]\n' for level in ("otp", "pqc")},
-    "bob.example/both.toml": 'levels = ["rsa"]\nquantum = "required"\n',
+    "bob.example/both.toml": 'levels = ["rsa+aes"]\n',
 }
 NOTES_WHAT_IS_LOADED = """
 import os, sys

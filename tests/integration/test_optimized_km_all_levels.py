@@ -23,12 +23,12 @@ from tests.testlib.sites import RelayProcess, make_site, relay_process
 from tests.testlib.submit import SMTPReply, submit
 
 COMBINATIONS = {
-    level.name: (f'levels = ["{level.name}"]\nquantum = "off"', level.name, level.quantum) for level in LEVELS
+    level.name: (f'levels = ["{level.name}"]', level.name, level.quantum) for level in LEVELS
 } | {
-    f"{name}-required": (f'levels = ["{name}"]\nquantum = "required"', f"{name}+aes", True) for name in sorted(SIGNED)
+    f"{name}-required": (f'levels = ["{name}+aes"]', f"{name}+aes", True) for name in sorted(SIGNED)
 } | {
-    "pqc-preferred": ('levels = ["pqc"]', "pqc+aes", True),
-    "by-number": ("levels = [3]\nquantum = 'off'", "pqc", False),
+    "pqc-preferred": ('levels = ["pqc+aes", "pqc"]', "pqc+aes", True),
+    "by-number": ("levels = [3]\n", "pqc", False),
 }  # fmt: skip
 POLICIES = {"default.toml": 'levels = ["aes"]\n'} | {
     f"bob.example/{name}.toml": f"{text}\n" for name, (text, _, _) in COMBINATIONS.items()

@@ -131,8 +131,7 @@ async def two_ways(
     directory: Path, kmes: DevelopmentKMEs, identities: Identities, level: str
 ) -> AsyncIterator[TwoWays]:
     """Both sites seal at this level and no other."""
-    inner, _, quantum = level.partition("+")
-    policy = f'levels = ["{inner}"]\nquantum = "{"required" if quantum else "off"}"\n'
+    policy = f'levels = ["{level}"]\n'
     async with AsyncExitStack() as stack:
         network = await stack.enter_async_context(Sink())
         mailboxes = await stack.enter_async_context(Sink())

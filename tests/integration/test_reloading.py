@@ -38,7 +38,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 
-PQC = 'levels = ["pqc"]\nquantum = "off"\n'
+PQC = 'levels = ["pqc"]\n'
 POLICIES = {"default.toml": 'levels = ["plaintext"]\n', "bob.example.toml": PQC}
 
 

@@ -32,7 +32,7 @@ from tests.testlib.submit import submit
 pytestmark = by_root
 
 POLICIES = {"default.toml": 'levels = ["plaintext"]\nreason = "public"\n'}
-PQC = {"bob.example.toml": 'levels = ["pqc"]\nquantum = "off"\n'}
+PQC = {"bob.example.toml": 'levels = ["pqc"]\n'}
 
 
 @pytest.fixture

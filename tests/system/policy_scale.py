@@ -132,7 +132,7 @@ def _recorded(directory: Path) -> str:
 
 
 def _edit(link: Path, number: int) -> None:
-    (link / f"d{number}.example.toml").write_text(f'levels = ["pqc"]\n# edit {number}\n')
+    (link / f"d{number}.example.toml").write_text(f'levels = ["pqc+aes", "pqc"]\n# edit {number}\n')
 
 
 def _sed(link: Path, files: int) -> None:
@@ -142,7 +142,7 @@ def _sed(link: Path, files: int) -> None:
 
 def _new_domain(link: Path) -> None:
     (link / "new.example").mkdir()
-    (link / "new.example" / "x.toml").write_text('levels = ["pqc"]\n')
+    (link / "new.example" / "x.toml").write_text('levels = ["pqc+aes", "pqc"]\n')
 
 
 def _swap(top: Path, to: str) -> None:

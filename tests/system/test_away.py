@@ -43,7 +43,7 @@ LIFETIME_S = 5400.0
 """Longer than keys stay in a pool."""
 POLICIES = {
     "default.toml": 'levels = ["aes"]\n',
-    "bob.example/safe.toml": 'levels = ["otp", "pqc"]\nquantum = "preferred"\n',
+    "bob.example/safe.toml": 'levels = ["otp", "pqc+aes", "pqc"]\n',
 }
 
 

@@ -37,25 +37,25 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LEVELS = {
     "otp": ('levels = ["otp"]', "otp"),
     "aes": ('levels = ["aes"]', "aes"),
-    "pqc": ('levels = ["pqc"]\nquantum = "off"', "pqc"),
-    "rsa": ('levels = ["rsa"]\nquantum = "off"', "rsa"),
-    "enhanced": ('levels = ["pqc"]\nquantum = "required"', "pqc+aes"),
+    "pqc": ('levels = ["pqc"]\n', "pqc"),
+    "rsa": ('levels = ["rsa"]\n', "rsa"),
+    "enhanced": ('levels = ["pqc+aes"]\n', "pqc+aes"),
 }
 """What the policy of the recipient of this name says, and what the mark at Bob's has to say."""
 
 RULES = """
 [[when]]
 subject_tag = "[secret]"
-levels = ["pqc"]
+otherwise = "refuse"
 
 [[when]]
 header = "X-Spam: yes*"
-levels = ["pqc"]
+otherwise = "refuse"
 
 [[when]]
 attachment_name = "*.docx"
 attachment_type = "application/pdf"
-levels = ["pqc"]
+otherwise = "refuse"
 """
 """Rules that have the policy look into every message; whether one applies changes nothing."""
 

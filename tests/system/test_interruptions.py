@@ -35,8 +35,8 @@ BOTH = ("ben@bob.example", "bea@bob.example")
 """Two who share one sealed mail."""
 POLICIES = {
     "bob.example/aes.toml": 'levels = ["aes"]\n',
-    "bob.example/ben.toml": 'levels = ["pqc"]\nquantum = "required"\n',
-    "bob.example/bea.toml": 'levels = ["pqc"]\nquantum = "required"\n',
+    "bob.example/ben.toml": 'levels = ["pqc+aes"]\n',
+    "bob.example/bea.toml": 'levels = ["pqc+aes"]\n',
     "open.example.toml": 'levels = ["plaintext"]\n',
     "default.toml": 'levels = ["aes"]\n',
 }

@@ -48,7 +48,7 @@ RECIPIENT_PATTERNS = [
     "*@alice.example", "ann-x@*", "a*@b*",
 ]  # fmt: skip
 LOGINS = ["ceo", "Ceo@Alice.example", "ann", "stra\u00dfe", "ceo+x"]
-LOGIN_PATTERNS = ["CEO", "*@alice.example", "ann", "<>", "c*", "STRASSE", "*"]
+LOGIN_PATTERNS = ["login:CEO", "login:ann", "login:c*", "login:STRASSE", "login:*"]
 CONTENT = [
     'subject_tag = "[secret]"', 'subject_tag = ["[up]", "[vs]"]', 'header = "X-Secret"', 'header = "X-Secret: yes*"',
     "larger_than = 2000", "smaller_than = 2000", 'attachment_name = "*.xlsx"', 'attachment_type = "x/*"',
@@ -74,7 +74,7 @@ DOUBTFUL_AUTHORS = [
     "(=?utf-8?q?a)b?=) ann@alice.example", '"Ann <ann@alice.example>', "g: h: ann@alice.example;;",
 ]  # fmt: skip
 CLEAR_AUTHORS = [
-    "ann@alice.example <ann@alice.example>", "friends: ceo@alice.example, x@news.example;", "ceo @ alice . example",
+    "ann@alice.example <ann@alice.example>", "friends: ceo@alice.example, x@news.example;",
     ", ann@alice.example,,", "ceo(x)@alice.example (Ceo)", '"ceo"@alice.example', "ann@[192.0.2.1]", "(no one) <c.e.o@alice.example>",
     "a%b@alice.example", "SRS0=h=d=alice.example=ceo@news.example", "prvs=1a=ceo@alice.example", "((((((((x)))))))) ceo@alice.example",
     "Ann =?iso-8859-1?q?=FC?= =?utf-8?b?w7w=?= <ceo@alice.example>", "ceo+x@alice.example", "g:,ceo@alice.example,;, x@news.example",
@@ -130,19 +130,19 @@ class Made(random.Random):
     def levels(self, clear: float) -> str:
         if self.random() < clear:
             return 'levels = ["plaintext"]\n'
-        found = self.sample(["otp", "aes", "pqc", "rsa"], self.choice([1, 2, 2, 3]))
+        found = self.sample(["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa"], self.choice([1, 2, 2, 3, 4]))
         return f"levels = {found}\n".replace("'", '"')
 
     def settings(self, *, raises: bool = False) -> str:
-        quantum = self.choice(["preferred", "required"] if raises else ["off", "preferred", "required"])
-        limit = self.choice(['"1 KiB"', "2000", '{ otp = "1 KiB" }', '{ otp = 100, pqc = "2 KiB" }', "{ 2 = 100 }"])
+        otherwise = self.choice(["hold", "refuse", "hold 1 h", "hold 30 min"])
+        said = self.maybe(0.5, f'otherwise = "{otherwise}"\n')
+        if raises:
+            return said + self.maybe(0.3, 'priority = "normal"\n')
+        limit = self.choice(['{ otp = "1 KiB" }', '{ otp = 100, pqc = "2 KiB", "pqc+aes" = 2000 }', "{ 2 = 100 }"])
         return (
-            self.maybe(0.3, f'quantum = "{quantum}"\n')
+            said
             + self.maybe(0.3, f"max_size = {limit}\n")
-            + self.maybe(0.5, f'otherwise = "{self.choice(["hold", "refuse"])}"\n')
-            + self.maybe(0.3, f'impossible = "{self.choice(["hold", "refuse"])}"\n')
-            + self.maybe(0.2, 'hold_for = "1 h"\n')
-            + self.maybe(0.3, f'priority = "{"normal" if raises else self.choice(["low", "low", "normal"])}"\n')
+            + self.maybe(0.3, 'priority = "low"\n')
             + self.maybe(0.15, 'kem = ["ml-kem-1024", "hqc-256"]\n')
         )
 
@@ -157,36 +157,24 @@ class Made(random.Random):
         return json.dumps(found[0] if len(found) == 1 and self.random() < 0.5 else found, ensure_ascii=False)
 
     def people(self, who: str) -> str:
-        patterns = {
-            "sender": [*SENDER_PATTERNS, "<>"], "author": SENDER_PATTERNS, "login": LOGIN_PATTERNS, "recipient": RECIPIENT_PATTERNS,
-        }[who]  # fmt: skip
+        patterns = {"sender": [*SENDER_PATTERNS, *LOGIN_PATTERNS, "<>"], "recipient": RECIPIENT_PATTERNS}[who]
         return f"{self.choice(['', '', 'not_'])}{who} = {self.texts(patterns)}"
 
     def rule(self) -> str:
-        by_sender = [self.people("sender")]
-        if self.random() < 0.15:
-            by_sender = [f"{name} = {self.texts(SENDER_PATTERNS)}" for name in ("sender", "not_sender")]
-        raises = self.random() < 0.55
-        if raises:
-            others = [self.people("author"), self.people("login"), self.choice(CONTENT), self.choice(CONTENT[:4])]
-            conditions = [self.choice(others)] if self.random() < 0.6 else self.distinct(self.sample(others, 2))
-            conditions += by_sender if self.random() < 0.3 else []
-        else:
-            conditions = by_sender
-        levels = self.maybe(0.8, self.levels(0.0 if raises else 0.2))
-        settings = self.settings(raises=raises) or self.choice(['sign = "ML-DSA-87"\n', 'otherwise = "refuse"\n'])
+        every = [self.people("sender"), self.people("sender"), self.choice(CONTENT), self.choice(CONTENT[:4])]
+        conditions = self.distinct(self.sample(every, self.choice([1, 1, 2])))
+        levels = self.maybe(0.8, self.levels(0.0))
+        settings = self.settings(raises=True) or ("" if levels else 'otherwise = "refuse"\n')
         return "[[when]]\n" + "\n".join(conditions) + f"\n{levels}{settings}{self.days()}"
 
     def floor(self) -> str:
-        every = [self.people(who) for who in ("sender", "author", "login", "recipient", "recipient")]
+        every = [self.people(who) for who in ("sender", "sender", "recipient", "recipient")]
         every += [self.choice(CONTENT)]
         found = self.distinct(self.sample(every, self.choice([1, 1, 2, 3])))
         inside = self.maybe(0.3, "inside = true\n")
-        return (
-            "[[floor]]\n"
-            + "\n".join(found)
-            + f"\n{self.maybe(0.85, self.levels(0.0))}{self.settings(raises=True)}{inside}"
-        )
+        levels = self.maybe(0.85, self.levels(0.0))
+        settings = self.settings(raises=True) or ("" if levels else 'otherwise = "refuse"\n')
+        return "[[floor]]\n" + "\n".join(found) + f"\n{levels}{settings}{inside}{self.days()}"
 
     def distinct(self, conditions: Iterable[str]) -> list[str]:
         """Without those of the same name."""

@@ -4,6 +4,7 @@ Written from that document alone; nothing of relay/ is used here.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,19 +14,16 @@ from typing import Any
 
 from tests.testlib.address_reference import Address, addresses_in, folded, local_of, sender_of
 
-STRENGTH = {"otp": 4, "aes": 3, "pqc": 2, "rsa": 1, "plaintext": 0}
+ORDER = ("plaintext", "rsa", "rsa+aes", "pqc", "pqc+aes", "aes", "otp")
 NUMBERED = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
-UNITS = {"min": 60, "h": 3600, "d": 86400, "KiB": 1024, "MiB": 1024 * 1024}
-QUANTA = ("off", "preferred", "required")
+UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1024, "MiB": 1024 * 1024}
 ROUTING = frozenset("%!@")
 NO_DOMAINS = ("default.toml", "floors.toml", "groups.toml", "tests.toml")
 
 NOT, MAYBE, SURELY = range(3)
 """How well a condition fits."""
 
-SENDER = ("sender", "not_sender")
-ENVELOPE = (*SENDER, "recipient", "not_recipient")
-PEOPLE = (*ENVELOPE, "author", "not_author", "login", "not_login")
+PEOPLE = ("sender", "not_sender", "recipient", "not_recipient")
 CONTENT = (
     "subject_tag", "header", "larger_than", "smaller_than", "attachment_type", "attachment_name",
 )  # fmt: skip
@@ -74,25 +72,12 @@ class Ability:
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What a file or rule sets; None is what it does not say."""
+    """What holds in the end; `patience` is for how long mail is held, in seconds."""
 
-    levels: tuple[str, ...] | None = None
-    quantum: str | None = None
-    max_size: Mapping[str, int] | None = None
-    otherwise: str | None = None
-    impossible: str | None = None
-    hold_for: float | None = None
-    priority: str | None = None
-    kem: frozenset[str] | None = None
-    name: str = ""
-
-    def over(self, other: ReferenceSettings) -> ReferenceSettings:
-        """These, and the other's where these say nothing."""
-        return ReferenceSettings(*(getattr(other if getattr(self, each) is None else self, each) for each in _FIELDS))
-
-
-_FIELDS = tuple(ReferenceSettings.__dataclass_fields__)
-DEFAULTS = ReferenceSettings(None, "preferred", {}, "hold", None, None, "normal", frozenset({"ml-kem-1024"}))
+    max_size: Mapping[str, int] = field(default_factory=dict)
+    patience: float = math.inf
+    priority: str = "normal"
+    kem: frozenset[str] = frozenset({"ml-kem-1024"})
 
 
 @dataclass(frozen=True)
@@ -100,13 +85,13 @@ class Said:
     """What the documents say of one recipient; `file` is None where nobody covers them.
 
     `listed` are the levels as if there were no sizes, `tried` those for which the message is not too large; `source` is
-    the file that says which are tried, and "" where the document leaves open which it is, or sizes have a part in it.
+    the file whose list gives the guarantee.
     """
 
     file: str | None
     listed: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
-    settings: ReferenceSettings = DEFAULTS
+    settings: ReferenceSettings = ReferenceSettings()
     peer: str | None = None
     source: str = ""
 
@@ -116,10 +101,15 @@ class Said:
             return "held"
         if found := self._found(self.tried, can):
             return found
-        never = self.peer is None or not self.tried or self.tried == ("plaintext",)
-        action = self.settings.impossible if never and self.settings.impossible else self.settings.otherwise
-        late = self.settings.hold_for is not None and facts.waited >= self.settings.hold_for
-        return "refused" if action == "refuse" or late else "held"
+        never = self.peer is None or not self.tried
+        return "refused" if never or facts.waited >= self.settings.patience else "held"
+
+    def strength(self, facts: Facts, can: Ability) -> int | None:
+        """How strong what leaves is, None where nothing does."""
+        for level in self.tried:
+            if level == "plaintext" or (self.peer and self._layers(self.peer, level, can)):
+                return ORDER.index(level)
+        return None
 
     def best(self) -> set[str]:
         """What it would be with all keys: for the smallest message, and for this one."""
@@ -128,26 +118,22 @@ class Said:
     def _found(self, levels: Sequence[str], can: Ability) -> str:
         for level in levels:
             if level == "plaintext":
-                return "" if self.settings.quantum == "required" else "in clear"
+                return "in clear"
             if self.peer and (layers := self._layers(self.peer, level, can)):
                 return layers
         return ""
 
     def _layers(self, peer: str, level: str, can: Ability) -> str:
-        more = [kem for kem in self.settings.kem or () if kem != "ml-kem-1024"] if level == "pqc" else []
-        layers = [level, *more]
+        first, *on_top = level.split("+")
+        more = [kem for kem in self.settings.kem if kem != "ml-kem-1024"] if first == "pqc" else []
+        layers = [first, *more, *on_top]
         if any((layer, peer) in can.cannot for layer in layers):
             return ""
-
-        def key(use: str) -> bool:
+        if layers[-1] in ("otp", "aes"):
             enough = ("all",) if self.settings.priority == "low" else ("all", "normal")
-            return peer not in can.no_kme and can.keys.get((peer, use), "all") in enough
-
-        if level in ("otp", "aes"):
-            return level if key(level) else ""
-        if self.settings.quantum != "off" and key("aes"):
-            return "+".join([*layers, "aes"])
-        return "" if self.settings.quantum == "required" else "+".join(layers)
+            if peer in can.no_kme or can.keys.get((peer, layers[-1]), "all") not in enough:
+                return ""
+        return "+".join(layers)
 
 
 class Reference:
@@ -172,12 +158,36 @@ class Reference:
         domain = to[1]
         file = self.files[name]
         ours = name.startswith(f"{domain}/") or name == f"{domain}.toml"
-        by_envelope = self._rules(name, facts, to, envelope_only=True)
-        if domain in self.owners and not ours and _strongest(by_envelope) == ("plaintext",):
+        if domain in self.owners and not ours and file["levels"] == ["plaintext"]:
             return Said(None)
-        said = self._decided(name, facts, self._rules(name, facts, to))
+        rules = [(rule, name) for rule in file.get("when", []) if self._fit(rule, facts, to)]
+        rules += [
+            (floor, "floors.toml")
+            for floor in self.floors
+            if (floor.get("inside") or domain not in self.site.domains) and self._fit(floor, facts, to)
+        ]
+        lists = [levels_of(file), *(levels_of(rule) for rule, _ in rules if "levels" in rule)]
+        least = max(min(map(ORDER.index, each)) for each in lists)
+        every = {level for each in lists for level in each if ORDER.index(level) >= least}
+        listed = tuple(sorted(every, key=ORDER.index, reverse=True))
+        limits = sizes(file["max_size"]) if "max_size" in file else {}
+        octets = facts.octets - facts.hidden
+        if not facts.sender:
+            limits["otp"] = min(limits.get("otp", self.site.max_bounce), self.site.max_bounce)
+        tried = tuple(level for level in listed if octets <= limits.get(level, octets))
+        normal = file.get("priority") != "low" or any("priority" in rule for rule, _ in rules)
+        settings = ReferenceSettings(
+            limits,
+            min([patience(each["otherwise"]) for each in (file, *(rule for rule, _ in rules)) if "otherwise" in each], default=math.inf),
+            "normal" if normal and facts.sender else "low",
+            frozenset(texts(file.get("kem", []))) | {"ml-kem-1024"},
+        )  # fmt: skip
+        strict = [
+            where for rule, where in rules if "levels" in rule and min(map(ORDER.index, levels_of(rule))) == least
+        ]
+        own = min(map(ORDER.index, levels_of(file))) == least
         peer = file.get("peer") or self.owners.get(domain)
-        return Said(name, said.listed, said.tried, said.settings, peer, said.source)
+        return Said(name, listed, tried, settings, peer, name if own else "" if len(set(strict)) > 1 else strict[0])
 
     # --- which file ------------------------------------------------------------------------------------------------
 
@@ -206,51 +216,17 @@ class Reference:
 
     # --- which rules -----------------------------------------------------------------------------------------------
 
-    def _rules(
-        self, name: str, facts: Facts, to: tuple[str, str], *, envelope_only: bool = False
-    ) -> list[ReferenceSettings]:
-        """The base and all that raises it, in order."""
-        file = self.files[name]
-        own = settings_of(file, name).over(DEFAULTS)
-        base: ReferenceSettings | None = None
-        rules: list[ReferenceSettings] = []
-        for rule in file.get("when", []):
-            fit = self._fit(rule, facts, to, envelope_only=envelope_only)
-            said = settings_of(rule, name)
-            if any(each in rule for each in (*PEOPLE, *CONTENT) if each not in SENDER):
-                rules += [said] if fit else []
-            elif fit == SURELY:
-                base = base or said.over(own)
-            elif fit == MAYBE:
-                with_it = said.over(own)
-                rules.append(
-                    ReferenceSettings(
-                        with_it.levels, with_it.quantum, with_it.max_size, said.otherwise, said.impossible,
-                        said.hold_for, with_it.priority, with_it.kem, name,
-                    )
-                )  # fmt: skip
-        floors = [
-            settings_of(floor, "floors.toml")
-            for floor in self.floors
-            if self._fit(floor, facts, to, envelope_only=envelope_only)
-            and (floor.get("inside") or to[1] not in self.site.domains)
-        ]
-        return [base or own, *floors, *rules]
-
-    def _fit(self, rule: Mapping[str, Any], facts: Facts, to: tuple[str, str], *, envelope_only: bool = False) -> int:
+    def _fit(self, rule: Mapping[str, Any], facts: Facts, to: tuple[str, str]) -> int:
         """As its weakest condition."""
         if not self._counts(rule):
             return NOT
-        if envelope_only and any(each in rule for each in (*PEOPLE, *CONTENT) if each not in ENVELOPE):
-            return NOT
         fits = [SURELY]
-        for who in ("sender", "author", "login", "recipient"):
+        for who in ("sender", "recipient"):
             for name in (who, f"not_{who}"):
                 if name in rule:
-                    turned = name != who
                     patterns = list(self._patterns(rule[name]))
-                    people = [each(patterns) for each in self._people(who, facts, to)]
-                    fits.append(max(SURELY - fit if turned else fit for fit in people))
+                    people = [each(patterns) for each in self._people(who, facts, to, patterns)]
+                    fits.append(max(SURELY - fit if name != who else fit for fit in people))
         fits.append(SURELY if _is_so(rule, facts) else NOT)
         return min(fits)
 
@@ -258,23 +234,28 @@ class Reference:
         for text in texts(value):
             yield from texts(self.groups[text[6:]]) if text.startswith("group:") else [text]
 
-    def _people(self, who: str, facts: Facts, to: tuple[str, str]) -> list[Callable[[list[str]], int]]:
+    def _people(
+        self, who: str, facts: Facts, to: tuple[str, str], patterns: list[str]
+    ) -> list[Callable[[list[str]], int]]:
         """For each person how well patterns fit them, at best."""
         if who == "recipient":
             local, domain = to
             if ROUTING & set(local):
                 return [_maybe]
             return [lambda patterns: self._fits(patterns, local, domain)]
-        if who == "login":
-            return [lambda patterns: _login_fit(patterns, facts.login)]
-        if who == "sender":
-            if not facts.sender:
-                return [lambda patterns: SURELY if "<>" in patterns else NOT]
-            return [self._person(sender_of(facts.sender), forms=True)]
+        people: list[Callable[[list[str]], int]] = []
+        if facts.sender:
+            people.append(self._person(sender_of(facts.sender), forms=True))
+        else:
+            people.append(lambda patterns: SURELY if "<>" in patterns else NOT)
         found = addresses_in(facts.authors)
-        if not found:
-            return [_maybe]
-        return [self._person(each, forms=False) for each in found]
+        people += [self._person(each, forms=False) for each in found] if found else [_maybe]
+        users = [each for each in patterns if each.startswith("login:")]
+        if facts.login:
+            people.append(lambda patterns: _login_fit(patterns, facts.login or ""))
+        elif facts.login is None and users:
+            people.append(_maybe)
+        return people
 
     def _person(self, address: Address | None, *, forms: bool) -> Callable[[list[str]], int]:
         if address is None or address.literal or ROUTING & set(address.local):
@@ -291,74 +272,17 @@ class Reference:
     def _fits(self, patterns: Iterable[str], local: str, domain: str) -> int:
         untagged = self._untagged(local)
         addresses = [f"{each}@{domain}" for each in (local, untagged) if each is not None]
-        return SURELY if any(_like(folded(each), addresses) for each in patterns if each != "<>") else NOT
-
-    # --- how rules raise -------------------------------------------------------------------------------------------
-
-    def _decided(self, name: str, facts: Facts, base_and_rules: Sequence[ReferenceSettings]) -> Said:
-        base, rules = base_and_rules[0], base_and_rules[1:]
-        assert base.levels is not None
-        listed = _strongest(base_and_rules)
-        saying = [rule for rule in rules if rule.levels is None or set(rule.levels) & set(listed)]
-        octets = facts.octets - facts.hidden
-        left = []
-        for each in [base, *rules]:
-            if each.levels is not None:
-                limits = self._limits(base, each)
-                left.append(tuple(level for level in each.levels if octets <= limits.get(level, octets)))
-        tried = strongest(left) if all(left) else ()
-        bounced = not facts.sender and octets > self.site.max_bounce
-        if bounced:
-            tried = tuple(level for level in tried if level != "otp")
-
-        def first(key: str) -> Any:
-            return next((getattr(rule, key) for rule in saying if getattr(rule, key) is not None), getattr(base, key))
-
-        every = [base, *rules]
-        kem = frozenset().union(*(each.kem for each in every if each.kem))
-        if not kem <= (base.kem or frozenset()) and "pqc" in tried:
-            tried, listed = (
-                tuple(level for level in each if level not in ("rsa", "plaintext")) for each in (tried, listed)
-            )
-        settings = ReferenceSettings(
-            quantum=max((each.quantum for each in every if each.quantum), key=QUANTA.index),
-            otherwise=first("otherwise"),
-            impossible=first("impossible") if facts.sender else "refuse",
-            hold_for=first("hold_for"),
-            priority="normal" if facts.sender and any(each.priority == "normal" for each in every) else "low",
-            kem=kem,
-        )
-        source = name
-        if (
-            (tried == ("plaintext",) and settings.quantum == "required")
-            or bounced
-            or tried != listed
-            or (tried != left[0]) != (listed != base.levels)
-        ):
-            source = ""
-        elif tried and tried != left[0]:
-            source = next((rule.name for rule in saying if rule.levels and tried[0] in rule.levels), "")
-        return Said(name, listed, tried, settings, source=source)
-
-    def _limits(self, base: ReferenceSettings, rule: ReferenceSettings) -> dict[str, int]:
-        theirs = base.max_size if rule.max_size is None else rule.max_size
-        limits = dict(theirs or {})
-        for level in base.levels or ():
-            if level in (base.max_size or {}):
-                limits[level] = min(limits.get(level, base.max_size[level]), base.max_size[level])  # type: ignore[index]
-        return limits
+        named = (folded(each) for each in patterns if each != "<>" and not each.startswith("login:"))
+        return SURELY if any(_like(each, addresses) for each in named) else NOT
 
 
 def _maybe(patterns: list[str]) -> int:
     return MAYBE
 
 
-def _login_fit(patterns: Iterable[str], login: str | None) -> int:
-    if login is None:
-        return MAYBE
-    if not login and "<>" in patterns:
-        return SURELY
-    return SURELY if any(_like(each.casefold(), [login.casefold()]) for each in patterns) else NOT
+def _login_fit(patterns: Iterable[str], login: str) -> int:
+    named = (each.removeprefix("login:").casefold() if each.startswith("login:") else folded(each) for each in patterns)
+    return SURELY if any(_like(each, [login.casefold()]) for each in named) else NOT
 
 
 @dataclass(frozen=True)
@@ -379,31 +303,6 @@ def rewritten(address: Address) -> Inner | None:
     if prvs:
         return Inner(sender_of(f"{prvs[1]}@{address.domain}"))
     return Inner(None) if re.match(r"SRS[01][=+-]|prvs=", address.local, re.IGNORECASE) else None
-
-
-def _strongest(base_and_rules: Sequence[ReferenceSettings]) -> tuple[str, ...]:
-    return strongest([each.levels for each in base_and_rules if each.levels is not None])
-
-
-def strongest(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Of several lists of levels."""
-    for each in lists:
-        if all(never_weaker(each, other) for other in lists):
-            return each
-    weakest = max(min(STRENGTH[level] for level in each) for each in lists)
-    every = {level for each in lists for level in each if STRENGTH[level] >= weakest}
-    return tuple(sorted(every, key=lambda level: -STRENGTH[level]))
-
-
-def never_weaker(levels: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether the first list leads to nothing weaker than the second one, whatever is available."""
-    for number in range(16):
-        had = {level: bool(number >> place & 1) for place, level in enumerate(NUMBERED.values())} | {"plaintext": True}
-        mine = [STRENGTH[level] for level in levels if had[level]]
-        theirs = [STRENGTH[level] for level in other if had[level]]
-        if mine and mine[0] < (theirs[0] if theirs else min(STRENGTH[level] for level in other)):
-            return False
-    return True
 
 
 def _is_so(rule: Mapping[str, Any], facts: Facts) -> bool:
@@ -443,19 +342,15 @@ def _like(pattern: str, addresses: Iterable[str]) -> bool:
     return any(re.fullmatch(expression, each, re.DOTALL) for each in addresses)
 
 
-def settings_of(table: Mapping[str, Any], name: str) -> ReferenceSettings:
-    """What a file or rule sets."""
-    return ReferenceSettings(
-        levels=tuple(NUMBERED.get(level, level) for level in table["levels"]) if "levels" in table else None,
-        quantum=table.get("quantum"),
-        max_size=sizes(table["max_size"]) if "max_size" in table else None,
-        otherwise=table.get("otherwise"),
-        impossible=table.get("impossible"),
-        hold_for=seconds(table["hold_for"]) if "hold_for" in table else None,
-        priority=table.get("priority"),
-        kem=frozenset(texts(table["kem"])) | {"ml-kem-1024"} if "kem" in table else None,
-        name=name,
-    )
+def levels_of(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """The list of a file or rule."""
+    return tuple(NUMBERED.get(level, level) for level in table["levels"])
+
+
+def patience(otherwise: str) -> float:
+    """For how long mail is held, in seconds."""
+    word, _, time = otherwise.partition(" ")
+    return seconds(time) if time else {"hold": math.inf, "refuse": 0.0}[word]
 
 
 def encoded(local: str) -> str:
@@ -478,11 +373,9 @@ def size(value: Any) -> int:
     return int(number) * UNITS[unit]
 
 
-def sizes(value: Any) -> dict[str, int]:
-    """The limits by level; one size is for all that seal."""
-    if isinstance(value, dict):
-        return {NUMBERED[int(level)] if level.isdigit() else level: size(each) for level, each in value.items()}
-    return dict.fromkeys(NUMBERED.values(), size(value))
+def sizes(value: Mapping[str, Any]) -> dict[str, int]:
+    """The limits by level."""
+    return {NUMBERED[int(level)] if level.isdigit() else level: size(each) for level, each in value.items()}
 
 
 def seconds(value: Any) -> float:

@@ -1,14 +1,12 @@
-"""Compares two sets of policies, and proves that an edit weakens nothing, or says what could not be shown.
-Standard: policies/README.md; soundness comes first, then few false alarms, then speed.
+"""Compares two sets of policies pointwise: kind of recipient by kind, and for each rule the mails that it fits.
+Standard: policies/README.md; what is not shown to be as strong as before counts as weaker.
 
-From a set down to a letter::
+From a set down to one condition::
 
-    whole.py         kind of recipient by kind, day by day      kinds.py views.py sides.py items.py
-    proof.py         is one side weaker than the other for any mail?      cells.py context.py
-    outcomes.py      the outcome for a mail to which some rules apply      combinations.py
-    implied.py       does one rule apply wherever another one does?      languages.py search.py
-    unproven.py      what is left, with an example mail
-    listing.py       what samples show, for people      samples.py differences.py
+    pointwise.py     kinds of recipients, day by day, and each rule of theirs      kinds.py
+    effects.py       what holds for mails that some rules fit, and which of two is weaker
+    conditions.py    does one rule fit wherever another one does?
+    differences.py   what is reported, with an example mail      examples.py
     demands.py       what must arrive sealed      expectations.py: tests.toml
     time_limit.py    the time limit of a comparison
 """

@@ -1,20 +1,16 @@
-"""How two sets decide about one mail, and the direction of a difference.
-Standard: weaker is defined in outcomes.py; sizes that limits distinguish are checked one by one.
+"""What a comparison reports: the decisions that differ, and what may be weaker without an example that shows it.
+Standard: policies/README.md, "Trying and installing"; the texts are for people, the names in JSON are stable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, NamedTuple
 
-from relay.errors import RelayError
-from relay.policy.comparing.outcomes import HELD, TriedLevels, weaker
-from relay.policy.comparing.time_limit import check_time
+from relay.levels import ONLY_PLAINTEXT
+from relay.policy.comparing.effects import MailOutcome, weaker
 from relay.policy.content import MessageFacts
-from relay.policy.decide import Decision, PolicySet
-from relay.policy.settings import today
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Direction of a change; weaker anywhere counts as down."""
@@ -24,11 +20,11 @@ ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
 ARRIVING = "arriving"
 """Prefix of the message of a difference that concerns mail from the recipients."""
-_COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
+_COMPARED = ("levels", "peer", "kem", "max_size", "otherwise", "priority")
 
 
 class ExampleMail(NamedTuple):
-    """The mail that shows a difference: the SMTP envelope, the message, and the day on which it is decided about."""
+    """A mail: the SMTP envelope, the message, and the day on which it is decided about."""
 
     sender: str
     recipient: str
@@ -38,24 +34,22 @@ class ExampleMail(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One kind of recipient whose mail the two sets treat differently, with an example mail.
+    """One kind of recipient whose mail the two sets treat differently.
 
-    `before` and `after` are None where the mail is held because nothing covers it. `changed` lists the changes.
+    `sender` is an example, and `senders` are all to whom it applies. `before` and `after` are the levels, None where
+    the mail is held because nothing covers it. `changed` lists the changes. `sample` is an example mail, None if it is
+    not about one mail.
     """
 
     recipients: str
     sender: str
     message: str
-    before: Decision | None
-    after: Decision | None
+    before: tuple[str, ...] | None
+    after: tuple[str, ...] | None
     changed: tuple[str, ...]
     direction: Direction
     senders: str = ""
-    """The senders it applies to: all that were tried, all but a few, or those few."""
-    alone: bool = False
-    """It applies to one recipient, not to all of their kind."""
     sample: ExampleMail | None = None
-    """The example mail; None if it is not about one mail."""
 
     @property
     def weaker(self) -> bool:
@@ -69,74 +63,64 @@ class Difference:
             "sender": self.sender,
             "senders": self.senders,
             "message": self.message,
-            "before": list(self.before.levels) if self.before else None,
-            "after": list(self.after.levels) if self.after else None,
-            "in_clear": bool(self.after and self.after.in_clear),
+            "before": list(self.before) if self.before else None,
+            "after": list(self.after) if self.after else None,
+            "in_clear": self.after == ONLY_PLAINTEXT,
             "changed": list(self.changed),
             "direction": self.direction,
         }
 
 
-class Look(NamedTuple):
-    """The decisions of two sets about a mail of one size in bytes."""
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Mail that the new set may treat weaker; neither that nor the opposite could be shown.
 
-    sample: ExampleMail
-    before: Decision | None
-    after: Decision | None
-    changed: tuple[str, ...]
-    direction: Direction
+    `rule` is the file and line of the old set, `why` says what may be weaker. `sender`, `recipient` and `message` are
+    an example mail, `day` is the first day on which it may happen. `kinds` of recipients have the same result.
+    """
+
+    rule: str
+    recipients: str
+    why: str
+    sender: str
+    recipient: str
+    message: str
+    day: date | None = None
+    kinds: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {
+            "rule": self.rule,
+            "recipients": self.recipients,
+            "kinds": self.kinds,
+            "why": self.why,
+            "sender": self.sender,
+            "recipient": self.recipient,
+            "message": self.message,
+            "day": self.day.isoformat() if self.day else None,
+        }
 
 
-def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Iterable[MessageFacts]) -> list[Look]:
-    """Each change once, of mails that differ in size alone: the one that goes furthest down."""
-    looks: dict[tuple[str, ...], Look] = {}
-    for content in mails:
-        before, after = (_decide(policies, sender, recipient, content) for policies in (old, new))
-        if changed := _changed(before, after):
-            course = direction(*(outcome_of(each, content.sealed_size) for each in (before, after)))
-            earlier = looks.get(changed)
-            if earlier is None or ORDER.index(course) < ORDER.index(earlier.direction):
-                looks[changed] = Look(ExampleMail(sender, recipient, content, today()), before, after, changed, course)
-    return list(looks.values())
-
-
-def outcome_of(decision: Decision | None, size: int) -> TriedLevels:
-    """The strength-related outcome of a decision for a message of this size in bytes."""
-    if decision is None or decision.hopeless(size):
-        return HELD
-    levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
-    peer = None if decision.in_clear else decision.peer
-    return TriedLevels(levels, decision.quantum, decision.kem, peer, decision.priority)
-
-
-def direction(before: TriedLevels, after: TriedLevels) -> Direction:
+def direction(before: MailOutcome, after: MailOutcome, *, keys: bool = True) -> Direction:
     """The direction of a change."""
-    if weaker(after, before):
-        return "let go" if before.held else "down"
-    if after.held and not before.held:
+    if weaker(after, before, keys=keys):
+        return "let go" if before.stays else "down"
+    if after.stays and not before.stays:
         return "stopped"
-    return "up" if weaker(before, after) else "other"
+    return "up" if weaker(before, after, keys=keys) else "other"
 
 
-def _decide(policies: PolicySet, sender: str, recipient: str, content: MessageFacts) -> Decision | None:
-    check_time()
-    try:
-        return policies.decide(sender, recipient, content)
-    except RelayError:
-        return None
-
-
-def _changed(before: Decision | None, after: Decision | None) -> tuple[str, ...]:
-    if before is None or after is None:
-        if before is after:
-            return ()
-        return (f"{_shown(after)} instead of {_shown(before)}",)
+def changes(before: MailOutcome, after: MailOutcome) -> tuple[str, ...]:
+    """What differs, each as "levels: aes instead of otp"; nothing if both are the same."""
+    if not before.levels or not after.levels:
+        return () if before.levels == after.levels else (f"{_levels(after)} instead of {_levels(before)}",)
     values = ((name, getattr(before, name), getattr(after, name)) for name in _COMPARED)
     return tuple(f"{name}: {_text(now)} instead of {_text(was)}" for name, was, now in values if was != now)
 
 
-def _shown(decision: Decision | None) -> str:
-    return "held" if decision is None else ", then ".join(decision.levels)
+def _levels(outcome: MailOutcome) -> str:
+    return ", then ".join(outcome.levels) or "held"
 
 
 def _text(value: object) -> str:

@@ -13,12 +13,11 @@ from relay.policy.people import NULL_SENDER
 from relay.policy.settings import today
 from relay.policy.strength import never_weaker
 
-_EXPECTED = frozenset({"expect", "peer", "file", "quantum", "otherwise", "priority", "until"})
+_EXPECTED = frozenset({"expect", "peer", "file", "otherwise", "priority", "until"})
 _MAIL = tuple(name for name in Test.model_fields if name not in _EXPECTED)
 """What a test says of the mail that it is about."""
 _STATED = ("file", "otherwise", "priority")
 """Further expectations; none of their values is weaker than another."""
-_QUANTA = ("off", "preferred", "required")
 
 
 def weakened_tests(old: Sequence[Expected], new: Sequence[Expected]) -> Iterator[Difference]:
@@ -52,8 +51,6 @@ def _less(old: Test, new: Test) -> str:
         return f"expect: {shown(new.expect)} instead of {shown(old.expect)}"
     if old.peer is not None and new.peer != old.peer:
         return f"peer: {new.peer or 'any'} instead of {old.peer}"
-    if old.quantum is not None and (new.quantum is None or _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum)):
-        return f"quantum: {new.quantum or 'any'} instead of {old.quantum}"
     for name in _STATED:
         if getattr(old, name) is not None and getattr(new, name) is None:
             return f"{name}: any instead of {getattr(old, name)}"

@@ -31,7 +31,7 @@ POLICIES = {
     "default.toml": 'levels = ["plaintext"]\n',
     "bob.example.toml": 'levels = ["aes"]\n',
     **{f"bob.example/{level}.toml": f'levels = ["{level}"]\n' for level in LEVELS[:4]},
-    "bob.example/both.toml": 'levels = ["pqc"]\nquantum = "required"\n',
+    "bob.example/both.toml": 'levels = ["pqc+aes"]\n',
 }
 
 

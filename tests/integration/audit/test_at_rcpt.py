@@ -41,7 +41,7 @@ async def site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
         settings='max_recipients = 5\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\n',
         policies={
             "bob.example.toml": 'levels = ["aes"]\n',
-            "never.example.toml": 'peer = "bob"\nlevels = ["pqc"]\notherwise = "refuse"\n',
+            "never.example.toml": 'peer = "bob"\nlevels = ["pqc+aes", "pqc"]\notherwise = "refuse"\n',
         },
     )  # fmt: skip
 

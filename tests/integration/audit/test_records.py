@@ -58,7 +58,7 @@ async def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: I
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         identities=identities,
         policies={
-            "bob.example.toml": 'levels = ["aes"]\n', "bob.example/pqc.toml": 'levels = ["otp", "pqc"]\nquantum = "off"\nmax_size = { otp = 10 }\n',
+            "bob.example.toml": 'levels = ["aes"]\n', "bob.example/pqc.toml": 'levels = ["otp", "pqc"]\nmax_size = { otp = 10 }\n',
             "bob.example/held.toml": 'levels = ["otp"]\nmax_size = { otp = 10 }\n',
             "default.toml": 'levels = ["plaintext"]\nreason = "public"\n',
         },
@@ -189,12 +189,12 @@ async def test_what_does_not_leave_has_a_record_that_says_why(alice: Site, sink:
     assert second != third, "a mail that was refused has come to its end"
 
 
-async def test_who_can_get_no_level_is_recorded_with_the_policy_that_holds_them(alice: Site) -> None:
+async def test_who_can_get_no_level_is_recorded_with_the_policy_that_refuses_them(alice: Site) -> None:
     async with app.running(alice.config) as addresses:
         reply = await submit(addresses["outgoing"], mails.plain(), recipients=["held@bob.example"])
-    assert reply.code == 451
+    assert reply.code == 552
     [record] = of(alice)
-    assert picked(record, "peer", "level", "outcome", "listed") == ("bob", "none", "held", ["otp"])
+    assert picked(record, "peer", "level", "outcome", "listed") == ("bob", "none", "refused", ["otp"])
     assert record["policy"] == f"{alice.directory}/policies/bob.example/held.toml:1"
     assert "max_size is 10" in record["cause"]
 

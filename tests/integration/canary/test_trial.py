@@ -85,7 +85,7 @@ async def test_without_a_relay_that_serves_only_the_kme_is_tried_and_it_says_so(
 async def test_where_the_canary_costs_no_key_only_the_kme_is_tried_and_it_says_so(making: Making) -> None:
     async with making.both("rsa", alice="") as scene:
         policies = scene.sites[0].config.policies.directory
-        (policies / "default.toml").write_text('levels = ["rsa"]\nquantum = "off"\n')
+        (policies / "default.toml").write_text('levels = ["rsa"]\n')
         status, told = await trial(scene.sites[0], *LITTLE)
         assert status == 0, told
         assert "gave a key" in told

@@ -84,14 +84,14 @@ async def test_a_peer_without_a_group_is_found_by_check_keys_status_and_the_log(
 
 
 @pytest.mark.parametrize(
-    ("levels", "held"), [('["pqc"]', True), ('["pqc", "rsa"]', True), ('["pqc", "aes"]', False), ('["aes"]', False)]
+    ("levels", "held"), [('["pqc"]', True), ('["pqc", "pqc+aes"]', True), ('["pqc", "aes"]', False), ('["aes"]', False)]
 )
 @pytest.mark.parametrize("where", ["default.toml", "bob.example.toml", "rule"])
 async def test_a_policy_none_of_whose_levels_can_be_had_for_a_peer_is_found(
     alice: Site, where: str, levels: str, held: bool
 ) -> None:
     if where == "rule":
-        text = f'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nlevels = {levels}\n'
+        text = f'levels = ["plaintext"]\n[[when]]\nsender = "ann@alice.example"\nlevels = {levels}\n'
         alice.write_policies({"bob.example.toml": text})
     else:
         alice.write_policies({where: f"levels = {levels}\n"})
@@ -110,13 +110,13 @@ async def test_a_policy_none_of_whose_levels_can_be_had_for_a_peer_is_found(
     [
         (
             "bob.example.toml",
-            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nuntil = 2020-01-01\nlevels = ["pqc"]\n',
+            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nuntil = 2020-01-01\nlevels = ["pqc+aes", "pqc"]\n',
         ),
         (
             "bob.example.toml",
-            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nsince = 2999-01-01\nlevels = ["pqc"]\n',
+            'levels = ["aes"]\n[[when]]\nsender = "ann@alice.example"\nsince = 2999-01-01\nlevels = ["pqc+aes", "pqc"]\n',
         ),
-        ("other.example.toml", 'peer = "bob"\nlevels = ["pqc"]\nuntil = 2020-01-01\nreason = "x"\n'),
+        ("other.example.toml", 'peer = "bob"\nlevels = ["pqc+aes", "pqc"]\nuntil = 2020-01-01\nreason = "x"\n'),
     ],
 )
 async def test_what_does_not_count_today_holds_no_mail(alice: Site, name: str, text: str) -> None:
@@ -125,7 +125,7 @@ async def test_what_does_not_count_today_holds_no_mail(alice: Site, name: str, t
 
 
 async def test_in_shadow_mode_no_mail_is_held_whatever_policies_list(alice: Site) -> None:
-    alice.write_policies({"default.toml": 'levels = ["pqc"]\n'})
+    alice.write_policies({"default.toml": 'levels = ["pqc+aes", "pqc"]\n'})
     edit(alice, "[policies]\n", "[policies]\nshadow = true\n")
     assert (await findings(alice))["policies"] == []
 

@@ -69,8 +69,8 @@ async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_pa
 
 @pytest.mark.parametrize(
     "policy",
-    ['levels = ["otp"]', 'levels = ["pqc"]\nquantum = "off"', 'levels = ["pqc"]\nquantum = "required"',
-     'levels = ["rsa"]\nquantum = "off"', 'levels = ["rsa"]\nquantum = "required"'],
+    ['levels = ["otp"]', 'levels = ["pqc"]\n', 'levels = ["pqc+aes"]\n',
+     'levels = ["rsa"]\n', 'levels = ["rsa+aes"]\n'],
 )  # fmt: skip
 async def test_seal_and_open_work_on_files_at_every_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policy: str

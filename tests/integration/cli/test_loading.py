@@ -59,7 +59,7 @@ print("\\n" + json.dumps([status, sorted(sys.modules)]))
 def site(tmp_path: Path) -> Path:
     """A site's configuration and one policy; it has no peers, and its keys are not made yet."""
     (tmp_path / "policies").mkdir()
-    (tmp_path / "policies" / "bob.example.toml").write_text('levels = ["pqc", "aes"]\n')
+    (tmp_path / "policies" / "bob.example.toml").write_text('levels = ["pqc+aes", "pqc", "aes"]\n')
     (tmp_path / "relay.toml").write_text(
         '[site]\nname = "alice"\ndomains = ["alice.example"]\nhostname = "relay.alice.example"\nsae_id = "sae-alice"\n'
         '[outgoing]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:9"\n[policies]\ndirectory = "policies"\n'
@@ -107,7 +107,7 @@ async def test_a_relay_that_serves_keeps_nothing_in_memory_that_it_has_no_use_fo
     here = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], identities=identities,
         outgoing=TCPAddress("127.0.0.1", 9), incoming=TCPAddress("127.0.0.1", 9),
-        policies={"default.toml": 'levels = ["otp", "aes", "pqc", "rsa"]\n'},
+        policies={"default.toml": 'levels = ["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa"]\n'},
     )  # fmt: skip
     with here.config_file.open("a") as file:
         file.write('\n[status]\nlisten = "127.0.0.1:0"\n')

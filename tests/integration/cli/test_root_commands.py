@@ -113,7 +113,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "identity new": ["identity", "new", *at, "--renew"],
         "identity import": ["identity", "import", *at, "--yes", *BOBS, document],
         "identity accept": ["identity", "accept", *at, "--yes", *BOBS, document],
-        "keys plan": ["keys", "plan", *at, "--mails", "10", "--size", "75K", "--level", "pqc", "--quantum", "off"],
+        "keys plan": ["keys", "plan", *at, "--mails", "10", "--size", "75K", "--level", "pqc"],
         "keys trial": ["keys", "trial", *at, "--wait", "0"],
         "open": ["open", *at, str(message)],
         "seal": ["seal", *at, "--from", "ann@alice.example", "--to", "ben@bob.example", str(message)],
@@ -292,7 +292,7 @@ def test_what_is_exchanged_for_a_link_all_the_time_leads_root_nowhere(place: Pla
 
 
 def test_a_file_that_is_named_in_the_relays_directory_is_written_and_read_as_the_relays_user(place: Place) -> None:
-    (place.site / "policies/bob.example.toml").write_text('levels = ["pqc"]\n')
+    (place.site / "policies/bob.example.toml").write_text('levels = ["pqc+aes", "pqc"]\n')
     private = place.victim / "private.pem"
     private.write_text("-----BEGIN PRIVATE KEY-----\nroot's\n")
     private.chmod(0o600)

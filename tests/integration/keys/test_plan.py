@@ -51,8 +51,8 @@ async def seal(site: Site, number: int, size: int) -> None:
         ("otp", 9_999, '[otp]\npadding = "none"\n', 2_048),
         ("aes", 75 * 1024, "", 65_536),
         ("aes", 75 * 1024, ROTATION, 65_536),
-        ("pqc", 75 * 1024, ROTATION, 65_536),
-        ("rsa", 2_000, "", 256),
+        ("pqc+aes", 75 * 1024, ROTATION, 65_536),
+        ("rsa+aes", 2_000, "", 256),
     ],
 )
 async def test_what_the_plan_says_is_what_sealing_draws(
@@ -62,14 +62,14 @@ async def test_what_the_plan_says_is_what_sealing_draws(
     async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as kmes:
         site = make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-            policies={"bob.example.toml": f'levels = ["{level}"]\nquantum = "required"\n'}, identities=identities,
+            policies={"bob.example.toml": f'levels = ["{level}"]\n'}, identities=identities,
         )  # fmt: skip
         with site.config_file.open("a") as file:
             file.write(settings)
         of_a_day = ("--mails", "7", "--size", str(size), "--level", level)
         said = await plan("--config", site.config_file, *of_a_day)
         assert kmes.km1.got("enc_keys") == [], "it takes none"
-        assert (said["kme"], said["protection"]) == ("kme", level if level in ("otp", "aes") else f"{level}+aes")
+        assert (said["kme"], said["protection"]) == ("kme", level)
         before = kmes.link.bits
         await seal(site, 7, size)
         assert said["bits"] == before - kmes.link.bits
@@ -96,7 +96,7 @@ async def test_it_works_before_there_is_a_site_and_fits_a_terminal(tmp_path: Pat
     assert max(map(len, text.splitlines())) <= 80
     longer = await plan(*nothing, *of_a_day, "--level", "otp", "--key-size", "65536")
     assert longer["bits"] * 1.9 < 2_490_368_000, "long keys cost half of what short ones do"
-    _, _, out = await run("keys", "plan", *nothing, *of_a_day, "--level", "rsa", "--quantum", "off")
+    _, _, out = await run("keys", "plan", *nothing, *of_a_day, "--level", "rsa")
     assert out == b"level rsa without a quantum key takes none\n"
 
 

@@ -54,9 +54,9 @@ claims.PATIENCE_S = 0.0
 LEVELS = {
     "otp": 'levels = ["otp"]\n',
     "aes": 'levels = ["aes"]\n',
-    "pqc": 'levels = ["pqc"]\nquantum = "off"\n',
-    "rsa": 'levels = ["rsa"]\nquantum = "off"\n',
-    "pqc+aes": 'levels = ["pqc"]\nquantum = "required"\n',
+    "pqc": 'levels = ["pqc"]\n',
+    "rsa": 'levels = ["rsa"]\n',
+    "pqc+aes": 'levels = ["pqc+aes"]\n',
 }
 at_every_level = pytest.mark.parametrize("level", LEVELS)
 

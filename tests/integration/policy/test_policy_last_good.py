@@ -414,7 +414,7 @@ def test_a_set_whose_test_fails_on_a_new_day_serves_in_a_process_that_starts(end
             policies = started(ending)
             assert policies().version == before.version
             assert "tests.toml:1: " in policies.failing[0]
-            assert "expected otp, and it is held" in policies.failing[0]
+            assert "expected otp, and it is refused" in policies.failing[0]
             assert bool(policies.problems) == broken
             assert counted(policies.board, metrics.POLICY_TESTS_FAILING) == 1
 
@@ -433,7 +433,7 @@ async def test_a_test_that_fails_on_a_new_day_is_a_condition_while_the_relay_run
             while not policies.failing:
                 await asyncio.sleep(0.01)
         assert (policies.problems, counted(policies.board, metrics.POLICY_TESTS_FAILING)) == ((), 1)
-        write(ending, {"tests.toml": TEST.replace("otp", "held")})
+        write(ending, {"tests.toml": TEST.replace("otp", "refused")})
         async with asyncio.timeout(30):
             while policies.failing or counted(policies.board, metrics.POLICY_TESTS_FAILING):
                 await asyncio.sleep(0.01)

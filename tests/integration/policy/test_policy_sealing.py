@@ -26,8 +26,8 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import ANY_SENDER, make_site, serving
 from tests.testlib.submit import SMTPReply, submit
 
-QUANTA = (("ann", "off"), ("ben", "preferred"), ("cleo", "required"))
-HELD_LONG = 'levels = ["pqc"]\nhold_for = "1 h"\n'
+OTHERWISE = (("ann", "hold"), ("ben", "refuse"), ("cleo", "hold 1 h"))
+HELD_LONG = 'levels = ["pqc+aes", "pqc"]\notherwise = "hold 1 h"\n'
 
 
 async def through_alice(
@@ -63,7 +63,7 @@ async def test_a_message_that_is_too_large_for_a_level_goes_by_the_next(
     policy = 'levels = ["otp", "aes"]\nmax_size = { otp = "1 KiB", aes = "10 KiB" }\n'
     sizes = (mails.plain(), mails.plain(body="x" * 2000 + "\r\n"), mails.plain(body="x" * 20_000 + "\r\n"))
     replies = await through_alice(tmp_path, kmes, sink, policy, *sizes)
-    assert [reply.code for reply in replies] == [250, 250, 451]
+    assert [reply.code for reply in replies] == [250, 250, 552]
     assert protections(log) == ["otp", "aes"]
     causes = [str(entry.get("cause", "")) for entry in log.entries]
     assert any("aes: the message has" in cause and "and max_size is 10240" in cause for cause in causes)
@@ -96,7 +96,7 @@ async def test_mail_of_low_priority_leaves_the_reserve_to_others(
 async def test_mail_from_the_null_sender_is_of_low_priority_whatever_the_policy_says(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
-    policy = 'levels = ["aes"]\n[[when]]\nsender = "<>"\npriority = "normal"\n'
+    policy = 'levels = ["aes"]\npriority = "low"\n[[when]]\nsender = "<>"\npriority = "normal"\n'
     reserve = "reserve = 10_000_000\nprefetch = false\n"
     [bounce] = await through_alice(tmp_path, kmes, sink, policy, mails.plain(), kme_settings=reserve, sender="")
     assert bounce.code == 451
@@ -106,11 +106,11 @@ async def test_mail_from_the_null_sender_is_of_low_priority_whatever_the_policy_
 async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_nothing_at_that_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    files = {f"bob.example/{name}.toml": f'levels = ["otp"]\nquantum = "{quantum}"\n' for name, quantum in QUANTA}
+    files = {f"bob.example/{name}.toml": f'levels = ["otp"]\notherwise = "{word}"\n' for name, word in OTHERWISE}
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies=files
     )
-    recipients = [f"{name}@bob.example" for name, _ in QUANTA]
+    recipients = [f"{name}@bob.example" for name, _ in OTHERWISE]
     async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert [each.recipients for each in sink.got] == [tuple(recipients)]
@@ -161,7 +161,7 @@ async def test_what_was_sealed_before_a_restart_is_not_sealed_again(
 
 
 @pytest.mark.parametrize(
-    ("otherwise", "answer"), [("refuse", "552 5.2.3 Message too big"), ("hold", "451 4.2.3 Message too")]
+    ("otherwise", "answer"), [("refuse", "552 5.2.3 Message too big"), ("hold", "552 5.2.3 Message too big")]
 )
 @pytest.mark.in_process
 async def test_who_sends_more_than_any_level_takes_hears_that_it_is_too_much(
@@ -183,13 +183,13 @@ async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
     soon = datetime.now(UTC).date() + timedelta(days=5)
-    policy = f'levels = ["otp"]\nmax_size = 10\nuntil = {soon}\n'
+    policy = f'levels = ["otp"]\nmax_size = {{ otp = 10 }}\nuntil = {soon}\n'
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         policies={"bob.example.toml": policy},
     )  # fmt: skip
     async with serving(site) as addresses:
-        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 552
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
     version = load_policies(site.directory / "policies", {"bob": ["bob.example"]}).version
     [held] = [each for each in log.entries if each["event"] == "not_sealed"]
@@ -235,7 +235,7 @@ async def test_a_tag_in_the_subject_seals_what_else_would_leave_in_clear(
 async def test_a_message_can_make_possible_what_the_envelope_alone_could_not(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    policy = 'levels = ["pqc"]\notherwise = "refuse"\n[[when]]\nsubject_tag = "[q]"\nlevels = ["aes"]\n'
+    policy = 'levels = ["pqc+aes", "pqc"]\notherwise = "refuse"\n[[when]]\nsubject_tag = "[q]"\nlevels = ["aes"]\n'
     replies = await through_alice(tmp_path, kmes, sink, policy, mails.plain(subject="[q]"), mails.plain())
     assert [reply.code for reply in replies] == [250, 550]
 

@@ -39,10 +39,10 @@ IN_CLEAR = 'levels = ["plaintext"]\n'
 SEALED = 'levels = ["aes"]\n'
 LEVELS = {
     "otp": ('levels = ["otp"]\n', b"otp"),
-    "pqc": ('levels = ["pqc"]\nquantum = "off"\n', b"pqc"),
-    "pqc-quantum": ('levels = ["pqc"]\nquantum = "required"\n', b"pqc+aes"),
-    "rsa": ('levels = ["rsa"]\nquantum = "off"\n', b"rsa"),
-    "rsa-quantum": ('levels = ["rsa"]\nquantum = "required"\n', b"rsa+aes"),
+    "pqc": ('levels = ["pqc"]\n', b"pqc"),
+    "pqc-quantum": ('levels = ["pqc+aes"]\n', b"pqc+aes"),
+    "rsa": ('levels = ["rsa"]\n', b"rsa"),
+    "rsa-quantum": ('levels = ["rsa+aes"]\n', b"rsa+aes"),
 }
 ALIASES = "inline:{ {info@bob.example = first@bob.example, second@bob.example} }"
 TOO_BIG = 1_100_000

@@ -23,7 +23,7 @@ from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
-HELD = 'levels = ["pqc"]\nhold_for = "1 d"\n'
+HELD = 'levels = ["pqc+aes", "pqc"]\notherwise = "hold 1 d"\n'
 """There are no certificates: whom this is for has to wait, which only the whole message tells."""
 ANN, BEN = "ann@alice.example", "ben@bob.example"
 OWNER = 103

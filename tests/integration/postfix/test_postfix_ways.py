@@ -44,7 +44,7 @@ POLICIES = {
     "bob.example.toml": SEALED,
     "alice.example.toml": IN_CLEAR,
     "clear.example.toml": IN_CLEAR,
-    "refused.example.toml": 'peer = "bob"\nlevels = ["rsa"]\notherwise = "refuse"\n',
+    "refused.example.toml": 'peer = "bob"\nlevels = ["rsa+aes", "rsa"]\notherwise = "refuse"\n',
 }
 """No identity is set up, so level rsa cannot be had; nowhere.example has no policy at all."""
 

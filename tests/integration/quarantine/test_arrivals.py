@@ -266,7 +266,7 @@ async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_
     bob: Bob, seal: Seal, identities: Identities
 ) -> None:
     give_identity(bob.site, identities, "bob", "alice")
-    message = await seal(how='peer = "bob"\nlevels = ["pqc"]\nquantum = "off"', sender="", recipients=[BEN])
+    message = await seal(how='peer = "bob"\nlevels = ["pqc"]\n', sender="", recipients=[BEN])
     async with bob.running() as relay:
         assert (await submit(relay, message, sender="", recipients=[CARL])).code == 250
         assert (await submit(relay, flipped(message), sender="", recipients=[BEN])).code == 250

@@ -29,7 +29,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
 
-PQC = 'levels = ["pqc"]\nquantum = "off"\n'
+PQC = 'levels = ["pqc"]\n'
 
 
 def with_footer(message: bytes) -> bytes:

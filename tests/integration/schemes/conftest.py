@@ -47,12 +47,12 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
     bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=to, identities=people)
     alice.write_policies(
         {
-            "bob.example/all.toml": f'levels = ["pqc"]\nquantum = "required"\nkem = {ALL_KEMS}\n',
-            "bob.example/hqc.toml": 'levels = ["pqc"]\nquantum = "off"\nkem = ["ml-kem-1024", "hqc-256"]\n',
-            "bob.example/one.toml": 'levels = ["pqc"]\nquantum = "off"\n',
-            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nquantum = "off"\n\n[[when]]\n'
-            'header = "MIME-Version"\nkem = ["ml-kem-1024", "hqc-256"]\n',
-            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nquantum = "off"\nkem = ["ml-kem-1024", "hqc-256"]\n',
+            "bob.example/all.toml": f'levels = ["pqc+aes"]\nkem = {ALL_KEMS}\n',
+            "bob.example/hqc.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n',
+            "bob.example/one.toml": 'levels = ["pqc"]\n',
+            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n\n[[when]]\n'
+            'header = "MIME-Version"\nlevels = ["pqc"]\n',
+            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n',
         }
     )
     return alice, bob

@@ -62,7 +62,7 @@ async def test_seal_and_open_give_the_file_back_through_all_kems(
     people = replace(identities, bob=with_kems(identities.bob, tmp_path / "bob-identity", "bob", "1"))
     first, second = kmes.urls
     address = TCPAddress("127.0.0.1", 1)
-    policy = {"default.toml": f'levels = ["pqc"]\nquantum = "required"\nkem = {ALL_KEMS}\n'}
+    policy = {"default.toml": f'levels = ["pqc+aes"]\nkem = {ALL_KEMS}\n'}
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=address, identities=people,
         policies=policy,
@@ -121,7 +121,7 @@ def test_check_and_policy_check_say_what_to_install(identities: Identities, tmp_
     config = home(tmp_path / "home", identities.alice)
     (tmp_path / "home" / "policies").mkdir()
     policy = tmp_path / "home" / "policies" / "default.toml"
-    policy.write_text('levels = ["pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n')
+    policy.write_text('levels = ["pqc+aes", "pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n')
     result = CliRunner().invoke(check_command, ["--config", str(config), "--json"])
     assert result.exit_code == 1
     [found] = [each for each in json.loads(result.stdout) if each["what"] == "policies"]

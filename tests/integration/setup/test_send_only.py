@@ -118,7 +118,7 @@ async def test_nothing_is_sealed_for_a_peer_that_its_document_does_not_list(
     """The peer shares quantum keys, and the policy files are from before: the newer documents count for the next mail."""
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-        policies={"default.toml": 'levels = ["aes", "pqc"]\notherwise = "refuse"\n'}, identities=identities,
+        policies={"default.toml": 'levels = ["aes", "pqc+aes", "pqc"]\notherwise = "refuse"\n'}, identities=identities,
     )  # fmt: skip
     pinned, key = site.directory / "peers" / "bob.json", identities.bob.identity.signing.private_key
     for levels, protection in ((("otp", "aes"), "aes"), (("pqc", "rsa"), "pqc"), ((), "")):
@@ -139,13 +139,13 @@ def test_check_names_levels_and_layers_that_no_peer_can_have(tmp_path: Path, ide
     path, _ = invited(bob)
     set_up(alice, identities.alice, "alice", "--peer", str(path), "--peer-domain", "bob.example")
     policy = alice / "policies/bob.example.toml"
-    policy.write_text('levels = ["aes", "pqc"]\nrequire = ["sealed"]\n')
+    policy.write_text('levels = ["aes", "pqc+aes", "pqc"]\nrequire = ["sealed"]\n')
     aes, layer = check(alice)["policies"]
     assert aes.endswith(
         "bob.example.toml:1:1: aes cannot be had for peer bob, and is always passed over; leave it out, or fix the cause: "
         "peer 'bob' does not open level aes, by its document"
     )
-    assert 'so each mail counts as a downgrade; write quantum = "off"' in layer
+    assert ":1:1: pqc+aes cannot be had for peer bob, and is always passed over" in layer
 
 
 @pytest.mark.usefixtures("without_the_end")
@@ -165,10 +165,10 @@ def test_check_names_a_peer_of_whose_mail_nothing_is_required_until_that_is_said
     assert "forged mail in the name of alice.example arrives without a mark" in problem
     assert 'write require = ["sealed"] and unprotected = "mark" here' in problem
     policy.unlink()
-    (bob / "policies/default.toml").write_text('levels = ["pqc"]\nquantum = "off"\n')
+    (bob / "policies/default.toml").write_text('levels = ["pqc"]\n')
     [problem] = check(bob)["policies"]
     assert f'write require = ["sealed"] and unprotected = "mark" into {policy}' in problem
-    policy.write_text('levels = ["pqc"]\nquantum = "off"\nrequire = "none"\n')
+    policy.write_text('levels = ["pqc"]\nrequire = "none"\n')
     assert check(bob)["policies"] == []
 
 

@@ -28,7 +28,7 @@ POLICIES = {
     "default.toml": 'levels = ["plaintext"]\n',
     "alice.example.toml": 'levels = ["plaintext"]\n',
     "bob.example.toml": 'levels = ["aes"]\n',
-    "held.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n',
+    "held.example.toml": 'peer = "bob"\nlevels = ["pqc+aes", "pqc"]\n',
 }
 SETTINGS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\n'
 

@@ -89,7 +89,7 @@ async def two(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: py
             policies={
                 "default.toml": 'levels = ["plaintext"]\n',
                 "bob.example.toml": 'levels = ["aes"]\n',
-                "refused.example.toml": 'peer = "bob"\nlevels = ["pqc"]\notherwise = "refuse"\n',
+                "refused.example.toml": 'peer = "bob"\nlevels = ["pqc+aes", "pqc"]\notherwise = "refuse"\n',
             },
         )  # fmt: skip
         of_alice = await stack.enter_async_context(app.running(with_status(alice).config))

@@ -27,7 +27,11 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
 
-POLICIES = {"default.toml": 'levels = ["aes"]\n', "alice.example.toml": 'levels = ["plaintext"]\n'}
+POLICIES = {
+    "default.toml": 'levels = ["aes"]\n',
+    "alice.example.toml": 'levels = ["plaintext"]\n',
+    "dan.example.toml": 'peer = "bob"\nlevels = ["pqc"]\n',
+}
 TOLD = "postmaster@alice.example"
 
 

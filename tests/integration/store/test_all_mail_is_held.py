@@ -35,8 +35,8 @@ POLICIES = {
     "default.toml": 'levels = ["plaintext"]\n',
     "bob.example/ben.toml": 'levels = ["aes"]\n',
     "bob.example/otp.toml": 'levels = ["otp"]\n',
-    "bob.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n',
-    "bob.example/rsa.toml": 'levels = ["rsa"]\nquantum = "off"\n',
+    "bob.example/pqc.toml": 'levels = ["pqc"]\n',
+    "bob.example/rsa.toml": 'levels = ["rsa"]\n',
     "open.example.toml": 'levels = ["plaintext"]\n',
 }
 

@@ -28,7 +28,7 @@ from tests.testlib.submit import SMTPReply, submit
 ONLY_PEOPLE_CHANGE = ("relay.toml", "policies", "identity", "peers", "site.secret")
 """What else the machine's own backup has: no relay writes it."""
 LEVELS = ("otp", "aes", "pqc")
-POLICIES = {f"bob.example/{level}.toml": f'levels = ["{level}"]\nquantum = "off"\n' for level in LEVELS}
+POLICIES = {f"bob.example/{level}.toml": f'levels = ["{level}"]\n' for level in LEVELS}
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ USERS = tuple(f"{level}{number}@bob.example" for level in ("otp", "aes", "pqc", 
 POLICIES = {
     **{f"bob.example/otp{number}.toml": 'levels = ["otp"]\n' for number in (1, 2, 3)},
     **{f"bob.example/aes{number}.toml": 'levels = ["aes"]\n' for number in (1, 2, 3)},
-    **{f"bob.example/pqc{number}.toml": 'levels = ["pqc"]\nquantum = "required"\n' for number in (1, 2, 3)},
-    **{f"bob.example/rsa{number}.toml": 'levels = ["rsa"]\nquantum = "off"\n' for number in (1, 2, 3)},
+    **{f"bob.example/pqc{number}.toml": 'levels = ["pqc+aes"]\n' for number in (1, 2, 3)},
+    **{f"bob.example/rsa{number}.toml": 'levels = ["rsa"]\n' for number in (1, 2, 3)},
     "bob.example.toml": 'levels = ["aes"]\n',
     "alice.example.toml": 'levels = ["plaintext"]\n',
 }

@@ -34,21 +34,23 @@ WORDS = (
     b"[", b"]", b"[[", b"]]", b"[[when]]\n", b"[peers.bob]\n", b"[kmes.x]\n", b"=", b" = ", b"\n", b"\r\n", b"\r", b'"', b"'", b'"""', b"'''", b"#",
     b"{", b"}", b",", b".", b"\\", b"\\u0000", b"\\U0010FFFF", b"\xff", b"\xef\xbb\xbf", b"\0", b"inf", b"nan", b"true", b"-1", b"0x1", b"1_0",
     b"9" * 5000, b"1979-05-27T07:32:00Z", b"a." * 300, b"[" * 300, b"levels = [1, 'aes']\n", b"levels = ['plaintext']\n", b'sender = "*@*"\n',
-    b"[[test]]\n", b'expect = "held"\n', b"until = 2026-01-01\n", b'header = "A: =?utf-8?q?=FF?="\n', b'recipient = "["\n', b'subject = "(a+)+$"\n', b"max_size = \"1 KiB\"\n", b'quantum = "required"\n', b'peer = "bob"\n', b'require = "aes"\n',
+    b"[[test]]\n", b'expect = "held"\n', b"until = 2026-01-01\n", b'header = "A: =?utf-8?q?=FF?="\n', b'recipient = "["\n', b'subject = "(a+)+$"\n', b'max_size = { otp = "1 KiB" }\n', b'otherwise = "hold 1 h"\n', b'peer = "bob"\n', b'require = "aes"\n',
     b'"127.0.0.1:1"', b'"50 MiB"', b"*" * 50, b'"a\\nb" = 1\n', b'"\\n\\u001b[2J"', b"k" * 3000, b"\xc3\xa9",
 )  # fmt: skip
 
 
 POLICY_FILES = ("bob.example.toml", "floors.toml", "groups.toml")
-FLOORS = b'[[floor]]\nsender = ["group:law", "<>"]\nrecipient = "*@bob.example"\nlevels = ["otp"]\nmax_size = "1 KiB"\n'
+FLOORS = (
+    b'[[floor]]\nsender = ["group:law", "<>"]\nrecipient = "*@bob.example"\nlevels = ["otp"]\notherwise = "hold 1 h"\n'
+)
 GROUPS = b'law = ["law@alice.example", "*@law.alice.example"]\n"b-1" = "<>"\n'
 
 
 def policy_seeds() -> list[bytes]:
     """The policy files that come with the relay, and small ones; each as every kind of file."""
     files = [path.read_bytes() for path in sorted((ROOT / "policies").rglob("*.toml"))]
-    rules = b'levels = ["otp", 2]\nquantum = "required"\notherwise = "refuse"\n\n[[when]]\nsender = "*@board.alice.example"\n'
-    seeds = [*files, b'levels = ["aes"]\n', rules + b'levels = ["otp"]\nmax_size = "256 KiB"\n', b"", FLOORS, GROUPS]
+    rules = b'levels = ["otp", 2]\notherwise = "refuse"\n\n[[when]]\nsender = "*@board.alice.example"\n'
+    seeds = [*files, b'levels = ["aes"]\n', rules + b'levels = ["otp"]\n', b"", FLOORS, GROUPS]
     return [seed + b"\n" * more for seed in seeds for more in range(len(POLICY_FILES))]
 
 
@@ -99,7 +101,7 @@ def tests_seeds() -> list[bytes]:
     asked = (
         b'subject = "[secret]"\nheader = ["X-Secret: yes"]\nattachments = ["a.xlsx", "b: image/png"]\nsize = "1 MiB"\n'
     )
-    more = b'expect = ["aes", 1]\npeer = "bob"\nfile = "default.toml"\nquantum = "off"\notherwise = "hold"\nuntil = 2099-12-31\n'
+    more = b'expect = ["aes", 1]\npeer = "bob"\nfile = "default.toml"\notherwise = "hold"\nuntil = 2099-12-31\n'
     null = mail.replace(b"ann@alice.example", b"<>") + b'expect = "held"\n'
     return [
         mail + b'expect = "aes"\n',

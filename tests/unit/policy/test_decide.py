@@ -29,7 +29,6 @@ def expect(policies: PolicySet, row: dict[str, Any], file: str) -> None:
     assert decision.version == policies.version
     assert list(decision.levels) == row.get("levels", list(decision.levels))
     assert decision.peer == (None if row.get("no_peer") else row.get("peer", decision.peer))
-    assert decision.quantum == row.get("quantum", decision.quantum)
     assert decision.otherwise == row.get("otherwise", decision.otherwise)
 
 
@@ -158,17 +157,13 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "levels": ["otp"],
             "peer": "bob",
             "peer_because": "bob.example is one of its domains",
-            "quantum": "preferred",
             "otherwise": "hold",
             "source": str(without_default.directory / "bob.example" / "alice.toml"),
             "line": 1,
             "version": without_default.version,
             "in_clear": False,
             "kem": ["ml-kem-1024"],
-            "sign": "ML-DSA-87",
             "max_size": {},
-            "impossible": None,
-            "hold_for": None,
             "priority": "normal",
             "reason": "",
             "rule": 0,

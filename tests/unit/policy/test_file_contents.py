@@ -51,13 +51,11 @@ KNOWN = f"known: {', '.join(NAMES)}, or 1 to {len(LEVELS)}"
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: hold_for, impossible, kem, levels, max_size, otherwise, peer, priority, quantum, reason, require, sign, since, subdomains, unprotected, until, when",
+            ":2: rules: unknown setting; known here: kem, levels, max_size, otherwise, peer, priority, reason, require, since, subdomains, unprotected, until, when",
         ),
-        (AES + 'otherwise = "bounce"', ":2: otherwise: input should be 'hold' or 'refuse'"),
-        (AES + 'quantum = "on"', ":2: quantum: input should be 'off', 'preferred' or 'required'"),
         (
-            'levels = ["plaintext"]\nquantum = "required"',
-            ':2: quantum: "required" contradicts levels = ["plaintext"]; leave one of them out',
+            AES + 'otherwise = "bounce"',
+            ':2: otherwise: write "hold", "refuse", or how long it is held, such as "hold 12 h"',
         ),
         (AES + 'peer = "bobb"', ":2: peer: no peer 'bobb'; did you mean 'bob'?"),
         (AES + 'peer = "zoe"', ":2: peer: no peer 'zoe'; configured: bob, carol"),

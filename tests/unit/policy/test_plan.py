@@ -26,7 +26,7 @@ from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability
 
 SENDER = "ann@alice.example"
-AT_BOB = Decision(SENDER, "", ("aes",), "bob", "preferred", "hold", "one.toml", 1, "0" * 12)
+AT_BOB = Decision(SENDER, "", ("aes",), "bob", "hold", "one.toml", 1, "0" * 12)
 
 
 async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, str] | None = None) -> list[SealedCopy]:
@@ -114,13 +114,11 @@ def two(**settings: tuple[Any, Any]) -> tuple[Decision, Decision]:
 @pytest.mark.parametrize(
     ("decisions", "copies"),
     [
-        (two(levels=(("otp",), ("otp",)), quantum=("off", "required")), ["otp"]),
-        (two(quantum=("off", "preferred")), ["aes"]),
-        (two(levels=(("pqc",), ("pqc",)), quantum=("required", "preferred")), ["pqc+aes"]),
-        (two(levels=(("rsa",), ("rsa",)), quantum=("off", "off"), priority=("low", "normal")), ["rsa"]),
+        (two(levels=(("pqc+aes",), ("pqc+aes", "pqc"))), ["pqc+aes"]),
+        (two(levels=(("rsa",), ("rsa",)), priority=("low", "normal")), ["rsa"]),
         (two(levels=(("plaintext",), ("plaintext",)), peer=("bob", None), priority=("low", "normal")), ["plaintext"]),
         (two(priority=("low", "normal")), ["aes", "aes"]),
-        (two(levels=(("rsa",), ("rsa",)), quantum=("off", "preferred")), ["rsa+aes", "rsa"]),
+        (two(levels=(("rsa",), ("rsa+aes", "rsa"))), ["rsa+aes", "rsa"]),
         (two(peer=("bob", "carol")), ["aes", "aes"]),
     ],
 )
@@ -135,7 +133,7 @@ async def test_recipients_share_a_copy_unless_what_differs_means_something_there
     [
         (replace(AT_BOB, levels=("otp", "aes")), AT_BOB, ("bob", "otp")),
         (replace(AT_BOB, levels=("aes", "otp")), replace(AT_BOB, levels=("otp",)), ("bob", "aes")),
-        (replace(AT_BOB, levels=("rsa",)), replace(AT_BOB, levels=("rsa",), quantum="off"), ("bob", "aes")),
+        (replace(AT_BOB, levels=("rsa+aes", "rsa")), replace(AT_BOB, levels=("rsa",)), ("bob", "aes")),
     ],
 )
 async def test_who_falls_back_shares_the_copy_of_those_who_wanted_it_from_the_first(

@@ -32,7 +32,6 @@ from tests.unit.policy.test_policy_cli import (
 
 CLEAR = 'levels = ["plaintext"]\n'
 PQC = 'levels = ["pqc"]\n'
-BY_SENDER = AES + '[[when]]\nsender = "*@alice.example"\nlevels = ["plaintext"]\n'
 RAISING = CLEAR + '[[when]]\nsubject_tag = "[secret]"\nlevels = ["aes"]\n'
 
 
@@ -69,8 +68,6 @@ def follow(policies: PoliciesInForce, changes: Changes) -> None:
     [
         pytest.param({"default.toml": CLEAR}, "a@alice.example", True, id="default.toml"),
         pytest.param({"example.toml": CLEAR + "subdomains = true"}, "", True, id="a parent domain's file"),
-        pytest.param({"default.toml": BY_SENDER}, "a@alice.example", True, id="a rule of default.toml"),
-        pytest.param({"default.toml": BY_SENDER}, "a@other.example", False, id="a rule for other senders"),
         pytest.param({"default.toml": 'peer = "carol"\n' + CLEAR}, "", True, id="default.toml with another peer"),
         pytest.param({"default.toml": AES, "bob.example.toml": CLEAR}, "", False, id="the domain's own file"),
         pytest.param({"default.toml": AES, "bob.example/x.toml": CLEAR}, "", False, id="the person's own file"),

@@ -24,7 +24,7 @@ WANTED = sorted({(each.condition, each.wanted) for each in ALL})
 def not_in(name: str) -> list[tuple[str, str]]:
     """What rules may name that is not in this ordinary mail."""
     wanted = [each for each in WANTED if "message/rfc822" not in each or name not in harmless.STRUCTURES]
-    return [*wanted, ("author", "ceo@alice.example")] if name.startswith("From: ") else wanted
+    return [*wanted, ("sender", "ceo@alice.example")] if name.startswith("From: ") else wanted
 
 
 class Rules:

@@ -273,7 +273,7 @@ async def test_a_message_over_the_limit_is_not_fetched(
 async def test_whom_a_message_is_from_is_sealed_and_what_return_path_says_does_not_matter(
     server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities
 ) -> None:
-    pqc = {"default.toml": 'levels = ["pqc"]\n'}
+    pqc = {"default.toml": 'levels = ["pqc+aes", "pqc"]\n'}
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE, policies=pqc,
         identities=identities,

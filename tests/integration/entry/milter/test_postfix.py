@@ -61,7 +61,7 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
             site = make_site(
                 directory / name, name, state=kmes.state_dir, kme_url=kmes.urls[name == "bob"],
                 outgoing=again, incoming=opened, identities=identities, settings=MILTER,
-                policies=policies(name, peer) | {f"{peer}.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n'},
+                policies=policies(name, peer) | {f"{peer}.example/pqc.toml": 'levels = ["pqc"]\n'},
             )  # fmt: skip
             relay = await stack.enter_async_context(serving(site))
             running = await stack.enter_async_context(

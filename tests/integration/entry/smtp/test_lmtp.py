@@ -74,12 +74,12 @@ async def test_the_retry_for_the_one_who_was_held_repeats_nothing(addresses: dic
     assert mime.is_sealed(wire.got[1].message)
 
 
-async def test_a_recipient_that_policy_holds_is_answered_at_once_and_the_others_go_on(
+async def test_a_recipient_that_policy_refuses_is_answered_at_once_and_the_others_go_on(
     addresses: dict[str, TCPAddress], wire: Sink
 ) -> None:
     recipients = ["x@nowhere.example", "ben@bob.example"]
     replies = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(), recipients=recipients)
-    assert [str(reply)[:9] for reply in replies] == ["451 4.7.1", "250 2.1.5"]
+    assert [str(reply)[:9] for reply in replies] == ["550 5.7.1", "250 2.1.5"]
     assert [got.recipients for got in wire.got] == [("ben@bob.example",)]
 
 

@@ -1,0 +1,127 @@
+"""What holds for the mails that some rules fit, and which of two such outcomes is weaker.
+Standard: policies/README.md; lists with the union cut at the strictest guarantee are a lattice (a test tries all).
+
+So what several rules say together is never weaker than before, if what each of them says alone is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from relay.levels import ONLY_PLAINTEXT, PQC, QUANTUM, LevelName, bare, strength
+from relay.policy.chosen import raised
+from relay.policy.comparing.conditions import Conditions
+from relay.policy.decide import Decision
+from relay.policy.rules import PlacedRule
+from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, MaxSize
+from relay.policy.strength import guarantee, united
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effect:
+    """A rule that counts for some recipients, and its conditions as far as they distinguish mail to them."""
+
+    rule: PlacedRule
+    conditions: Conditions
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for rules that fit the same mails and raise the same."""
+        when = self.rule.when
+        return self.conditions, when.levels, when.otherwise, when.priority
+
+
+@dataclass(frozen=True, slots=True)
+class MailOutcome:
+    """What is decided; `levels` are () where the mail is held because no file covers the recipient."""
+
+    levels: tuple[LevelName, ...] = ()
+    peer: str | None = None
+    kem: KEMNames = DEFAULT_KEMS
+    max_size: MaxSize = ()
+    otherwise: str = ""
+    priority: str = ""
+
+    @classmethod
+    def of(cls, settings: Chosen | Decision, peer: str | None) -> MailOutcome:
+        """The outcome of these settings."""
+        return cls(settings.levels, peer, settings.kem, settings.max_size, settings.otherwise, settings.priority)
+
+    @property
+    def in_clear(self) -> bool:
+        """Whether the mail leaves unsealed."""
+        return self.levels == ONLY_PLAINTEXT
+
+    @property
+    def stays(self) -> bool:
+        """Whether the mail never leaves."""
+        return not self.levels or (not self.in_clear and self.peer is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one set says of some recipients on a day: the file's own settings, None without one, and all that raises."""
+
+    own: Chosen | None
+    peer: str | None
+    effects: tuple[Effect, ...]
+
+    def outcome(self, effects: Iterable[Effect]) -> MailOutcome:
+        """The outcome for mail that these rules fit."""
+        return (
+            MailOutcome()
+            if self.own is None
+            else MailOutcome.of(raised(self.own, [each.rule for each in effects]), self.peer)
+        )
+
+    def implied(self, conditions: Conditions | None) -> Sequence[Effect]:
+        """The rules that surely fit all mail of these conditions."""
+        return [] if conditions is None else [each for each in self.effects if conditions.imply(each.conditions)]
+
+    @property
+    def needs_reserve(self) -> bool:
+        """Whether some mail may leave by a weaker level, because a quantum key is not there for it."""
+        lists = (self.own.levels if self.own else (), *(each.rule.when.levels or () for each in self.effects))
+        levels = {level for some in lists for level in some}
+        least = min(map(strength, levels), default=0)
+        return any(level.rpartition("+")[2] in QUANTUM and strength(level) > least for level in levels)
+
+
+def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
+    """Why mail may leave weaker than before, or where it could not leave, or be read by another peer; or "".
+
+    `keys` says whether reserved keys make a difference.
+    """
+    if new.stays or old.in_clear:
+        return ""
+    if old.stays:
+        return "it could not leave before"
+    if new.in_clear:
+        return "it leaves in clear"
+    if new.peer != old.peer:
+        return f"peer {new.peer!r} can read it, instead of {old.peer!r}"
+    if united((new.levels, old.levels)) != new.levels:
+        return f"levels: {', '.join(new.levels)} instead of {', '.join(old.levels)}"
+    least = strength(guarantee(new.levels))
+    before, after = dict(old.max_size), dict(new.max_size)
+    for level in old.levels:
+        if strength(level) > least and level in after and after[level] < before.get(level, after[level] + 1):
+            return f"max_size of {level}: {after[level]} instead of {before.get(level, 'none')}"
+    if why := _fewer_kems(new, old):
+        return why
+    return "priority: low instead of normal" if keys and _lower_priority(new, old) else ""
+
+
+def _fewer_kems(new: MailOutcome, old: MailOutcome) -> str:
+    if PQC.name not in map(bare, new.levels) or PQC.name not in map(bare, old.levels):
+        return ""
+    if dropped := set(old.kem) - set(new.kem):
+        return f"kem: without {', '.join(sorted(dropped))}"
+    if set(new.kem) != set(old.kem) and bare(guarantee(new.levels)) != PQC.name:
+        return "kem: where the peer lacks one, a weaker level is next"
+    return ""
+
+
+def _lower_priority(new: MailOutcome, old: MailOutcome) -> bool:
+    return new.priority == "low" and old.priority == "normal"

@@ -1,0 +1,263 @@
+"""Compares two sets for each kind of recipient, on each day, and for each rule: what differs, and what may be weaker.
+Standard: policies/README.md; kinds for whom both sets say the same are compared once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from relay.policy.comparing.conditions import Conditions
+from relay.policy.comparing.demands import changed_demands
+from relay.policy.comparing.differences import ARRIVING, Difference, Unproven, changes, direction
+from relay.policy.comparing.effects import Effect, MailOutcome, Side, weaker
+from relay.policy.comparing.examples import decided, examples
+from relay.policy.comparing.kinds import Files, Kind, Kinds
+from relay.policy.comparing.time_limit import check_time
+from relay.policy.decide import PolicySet
+from relay.policy.file import PolicyFile
+from relay.policy.floors import Floor
+from relay.policy.people import NULL_SENDER
+from relay.policy.rules import PlacedRule
+from relay.policy.settings import SealingSettings, on_day, today
+
+MAX_DAYS = 100
+"""Maximum number of days on which one kind of recipient is compared; later ones count as not proven."""
+
+Found = Difference | Unproven
+
+
+@dataclass(frozen=True, slots=True)
+class FoundForKind:
+    """The results for kinds of recipients of whom both sets say the same; `coarse`: not all parts were tried."""
+
+    differences: tuple[Difference, ...] = ()
+    unproven: tuple[Unproven, ...] = ()
+    coarse: bool = False
+
+
+class Pointwise:
+    """The comparison of two sets of one site."""
+
+    def __init__(self, old: PolicySet, new: PolicySet) -> None:
+        self._sets = (old, new)
+        self.kinds = Kinds(old, new)
+        self._floors = tuple(
+            tuple(Effect(floor, Conditions.of(floor.when, each.groups)) for floor in each.floors) for each in self._sets
+        )
+        self._for_kind: dict[object, Effect] = {}
+        self._rules: dict[object, Effect] = {}
+        self._numbers: dict[object, int] = {}
+        self._policies: dict[int, int] = {}
+        self._found: dict[object, FoundForKind] = {}
+
+    def of_kind(self, kind: Kind) -> FoundForKind:
+        """The results for one kind of recipient, shared by those of whom both sets say the same."""
+        files = self.kinds.files(kind)
+        floors = [self._floors_for(kind, number) for number in (0, 1)]
+        owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
+        chain = tuple((step, self._number(old), self._number(new)) for step, old, new in files)
+        own = tuple(each is not None and each.domain == kind.address.domain for _, *both in files for each in both)
+        key = (*(tuple(map(id, some)) for some in floors), owners, chain, own)
+        if key not in self._found:
+            self._found[key] = self._look(kind, files, floors)
+        return self._found[key]
+
+    def in_doubt(self) -> Iterator[Difference]:
+        """Changed demands on arriving mail that may be from anybody."""
+        old, new = self._sets
+        if (changed := changed_demands(old.demands, new.demands)) is not None:
+            yield Difference("authors in doubt", "", ARRIVING, None, None, *changed, "authors in doubt")
+
+    def _number(self, file: PolicyFile | None) -> int:
+        """Equal for files that say the same; 0 without a file."""
+        if file is None:
+            return 0
+        policy = file.policy
+        if id(policy) not in self._policies:
+            said = tuple(getattr(policy, name) for name in type(policy).model_fields if name != "reason")
+            self._policies[id(policy)] = self._numbers.setdefault(said, len(self._numbers) + 1)
+        return self._policies[id(policy)]
+
+    def _floors_for(self, kind: Kind, number: int) -> tuple[Effect, ...]:
+        """The floors that may count for a kind; equal ones are one object."""
+        inside = kind.address.domain in self._sets[number].site.domains
+        found = []
+        for effect in self._floors[number]:
+            floor = effect.rule.when
+            if inside and isinstance(floor, Floor) and not floor.inside:
+                continue
+            left = self.kinds.left_of(kind, effect.conditions)
+            if left is effect.conditions:
+                found.append(effect)
+            elif left is not None:
+                found.append(self._for_kind.setdefault((id(effect), left), Effect(effect.rule, left)))
+        return tuple(found)
+
+    def _look(self, kind: Kind, files: list[Files], floors: list[tuple[Effect, ...]]) -> FoundForKind:
+        differences: dict[object, Difference] = {}
+        unproven: dict[object, Unproven] = {}
+        coarse, seen = False, set()
+        days = self._days(files, floors)
+        for day in days[:MAX_DAYS]:
+            with on_day(day):
+                old, new = (self._side(kind, files, floors, number) for number in (0, 1))
+                key = (_meaning(old), _meaning(new))
+                if key[0] == key[1] or key in seen:
+                    continue
+                seen.add(key)
+                contexts = _Contexts(old, new)
+                for found in self._compared(kind, old, new, contexts, None if day == days[0] else day):
+                    if isinstance(found, Difference):
+                        differences.setdefault((found.direction, found.changed), found)
+                    else:
+                        unproven.setdefault((found.rule, found.why), found)
+                coarse = coarse or contexts.coarse
+        if len(days) > MAX_DAYS:
+            why = f"it changes on more than {MAX_DAYS} days"
+            unproven[why] = Unproven("no file", kind.called, why, NULL_SENDER, kind.text, "any message", days[MAX_DAYS])
+        for each in self._demanded(kind, files):
+            differences.setdefault((each.direction, each.changed), each)
+        return FoundForKind(tuple(differences.values()), tuple(unproven.values()), coarse)
+
+    def _days(self, files: list[Files], floors: list[tuple[Effect, ...]]) -> list[date]:
+        """Today, and the later days on which something begins or ends."""
+        policies = [file.policy for _, *both in files for file in both if file is not None]
+        rules = [effect.rule.when for some in floors for effect in some]
+        every = (*policies, *(rule for policy in policies for rule in policy.when), *rules)
+        now = today()
+        return sorted({now, *_turns(every, now)})
+
+    def _side(self, kind: Kind, files: list[Files], floors: list[tuple[Effect, ...]], number: int) -> Side:
+        """What one set says of a kind on this day."""
+        policies = self._sets[number]
+        raising = [each for each in floors[number] if not each.rule.when.not_now]
+        for step, *both in files:
+            file = both[number]
+            if file is None or file.policy.not_now or (step == "parent domain" and not file.policy.subdomains):
+                continue
+            owner = policies.owners.get(kind.address.domain)
+            others = file.scope != "person" and file.domain != kind.address.domain
+            if owner is not None and others and MailOutcome.of(file.own, None).in_clear:
+                break
+            raising += [
+                self._rule(file, place, number) for place, rule in enumerate(file.policy.when) if not rule.not_now
+            ]
+            return Side(file.own, file.policy.peer or owner, tuple(raising))
+        return Side(None, None, ())
+
+    def _rule(self, file: PolicyFile, place: int, number: int) -> Effect:
+        key = (id(file), place, number)
+        if key not in self._rules:
+            rule = file.policy.when[place]
+            placed = PlacedRule(rule, file.source, file.rule_lines[place], place + 1)
+            self._rules[key] = Effect(placed, Conditions.of(rule, self._sets[number].groups))
+        return self._rules[key]
+
+    def _compared(
+        self, kind: Kind, old: Side, new: Side, contexts: Iterable[_Context], day: date | None
+    ) -> Iterator[Found]:
+        """What differs for mail of each context."""
+        for conditions, where in contexts:
+            check_time()
+            before, after = old.outcome(old.implied(conditions)), new.outcome(new.implied(conditions))
+            changed = changes(before, after)
+            if not changed:
+                continue
+            said = str(conditions or Conditions())
+            message = said if day is None else f"{said}, from {day} on"
+            senders = (conditions or Conditions()).senders
+            if not (why := weaker(after, before, keys=new.needs_reserve)):
+                course = direction(before, after, keys=new.needs_reserve)
+                levels = (before.levels or None, after.levels or None)
+                yield Difference(kind.called, senders, message, *levels, changed, course, senders)
+            else:
+                yield self._shown(kind, new, conditions, (message, senders)) or self._unproven(
+                    kind, conditions, where or _source(old, new), why, message, day
+                )
+
+    def _shown(self, kind: Kind, new: Side, conditions: Conditions | None, said: tuple[str, str]) -> Difference | None:
+        """The difference that an example mail shows, if the new set treats it weaker."""
+        for mail in examples(conditions, kind, new.effects):
+            before, after = (decided(each, mail) for each in self._sets)
+            if weaker(after, before, keys=new.needs_reserve):
+                levels = (before.levels or None, after.levels or None)
+                course = direction(before, after, keys=new.needs_reserve)
+                return Difference(
+                    kind.called, mail.sender or NULL_SENDER, said[0], *levels, changes(before, after), course,
+                    said[1], mail,
+                )  # fmt: skip
+        return None
+
+    def _unproven(
+        self, kind: Kind, conditions: Conditions | None, where: str, why: str, message: str, day: date | None
+    ) -> Unproven:
+        mail = next(iter(examples(conditions, kind, ())))
+        return Unproven(where, kind.called, why, mail.sender or NULL_SENDER, mail.recipient, message, day)
+
+    def _demanded(self, kind: Kind, files: list[Files]) -> Iterator[Difference]:
+        """The changed demands on mail from this kind."""
+        every = [file.policy for _, *both in self.kinds.arriving(kind) for file in both if file is not None]
+        if not any(each.require or each.drops_require for each in every):
+            return
+        now = today()
+        for day in sorted({now, *_turns(every, now)}):
+            with on_day(day):
+                asked = [{each.demand for each in policies.required_from(kind.address)} for policies in self._sets]
+            if (changed := changed_demands(*asked)) is not None:
+                when = ARRIVING if day == now else f"{ARRIVING}, from {day} on"
+                yield Difference(kind.called, kind.text, when, None, None, *changed, kind.called)
+
+
+_Context = tuple[Conditions | None, str]
+"""Mail of these conditions, None for any mail, and the file and line of the rule that they are of."""
+
+
+class _Contexts:
+    """The mails for which two sides are compared; `coarse` if a rule has more parts than are tried."""
+
+    def __init__(self, old: Side, new: Side) -> None:
+        self._old, self._new = old, new
+        self.coarse = False
+
+    def __iter__(self) -> Iterator[_Context]:
+        old, new = self._old, self._new
+        shared = {each.key for each in old.effects} & {each.key for each in new.effects}
+        same_base = _meaning(replace(old, effects=())) == _meaning(replace(new, effects=()))
+        yield None, ""
+        for effect in old.effects:
+            where = f"{effect.rule.source}:{effect.rule.line}"
+            if effect.key not in shared:
+                parts = effect.conditions.alternatives()
+                self.coarse = self.coarse or parts is None
+                yield from ((part, where) for part in parts or (effect.conditions,))
+            elif not same_base:
+                yield effect.conditions, where
+        yield from ((effect.conditions, "") for effect in new.effects if effect.key not in shared)
+
+
+def _turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
+    """The later days on which one of them begins or ends."""
+    for each in settings:
+        if each.since is not None and each.since > after:
+            yield each.since
+        if each.until is not None and after <= each.until < date.max:
+            yield each.until + timedelta(days=1)
+
+
+def _meaning(side: Side) -> object:
+    """The same for sides that say the same."""
+    own = None if side.own is None else replace(side.own, source="", line=0, reason="")
+    return own, side.peer, tuple(each.key for each in side.effects)
+
+
+def _source(old: Side, new: Side) -> str:
+    """File and line of what holds without rules."""
+    own = old.own or new.own
+    return f"{own.source}:{own.line}" if own is not None else "no file"
+
+
+def renamed(difference: Difference, kind: Kind) -> Difference:
+    """The same difference for another kind of recipient."""
+    return replace(difference, recipients=kind.called)

@@ -1,1 +1,0 @@
-"""`policy diff --strict` against an independent reference, on generated pairs of sets: `python -m tests.system.gate`."""
