@@ -383,7 +383,7 @@ async def test_no_log_line_and_no_file_of_a_relay_has_content_or_keys_whatever_h
         wire.on_data = ["451 4.2.0 busy", "554 5.7.1 no"]
         for _ in range(2):
             assert (await submit(out, message() + b"again\r\n")).code in (451, 554)
-        assert (await submit(out, message(), recipients=["x@nowhere.example"])).code == 451
+        assert (await submit(out, message(), recipients=["x@nowhere.example"])).code == 550
         tampered = sealed[0].message.replace(b"\r\n\r\n", b"\r\n\r\nAAAA", 1)
         assert (await submit(into, tampered)).code in (250, 554)
         await kmes.stop()
