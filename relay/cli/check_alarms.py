@@ -13,6 +13,8 @@ from relay.config import Config
 from relay.counting.alarms import ALARMS
 from relay.counting.amounts import many
 from relay.counting.held import DIRECTIONS, Waiting, held_in
+from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
 from relay.files.stamps import read_json
 from relay.mail import domain_of
 from relay.status.standing import of_the_serving_relay
@@ -32,7 +34,12 @@ async def alarm_states(config: Config) -> AsyncIterator[State]:
 
 def standing_states(config: Config) -> Iterator[State]:
     """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
-    standing = of_the_serving_relay(config)
+    try:
+        # The relay's user may put links in place of its files.
+        with as_owner_of(config.state_directory):
+            standing = of_the_serving_relay(config)
+    except (OSError, ConfigError):  # which check says of the state directory
+        standing = []
     for each in standing:
         problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)

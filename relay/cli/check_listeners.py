@@ -23,7 +23,7 @@ from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where, tcp_places
 from relay.errors import ConfigError
-from relay.files.commands import command
+from relay.files.commands import command, one_after_the_other
 from relay.files.rights import as_owner_of
 from relay.process import app
 from relay.status import StatusModule
@@ -152,10 +152,18 @@ def unit_states(config_file: Path) -> Iterator[State]:
         unit = dict(shown(name, "UnitFileState", "ActiveState", "SubState", "Result"))
     except ConfigError:
         return
-    if unit.get("UnitFileState") != "enabled":
-        return
+    starts = unit.get("UnitFileState")
     problem = ""
-    if unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
+    if starts in ("disabled", "masked", "masked-runtime"):
+        enable = command("systemctl", "enable", "--now", name)
+        unmask = [] if starts == "disabled" else [command("systemctl", "unmask", name)]
+        problem = (
+            f"it is {starts}: after the next boot no relay serves, and any user can take its ports and the mail that "
+            f"Postfix hands over: as root: {one_after_the_other(*unmask, enable)}"
+        )
+    elif starts != "enabled":
+        return
+    elif unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
         state = f"{unit.get('ActiveState')}, {unit.get('SubState')}, {unit.get('Result')}"
         look = command("journalctl", "-u", name, "-n", "20")
         problem = f"it is enabled and does not run ({state}): see {look}; {how_to('start', config_file)}"

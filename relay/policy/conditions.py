@@ -49,7 +49,7 @@ class MailFacts(NamedTuple):
             return self.content.doubt("From")
         if any(each.doubt for each in self.senders if not each.login):
             return "From is in doubt (it names nobody, or somebody who may be anybody)"
-        return "the sender may stand for another" if self.sender.maybe else "the login is not known"
+        return "the sender may stand for another" if self.sender.within else "the login is not known"
 
 
 class _PersonCondition(NamedTuple):
@@ -71,8 +71,8 @@ class _PersonCondition(NamedTuple):
         A login that is not known counts only where users are named.
         """
         known = (each for each in people if self.patterns.users or not (each.login and each.doubt))
-        fits = [self.patterns.fit(each, groups) for each in known]
-        return max([each.negated for each in fits] if self.opposite else fits, default=Fit.NOT)
+        fit = self.patterns.lack if self.opposite else self.patterns.fit
+        return max((fit(each, groups) for each in known), default=Fit.NOT)
 
 
 class PeopleConditions(SealingSettings):

@@ -188,8 +188,15 @@ class AddressPatterns:
             if any(user.matches(text) for user in self.users for text in person.surely):
                 return Fit.SURELY
             return Fit.MAYBE if person.doubt and self.users else Fit.NOT
-        may = person.doubt or any(some.fit_one_of(person.maybe) for some in lists)
+        may = person.doubt or any(some.fit_one_of(each.surely) for each in person.within for some in lists)
         return Fit.MAYBE if may else Fit.NOT
+
+    def lack(self, person: Reading, groups: Groups) -> Fit:
+        """How surely this person is not named: all for whom they may stand have to be named as well."""
+        fit = self.fit(person, groups)
+        if fit is Fit.SURELY and (person.doubt or any(self.fit(each, groups) < Fit.SURELY for each in person.within)):
+            return Fit.MAYBE
+        return fit.negated
 
     def domains(self, groups: Groups) -> Iterator[str]:
         """The text after the `@` of each, maybe with duplicates."""

@@ -42,13 +42,14 @@ class Fit(IntEnum):
 class Reading(NamedTuple):
     """One person in comparable form.
 
-    A pattern fits surely where it fits one of the texts in `surely`, and maybe where it fits one of those in `maybe`.
+    A pattern fits surely where it fits one of the texts in `surely`. It fits maybe where it fits one of those `within`,
+    for whom this address may stand.
     If the person is in `doubt`, every other pattern fits maybe. A `login` is compared with the names of users as well;
     one in doubt is not known, and fits no pattern of addresses.
     """
 
     surely: tuple[str, ...] = ()
-    maybe: tuple[str, ...] = ()
+    within: tuple[Reading, ...] = ()
     doubt: bool = False
     login: bool = False
 
@@ -77,9 +78,8 @@ def read_sender(address: str, separators: str) -> Reading:
     reading = _read(read_mailbox(address.removesuffix(".")), separators)
     if reading.doubt or not _REWRITTEN.match(reading.surely[0]):
         return reading
-    within = [_read(each, separators) for each in _rewritten(reading.surely[0])]
-    maybe = tuple(text for each in within for text in each.surely)
-    return reading._replace(maybe=maybe, doubt=any(each.doubt for each in within))
+    within = tuple(_read(each, separators) for each in _rewritten(reading.surely[0]))
+    return reading._replace(within=within, doubt=any(each.doubt for each in within))
 
 
 @lru_cache(maxsize=1024)

@@ -62,6 +62,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     content_filter.unknown_transport,
     content_filter.lost,
     content_filter.lost_behind,
+    content_filter.unreachable,
     content_filter.wrong_protocol,
     content_filter.filtered_twice,
     content_filter.transport_settings,

@@ -20,7 +20,7 @@ from relay.postfix.flow import (
     is_loopback,
     listens,
 )
-from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
+from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings, split_list
 
 FEW_RECIPIENTS = 10
 """Minimum number of recipients at a time; a transport that takes fewer spends noticeably more keys."""
@@ -107,6 +107,19 @@ def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
         if transport.command == "discard" or (setting.name in TO_OTHERS and transport.command not in DELIVERS):
             text = f"{transport.command}(8) does not deliver this mail: it IS LOST, or goes elsewhere"
             yield setting.fault("transport-lost", text, "name one that delivers")
+
+
+def unreachable(flow: MailFlow) -> Iterator[PostfixFault]:
+    """An address of a kind that Postfix does not speak has no host: mail bounces, and so does its bounce."""
+    for handover in (handover for side in flow.sides for handover in side.ways):
+        target = destination(f"{handover.transport_name}:{handover.value.removeprefix(f'{handover.transport_name}:')}")
+        if target is None or (transport := handover.transport) is None:
+            continue
+        spoken = flow.settings.of("inet_protocols", transport)
+        kind = "ipv6" if ":" in target[1].host else "ipv4"
+        if not {"all", kind} & set(split_list(spoken.value)):
+            text = f"Postfix speaks no {kind}, and hands mail to {target[1]}: it bounces, and with its bounce IS LOST"
+            yield spoken.fault("transport-lost", text, spoken.to("all"))
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -28,6 +28,8 @@ SAYS_SEALED = FIELDS[3:]
 CHECKS_ON_THE_WAY = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks")
 """What smtp(8) and lmtp(8) do to the text that they send."""
 CHANGES = re.compile(r"IGNORE|REPLACE|PREPEND|STRIP", re.IGNORECASE)
+NEEDED = tuple(f"{each}_service_name" for each in ("cleanup", "queue", "rewrite", "bounce", "defer"))
+"""Who names the services without which no mail goes anywhere."""
 SLOW_S = 5
 """Maximum pause between two mails to one destination, in seconds: who sends in bulk takes one or two."""
 ADDRESSES = ("anybody@nowhere.invalid",)
@@ -65,6 +67,10 @@ def disabled(flow: MailFlow) -> Iterator[PostfixFault]:
     if any(each not in listeners for each in split_list(setting.value)):
         text = "Postfix does not run these services: mail that needs one waits, and the relay does not see it"
         yield setting.fault("service-disabled", text, setting.to(""))
+    for name in (flow.settings.value(each) for each in NEEDED):
+        if not any(flow.settings.service(name, kind) for kind in ("unix", "fifo")):
+            text = f"there is no service {name}/unix: mail waits, and the relay does not see it"
+            yield PostfixFault("service-disabled", f"{flow.settings.directory}/master.cf", text, "put its line back")
 
 
 def everybody_refused(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -225,8 +225,9 @@ class Reference:
             for name in (who, f"not_{who}"):
                 if name in rule:
                     patterns = list(self._patterns(rule[name]))
-                    people = [each(patterns) for each in self._people(who, facts, to, patterns)]
-                    fits.append(max(SURELY - fit if name != who else fit for fit in people))
+                    people = self._people(who, facts, to, patterns, opposite=name != who)
+                    named = [each(patterns) for each in people]
+                    fits.append(max(SURELY - fit if name != who else fit for fit in named))
         fits.append(SURELY if _is_so(rule, facts) else NOT)
         return min(fits)
 
@@ -235,7 +236,7 @@ class Reference:
             yield from texts(self.groups[text[6:]]) if text.startswith("group:") else [text]
 
     def _people(
-        self, who: str, facts: Facts, to: tuple[str, str], patterns: list[str]
+        self, who: str, facts: Facts, to: tuple[str, str], patterns: list[str], *, opposite: bool
     ) -> list[Callable[[list[str]], int]]:
         """For each person how well patterns fit them, at best."""
         if who == "recipient":
@@ -245,7 +246,7 @@ class Reference:
             return [lambda patterns: self._fits(patterns, local, domain)]
         people: list[Callable[[list[str]], int]] = []
         if facts.sender:
-            people.append(self._person(sender_of(facts.sender), forms=True))
+            people.append(self._person(sender_of(facts.sender), forms=True, opposite=opposite))
         else:
             people.append(lambda patterns: SURELY if "<>" in patterns else NOT)
         found = addresses_in(facts.authors)
@@ -257,14 +258,16 @@ class Reference:
             people.append(_maybe)
         return people
 
-    def _person(self, address: Address | None, *, forms: bool) -> Callable[[list[str]], int]:
+    def _person(self, address: Address | None, *, forms: bool, opposite: bool = False) -> Callable[[list[str]], int]:
         if address is None or address.literal or ROUTING & set(address.local):
             return _maybe
 
         def fit(patterns: list[str]) -> int:
-            if self._fits(patterns, address.local, address.domain):
-                return SURELY
             inner = rewritten(address) if forms else None
+            if self._fits(patterns, address.local, address.domain):
+                # All for whom it may stand have to be named as well.
+                within = self._person(inner.address, forms=True, opposite=opposite) if inner and opposite else None
+                return SURELY if within is None or within(patterns) == SURELY else MAYBE
             return MAYBE if inner and self._person(inner.address, forms=True)(patterns) else NOT
 
         return fit

@@ -259,7 +259,7 @@ async def test_a_listener_that_a_serving_relay_does_not_open_is_wrong(alice: Sit
     [
         ("UnitFileState=enabled\nActiveState=active\nSubState=running\nResult=success\n", True),
         ("UnitFileState=enabled\nActiveState=activating\nSubState=start\nResult=success\n", True),
-        ("UnitFileState=disabled\nActiveState=inactive\nSubState=dead\nResult=success\n", True),
+        ("UnitFileState=static\nActiveState=inactive\nSubState=dead\nResult=success\n", True),
         ("UnitFileState=enabled\nActiveState=inactive\nSubState=dead\nResult=success\n", False),
         ("UnitFileState=enabled\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\n", False),
         ("UnitFileState=enabled\nActiveState=failed\nSubState=failed\nResult=exit-code\n", False),
@@ -283,6 +283,21 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
     assert found is not well
     assert "start the relay: systemctl start qumail-relay" in said
     assert (await asyncio.to_thread(wrong, "--before-start"))[0] is False
+
+
+@pytest.mark.parametrize(("state", "remedy"), [("disabled", "enable"), ("masked", "unmask")])
+async def test_a_unit_that_does_not_start_with_the_machine_is_wrong(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, remedy: str
+) -> None:
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho UnitFileState={state}\necho ActiveState=active\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    _unit(tmp_path, monkeypatch)("qumail-relay", alice.config_file)
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    said = " ".join(done.output.split())
+    assert f"it is {state}: after the next boot no relay serves" in said
+    assert f"as root: systemctl {remedy} " in said
+    assert done.exit_code == 1
 
 
 @pytest.mark.parametrize(

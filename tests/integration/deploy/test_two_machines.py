@@ -180,7 +180,9 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         policies = alice.path("/etc/qumail-relay/policies/bob.example")
         policies.mkdir()
         for level in LEVELS:
-            (policies / f"{level}.toml").write_text(f'levels = ["{level}"]\n')
+            (policies / f"{level}.toml").write_text(
+                f'levels = ["{level if level in ("otp", "aes") else f"{level}+aes"}"]\n'
+            )
         alice.run("chown", "-R", "root:qumail-relay", "/etc/qumail-relay/policies")
         alice.run("systemctl", "reload", "qumail-relay")
         alice.until("otp.toml", "journalctl", "--unit=qumail-relay", "--output=cat")

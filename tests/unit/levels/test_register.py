@@ -31,7 +31,6 @@ NUMBERS = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
 OTHER_MEANINGS = {
     "relay/audit/entries.py": {"plaintext"},  # a kind of record
     "relay/dkim/keys.py": {"rsa"},  # algorithms of DKIM
-    "relay/dkim/verifying.py": {"rsa"},
     "relay/cli/dkim.py": {"rsa"},
     "relay/keys/group.py": {"otp", "aes"},  # what keys are for, in a library that knows nothing of mail
     "relay/keys/ring.py": {"otp", "aes"},

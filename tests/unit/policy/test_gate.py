@@ -123,3 +123,16 @@ def test_which_rule_surely_fits_wherever_another_does() -> None:
     for one, _ in (*IMPLIED, *NOT_IMPLIED):
         assert conditions(one).imply(conditions(one))
         assert all(part.imply(conditions(one)) for part in conditions(one).alternatives() or ())
+
+
+def test_mail_that_was_too_large_to_leave_leaves_after_no_edit_that_passes(tmp_path: Path) -> None:
+    both = 'levels = ["otp", "aes"]\nmax_size = { otp = "64 KiB", aes = "1 MiB" }\n'
+    for number, after in enumerate((both.replace("1 MiB", "2 MiB"), both.replace(', aes = "1 MiB"', ""))):
+        old, new = (
+            PolicyFolder(
+                write(tmp_path / f"{number}{side}", {"bob.example.toml": text}), {"bob": ["bob.example"]}
+            ).read()
+            for side, text in (("a", both), ("b", after))
+        )
+        assert not compare(old, new).proven
+        assert compare(new, old).proven, "fewer leave"

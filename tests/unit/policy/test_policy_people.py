@@ -275,3 +275,24 @@ def test_the_files_limits_are_for_the_levels_of_floors_too(
     content = MessageFacts(b"Subject: [x]\r\n\r\n".ljust(octets, b"x"))
     decision = policies.decide("ann@alice.example", "x@else.example", content)
     assert [level for level in decision.levels if not decision.too_big(level, octets)] == levels
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        "SRS0=HHHH=TT=evil.example=x@bank.example",
+        "SRS1=HHHH=first.example==HHHH=TT=evil.example=x@bank.example",
+        "SRS0=bad@bank.example",
+        "prvs=1a=SRS0=HHHH=TT=evil.example=x@bank.example",
+    ],
+)
+def test_who_may_stand_for_somebody_else_is_not_surely_whom_not_sender_leaves_alone(
+    tmp_path: Path, sender: str
+) -> None:
+    """The domain of such an address is the forwarder's."""
+    rule = 'levels = ["plaintext"]\nreason = "x"\n[[when]]\nnot_sender = "*@bank.example"\nlevels = ["aes"]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": rule}), PEERS)
+    message = MessageFacts(b"From: clerk@bank.example\r\n\r\n")
+    assert policies.decide(sender, "x@elsewhere.example", message).levels == ("aes",)
+    for own in ("clerk@bank.example", "SRS0=HHHH=TT=bank.example=clerk@bank.example", "prvs=1a=clerk@bank.example"):
+        assert policies.decide(own, "x@elsewhere.example", message).levels == ("plaintext",)

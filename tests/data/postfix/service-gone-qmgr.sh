@@ -1,0 +1,4 @@
+# master.cf has lost a service that all mail needs.
+# expect: service-disabled
+# base: outgoing-lmtp incoming-lmtp
+postconf -MX qmgr/unix
