@@ -4,6 +4,7 @@ Standard: as tests/system/crash; the long forms are `python -m tests.system.cras
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,24 @@ from tests.testlib.postfix import requires_postfix
 __all__ = ["server"]
 
 
+def told(what: str) -> None:
+    """How far a run has come, for one that does not end."""
+    sys.stdout.write(f"{what}\n")
+
+
 @requires_postfix
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)  # what settles slowly may take two minutes twice
 async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_message_and_nobody_else_does(
     tmp_path: Path, identities: Identities
 ) -> None:
     report = await run(
-        tmp_path, identities, messages=sized(24, 2000), seed=20261125, largest=sized(300_000, 5_000_000), pause=0.4
+        tmp_path,
+        identities,
+        messages=sized(24, 2000),
+        seed=20261125,
+        largest=sized(300_000, 5_000_000),
+        pause=0.4,
+        progress=told,
     )
     assert report.faults == []
     assert report.events.total() >= 6
@@ -35,7 +47,7 @@ async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_
 
 
 @requires_postfix
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)  # what settles slowly may take two minutes twice
 async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
     tmp_path: Path, identities: Identities
 ) -> None:
@@ -48,6 +60,7 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
         pause=0.5,
         workers=2,
         only=("worker", "killed"),
+        progress=told,
     )
     assert report.faults == []
     assert report.events.total() >= 3
@@ -56,11 +69,13 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
 
 
 @requires_postfix
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)  # what settles slowly may take two minutes twice
 async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
     tmp_path: Path, identities: Identities
 ) -> None:
-    report = await run(tmp_path, identities, messages=sized(18, 500), seed=3, largest=200_000, pause=0.4, only=GENTLE)
+    report = await run(
+        tmp_path, identities, messages=sized(18, 500), seed=3, largest=200_000, pause=0.4, only=GENTLE, progress=told
+    )
     assert report.faults == []
     assert report.events.total() >= 6
     assert report.repeated == 0
@@ -69,7 +84,7 @@ async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt
     assert report.keys_unread == report.keys_issued - report.keys_used
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)  # what settles slowly may take two minutes twice
 async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befalls_them(
     tmp_path: Path, server: PostgreSQLServer
 ) -> None:
