@@ -216,6 +216,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
         message = await read_frame(reader)
     await asyncio.gather(*handing_over, *(calls.ended() for calls in under_way.values()))
     await receiver.close()
+    await asyncio.gather(*(client.close() for client in clients.values()))
     writer.close()
 
 

@@ -23,6 +23,8 @@ GROUP = "group:"
 LOGIN = "login:"
 """Prefix of the name of a user in place of the address of a sender."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SPECIAL = re.compile(r'[\s()<>\[\]:;@\\,"]')
+"""What no local part has without quotes (RFC 5322, 3.2.3): such a pattern would never fit whom it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class AddressPatterns:
         for text in texts:
             if text.startswith(GROUP):
                 named.append(text.removeprefix(GROUP))
-            elif logins and (user := text.removeprefix(LOGIN)) != text and user:
+            elif logins and text.startswith(LOGIN) and (user := text.removeprefix(LOGIN).strip()):
                 users.append(Glob.of(user.casefold()))
             else:
                 addresses.append(address_pattern(text))
@@ -221,6 +223,10 @@ def address_pattern(text: str) -> Glob:
     local, at, domain = text.rpartition("@")
     if not at or not local:
         raise ValueError(f'{text!r}: write an address, "*@example.org", "group:name", or "<>" for the null sender')
+    if not local.startswith('"') and (special := _SPECIAL.search(local)):
+        raise ValueError(
+            f"{text!r}: no address has {special[0]!r} there; write several as a list, and users in sender or not_sender"
+        )
     if "*" not in domain:
         domain = fold_domain(domain)
     elif not domain.isascii():

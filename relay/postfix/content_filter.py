@@ -14,6 +14,7 @@ from relay.postfix.flow import (
     PROTOCOLS,
     MailFlow,
     RelayDirection,
+    Way,
     destination,
     entries,
     foreign_filter,
@@ -112,13 +113,13 @@ def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
 def unreachable(flow: MailFlow) -> Iterator[PostfixFault]:
     """An address of a kind that Postfix does not speak has no host: mail bounces, and so does its bounce."""
     for handover in (handover for side in flow.sides for handover in side.ways):
-        target = destination(f"{handover.transport_name}:{handover.value.removeprefix(f'{handover.transport_name}:')}")
-        if target is None or (transport := handover.transport) is None:
+        target, transport = _target(handover), handover.transport
+        kind = _kind_of(target.host) if target is not None else ""
+        if transport is None or not kind:
             continue
         spoken = flow.settings.of("inet_protocols", transport)
-        kind = "ipv6" if ":" in target[1].host else "ipv4"
         if not {"all", kind} & set(split_list(spoken.value)):
-            text = f"Postfix speaks no {kind}, and hands mail to {target[1]}: it bounces, and with its bounce IS LOST"
+            text = f"Postfix speaks no {kind}, and hands mail to {target}: it bounces, and with its bounce IS LOST"
             yield spoken.fault("transport-lost", text, spoken.to("all"))
 
 
@@ -126,10 +127,8 @@ def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
     """SMTP is spoken where the relay speaks LMTP, or the other way round."""
     for side in flow.sides:
         for handover in side.ways:
-            target = destination(
-                f"{handover.transport_name}:{handover.value.removeprefix(f'{handover.transport_name}:')}"
-            )
-            expected = listens(side.direction, target[1]) if target else None
+            target = _target(handover)
+            expected = listens(side.direction, target) if target else None
             if (
                 expected
                 and expected != handover.protocol
@@ -140,6 +139,20 @@ def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
                     f"Postfix speaks {handover.protocol.upper()} there and the relay {expected.upper()}",
                     f"name the relay's {handover.protocol.upper()} address, or a service that runs {expected}(8)",
                 )
+
+
+def _target(way: Way) -> TCPAddress | None:
+    """Where mail is handed over; None where that is no TCP address."""
+    found = destination(f"{way.transport_name}:{way.value.removeprefix(f'{way.transport_name}:')}")
+    return found[1] if found else None
+
+
+def _kind_of(host: str) -> str:
+    """The word of inet_protocols for a numeric address; "" for a name, which may have addresses of both kinds."""
+    try:
+        return f"ipv{ipaddress.ip_address(host).version}"
+    except ValueError:
+        return ""
 
 
 def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:

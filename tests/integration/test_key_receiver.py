@@ -23,6 +23,7 @@ from relay.config import TCPAddress
 from relay.key_receiver import _serve
 from relay.key_receiver.receiver import Delivered, ReceiverHere, frame, read_frame
 from relay.keys import Key
+from relay.keys.http import HTTPRequest
 from relay.kme import DevelopmentKMEs
 from relay.process import app, assembly
 from relay.store.secret import SiteSecret
@@ -502,3 +503,24 @@ async def test_a_disk_that_stalls_while_keys_are_handed_over_keeps_no_other_call
     writer.close()
     await writer.wait_closed()
     await serving
+
+
+async def test_the_second_process_ends_with_none_of_its_connections_left(bob: Site, to_kme: Wire) -> None:
+    SiteSecret.load_or_create(bob.config.store.secret)
+    ours, theirs = socket.socketpair()
+    before = asyncio.all_tasks()
+    serving = asyncio.create_task(_serve(theirs, bob.config))
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    [kme] = bob.config.kmes
+    status = HTTPRequest("GET", "/api/v1/keys/site-alice/status", sae="site-alice")
+    writer.write(frame({"number": 1, "kme": kme, "request": status.as_json(), "within": 30, "patience": 30}))
+    async with asyncio.timeout(30):
+        assert await read_frame(reader) is not None
+    writer.close()
+    await writer.wait_closed()
+    await serving
+    assert to_kme.sent
+    assert not {each for each in asyncio.all_tasks() - before if each.get_name() == "open connections"}
+    async with asyncio.timeout(30):
+        while to_kme.connections:
+            await asyncio.sleep(0.01)

@@ -64,6 +64,11 @@ class Wire:
             await asyncio.gather(*self._connections, return_exceptions=True)
             await server.wait_closed()
 
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
+
     def stop_after(self, octets: int) -> None:
         """Each connection stays open but passes at most so many octets to the target."""
         self._stopped.clear()

@@ -268,10 +268,7 @@ async def test_a_listener_that_a_serving_relay_does_not_open_is_wrong(alice: Sit
 async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
     alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, well: bool
 ) -> None:
-    (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{unit}END\n")
-    (tmp_path / "systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    started = _unit(tmp_path, monkeypatch)
+    started = _unit(tmp_path, monkeypatch, systemctl=unit)
 
     def wrong(*words: str) -> tuple[bool, str]:
         done = CliRunner().invoke(cli, ["check", "--config", str(alice.config_file), *words])
@@ -289,10 +286,8 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
 async def test_a_unit_that_does_not_start_with_the_machine_is_wrong(
     alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, remedy: str
 ) -> None:
-    (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho UnitFileState={state}\necho ActiveState=active\n")
-    (tmp_path / "systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    _unit(tmp_path, monkeypatch)("qumail-relay", alice.config_file)
+    said = f"UnitFileState={state}\nActiveState=active\n"
+    _unit(tmp_path, monkeypatch, systemctl=said)("qumail-relay", alice.config_file)
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     said = " ".join(done.output.split())
     assert f"it is {state}: after the next boot no relay serves" in said
@@ -381,8 +376,12 @@ async def test_a_state_that_is_not_the_unit_users_is_wrong(
     assert ("chown -hR nobody: " in done.output) == (user is not None)
 
 
-def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """What writes a unit where systemd looks, by its name and the file that its relay reads."""
+def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch, systemctl: str = "") -> Callable[..., None]:
+    """What writes a unit where systemd looks, by its name and the file that its relay reads; what `systemctl` says."""
+    if systemctl:
+        (directory / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{systemctl}END\n")
+        (directory / "systemctl").chmod(0o755)
+        monkeypatch.setenv("PATH", str(directory), prepend=":")
     monkeypatch.setattr(units, "BOOTED", directory)
     monkeypatch.setattr(units, "DIRECTORIES", (directory / "etc", directory / "lib"))
     (directory / "lib").mkdir()

@@ -296,3 +296,32 @@ def test_who_may_stand_for_somebody_else_is_not_surely_whom_not_sender_leaves_al
     assert policies.decide(sender, "x@elsewhere.example", message).levels == ("aes",)
     for own in ("clerk@bank.example", "SRS0=HHHH=TT=bank.example=clerk@bank.example", "prvs=1a=clerk@bank.example"):
         assert policies.decide(own, "x@elsewhere.example", message).levels == ("plaintext",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "special"),
+    [
+        ("*@board.bank.example, *@x.example", "@"),
+        ("ann <ann@bank.example>", " "),
+        ("ann;ben@bank.example", ";"),
+        ("login:ann@bank.example", ":"),
+    ],
+)
+def test_a_pattern_that_can_fit_no_address_is_an_error_wherever_it_stands(
+    tmp_path: Path, pattern: str, special: str
+) -> None:
+    said = f"no address has {special!r} there"
+    for name, text in (
+        ("groups.toml", f"some = ['{pattern}']\n"),
+        ("floors.toml", f"[[floor]]\nrecipient = '{pattern}'\nlevels = ['otp']\n"),
+    ):
+        directory = write(tmp_path / name, {"bob.example.toml": AES, name: text})
+        with pytest.raises(ConfigError, match=said):
+            load_policies(directory, PEERS)
+    rule = f"[[when]]\nsender = '{pattern}'\nlevels = ['otp']\n"
+    directory = write(tmp_path / "rule", {"bob.example.toml": AES + rule})
+    if pattern.startswith("login:"):
+        load_policies(directory, PEERS)
+    else:
+        with pytest.raises(ConfigError, match=said):
+            load_policies(directory, PEERS)
