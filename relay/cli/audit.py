@@ -33,7 +33,7 @@ from relay.cli.options import (
 from relay.cli.output import json_option, print_json
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, become
-from relay.levels import NAMES, strength
+from relay.levels import ALL_SEALING, strength
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 
@@ -158,7 +158,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
 @click.option("--peer", help="Only mail to and from this peer.")
 @click.option(
     "--below",
-    type=click.Choice(NAMES[:-1]),
+    type=click.Choice(ALL_SEALING),
     help="Only mail that was protected by less than this level, or not at all.",
 )
 @click.option("--format", "form", type=click.Choice(("jsonl", "csv")), default="jsonl", show_default=True)

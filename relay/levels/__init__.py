@@ -144,6 +144,8 @@ LEVELS: tuple[Level, ...] = (OTP, AES, PQC, RSA)
 SEALING: tuple[SealingLevel, ...] = get_args(SealingLevel)
 NAMES: tuple[LevelName, ...] = get_args(LevelName)
 """All that a policy file may list, strongest first."""
+ALL_SEALING: tuple[LevelName, ...] = NAMES[:-1]
+"""Those of them that seal, with and without a layer under a quantum key around."""
 QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.quantum)
 """The levels that spend quantum keys; such a layer is the outermost one."""
 SIGNED: frozenset[LevelName] = frozenset(level.name for level in LEVELS if not level.quantum)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relay.errors import ConfigError, RelayError
-from relay.levels import NAMES, LevelName, strength
+from relay.levels import ALL_SEALING, LevelName, strength
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.load import load_policies
@@ -24,13 +24,14 @@ from tests.testlib.long import sized
 from tests.testlib.policy_files import PEERS, write
 
 README = (Path(__file__).parents[3] / "policies" / "README.md").read_text(encoding="utf-8")
-SEALING = NAMES[:-1]
 LISTS: tuple[tuple[LevelName, ...], ...] = (
-    *(each for number in range(1, len(SEALING) + 1) for each in combinations(SEALING, number)),
+    *(each for number in range(1, len(ALL_SEALING) + 1) for each in combinations(ALL_SEALING, number)),
     ("plaintext",),
 )
 SUPPLIES = [
-    frozenset(("plaintext", *each)) for number in range(len(SEALING) + 1) for each in combinations(SEALING, number)
+    frozenset(("plaintext", *each))
+    for number in range(len(ALL_SEALING) + 1)
+    for each in combinations(ALL_SEALING, number)
 ]
 TODAY, LATER = date(2026, 6, 1), date(2026, 7, 1)
 
