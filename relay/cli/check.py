@@ -56,7 +56,6 @@ from relay.key_receiver.receiver import replies_in
 from relay.levels import LevelName, bare
 from relay.policy.findings import in_vain, levels_in_vain, peers_unmarked
 from relay.policy.load import PolicyFolder
-from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
 from relay.runtime import release
 from relay.status import StatusModule
@@ -264,7 +263,7 @@ def _identity_place(config: Config, title: str) -> str:
 def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> State:
     directory = config.policies.directory
     try:
-        policies = PolicyFolder(directory, config.peer_domains, site=SiteFacts.of(config)).read_tested()
+        policies = PolicyFolder.of(config).read_tested()
     except ConfigError as error:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
@@ -296,7 +295,7 @@ def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Ite
     if every is None:
         return
     with suppress(ConfigError):
-        policies = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config)).read()
+        policies = PolicyFolder.of(config).read()
         only_send = only_sending(certificates)
         to = {name: canary_address(peer.domains) for name, peer in config.peers.items() if name not in only_send}
         why = {name: obstacle(policies, from_, each, shadow=config.policies.shadow) for name, each in to.items()}

@@ -89,15 +89,15 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
     go_on_as_relay(config_file)
     site = load_site(config_file, directory)
-    failed = failures(site.tests, site.policies)
+    failed = failures(site.policies.tests, site.policies)
     if directory is None:
         say_if_not_in_force(site.config, site.policies.version)
     if as_json:
-        print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
+        print_json({"version": site.policies.version, "tests": len(site.policies.tests), "failed": failed})
     else:
         for each in failed:
             click.echo(each)
-        click.echo(f"{len(site.tests)} tests, {len(failed)} failed.")
+        click.echo(f"{len(site.policies.tests)} tests, {len(failed)} failed.")
     if failed:
         sys.exit(1)
 

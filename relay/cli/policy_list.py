@@ -16,7 +16,7 @@ from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuratio
 from relay.errors import ConfigError
 from relay.levels import NAMES, ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.file import Policy, PolicyFile
-from relay.policy.load import load_policies
+from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.settings import SealingSettings, today
 
@@ -49,7 +49,7 @@ def list_files(
     config, _ = load_configuration(config_file)
     say_all_in_clear(config)
     try:
-        policies = load_policies(config.policies.directory, config.peer_domains)
+        policies = PolicyFolder.of(config).read()
     except ConfigError as error:
         exit_with(error)
     anything = not (clear or level or peer)

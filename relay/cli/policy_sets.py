@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -19,7 +19,7 @@ from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.cli.policy_config import check_readable, go_on_as_relay, load_configuration
-from relay.cli.policy_site import PolicySite, load_site
+from relay.cli.policy_site import PolicySite, load_site, read_policies
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
@@ -39,12 +39,9 @@ from relay.files.rights import as_owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.decide import PolicySet
-from relay.policy.expected import Expected
 from relay.policy.installing import leads_through, write_note
 from relay.policy.kept import KeptSets, kept_file
-from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
-from relay.policy.site import SiteFacts
 from relay.policy.walk import Listing
 from relay.runtime import heap
 
@@ -89,7 +86,7 @@ def diff(
         go_on_as_relay(config_file)
     before, after = (site_of(config_file, each) for each in (old, new))
     by_traffic = shadow or bool(messages)
-    comparison = None if by_traffic and not strict else _compared(before, after)
+    comparison = None if by_traffic and not strict else _compared(before.policies, after.policies)
     if not by_traffic and comparison is not None:
         _show(comparison, as_json=as_json)
     else:
@@ -104,9 +101,9 @@ def diff(
         sys.exit(1)
 
 
-def _compared(before: PolicySite, after: PolicySite) -> Comparison:
+def _compared(before: PolicySet, after: PolicySet) -> Comparison:
     with heap.collecting_nothing():
-        return compare(before.policies, after.policies, before.tests, after.tests)
+        return compare(before, after)
 
 
 @click.command()
@@ -170,12 +167,12 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
             installed = {"directory": str(resolved(directory)), "before": before, "version": after.policies.version}
             print_json(
                 installed
-                | {"tests": len(after.tests), "in_force": counts}
+                | {"tests": len(after.policies.tests), "in_force": counts}
                 | (_as_dict(comparison) if comparison else {})
             )
             return
-        said = f"{len(after.tests)} tests. {'The relay goes by it.' if counts else 'It counts when a relay starts.'}"
-        click.echo(f"Installed: {resolved(directory)}, version {after.policies.version}; {said}")
+        said = f"{resolved(directory)}, version {after.policies.version}; {len(after.policies.tests)} tests"
+        click.echo(f"Installed: {said}. {'The relay goes by it.' if counts else 'It counts when a relay starts.'}")
         if before is not None:
             click.echo(f"Undo with: {command('qumail-relay', 'policy', 'install', before)}")
     except OSError as error:
@@ -218,10 +215,8 @@ def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | Non
 
 def _version_of(after: PolicySite, directory: Path) -> str:
     """The version of what lies there now, for a person."""
-    folder = PolicyFolder(directory, after.config.peer_domains, site=SiteFacts.of(after.config))
     try:
-        with relay_rights(after.config):
-            return folder.read().version
+        return read_policies(after.config, directory).version
     except ConfigError as error:
         return printable(error.problems[0])
 
@@ -233,14 +228,6 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
     fcntl.flock(number, fcntl.LOCK_EX)
 
 
-class _UsableSet(NamedTuple):
-    """A set that mail may go by now, its tests, and how it is called."""
-
-    policies: PolicySet
-    tests: tuple[Expected, ...]
-    called: str
-
-
 def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
     """What changes, None where there is nothing to compare with; and whether it is shown that nothing gets weaker.
 
@@ -248,39 +235,25 @@ def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
     they differ the set is compared with both. What is given is the first comparison that shows something weaker.
     """
     config = after.config
-    in_force, present_known = _in_force(config)
-    present = [each for each in (in_force, _of_files(config)) if each is not None]
-    if len(present) > 1 and present[0].policies.version == present[1].policies.version:
-        del present[1]
-    with heap.collecting_nothing():
-        comparisons = [compare(each.policies, after.policies, each.tests, after.tests) for each in present]
-    shown = next((place for place, each in enumerate(comparisons) if not each.proven), 0)
-    if len(present) > 1:
-        said = f"{present[0].called} is not {present[1].called}. Compared with both; here with {present[shown].called}:"
-        click.echo(printable(said[0].upper() + said[1:]), err=True)
-    proven = present_known and bool(comparisons) and all(each.proven for each in comparisons)
-    return (comparisons[shown] if comparisons else None), proven
-
-
-def _in_force(config: Config) -> tuple[_UsableSet | None, bool]:
-    """The set that the relay went by last, None where it was none; and whether that is known."""
+    present: dict[str, tuple[PolicySet, str]] = {}
+    present_known = True
     try:
-        latest = in_force_last(config)
+        if (in_force := in_force_last(config)) is not None:
+            present[in_force.version] = in_force, f"the set in force, version {in_force.version},"
     except ConfigError as error:
         click.echo(f"Not compared with the set in force: {printable(error.problems[0])}", err=True)
-        return None, False
-    return (_UsableSet(*latest, f"the set in force, version {latest[0].version},") if latest else None), True
-
-
-def _of_files(config: Config) -> _UsableSet | None:
-    """What the files say now; None where that cannot be used, which may be just what is being fixed."""
-    folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
+        present_known = False
     try:
-        with relay_rights(config):
-            return _UsableSet(folder.read(), folder.tests, f"what the files of {config.policies.directory} say")
-    except ConfigError as error:
+        files = read_policies(config)
+        present.setdefault(files.version, (files, f"what the files of {config.policies.directory} say"))
+    except ConfigError as error:  # which may be just what is being fixed
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
-        return None
+    found = [(_compared(each, after.policies), called) for each, called in present.values()]
+    shown, with_what = next((each for each in found if not each[0].proven), found[0] if found else (None, ""))
+    if len(found) > 1:
+        said = f"{found[0][1]} is not {found[1][1]}. Compared with both; here with {with_what}:"
+        click.echo(printable(said[0].upper() + said[1:]), err=True)
+    return shown, present_known and shown is not None and shown.proven
 
 
 def _fail(why: str) -> NoReturn:

@@ -25,10 +25,8 @@ from relay.levels import AES, SIGNED, bare
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
-from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
-from relay.policy.site import SiteFacts
 from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
 
@@ -46,7 +44,6 @@ class PolicySite:
     config: Config
     certificates: dict[str, PeerCertificates]
     policies: PolicySet
-    tests: tuple[Expected, ...] = ()
 
     @property
     def largest(self) -> int:
@@ -150,14 +147,21 @@ def load_site(config_file: Path, directory: Path | None = None, *, tested: bool 
     tests.toml that fails is one too.
     """
     config, certificates = load_configuration(config_file)
-    read_from = directory or config.policies.directory
-    folder = PolicyFolder(read_from, config.peer_domains, site=SiteFacts.of(config))
     with relay_rights(config):
         try:
-            policies = folder.read_tested() if tested else folder.read()
+            return PolicySite(config, certificates, read_policies(config, directory, tested=tested))
         except ConfigError as error:
             exit_with(error, with_column)
-    return PolicySite(config, certificates, policies, folder.tests)
+
+
+def read_policies(config: Config, directory: Path | None = None, *, tested: bool = False) -> PolicySet:
+    """The policies in the directory, or in that of relay.toml, as the relay's user reads them. Raises ConfigError.
+
+    With `tested`, a test of tests.toml that fails is a fault.
+    """
+    folder = PolicyFolder.of(config, directory)
+    with relay_rights(config):
+        return folder.read_tested() if tested else folder.read()
 
 
 def with_column(problem: str) -> str:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,11 +19,18 @@ from relay.cli.policy_site import PolicySite, load_site
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
-from relay.policy.expected import Expected
 from relay.policy.load import PolicyFolder
-from relay.policy.site import SiteFacts
+
+if TYPE_CHECKING:
+    from relay.policy.kept import Book, KeptSet, KeptSets
 
 _VERSION = re.compile(r"[0-9a-f]{4,40}", re.IGNORECASE)
+MAX_FAULTS = 3
+"""Maximum number of faults shown of a kept set that cannot be read."""
+_REMEDY = (
+    "Its files cannot be read with the present language and relay.toml: take them from a backup, correct there what is "
+    "named here, and give their directory in place of the version."
+)
 
 
 class Version(NamedTuple):
@@ -52,64 +60,72 @@ def site_of(config_file: Path, version: Path | Version) -> PolicySite:
         return load_site(config_file, version)
     config, certificates = load_configuration(config_file)
     try:
-        kept = _kept(config, version)
+        policies = _kept(config, lambda sets, book: _of_version(book, version))
     except ConfigError as error:
         exit_with(error)
-    if kept is None:
+    except (OSError, sqlite3.Error) as error:
+        if version.directory is None:
+            exit_with(ConfigError(f"{version.digits}: no directory, and no set can be read that is kept: {error}"))
+        policies = None
+    if policies is None:
         return load_site(config_file, version.directory)
-    return PolicySite(config, certificates, *kept)
+    return PolicySite(config, certificates, policies)
 
 
-def in_force_last(config: Config) -> tuple[PolicySet, tuple[Expected, ...]] | None:
-    """The set that the relay went by last, of the directory in relay.toml, and its tests; None where it was none.
+def _of_version(book: Book, version: Version) -> KeptSet | None:
+    """The only kept set of this version; None where the directory is meant. Raises ConfigError."""
+    candidates, directory = book.beginning(version.digits), version.directory
+    if directory is not None and not candidates:
+        return None
+    if directory is not None:
+        cause = f"a directory, and version {candidates[0].version} begins so"
+        raise ConfigError(f"{directory}: {cause}: write ./{directory} for the directory")
+    if len(candidates) != 1:
+        known = ", ".join(each.version for each in candidates)
+        none = "no directory, and no set of this version is kept; `policy log` says which are"
+        raise ConfigError(f"{version.digits}: {f'several versions begin so: {known}' if known else none}")
+    return candidates[0]
+
+
+def in_force_last(config: Config) -> PolicySet | None:
+    """The set that the relay went by last, of the directory in relay.toml; None where it was none.
 
     Raises ConfigError where that cannot be read.
     """
-    from relay.policy.kept import KeptSets, kept_file, text_of_path
+    from relay.policy.kept import kept_file, text_of_path
 
-    sets = KeptSets(kept_file(config))
+    def newest(sets: KeptSets, book: Book) -> KeptSet | None:
+        if sets.is_behind:
+            raise ConfigError(f"{sets.file}: the set in force could not be kept there")
+        kept = book.newest
+        return kept if kept is not None and kept.directory == text_of_path(config.policies.directory) else None
+
     try:
-        with relay_rights(config), sets.reading() as book:
-            newest = book.newest
-            if sets.is_behind:
-                raise ConfigError(f"{sets.file}: the set in force could not be kept there")
-            if newest is None or newest.directory != text_of_path(config.policies.directory):
-                return None
-            texts = book.texts(newest)
+        return _kept(config, newest, config.policies.directory)
     except FileNotFoundError:
         return None
     except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"{sets.file}: cannot be read: {error}") from error
-    folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
-    return texts.read(folder), folder.tests
+        raise ConfigError(f"{kept_file(config)}: cannot be read: {error}") from error
 
 
-def _kept(config: Config, version: Version) -> tuple[PolicySet, tuple[Expected, ...]] | None:
-    """The set of this version, and its tests; None where the directory is meant. Raises ConfigError."""
+def _kept(
+    config: Config, choose: Callable[[KeptSets, Book], KeptSet | None], directory: Path | None = None
+) -> PolicySet | None:
+    """The kept set that is chosen, as if it lay in `directory`. Raises ConfigError, OSError and sqlite3.Error."""
     # Here, so that a command that is given directories does not load it.
     from relay.policy.kept import KeptSets, kept_file
 
-    sets, directory = KeptSets(kept_file(config)), version.directory
-    try:
-        with relay_rights(config), sets.reading() as book:
-            candidates = book.beginning(version.digits)
-            if directory is not None and not candidates:
-                return None
-            if directory is not None:
-                cause = f"a directory, and version {candidates[0].version} begins so"
-                raise ConfigError(f"{directory}: {cause}: write ./{directory} for the directory")
-            if len(candidates) != 1:
-                cause = (
-                    "several versions begin so: "
-                    if candidates
-                    else "no directory, and no set of this version is kept; "
-                )
-                hint = ", ".join(each.version for each in candidates) or "`policy log` says which are"
-                raise ConfigError(f"{version.digits}: {cause}{hint}")
-            texts = book.texts(candidates[0])
-    except (OSError, sqlite3.Error) as error:
-        if directory is not None:
+    sets = KeptSets(kept_file(config))
+    with relay_rights(config), sets.reading() as book:
+        if (chosen := choose(sets, book)) is None:
             return None
-        raise ConfigError(f"{sets.file}: cannot be read: {error}") from error
-    folder = PolicyFolder(sets.file.with_name(texts.version), config.peer_domains, site=SiteFacts.of(config))
-    return texts.read(folder), folder.tests
+        texts = book.texts(chosen)
+    folder = PolicyFolder.of(config, directory or sets.file.with_name(texts.version))
+    try:
+        return texts.read(folder)
+    except ConfigError as error:
+        within = f"{folder.directory}/"
+        faults = [each.removeprefix(within) for each in error.problems if each.startswith(within)]
+        more = [f"and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+        said = [f"version {texts.version}: {each}" for each in (*faults[:MAX_FAULTS], *more)]
+        raise ConfigError([*said, _REMEDY] if said else error.problems) from error

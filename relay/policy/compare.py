@@ -4,14 +4,12 @@ Standard: policies/README.md; what is weaker for any mail, now or later, is amon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction, Unproven
 from relay.policy.comparing.expectations import weakened_tests
 from relay.policy.comparing.pointwise import Pointwise, renamed
 from relay.policy.decide import PolicySet
-from relay.policy.expected import Expected
 
 __all__ = ["ORDER", "Comparison", "Difference", "Direction", "Unproven", "compare"]
 
@@ -38,15 +36,10 @@ class Comparison:
         return not self.weaker and not self.unproven
 
 
-def compare(
-    old: PolicySet, new: PolicySet, old_tests: Sequence[Expected] = (), new_tests: Sequence[Expected] = ()
-) -> Comparison:
-    """Every decision that differs between the two, today or later, and all that may be weaker.
-
-    The tests are those of tests.toml in either set.
-    """
+def compare(old: PolicySet, new: PolicySet) -> Comparison:
+    """Every decision and test that differs between the two, today or later, and all that may be weaker."""
     whole = Pointwise(old, new)
-    found = list(weakened_tests(old_tests, new_tests))
+    found = list(weakened_tests(old.tests, new.tests))
     coarse: list[str] = []
     left: dict[object, Unproven] = {}
     if old.site != new.site:

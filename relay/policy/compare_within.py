@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from relay.policy.compare import ORDER, Comparison, Difference, Unproven, compare
 from relay.policy.comparing.time_limit import OutOfTimeError, at_most
 from relay.policy.decide import PolicySet
-from relay.policy.expected import Expected
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
 from relay.policy.step import SetFiles
 from relay.runtime import heap
@@ -66,24 +65,24 @@ def compare_within(
     old, new = before.policies, now.policies
     names = _to_compare(before, now)
     if max(len(old.files), len(new.files)) <= WHOLE:
-        found = _compared(seconds, old, new, before.tests, now.tests)
+        found = _compared(seconds, old, new)
         if found is None:
             return ComparedSets((), (), old.directory, 0, len(names))
         return ComparedSets(found.differences, found.unproven, old.directory, len(names), len(names))
     seen: dict[tuple[str, ...], Difference] = {}
     unproven: dict[tuple[str, str], Unproven] = {}
-    done, tests = 0, (before.tests, now.tests)
+    done = 0
     for part in _parts(names, before, now):
         if (left := until - clock()) < 0:
             break
-        comparison = _compared(left, _only(old, part.names), _only(new, part.names), *tests)
+        comparison = _compared(left, *(_only(each, part.names, tests=not done) for each in (old, new)))
         if comparison is None:
             break
         for each in comparison.differences:
             seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)
         for open_ in comparison.unproven:
             unproven.setdefault((open_.rule, open_.why), open_)
-        done, tests = done + part.files, ((), ())
+        done += part.files
         if done % SET_ASIDE == 0:
             heap.set_aside()
         time.sleep(PAUSE_S)
@@ -91,13 +90,11 @@ def compare_within(
     return ComparedSets(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
 
 
-def _compared(
-    seconds: float, old: PolicySet, new: PolicySet, old_tests: Sequence[Expected], new_tests: Sequence[Expected]
-) -> Comparison | None:
+def _compared(seconds: float, old: PolicySet, new: PolicySet) -> Comparison | None:
     """The comparison; None if it takes longer."""
     try:
         with at_most(seconds):
-            return compare(old, new, old_tests, new_tests)
+            return compare(old, new)
     except OutOfTimeError:
         return None
 
@@ -153,6 +150,6 @@ def _address(name: str) -> FoldedAddress:
     return FoldedAddress(unquote(stem), directory) if directory else FoldedAddress("anybody", stem)
 
 
-def _only(policies: PolicySet, names: frozenset[str]) -> PolicySet:
-    files = policies.files
-    return replace(policies, files=MappingProxyType({name: files[name] for name in names if name in files}))
+def _only(policies: PolicySet, names: frozenset[str], *, tests: bool) -> PolicySet:
+    files = MappingProxyType({name: policies.files[name] for name in names if name in policies.files})
+    return replace(policies, files=files, tests=policies.tests if tests else ())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
 from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
@@ -34,6 +34,9 @@ from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import DEFAULT_KEMS, Chosen, DoubtfulMatch, KEMNames, MaxSize, Otherwise, Priority, held_for
 from relay.policy.site import ANY_SITE, SiteFacts
+
+if TYPE_CHECKING:
+    from relay.policy.expected import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ class PolicySet:
     hexadecimal digits that follow from all names and contents. `patterns` is the number of texts and sizes that the
     rules of all files compare with a message; 0 if none needs it. `demands` are the distinct requirements for arriving
     mail. `site` has the relevant settings of relay.toml. `floors` raise what any file says, `groups` are named
-    patterns.
+    patterns, `tests` are those of tests.toml.
     """
 
     directory: Path
@@ -179,6 +182,7 @@ class PolicySet:
     site: SiteFacts = ANY_SITE
     floors: tuple[PlacedRule, ...] = ()
     groups: Groups = field(default_factory=dict)
+    tests: tuple[Expected, ...] = ()
 
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.

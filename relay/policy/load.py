@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from weakref import WeakValueDictionary
 
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.stamps import Seen, Stamp, has_other_names, stamp_of
 from relay.formats.mailbox import fold_domain
@@ -84,6 +85,11 @@ class PolicyFolder:
         self._floors: tuple[PlacedRule, ...] = ()
         self._groups: Groups = {}
         self._naming_groups: dict[str, frozenset[str]] = {}
+
+    @classmethod
+    def of(cls, config: Config, directory: Path | None = None) -> PolicyFolder:
+        """The policies that relay.toml names, or those in another directory, for the site that it describes."""
+        return cls(directory or config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """Sets the peers; all files must be read again, since they may name them."""
@@ -332,6 +338,7 @@ class PolicyFolder:
             self._site,
             self._floors,
             self._groups,
+            self._tests,
         )
 
     def _work(self) -> int:

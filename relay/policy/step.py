@@ -74,19 +74,20 @@ class Edits(NamedTuple):
 
 
 class SetFiles(NamedTuple):
-    """A set with all of its files; `beside` has the digests of those for no domain, by name.
-
-    `tests` are those of tests.toml.
-    """
+    """A set with all of its files; `beside` has the digests of those for no domain, by name."""
 
     policies: PolicySet
     beside: Mapping[str, int]
-    tests: tuple[Expected, ...] = ()
 
     @classmethod
     def read(cls, policies: PolicySet, folder: PolicyFolder) -> SetFiles:
         """The set that the folder has read last."""
-        return cls(policies, folder.digests_beside, folder.tests)
+        return cls(policies, folder.digests_beside)
+
+    @property
+    def tests(self) -> tuple[Expected, ...]:
+        """Those of tests.toml."""
+        return self.policies.tests
 
     def digest(self, name: str) -> int | None:
         """SHA-256 of name and text of a file; None if the set does not have it."""

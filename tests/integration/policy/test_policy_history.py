@@ -9,8 +9,10 @@ import getpass
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,15 @@ async def test_diff_takes_versions_of_sets_that_are_kept(site: Site, monkeypatch
     (site.directory / "20260301").symlink_to("policies")
     for directory in ("20260301", f"./{old[:6]}"):
         assert "0 decisions differ" in (await policy(site, "diff", directory, there))[0]
+    with closing(sqlite3.connect(kept_file(site.config))) as kept, kept:
+        written = b'levels = ["aes"]\nquantum = "required"\n'  # as a relay of before took it
+        kept.execute("UPDATE files SET text = ? WHERE name = 'bob.example.toml' AND until IS NOT NULL", (written,))
+    said = (await policy(site, "diff", old, there, status=1))[1]
+    assert said.startswith(f"version {old}: bob.example.toml:2: quantum: unknown setting; known here: ")
+    assert said.endswith(
+        "Its files cannot be read with the present language and relay.toml: take them from a backup, correct there what "
+        "is named here, and give their directory in place of the version.\n"
+    )
 
 
 @by_root
