@@ -18,7 +18,7 @@ from relay import postfix
 from relay.cli.as_relay import relays_user
 from relay.cli.check_site import NOBODY, RESTART, State
 from relay.cli.serving import servers_user, serves
-from relay.cli.units import HOLD_PORTS, Unit, how_to, shown, unit_of
+from relay.cli.units import HOLD_PORTS, Unit, how_to, led_astray, shown, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where, tcp_places
@@ -144,6 +144,12 @@ def owner_name(user: int) -> str:
 
 def unit_states(config_file: Path) -> Iterator[State]:
     """Says whether the unit starts with the machine, where this relay has one."""
+    if (astray := led_astray(config_file)) is not None:
+        problem = (
+            f"a drop-in has it serve with {astray.config}, and what is checked here is another file: see "
+            f"{command('systemctl', 'cat', astray.name)}; {command('qumail-relay', 'check', '--config', astray.config)}"
+        )
+        yield f"unit {astray.name}", "", (problem,)
     found = unit_of(config_file)
     if found is None:
         return

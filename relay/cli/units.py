@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -43,15 +43,20 @@ _LISTENS = re.compile(r"^ListenStream=(\S+)$", re.MULTILINE)
 _TCP = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 _LISTENING = "0A"
 ROOT = 0
+_SERVICE = ".service"
 _TIMEOUT_S = 20.0
 
 
 class Unit(NamedTuple):
-    """A unit that starts a relay: its name without `.service`, the file that this relay reads, and as whom it runs."""
+    """A unit that starts a relay: its name without `.service`, the file that this relay reads, and as whom it runs.
+
+    `before` is the file that it would read without drop-ins.
+    """
 
     name: str
     config: Path
     user: str
+    before: Path
 
     @property
     def socket(self) -> str:
@@ -90,6 +95,14 @@ def unit_of(config_file: Path) -> Unit | None:
     if not BOOTED.is_dir():
         return None
     return next((unit for unit in _units() if resolved(unit.config) == file), None)
+
+
+def led_astray(config_file: Path) -> Unit | None:
+    """The unit that reads another file than this one, only since a drop-in says so; None where there is none."""
+    file = resolved(config_file)
+    if not BOOTED.is_dir():
+        return None
+    return next((each for each in _units() if resolved(each.before) == file != resolved(each.config)), None)
 
 
 def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
@@ -158,15 +171,34 @@ def _as_whom(config_file: Path) -> str:
 
 def _units() -> Iterator[Unit]:
     """Each unit that starts a relay."""
-    units: dict[str, Path] = {}
-    for directory in DIRECTORIES:
-        for file in sorted(directory.glob("*.service")):
-            units.setdefault(file.stem, file)
-    for name, file in units.items():
-        try:
-            text = file.read_text()
-        except (OSError, ValueError):
-            continue
-        if (starts := _STARTS.search(text)) is not None:
-            config, user = _CONFIG.search(starts[1]), _USER.search(text)
-            yield Unit(name, Path(config[1]) if config else DEFAULT_CONFIG, user[1] if user else "root")
+    for name, file in _first_of_each(f"*{_SERVICE}", DIRECTORIES).items():
+        text, places = _text(file), [directory / f"{name}.d" for directory in DIRECTORIES]
+        dropped = [_text(each) for _, each in sorted(_first_of_each("*.conf", places).items())]
+        if _STARTS.search(text):
+            config, user = _settings("\n".join((text, *dropped)))
+            before, _ = _settings(text)
+            yield Unit(name.removesuffix(_SERVICE), config, user, before)
+
+
+def _settings(text: str) -> tuple[Path, str]:
+    """relay.toml and the user; of two lines the last counts."""
+    *_, starts = _STARTS.findall(text)
+    config, users = _CONFIG.search(starts), _USER.findall(text)
+    return Path(config[1]) if config else DEFAULT_CONFIG, users[-1] if users else "root"
+
+
+def _first_of_each(pattern: str, directories: Iterable[Path]) -> dict[str, Path]:
+    """The files by name; of two with one name that of the directory that goes first."""
+    found: dict[str, Path] = {}
+    for directory in directories:
+        for file in sorted(directory.glob(pattern)):
+            found.setdefault(file.name, file)
+    return found
+
+
+def _text(file: Path) -> str:
+    """ "" where it cannot be read."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""

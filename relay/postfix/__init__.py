@@ -46,6 +46,7 @@ KEEPS_BACK = frozenset(
     {
         *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
         *("filter-needs-tls", "reinjection-needs-tls", "left-over", "service-disabled", "slowed", "size-back"),
+        "given-up",
     }
 )
 """What keeps mail waiting or refuses it where the relay does not see that: another alarm. All other findings
@@ -100,6 +101,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     main_cf.unknown_recipients,
     stops.transports_deferred,
     stops.slowed,
+    stops.given_up,
     stops.disabled,
     stops.everybody_refused,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from relay.files.commands import command
 from relay.postfix.bypass import RESTRICTIONS, tables_of_access, tables_of_fields
 from relay.postfix.content_filter import TRANSPORTS
 from relay.postfix.flow import PROTOCOLS, MailFlow
@@ -32,6 +33,11 @@ NEEDED = tuple(f"{each}_service_name" for each in ("cleanup", "queue", "rewrite"
 """Who names the services without which no mail goes anywhere."""
 SLOW_S = 5
 """Maximum pause between two mails to one destination, in seconds: who sends in bulk takes one or two."""
+RETRIES = ("queue_run_delay", "minimal_backoff_time", "maximal_backoff_time")
+RETRY_S = 4 * 3600
+"""Maximum pause until mail that waits is tried again, in seconds; Postfix has 4000 s."""
+PATIENT_S = 86_400
+"""Minimum time for which mail waits before it is given up, in seconds; Postfix has five days."""
 ADDRESSES = ("anybody@nowhere.invalid",)
 """An address that no table names: an action on it is one on everybody. Refusals are what such tables are for."""
 STOPS = re.compile(r"HOLD|REJECT|[45]\d\d\b", re.IGNORECASE)
@@ -59,6 +65,18 @@ def slowed(flow: MailFlow) -> Iterator[PostfixFault]:
             if setting.seconds > SLOW_S:
                 text = f"after each mail the next one waits {setting.seconds:.0f} s, and the relay does not see it"
                 yield setting.fault("slowed", text, settings.of(name).to(0))
+    for setting in map(settings.of, RETRIES):
+        if setting.seconds > RETRY_S:
+            text = f"mail that waits is tried again after {setting.seconds:.0f} s, though the relay takes it sooner"
+            yield setting.fault("slowed", text, command("postconf", "-X", setting.name))
+
+
+def given_up(flow: MailFlow) -> Iterator[PostfixFault]:
+    """What the relay holds for an hour without keys is returned instead."""
+    for setting in map(flow.settings.of, ("maximal_queue_lifetime", "bounce_queue_lifetime")):
+        if setting.seconds < PATIENT_S:
+            text = "mail that the relay holds, until there are keys for instance, is returned and not tried again"
+            yield setting.fault("given-up", text, command("postconf", "-X", setting.name))
 
 
 def disabled(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -50,6 +50,8 @@ MAIL_EVERY_S = 300.0
 """Minimum interval between mails to one address, in seconds, if none of them is urgent."""
 URGENT_EVERY_S = 15.0
 """Minimum interval if one is, and before the first retry; later ones take twice as long, up to MAIL_EVERY_S."""
+MAX_LINE = 998
+"""Maximum length of a line of a mail, in octets (RFC 5322, 2.1.1)."""
 COMMAND_S = 30.0
 MAIL_S = 20.0
 """Maximum time for one way of a mail, in seconds; with two ways and URGENT_EVERY_S within a minute."""
@@ -304,7 +306,10 @@ class AlarmNotifier:
         message["Date"] = format_datetime(datetime.now(UTC))
         message["Message-ID"] = make_msgid(domain=self._site.hostname)
         message["Auto-Submitted"] = "auto-generated"
-        message.set_content("\n".join(word.as_text() for word in words), cte="quoted-printable")
+        text = "\n".join(word.as_text() for word in words)
+        # A command in it is pasted out of the file of a mailbox too, where quoted-printable has broken it.
+        plain = text.isascii() and max(map(len, text.split("\n"))) <= MAX_LINE
+        message.set_content(text, cte="7bit" if plain else "quoted-printable")
         envelope = Envelope("", (Recipient(address, notify="NEVER"),), smtputf8=not address.isascii())
         return Mail(envelope, message.as_bytes(), id=secrets.token_hex(6), listener=OURS)
 

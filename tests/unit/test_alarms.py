@@ -599,6 +599,7 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
     [mail] = out.mails
     assert ALARMS["keys_gone"].line("bob") in mail["Subject"]
     assert "keys_gone (bob) begins" in mail.get_content()
+    assert ALARMS["keys_gone"].what_to_do in str(mail.get_payload())  # as it lies in a mailbox, to be pasted
     assert f"(and {min(warnings + 1, MOST_NOTICES - 1)} more)" in mail["Subject"]
 
 

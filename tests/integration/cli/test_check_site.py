@@ -296,6 +296,28 @@ async def test_a_unit_that_does_not_start_with_the_machine_is_wrong(
 
 
 @pytest.mark.parametrize(
+    ("dropped", "well"), [("ExecStart=\nExecStart=/opt/qumail-relay serve --config {}", False), ("Nice=1", True)]
+)
+async def test_a_unit_that_a_drop_in_has_serve_with_another_file_is_wrong(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: str, well: bool
+) -> None:
+    _unit(tmp_path, monkeypatch)("alice", alice.config_file)
+    other = alice.config_file.with_name("other.toml")
+    other.write_bytes(alice.config_file.read_bytes())
+    drop_in = tmp_path / "etc" / "alice.service.d" / "b.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(f"[Service]\n{dropped.format(other)}\n")
+
+    def wrong(file: Path) -> bool:
+        said = " ".join(CliRunner().invoke(cli, ["check", "--config", str(file)]).output.split())
+        return f"a drop-in has it serve with {other}, and what is checked here is another file" in said
+
+    assert await asyncio.to_thread(wrong, alice.config_file) is not well
+    assert await asyncio.to_thread(wrong, other) is False
+    assert (units.unit_of(other) is not None) is not well
+
+
+@pytest.mark.parametrize(
     ("policies", "well"),
     [
         ({}, False),

@@ -89,7 +89,7 @@ class Systemd:
 def systemd(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     made = Systemd(tmp_path / "systemd")
     (made.directory / "units").mkdir(parents=True)
-    unit = Unit("qumail-relay", home / "relay.toml", "root")
+    unit = Unit("qumail-relay", home / "relay.toml", "root", home / "relay.toml")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "")
     monkeypatch.setattr(places, "PLACE", made.run)
     monkeypatch.setattr(credentials, "PLACE", made.run)

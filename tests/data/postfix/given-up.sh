@@ -1,0 +1,3 @@
+# What the relay holds is returned at once.
+# expect: given-up
+postconf -e maximal_queue_lifetime=0
