@@ -37,7 +37,7 @@ The files, from a message down to the wire::
     state.py       keys wanted, ready and being drawn, as one value       stock.py refill.py
     kme_store.py   what the KME reports about its store and about us
     fetch.py       one KME's dec_keys: batched, shared, stored before use      pending.py
-    etsi014.py     the ETSI client, with edition1.py                         skip.py: the SKIP client
+    etsi014.py     the ETSI client                                           skip.py: the SKIP client
     client.py      their common base                                           settings.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py late.py
     transport.py   one request, sent once                                    http.py tls.py

@@ -1,5 +1,6 @@
 """The optimized KM client: one KME, with pooled connections, retries, timeouts and a breaker.
-Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need, but strictly about keys.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 to 5.4 (calls), 6.1 to 6.4 (bodies), read as tolerantly as real KMEs need, but
+strictly about keys.
 """
 
 from __future__ import annotations
@@ -8,21 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Unpack
+from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.asking import SHORTAGE
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
-from relay.keys.edition1 import Edition1
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.late import Question
 from relay.keys.replies import (
+    LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
     KeyStatus,
     OtherSize,
     count_of_keys,
+    json_body,
     key_IDs_in_error,
+    keys_asked_for,
+    keys_from_container,
+    max_reply_octets,
+    status_from_reply,
 )
 from relay.keys.settings import ClientOptions
 from relay.keys.types import SAEID, Found, Key
@@ -48,7 +55,6 @@ class OptimizedKMClient(KMEClient):
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         """As for an Asker."""
         super().__init__(url, **options)
-        self._edition = Edition1(self.name, self.settings.quirks)
         self._other_size: tuple[int, int, float] | None = None
         """Size in bits of keys of another size than requested, how often in a row, and until when this is believed."""
 
@@ -75,9 +81,9 @@ class OptimizedKMClient(KMEClient):
         """As for every client."""
 
         async def read(body: bytes | bytearray) -> KeyStatus:
-            return self._edition.read_status(body)
+            return status_from_reply(json_body(self.name, body))
 
-        return Question(Call.STATUS, self._edition.status(slave_sae), read)
+        return Question(Call.STATUS, HTTPRequest("GET", _path(slave_sae, Call.STATUS), sae=slave_sae), read)
 
     async def request_enc_keys(
         self,
@@ -123,15 +129,14 @@ class OptimizedKMClient(KMEClient):
         async def read(body: bytes | bytearray) -> list[Key]:
             return await self._fresh_keys(body, sae, number, size)
 
-        request = self._edition.enc_keys(sae, number, size, options)
-        question = Question(Call.ENC_KEYS, request, read, spends=number, bits=number * size)
+        question = Question(Call.ENC_KEYS, self._enc_keys_request(sae, number, size, options), read, spends=number, bits=number * size)
         async with self._turn(f"draw for {sae}", self.at_once):
             return await self._ask(question, patient=patient)
 
     async def _fresh_keys(self, body: bytes | bytearray, sae: str, number: int, size: int) -> list[Key]:
         """The keys of a reply to a request for `number` of them, of `size` bits. Raises KeyUnavailable."""
         try:
-            keys = await off_loop(len(body), self._edition.read_fresh, body, number, size)
+            keys = await off_loop(len(body), self._read_fresh, body, number, size)
         except KMEBadReply as error:
             received = await off_loop(len(body), count_of_keys, body, number)
             self.burn(sae, number if received is None else received, "reply not believed")
@@ -160,10 +165,10 @@ class OptimizedKMClient(KMEClient):
         master_sae = str(master_sae_id)
         if self.one_by_one:
             keys = await self._each_by_itself(
-                unique, lambda key_ID: self._dec_keys(self._edition.dec_keys(master_sae, [key_ID]), [key_ID], patient)
+                unique, lambda key_ID: self._dec_keys(self._dec_keys_request(master_sae, [key_ID]), [key_ID], patient)
             )
         else:
-            keys = await self._dec_keys(self._edition.dec_keys(master_sae, unique), unique, patient)
+            keys = await self._dec_keys(self._dec_keys_request(master_sae, unique), unique, patient)
         return in_order(self.name, key_IDs, keys)
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
@@ -216,7 +221,7 @@ class OptimizedKMClient(KMEClient):
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
         """Fetches the trial key: a request without key_IDs of its own, so that no spool keeps the reply."""
-        request = replace(self._edition.dec_keys(own, [key_ID]), key_IDs=())
+        request = replace(self._dec_keys_request(own, [key_ID]), key_IDs=())
         if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
@@ -225,7 +230,7 @@ class OptimizedKMClient(KMEClient):
 
         async def read(body: bytes | bytearray) -> dict[str, Key]:
             nonlocal others
-            keys, others = await off_loop(len(body), self._edition.read_asked_for, body, key_IDs)
+            keys, others = await off_loop(len(body), self._read_asked_for, body, key_IDs)
             if others:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=others)
                 if not keys:
@@ -242,3 +247,40 @@ class OptimizedKMClient(KMEClient):
             partial.http_status, partial.found = 200, list(keys.values())
             raise partial
         return keys
+
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
+        """POST, or GET if the KME has only that and without options."""
+        quirks = self.settings.quirks
+        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[quirks.size_unit]
+        content: dict[str, Any] = {"number": number, **sizes, **options}
+        path, most = _path(sae, Call.ENC_KEYS), max_reply_octets(number, size)
+        if quirks.method == "GET" and not options:
+            query = tuple((name, str(value)) for name, value in content.items())
+            return HTTPRequest("GET", path, query, sae=sae, max_octets=most)
+        return HTTPRequest("POST", path, json=content, sae=sae, max_octets=most)
+
+    def _dec_keys_request(self, master_sae: str, key_IDs: Sequence[str]) -> HTTPRequest:
+        """The request for the keys with these IDs; only one if the KME has only GET."""
+        quirks = self.settings.quirks
+        path, most = _path(master_sae, Call.DEC_KEYS), max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
+        if quirks.method == "GET":
+            [key_ID] = key_IDs
+            return HTTPRequest("GET", path, (("key_ID", key_ID),), None, master_sae, (key_ID,), most)
+        items = [
+            {"key_ID": int(each) if quirks.integer_key_ids and each.isascii() and each.isdigit() else each}
+            for each in key_IDs
+        ]
+        return HTTPRequest("POST", path, (), {"key_IDs": items}, master_sae, tuple(key_IDs), most)
+
+    def _read_fresh(self, body: bytes | bytearray, number: int, size: int) -> list[Key]:
+        """The keys of a reply to enc_keys. Raises KMEBadReply; then none of them may be used."""
+        numbers = self.settings.quirks.integer_key_ids
+        return keys_from_container(json_body(self.name, body, number), at_most=number, size=size, numbers=numbers)
+
+    def _read_asked_for(self, body: bytes | bytearray, key_IDs: Sequence[str]) -> tuple[dict[str, Key], int]:
+        """The keys of a reply to dec_keys, and the number of unusable entries. Raises KMEBadReply."""
+        return keys_asked_for(json_body(self.name, body, len(key_IDs)), key_IDs)
+
+
+def _path(sae: str, call: Call) -> str:
+    return f"/api/v1/keys/{quote(sae, safe='')}/{call}"
