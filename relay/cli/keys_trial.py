@@ -28,7 +28,7 @@ from relay.config import Config, LogSettings
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.identity import with_documents
 from relay.journey.sealing import SealedCopy
-from relay.keys.client import KMEClient
+from relay.keys.asking import Asker
 from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.undelivered import recalled, remember
 from relay.mail import Envelope, Mail, Recipient
@@ -52,7 +52,7 @@ class KeyTrial:
     untried: str = ""
 
 
-async def draw_a_key(client: KMEClient, slave_sae: str) -> str:
+async def draw_a_key(client: Asker, slave_sae: str) -> str:
     """What the KME gave: a key that is used for nothing. Raises KeyUnavailable."""
     status = await client.check_key_status(slave_sae, patient=False)
     [key] = await client.draw_keys(slave_sae, 1, status.key_size or USUAL_KEY_BITS, patient=False)

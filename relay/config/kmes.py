@@ -94,6 +94,7 @@ class KMESettings(toml.Table):
         "gather": "keys of several mails share a request wherever the KME takes several; remove this line",
         "gather_window": "it is 5 ms; remove this line",
         "lag_waiting": "it is 10 mails; remove this line",
+        "requests_at_once": "it is 1: mail that waits at the same time shares a request; remove this line",
         "max_key_per_request": "a limit that the status does not tell is learnt from refusals; remove this line",
         "max_key_size": 'write size_unit = "ignored" for a KME that gives keys of one size only, else remove this line',
     }
@@ -156,18 +157,14 @@ class KMESettings(toml.Table):
     jitter, so that several relays do not ask at once.
     """
     timeout: Seconds = 10.0
-    """Timeout of one complete answer, in seconds, for each call. Fresh keys that come up to 30 seconds after they were
-    asked for are kept for the next mail. If there is another KME, it is asked then. A connection, with its TLS
-    handshake, may take half of the timeout, and 2 seconds at least.
+    """Timeout of one complete answer, in seconds, for each call. Fresh keys that come later are burnt, so set more for
+    a slower KME. If there is another KME, it is asked then. A connection, with its TLS handshake, may take half of the
+    timeout, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
     """Connections that are opened ahead, once the KME has answered, and kept. After 55 idle seconds one is closed."""
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
     """The maximum number of connections. Up to three times as many more wait for late answers."""
-    requests_at_once: int = Field(default=1, ge=1, le=20)
-    """Concurrent requests for fresh keys for one peer. One suits any KME: mail that waits at the same time shares it.
-    More speed up large pads on a slow link. Some KMEs drop the keys of the first request when a second one arrives.
-    """
 
     prefetch: bool = True
     """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived."""

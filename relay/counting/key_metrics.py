@@ -20,8 +20,7 @@ KEYS: Final = Metric(
 KEYS_BURNT: Final = Metric(
     "qumail_keys_burnt_total",
     "counter",
-    "Keys that were lost. cause: no answer, late answer, bad reply, seen before, not remembered, overtaken, trial, "
-    "relay stops",
+    "Keys that were lost. cause: no answer, bad reply, seen before, not remembered, overtaken, trial, relay stops",
     ("kme", "cause"),
 )
 KEY_BITS_USED: Final = Metric(

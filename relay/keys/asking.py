@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar, Unpack
+from datetime import datetime
+from functools import partial
+from typing import Unpack
 
 from relay.counting import key_metrics as metrics
 from relay.errors import (
@@ -38,26 +39,20 @@ from relay.keys.faults import (
     outcome_of,
     says_shortage,
 )
-from relay.keys.health import MAX_BACKOFF_S, Health
-from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
-from relay.keys.late import KeyRequests, Question
+from relay.keys.health import MAX_BACKOFF_S, Health, State
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Question, Receiver, Result, Sender
 from relay.keys.renewal import Renewal
 from relay.keys.replies import ErrorText, KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
 from relay.keys.stock import Accounts
-from relay.keys.types import SAEID, Key
+from relay.keys.tls import CertificateEnd
+from relay.keys.types import SAEID, Found, Key
 from relay.runtime.aio import off_loop
 
 log = Events(__name__)
 
-Result = TypeVar("Result")
-
 SHORTAGE = "shortage of keys"
 """The name of a refusal for too few keys in a cause, whatever its code and text."""
-
-
-def _unnoticed() -> None:
-    """Callback that does nothing."""
 
 
 class Asker(ABC):
@@ -96,19 +91,15 @@ class Asker(ABC):
         """The health of the KME."""
         self._receive: Sender = self.transport.send
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns: dict[str, asyncio.Semaphore] = {}
-        self.key_requests = KeyRequests(
-            self.name,
-            self.transport,
-            self.state.budget,
-            self.burn,
-            most_late=settings.pool_maxsize // 2,
-        )
+        self._turns: dict[str, asyncio.Lock] = {}
         self.renewal = Renewal(
             self.name, self.transport, self.state, self.status_question, self.timeout, settings.timing.clock
         )
         """Renewal of the certificate files."""
         self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
+
+    most_per_request: int | None = None
+    """Maximum number of keys in one request; None: reported by the KME."""
 
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """The KME's stored keys for this slave SAE, and its limits (GS QKD 014, 5.2).
@@ -120,6 +111,10 @@ class Asker(ABC):
     @abstractmethod
     def status_question(self, slave_sae: str) -> Question[KeyStatus]:
         """The question for the status."""
+
+    @abstractmethod
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own. Raises KeyUnavailable."""
 
     @property
     def one_by_one(self) -> bool:
@@ -152,10 +147,6 @@ class Asker(ABC):
         """Whether to retry a request for `number` keys after this number of `failures`; it may burn them."""
         return failures < self.retry_attempts and self.state.budget.allows(number)
 
-    def give_late_to(self, take_in: Callable[[str, int, list[Key]], None]) -> None:
-        """Sets what gets the keys of late answers: slave SAE, size in bits, keys."""
-        self.key_requests.take_in = take_in
-
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Records keys lost in transit, and charges the burn budget."""
         if number:
@@ -163,9 +154,52 @@ class Asker(ABC):
             self.state.budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
-    def _turn(self, purpose: str, at_once: int) -> asyncio.Semaphore:
-        """Returns the semaphore that bounds concurrent `purpose`."""
-        return self._turns.setdefault(purpose, asyncio.Semaphore(at_once))
+    def _turn(self, slave_sae: str) -> asyncio.Lock:
+        """The lock of requests for fresh keys: some KMEs drop the keys of the first when a second one arrives."""
+        return self._turns.setdefault(slave_sae, asyncio.Lock())
+
+    def ending_certificates(self, now: datetime) -> list[str]:
+        """Certificates (ours, the CA's, the KME's) that end within 30 days of `now` (aware), or have. Reads files."""
+        return self.transport.tls.ending(now)
+
+    def certificate_ends(self) -> list[CertificateEnd]:
+        """The ends of all certificates. Reads files. Raises OSError and ValueError."""
+        return self.transport.tls.ends()
+
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
+        """What becomes of undelivered keys with a further request for keys.
+
+        A trial costs some keys, and with a KME that drops keys all that the slave has not fetched. Raises
+        KeyUnavailable.
+        """
+        return "untold"
+
+    def receive_through(self, receiver: Receiver) -> None:
+        """Sets the sender of requests for received keys."""
+        self._receive = partial(receiver.send, self.name, self.transport)
+
+    @property
+    def health(self) -> float:
+        """From 0 (no requests for fresh keys) to 1 (all recent attempts were answered)."""
+        return self.state.score
+
+    @property
+    def any_size(self) -> bool:
+        """Whether keys of other sizes than the usual one are available."""
+        return self.settings.quirks.size_unit != "ignored"
+
+    @property
+    def breaker(self) -> State:
+        """The state of the KME's breaker."""
+        return self.state.breaker
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why calls are blocked at present, or fail, and other faults; empty when all is well."""
+        if not (why := self.renewal.refused):
+            return self.state.troubles
+        text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"
+        return self.state.troubles | {"certificates": text}
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
         """The result of the reply. Raises KeyUnavailable when no attempt is left or none would help.
@@ -222,13 +256,10 @@ class Asker(ABC):
         """One attempt within the timeout; counted by outcome."""
         call, request = question.call, question.request
         outcome, cause, limit = "cancelled", "", self.timeout
-        started = self._timing.clock()
+        started, sent = self._timing.clock(), list[bool]()
         try:
-            if question.spends:
-                reply = await self.key_requests.reply(question, limit)
-            else:
-                send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
-                reply = await send(request, limit, _unnoticed)
+            send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+            reply = await send(request, limit, partial(sent.append, True))
             elapsed = self._timing.clock() - started
             self.state.answered(call, reply.code, elapsed)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
@@ -243,15 +274,16 @@ class Asker(ABC):
             return result
         except NoAnswer as error:
             lasts = self.state.unanswered(call, started)
-            cause, sent = f"{self.name}: {call}: {error}", error.sent
+            cause, arrived = f"{self.name}: {call}: {error}", error.sent
             if error.unheard:
                 # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.
-                sent = call is not Call.STATUS and await self._replies(request.sae)
-                self.burn(request.sae, question.spends if sent else 0, "no answer")
-                cause += "" if sent else "; it closes connections without any answer: is our certificate known there?"
-            trouble = KMEUnanswered(cause) if sent else error_of(error.fault, cause)
+                arrived = call is not Call.STATUS and await self._replies(request.sae)
+                if not arrived:
+                    cause += "; it closes connections without any answer: is our certificate known there?"
+            self.burn(request.sae, question.spends if arrived else 0, "no answer")
+            trouble = KMEUnanswered(cause) if arrived else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
-            if lasts and sent and request.key_IDs:
+            if lasts and arrived and request.key_IDs:
                 self._note_refusal(trouble)
             raise trouble from error
         except KeyUnavailable as error:
@@ -265,6 +297,9 @@ class Asker(ABC):
             raise
         except StoreUnavailable:
             outcome = "not_asked"
+            raise
+        except asyncio.CancelledError:
+            self.burn(request.sae, question.spends if sent else 0, "no answer")
             raise
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)

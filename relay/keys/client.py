@@ -7,22 +7,17 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
 from relay.errors import KeyNotFound, KeyUnavailable
 from relay.keys.asking import Asker
 from relay.keys.faults import KeysMissing
-from relay.keys.health import State
-from relay.keys.http import Receiver
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
-from relay.keys.tls import CertificateEnd
-from relay.keys.types import SAEID, Found, Key
+from relay.keys.types import SAEID, Key
 
 
 def check_numbers(number: int, size: int) -> None:
@@ -52,25 +47,17 @@ class KMEClient(Asker):
     Each call ends in a result or a typed error within the configured time; `patient` False means one attempt only.
     """
 
-    most_per_request: int | None = None
-    """Maximum number of keys in one request; None: reported by the KME."""
-
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         """As for an Asker."""
         super().__init__(url, **options)
         self._fresh = self._shared_requests()
-
-    @abstractmethod
-    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
-        """From 1 to `number` fresh keys of `size` bits, by a request of its own. Raises KeyUnavailable."""
 
     async def request_enc_keys(
         self, slave_sae_id: SAEID, number: int = 1, size: int = 256, *, patient: bool = True
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
 
-        Concurrent callers share one request. Keys that arrive after their caller has given up are kept for the next
-        one.
+        Concurrent callers share one request. When none of them waits any more it is given up, and its keys are burnt.
         """
         check_numbers(number, size)
         self.bind()
@@ -101,62 +88,13 @@ class KMEClient(Asker):
         self.bind()
         await self._fresh.close()
         await self.renewal.close()
-        await self.key_requests.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
         self._loop = None
 
-    def _shared_requests(self) -> KeyPool[KMEClient]:
+    def _shared_requests(self) -> KeyPool:
         """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""
-        return KeyPool[KMEClient](self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
-
-    def ending_certificates(self, now: datetime) -> list[str]:
-        """Certificates (ours, the CA's, the KME's) that end within 30 days of `now` (aware), or have. Reads files."""
-        return self.transport.tls.ending(now)
-
-    def certificate_ends(self) -> list[CertificateEnd]:
-        """The ends of all certificates. Reads files. Raises OSError and ValueError."""
-        return self.transport.tls.ends()
-
-    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
-        """What becomes of undelivered keys with a further request for keys.
-
-        A trial costs some keys, and with a KME that drops keys all that the slave has not fetched. Raises
-        KeyUnavailable.
-        """
-        return "untold"
-
-    def receive_through(self, receiver: Receiver) -> None:
-        """Sets the sender of requests for received keys."""
-        self._receive = partial(receiver.send, self.name, self.transport)
-
-    @property
-    def health(self) -> float:
-        """From 0 (no requests for fresh keys) to 1 (all recent attempts were answered)."""
-        return self.state.score
-
-    @property
-    def at_once(self) -> int:
-        """Maximum number of concurrent requests for fresh keys for one slave SAE."""
-        return self.settings.quirks.at_once
-
-    @property
-    def any_size(self) -> bool:
-        """Whether keys of other sizes than the usual one are available."""
-        return self.settings.quirks.size_unit != "ignored"
-
-    @property
-    def breaker(self) -> State:
-        """The state of the KME's breaker."""
-        return self.state.breaker
-
-    @property
-    def troubles(self) -> dict[str, str]:
-        """Why calls are blocked at present, or fail, and other faults; empty when all is well."""
-        if not (why := self.renewal.refused):
-            return self.state.troubles
-        text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"
-        return self.state.troubles | {"certificates": text}
+        return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
 
     async def _each_by_itself(
         self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]

@@ -170,7 +170,7 @@ class CachedKMClient(OptimizedKMClient):
         self._fresh.prefetch = self._ready
         self._fresh.warm(str(slave_sae_id), size)
 
-    def _shared_requests(self) -> KeyPool[Any]:
+    def _shared_requests(self) -> KeyPool:
         return KeyPool(self, self._ready, SeenKeys(), self._timing)
 
     @property

@@ -16,8 +16,7 @@ from relay.keys.asking import SHORTAGE
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
-from relay.keys.http import HTTPRequest
-from relay.keys.late import Question
+from relay.keys.http import HTTPRequest, Question
 from relay.keys.replies import (
     LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
@@ -98,8 +97,8 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
-        Concurrent callers share one request; keys that arrive after their caller has given up are kept for the next
-        one. With further slaves or extensions the request is not shared. `patient` False means one attempt only. Raises
+        Concurrent callers share one request. When none of them waits any more it is given up, and its keys are burnt.
+        With further slaves or extensions the request is not shared. `patient` False means one attempt only. Raises
         KMEExhausted or another KeyUnavailable.
         """
         options = {
@@ -129,8 +128,10 @@ class OptimizedKMClient(KMEClient):
         async def read(body: bytes | bytearray) -> list[Key]:
             return await self._fresh_keys(body, sae, number, size)
 
-        question = Question(Call.ENC_KEYS, self._enc_keys_request(sae, number, size, options), read, spends=number, bits=number * size)
-        async with self._turn(f"draw for {sae}", self.at_once):
+        question = Question(
+            Call.ENC_KEYS, self._enc_keys_request(sae, number, size, options), read, spends=number, bits=number * size
+        )
+        async with self._turn(sae):
             return await self._ask(question, patient=patient)
 
     async def _fresh_keys(self, body: bytes | bytearray, sae: str, number: int, size: int) -> list[Key]:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from relay.keys.faults import KMEFault
+from relay.keys.faults import Call, KMEFault
 from relay.keys.replies import MAX_ERROR_OCTETS, REPLY_MARGIN_OCTETS
 
 if TYPE_CHECKING:
     from relay.keys.transport import Transport
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,21 @@ class HTTPReply:
         """Overwrites the body after its keys were extracted."""
         if isinstance(self.body, bytearray):
             self.body[:] = bytes(len(self.body))
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[Result]):
+    """A request to a KME, and `read`, which parses the body of its reply.
+
+    `spends` is the number of keys burnt if the KME may have carried out a request without an answer. Such a request is
+    retried within the burn budget. `bits` is the amount requested, to be compared with the status.
+    """
+
+    call: Call
+    request: HTTPRequest
+    read: Callable[[bytes | bytearray], Awaitable[Result]]
+    spends: int = 0
+    bits: int = 0
 
 
 class NoAnswer(Exception):

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.errors import KeyUnavailable, KMEMisconfigured, KMEUnreachable
+from relay.keys.asking import Asker
 from relay.keys.events import Complaint, Events
 from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Rate
 from relay.keys.replies import KeyStatus
-from relay.keys.source import KeySource
 from relay.keys.types import Timing
 from relay.runtime.aio import begun, goes_on
 
@@ -33,7 +33,7 @@ class KMEStore:
 
     def __init__(
         self,
-        client: KeySource,
+        client: Asker,
         slave_sae: str,
         known_as: Sequence[str],
         draws: DrawCount,

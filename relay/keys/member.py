@@ -29,7 +29,7 @@ class Member:
         self,
         group: str,
         client: KMEClient,
-        pool: KeyPool[KMEClient],
+        pool: KeyPool,
         keep: KeepKeys | None,
         board: KeyCounts,
         timing: Timing,

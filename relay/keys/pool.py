@@ -8,10 +8,9 @@ what to request and who gets the keys; the requests are here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Generic, TypeVar
 
 from relay.errors import (
     KeyUnavailable,
@@ -20,22 +19,20 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
+from relay.keys.asking import Asker
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMEFailed, KMERefusedRequest
 from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys
 from relay.keys.kme_store import KMEStore
 from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
-from relay.keys.source import KeySource
-from relay.keys.state import Batch, PeerPool, Want
+from relay.keys.state import PeerPool, Want
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import REAL_TIME, Key, Timing
 from relay.keys.undelivered import Undelivered
 from relay.runtime.aio import begun, goes_on
 
 log = Events(__name__)
-
-Source = TypeVar("Source", bound=KeySource)
 
 PATIENCE_S = 10.0
 """Longest time that a caller waits for the next batch of a KME that gives one at a time, in seconds."""
@@ -47,12 +44,12 @@ MANY_SIZES = 64
 """Number of sizes from which those that are no longer used are forgotten."""
 
 
-class KeyPool(Generic[Source]):
+class KeyPool:
     """The keys that one KME issues to us, for all slave SAEs and sizes."""
 
     def __init__(
         self,
-        client: Source,
+        client: Asker,
         prefetch: Prefetch,
         seen: SeenKeys,
         timing: Timing = REAL_TIME,
@@ -68,7 +65,6 @@ class KeyPool(Generic[Source]):
         """
         self.undelivered = Undelivered(one_batch, timing.clock)
         self.client = client
-        client.give_late_to(self.take_in)
         self._managed = managed
         self.prefetch = prefetch
         self._seen = seen
@@ -76,7 +72,6 @@ class KeyPool(Generic[Source]):
         self._timing = timing
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
         self._kme_stores: dict[str, KMEStore] = {}
-        self._drawing: dict[asyncio.Task[None], PeerPool] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._began = timing.clock()
         self._closed = False
@@ -119,7 +114,7 @@ class KeyPool(Generic[Source]):
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """The number of keys in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(peer_pool.stock) + peer_pool.aside
+            place: len(peer_pool.stock)
             for place, peer_pool in self._peer_pools.items()
             if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
@@ -150,24 +145,21 @@ class KeyPool(Generic[Source]):
             return keys
         self.client.bind()
         peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.fill_to = self._marks(peer_pool).high
-        loop = asyncio.get_running_loop()
-        served: asyncio.Future[None] = loop.create_future()
-        want = Want(number, number if least is None else least, partial(_wake, served), patient, loop)
-        peer_pool.want(want)
+        peer_pool.fill_to, peer_pool.used_at = self._marks(peer_pool).high, self._timing.clock()
+        want = Want(number, number if least is None else least, asyncio.get_running_loop().create_future(), patient)
+        peer_pool.queue.append(want)
         self._draw(peer_pool)
-        keys = None
         try:
-            await served
-            keys = peer_pool.collect(want)
-        except asyncio.CancelledError:
-            peer_pool.leave(want)
-            if not self._managed and not peer_pool.queue:
-                self._end_drawing(peer_pool)  # the client keeps late keys, and the next caller need not wait
+            keys = await want.served
+        except BaseException:
+            if want in peer_pool.queue:
+                peer_pool.queue.remove(want)
+                peer_pool.serve()
+            if not (self._managed or peer_pool.queue) and goes_on(peer_pool.drawing):
+                peer_pool.drawing.cancel()  # the next caller need not wait for its end
+                peer_pool.drawing = None
+            self._forget_if_idle(peer_pool)
             raise
-        finally:
-            if keys is None:
-                self._forget_if_idle(peer_pool)
         self._gave(peer_pool, number)
         return keys
 
@@ -179,19 +171,6 @@ class KeyPool(Generic[Source]):
         if keys is not None:
             self._gave(peer_pool, number)
         return keys
-
-    def take_in(self, slave_sae: str, size: int, keys: list[Key]) -> None:
-        """Keeps late keys of an abandoned request for the next caller.
-
-        Not if the KME drops keys that the peer has not fetched: another request may have been made since.
-        """
-        if self._closed or self.undelivered.pause:
-            self.client.accounts.issued_and_burnt(slave_sae, len(keys), "late answer")
-            return
-        peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.unrecorded.append(Batch(keys, self._timing.clock() + self.prefetch.lifetime, len(keys)))
-        self.store(peer_pool.slave_sae).draws.add(sum(len(key.key) * 8 for key in keys))
-        self._draw(peer_pool)
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
         """Records that keys have left the pool, and refills it if few are left."""
@@ -230,7 +209,7 @@ class KeyPool(Generic[Source]):
         """Destroys expired keys in all stocks; returns how many."""
         expired = 0
         for peer_pool in list(self._peer_pools.values()):
-            expired += peer_pool.stock.destroy_expired() + self._burn_unrecorded(peer_pool)
+            expired += peer_pool.stock.destroy_expired()
             self._forget_if_idle(peer_pool)
         return expired
 
@@ -245,14 +224,15 @@ class KeyPool(Generic[Source]):
         self._closed = True
         for kme_store in self._kme_stores.values():
             await kme_store.close()
-        running = [task for task in self._drawing if goes_on(task)]
+        running = [each.drawing for each in self._peer_pools.values() if goes_on(each.drawing)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         burnt = 0
         for peer_pool in self._peer_pools.values():
+            peer_pool.forget_other_loops()
             peer_pool.refuse(self._stopped())
-            burnt += peer_pool.stock.burn_all("relay stops") + self._burn_unrecorded(peer_pool, all_of_them=True)
+            burnt += peer_pool.stock.burn_all("relay stops")
         self._peer_pools.clear()
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
@@ -261,98 +241,85 @@ class KeyPool(Generic[Source]):
 
     def _draw(self, peer_pool: PeerPool) -> None:
         """Starts drawing for callers and the refill; callers before its first step share the request."""
+        if goes_on(peer_pool.drawing):
+            return
+        peer_pool.forget_other_loops()
         if self._closed:
             peer_pool.refuse(self._stopped())
         elif self._managed and (error := peer_pool.too_early(self.client.name)) is not None:
             peer_pool.refuse(error)
-        elif self._under_way(peer_pool) < (1 if self.undelivered.pause else self.client.at_once):
-            task = begun(self._draw_until_enough(peer_pool), "draw keys")
-            self._drawing[task] = peer_pool
-            task.add_done_callback(self._ended)
+        else:
+            peer_pool.drawing = begun(self._draw_until_enough(peer_pool), "draw keys")
+            peer_pool.drawing.add_done_callback(partial(self._ended, peer_pool))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if (peer_pool := self._drawing.pop(task, None)) is not None:
-            self._forget_if_idle(peer_pool)
-
-    def _under_way(self, peer_pool: PeerPool) -> int:
-        """The number of tasks that draw for it. Drops those of a closed event loop."""
-        alive = {task for task in self._drawing if goes_on(task)}
-        peer_pool.forget_elsewhere(asyncio.get_running_loop(), alive)
-        return sum(self._drawing[task] is peer_pool for task in alive)
-
-    def _end_drawing(self, peer_pool: PeerPool) -> None:
-        for task in [task for task, pool in self._drawing.items() if pool is peer_pool]:
-            task.cancel()
-            del self._drawing[task]
+    def _ended(self, peer_pool: PeerPool, drawing: asyncio.Task[None]) -> None:
+        if drawing.cancelled() and peer_pool.drawing is drawing:
+            peer_pool.refuse(self._stopped())
+        self._forget_if_idle(peer_pool)
 
     async def _draw_until_enough(self, peer_pool: PeerPool) -> None:
         """Makes requests, each for the keys then wanted, until none is wanted or one fails."""
-        flight = asyncio.current_task()
         try:
-            while await self._drawn(peer_pool, flight):
+            while await self._drawn(peer_pool):
                 peer_pool.refill_fails.over()
                 # Served callers may return now, and share the next request with those still waiting.
                 await asyncio.sleep(0)
         except (KeyUnavailable, StoreUnavailable) as error:
             if peer_pool.filling:
                 peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
-            peer_pool.failed(flight, error, self._timing.chance())
-        except BaseException as error:
-            if isinstance(error, Exception):
-                log.error("keys_not_tended", kme=self.client.name, cause=f"{type(error).__name__}: {error}")
-            peer_pool.failed(flight, self._stopped(), 0.0)
+            peer_pool.failed(error, self._timing.chance())
+        except Exception as error:
+            log.error("keys_not_tended", kme=self.client.name, cause=f"{type(error).__name__}: {error}")
+            peer_pool.refuse(self._stopped())
             raise
 
-    async def _drawn(self, peer_pool: PeerPool, flight: Hashable) -> bool:
+    async def _drawn(self, peer_pool: PeerPool) -> bool:
         """Makes one request for the wanted keys, up to the KME's limit; False if none are wanted."""
-        if peer_pool.missing <= 0 and not peer_pool.unrecorded:
+        if peer_pool.missing <= 0:
             peer_pool.filling = False
             return False
         await self._prepare(peer_pool)
-        self._burn_unrecorded(peer_pool)
-        batch: Batch | None
-        if peer_pool.unrecorded:
-            batch = peer_pool.unrecorded.pop()
-            peer_pool.flights[flight] = 0
-        elif self.undelivered.pause:
+        if self.undelivered.pause:
             async with self._turns.setdefault(peer_pool.slave_sae, asyncio.Lock()):  # all sizes in turn
-                batch = await self._next_batch(peer_pool, flight)
+                keys, asked = await self._next_batch(peer_pool)
         else:
-            batch = await self._batch(peer_pool, flight)
-        if batch is None:
+            keys, asked = await self._batch(peer_pool)
+        if not keys:
             return False
+        until = self._timing.clock() + self.prefetch.lifetime
         try:
-            before = await self.issued.seen_before(peer_pool.slave_sae, batch.keys)
+            before = await self.issued.seen_before(peer_pool.slave_sae, keys)
         except BaseException:
-            peer_pool.unrecorded.append(batch)  # a short outage of the store burns no keys
+            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(keys), "not remembered")
             raise
-        self._put_in_stock(peer_pool, batch, before)
-        drawn = {"number": len(batch.keys), "asked": batch.asked, "ready": len(peer_pool.stock)}
+        self._put_in_stock(peer_pool, keys, before, until)
+        drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
-        peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=self.undelivered.strict)
+        peer_pool.landed(short=len(keys) < asked, alone=self.undelivered.strict)
         return True
 
-    async def _batch(self, peer_pool: PeerPool, flight: Hashable) -> Batch | None:
-        """Requests the keys that are wanted now; None if none are."""
-        kme_store, alone = self.store(peer_pool.slave_sae), self.undelivered.pause > 0
-        number = peer_pool.begin(flight, self.client.most_per_request or kme_store.most, alone=alone)
-        if not number:
-            return None
+    async def _batch(self, peer_pool: PeerPool) -> tuple[list[Key], int]:
+        """Requests the keys that are wanted now; the keys, and how many were asked for. None, if none are wanted."""
+        number = peer_pool.missing
+        if number <= 0 or (self.undelivered.pause and not peer_pool.queue):  # one batch at a time is for callers only
+            peer_pool.filling = False
+            return [], 0
+        kme_store = self.store(peer_pool.slave_sae)
+        most = self.client.most_per_request or kme_store.most
         patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
-        keys = await self._request(peer_pool, flight, patient)
+        keys, asked = await self._request(peer_pool, min(number, most), patient)
         kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
-        return Batch(keys, self._timing.clock() + self.prefetch.lifetime, peer_pool.flights[flight])
+        return keys, asked
 
     async def _prepare(self, peer_pool: PeerPool) -> None:
         """Checks before a key is drawn. Raises KeyUnavailable and StoreUnavailable if none may be."""
         kme_store, slave_sae = self.store(peer_pool.slave_sae), peer_pool.slave_sae
         await kme_store.check_name()
-        if not peer_pool.unrecorded:
-            await self.issued.ready()
-            await self.undelivered.find_out(self.client, slave_sae, kme_store.status, may_try=False)
+        await self.issued.ready()
+        await self.undelivered.find_out(self.client, slave_sae, kme_store.status, may_try=False)
 
-    async def _next_batch(self, peer_pool: PeerPool, flight: Hashable) -> Batch | None:
-        """A batch of a KME that may drop undelivered keys with it, or None.
+    async def _next_batch(self, peer_pool: PeerPool) -> tuple[list[Key], int]:
+        """A batch of a KME that may drop undelivered keys with it.
 
         First it waits until the peer had time to fetch the keys in use. A trial of the KME is made only then, too.
         """
@@ -363,7 +330,7 @@ class KeyPool(Generic[Source]):
             await self.undelivered.find_out(self.client, peer_pool.slave_sae, status, may_try=True)
             if self.undelivered.pause and peer_pool.kept_ready:  # the next batch has to wait
                 peer_pool.fill_to = max(peer_pool.fill_to, min(self.prefetch.high, LONE_BATCH))
-        return await self._batch(peer_pool, flight)
+        return await self._batch(peer_pool)
 
     async def _wait_for_the_peer(self, peer_pool: PeerPool) -> None:
         """Waits until the peer had time to fetch the keys in use, then burns the rest. Raises KMEExhausted."""
@@ -376,7 +343,7 @@ class KeyPool(Generic[Source]):
             if rules.found == "counted":
                 status = await kme_store.ask()
                 stored = status.stored_key_count if status else None
-                if stored is not None and stored <= sum(len(each.stock) + each.aside for each in together):
+                if stored is not None and stored <= sum(len(each.stock) for each in together):
                     break
                 wait = min(wait, pause)
                 pause = min(LONGEST_LOOK_S, pause * 2)
@@ -389,14 +356,13 @@ class KeyPool(Generic[Source]):
         if burnt:
             log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
-    async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
-        """Requests the keys of a flight, and fewer if the KME does not have, accept or manage that many.
+    async def _request(self, peer_pool: PeerPool, number: int, patient: bool) -> tuple[list[Key], int]:
+        """Requests keys, and fewer if the KME does not have, accept or manage that many; also how many in the end.
 
         The status decides which of the first two it is, whatever the refusal says.
         """
         kme_store, refused_more, failures = self.store(peer_pool.slave_sae), False, 0
         while True:
-            number = peer_pool.flights[flight]
             try:
                 keys = await self.client.draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
             except (KMEExhausted, KMERefusedRequest):
@@ -405,34 +371,28 @@ class KeyPool(Generic[Source]):
                 status = await kme_store.ask()
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * peer_pool.size
-                peer_pool.flights[flight] = max(1, (bits or 0) // peer_pool.size) if short else number // 2
+                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
             except KMEFailed:
                 less = number // 2
                 if not (patient and less and self.client.tries_again(failures, less)):
                     raise
-                peer_pool.flights[flight], refused_more = less, True
+                number, refused_more = less, True
                 await self._timing.sleep(self.client.state.backoff.pause(failures))
                 failures += 1
             else:
                 kme_store.unanswered = ""  # outdated; the next status shows whether it lasts
                 kme_store.batch.took(number, refused_more=refused_more)
-                return keys
+                return keys, number
 
-    def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
-        """Burns keys that could not be recorded in time; returns how many."""
-        if burnt := peer_pool.expired_batches(all_of_them=all_of_them):
-            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
-        return burnt
-
-    def _put_in_stock(self, peer_pool: PeerPool, batch: Batch, before: frozenset[str]) -> None:
+    def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str], until: float) -> None:
         if before:
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
-        fresh = [key for key in batch.keys if key.key_ID not in before]
-        refused = len(before) + peer_pool.stock.add(fresh, until=batch.until)
+        fresh = [key for key in keys if key.key_ID not in before]
+        refused = len(before) + peer_pool.stock.add(fresh, until=until)
         if refused:
             log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
-        if refused == len(batch.keys):
+        if refused == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
     # Refill
@@ -464,7 +424,7 @@ class KeyPool(Generic[Source]):
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Drops an empty, unused pool of one peer and size: one-time pads use many sizes."""
         place = (peer_pool.slave_sae, peer_pool.size)
-        if peer_pool.idle and self._peer_pools.get(place) is peer_pool and peer_pool not in self._drawing.values():
+        if peer_pool.idle and self._peer_pools.get(place) is peer_pool and not goes_on(peer_pool.drawing):
             del self._peer_pools[place]
 
     def _stopped(self) -> KMEUnreachable:
@@ -493,8 +453,3 @@ class KeyPool(Generic[Source]):
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
             self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), complaint, clock)
         return self._peer_pools[place]
-
-
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)

@@ -13,8 +13,7 @@ from relay.errors import ConfigError
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMEFault
 from relay.keys.health import Health
-from relay.keys.http import HTTPReply, NoAnswer
-from relay.keys.late import Question
+from relay.keys.http import HTTPReply, NoAnswer, Question
 from relay.keys.replies import KeyStatus
 from relay.runtime.aio import begun, goes_on
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relay.counting import key_metrics as metrics
 from relay.counting.metric import Totals
-from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts
 from relay.keys.pool import KeyPool
 from relay.keys.refill import empty_in
@@ -137,7 +136,7 @@ def _levels_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return rows[0] | {"keys_used": keys, "use_bits_per_s": rate, "share": share, "empty_in_s": min(ends, default=None)}
 
 
-def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool[KMEClient], *, reserve: int, alarm: float) -> PoolRow:
+def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: int, alarm: float) -> PoolRow:
     """The row of one KME's keys for one peer, from the current state."""
     client = pool.client
     kme_store = pool.store(slave_sae)

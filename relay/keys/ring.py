@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Self
 
 from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
-from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
@@ -397,7 +396,7 @@ class KeyRing:
         """The groups that we share with the peer for this use."""
         return [group for group in self._shared[peer] if group.use in (use, "both")]
 
-    def _pools(self) -> Iterator[KeyPool[KMEClient]]:
+    def _pools(self) -> Iterator[KeyPool]:
         for group in self.groups.values():
             yield from group.pools
 

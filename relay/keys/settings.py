@@ -47,8 +47,7 @@ class Quirks:
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close connections without announcing it. `size_unit`: the unit of `size`; "ignored" omits it from the
     request. `integer_key_ids`: key_IDs are numbers in JSON, both ways. `errors`: overrides of the usual meaning of
-    replies. `at_once`: maximum number of concurrent requests for fresh keys for one slave SAE. Some KMEs drop the keys
-    of the first when the second arrives.
+    replies.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -56,7 +55,6 @@ class Quirks:
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
     errors: tuple[ErrorRule, ...] = ()
-    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

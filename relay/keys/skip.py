@@ -17,8 +17,7 @@ from relay.errors import KeyNotFound, KMEBadReply
 from relay.formats.characters import is_printable
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.faults import Call, ErrorRule, KMEFault
-from relay.keys.http import HTTPRequest
-from relay.keys.late import Question
+from relay.keys.http import HTTPRequest, Question
 from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
 from relay.keys.types import SAEID, Found, Key
 
@@ -87,7 +86,7 @@ class SKIPClient(KMEClient):
                 self.burn(remote, 1, "reply not believed")
                 raise
 
-        async with self._turn(f"draw for {remote}", self.at_once):
+        async with self._turn(remote):
             return await self._ask(Question(Call.ENC_KEYS, request, read, spends=1, bits=size), patient=patient)
 
     async def request_dec_keys(

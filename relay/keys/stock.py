@@ -183,26 +183,6 @@ class Stock:
         self._accounts.used(self._slave_sae, number)
         return keys
 
-    def set_aside(self, number: int) -> list[HeldKey] | None:
-        """Sets aside `number` valid keys, for `hand_out` or `put_back`; or returns None."""
-        if self._held and self._held[0].until <= self._clock():
-            self.destroy_expired()
-        if len(self._held) < number:
-            return None
-        return [self._held.popleft() for _ in range(number)]
-
-    def hand_out(self, held: Sequence[HeldKey]) -> list[Key]:
-        """The keys, which now count as used."""
-        keys = [Key(each.key_ID, bytes(each.octets), each.until) for each in held]
-        for each in held:
-            wipe(each.octets)
-        self._accounts.used(self._slave_sae, len(keys))
-        return keys
-
-    def put_back(self, held: Sequence[HeldKey]) -> None:
-        """Puts keys back in front."""
-        self._held.extendleft(reversed(held))
-
     def destroy_expired(self) -> int:
         """Destroys expired keys; returns how many."""
         now = self._clock()

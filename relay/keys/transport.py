@@ -138,7 +138,7 @@ class Transport:
             if not isinstance(error, TimeoutError) and (ended := self.tls.own_ended(datetime.now(UTC))):
                 # With TLS 1.3 such a KME closes only after the request was written, without reading it.
                 raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
-            raise _no_answer(error, sent=bool(sent), heard=self._heard) from error
+            raise _no_answer(error, within, sent=bool(sent), heard=self._heard) from error
 
     def take(self, name: str, context: ssl.SSLContext) -> None:
         """Applies these TLS settings. `name` is that of the KME, for the log.
@@ -308,8 +308,10 @@ async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray |
 _CUT = (ConnectionResetError, ssl.SSLEOFError)
 
 
-def _no_answer(error: Exception, *, sent: bool, heard: bool) -> NoAnswer:
+def _no_answer(error: Exception, within: float, *, sent: bool, heard: bool) -> NoAnswer:
     cause = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}".rstrip(": ")
+    if type(error) is TimeoutError:
+        cause = f"no answer within {within:.1f} s"
     if isinstance(error, aiohttp.ClientResponseError):  # no HTTP: it is quoted, and may hold a key
         cause = without_keys(cause)
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from relay.errors import KeyUnavailable, StoreUnavailable
+from relay.keys.asking import Asker
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
-from relay.keys.source import KeySource
 from relay.keys.types import Found, TrialStore
 
 log = Events(__name__)
@@ -82,7 +82,7 @@ class Undelivered:
         """Seconds until the next batch may be drawn; `used_at` is the last use of a key."""
         return max(used_at, self._began if self.strict else float("-inf")) + self.pause - self._clock()
 
-    async def find_out(self, client: KeySource, slave_sae: str, status: KeyStatus | None, *, may_try: bool) -> None:
+    async def find_out(self, client: Asker, slave_sae: str, status: KeyStatus | None, *, may_try: bool) -> None:
         """Looks up what is known of the KME, or else tries it if allowed. Raises nothing.
 
         A trial that failed is repeated later.
@@ -104,7 +104,7 @@ class Undelivered:
                 log.error("kme_drops_undelivered_keys", kme=client.name, one_batch_at_a_time=ONE_BATCH_S)
 
     async def _remembered_or_tried(
-        self, client: KeySource, own_sae: str, slave_sae: str, status: KeyStatus, *, may_try: bool
+        self, client: Asker, own_sae: str, slave_sae: str, status: KeyStatus, *, may_try: bool
     ) -> Found | None:
         """The stored result, else that of a trial; None if there is none, and none may be made."""
         trials, kme = self.trials, (client.url, own_sae, slave_sae)
@@ -125,7 +125,7 @@ class Undelivered:
                 await trials.end((client.url, own_sae))
         return known
 
-    async def _try(self, client: KeySource, own_sae: str, slave_sae: str) -> Found:
+    async def _try(self, client: Asker, own_sae: str, slave_sae: str) -> Found:
         """A trial. One that finds that keys were dropped is confirmed by a second one: a fault may look like that."""
         found = await client.keeps_undelivered(slave_sae, own_sae)
         if found != "kept":

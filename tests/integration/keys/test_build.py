@@ -79,7 +79,6 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
         "size_unit": "bytes",
         "keep_alive": False,
         "integer_key_ids": True,
-        "requests_at_once": 3,
         "errors": [{"call": "dec_keys", "code": 401, "text": "no key", "means": "not_found"}],
     }
     client = km_client("one", _kme(certificates, retry_attempts=1, timeout=4, **settings))
@@ -87,7 +86,6 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     assert (client.name, client.retry_attempts, client.timeout) == ("one", 1, 4)
     quirks = client.settings.quirks
     assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
-    assert client.at_once == 3
     assert quirks.errors == (ErrorRule(KMEFault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
 
 

@@ -210,50 +210,18 @@ class Busy(Forgetful):
         return frozenset()
 
 
-async def test_keys_that_could_not_be_remembered_at_once_are_used_when_they_can_be(
-    kme: FakeKME, time: FakeTime
-) -> None:
-    """A store that is locked for a moment, after the keys have come, burns none of them."""
+async def test_keys_that_could_not_be_remembered_are_burnt_and_counted(kme: FakeKME, time: FakeTime) -> None:
     group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
     store = Busy()
     group.remember_in(store)
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable):
-            await group.take_pad("bob", 100)
-        time.now += 10
+    with pytest.raises(StoreUnavailable):
+        await group.take("bob")
+    time.now += 10
     store.busy = False
-    pad = await group.take_pad("bob", 100)
-    assert len(kme.got("enc_keys")) == 1, "nothing more is drawn while some wait to be remembered"
-    assert store.remembered == [{key.reference.key_ID for key in pad.keys}]
+    key = await group.take("bob")
+    assert store.remembered == [{key.key_ID}]
     await group.close()
-    assert group.pools[0].client.accounts.burnt_by_cause() == {}
-    assert accounts_agree(group)
-
-
-async def test_keys_that_wait_to_be_remembered_do_not_outlive_their_time(kme: FakeKME, time: FakeTime) -> None:
-    """The KME destroys its own of them by then, and the other site could not have theirs."""
-    group = KMEGroup(
-        "g",
-        [kme.client(timing=time.timing, timeout=60)],
-        Prefetch(0, 0, lifetime=100),
-        timing=time.timing,
-    )
-    store = Busy()
-    group.remember_in(store)
-    with pytest.raises(StoreUnavailable):
-        await group.take("bob")
-    time.now += 60
-    store.busy = False
-    await group.take("bob")
-    store.busy = True
-    with pytest.raises(StoreUnavailable):
-        await group.take("bob")
-    time.now += 101
-    store.busy = False
-    await group.take("bob")
-    assert len(kme.got("enc_keys")) == 3
     assert group.pools[0].client.accounts.burnt_by_cause() == {"not remembered": 1}
-    await group.close()
     assert accounts_agree(group)
 
 

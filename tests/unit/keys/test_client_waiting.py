@@ -1,4 +1,4 @@
-"""Those who wait for keys: they share requests, keys that come late are there for the next, and nobody holds up others.
+"""Those who wait for keys: they share requests, and nobody holds up others.
 Standard: ETSI GS QKD 014 V1.1.1: what was drawn and not received is lost.
 """
 
@@ -8,14 +8,8 @@ import asyncio
 
 import pytest
 
-from relay.errors import (
-    KMEUnreachable,
-)
+from relay.errors import KMEUnreachable
 from relay.keys import Key
-from relay.keys.faults import Call
-from relay.keys.http import HTTPReply, HTTPRequest
-from relay.keys.late import Question
-from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime
 
 
@@ -26,7 +20,7 @@ async def test_one_request_for_fresh_keys_at_a_time_goes_out_for_a_slave(kme: Fa
     assert kme.most_enc_keys_at_once == 1
 
 
-async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt_in_the_end(
+async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt(
     kme: FakeKME,
 ) -> None:
     kme.misbehave("enc_keys", "hang")
@@ -36,51 +30,8 @@ async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_it
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (client.key_requests.unread, client.accounts.totals()["burnt"]) == (3, 0)
         assert len(await client.request_enc_keys("bob")) == 1
     assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
-
-
-@pytest.mark.parametrize("gives_up", ["the client", "the caller"])
-async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, time: FakeTime, gives_up: str) -> None:
-    answer = asyncio.Event()
-    kme.misbehave("enc_keys", "late", until=answer)
-    by_caller = gives_up == "the caller"
-    options = {"timeout": 30} if by_caller else {"timeout": 0.2, "retry_attempts": 0}
-    async with kme.client(timing=time.timing, **options) as client:
-        await client.check_key_status("bob")
-        with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
-            async with asyncio.timeout(0.2 if by_caller else None):
-                await client.request_enc_keys("bob", number=3)
-        while client.key_requests.unread < 3:
-            await asyncio.sleep(0)
-        answer.set()
-        while client.key_requests.unread:
-            await asyncio.sleep(0.01)
-        keys = await client.request_enc_keys("bob", number=3)
-        assert len({key.key_ID for key in keys}) == 3
-        assert len(kme.got("enc_keys")) == 1
-        assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
-
-
-@pytest.mark.parametrize(
-    ("code", "whole", "burnt"), [(504, True, 3), (502, False, 3), (200, False, 3), (404, False, 0)]
-)
-async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
-    kme: FakeKME, code: int, whole: bool, burnt: int
-) -> None:
-    async def answer() -> HTTPReply:
-        return HTTPReply(code, bytearray(), whole=whole)
-
-    async def no_keys(_: object) -> list[Key]:
-        return []
-
-    async with kme.client() as client:
-        question = Question(Call.ENC_KEYS, HTTPRequest("POST", "", sae="bob"), no_keys, spends=3)
-        client.key_requests._leave(asyncio.create_task(answer()), question, sent=True)
-        while client.key_requests.unread:
-            await asyncio.sleep(0)
-        assert client.accounts.totals()["burnt"] == burnt
 
 
 async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:
@@ -94,18 +45,6 @@ async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -
         assert len({key.key_ID for each in found for key in each}) == 50
         assert [request.content["number"] for request in kme.got("enc_keys")] == [10] * 5
         assert kme.most_enc_keys_at_once == 1
-
-
-async def test_several_requests_are_on_the_way_where_the_kme_permits_it(kme: FakeKME) -> None:
-    kme.misbehave("enc_keys", "late", until=(answer := asyncio.Event()))
-    async with kme.client(quirks=Quirks(at_once=2), timeout=30) as client:
-        first = asyncio.create_task(client.request_enc_keys("bob"))
-        await kme.next_request()
-        second = asyncio.create_task(client.request_enc_keys("bob"))
-        await first  # whichever request its key has come by
-        answer.set()
-        assert await second != await first
-        assert kme.most_enc_keys_at_once == 2
 
 
 async def test_callers_of_a_kme_that_hangs_hear_of_it_together(kme: FakeKME, time: FakeTime) -> None:

@@ -156,7 +156,7 @@ async def test_no_key_is_drawn_while_the_store_is_full_which_is_said_and_ends_by
     assert (events.count("keys_not_drawn"), events.count("keys_drawn_again")) == (1, 1)
 
 
-async def test_keys_that_came_before_the_store_was_full_are_used_when_it_has_room_again(
+async def test_keys_that_the_store_cannot_remember_are_burnt_and_others_drawn_when_it_has_room_again(
     ring: KeyRing, time: FakeTime, kme: FakeKME, disk: Disk
 ) -> None:
     disk.fills_up = True
@@ -168,7 +168,8 @@ async def test_keys_that_came_before_the_store_was_full_are_used_when_it_has_roo
     assert await _ready_after(ring, time, 10) == 4
     [row] = ring.pool_rows()
     assert row.trouble == ""
-    assert len(kme.got("enc_keys")) == drawn + 1
+    assert len(kme.got("enc_keys")) == drawn + 2, "none was drawn while the store was full"
+    assert ring.groups["g"].pools[0].client.accounts.burnt_by_cause() == {"not remembered": 4}
 
 
 async def test_a_group_for_pads_alone_keeps_no_keys_of_the_usual_size_ready(kme: FakeKME, time: FakeTime) -> None:
