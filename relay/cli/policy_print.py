@@ -34,11 +34,9 @@ _OTHERWISE = {
 }
 
 
-def print_policies(console: Console, policies: PolicySet, own: Collection[str]) -> None:
-    """All files of the set as a table, those that let mail out in clear standing out.
-
-    Mail to our `own` domains, as policies write them, does not leave.
-    """
+def print_policies(console: Console, policies: PolicySet) -> None:
+    """All files of the set as a table, those that let mail out in clear standing out."""
+    own = policies.site.domains  # to which mail does not leave
     title = f"Policies in {printable(str(policies.directory))}"
     rows = (
         (
@@ -57,21 +55,18 @@ def print_policies(console: Console, policies: PolicySet, own: Collection[str]) 
         console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
 
 
-def print_explanation(
-    console: Console, explanation: Explanation, now: OutcomeNow | None, *, inside: bool = False
-) -> None:
-    """One decision for a person: what decides, what was looked for before, and what follows from it.
-
-    `inside` says that the recipient is at a domain of our own.
-    """
-    print_pairs(console, _explained(explanation, now, inside=inside))
+def print_explanation(console: Console, explanation: Explanation, now: OutcomeNow) -> None:
+    """One decision for a person: what decides, what was looked for before, and what follows from it."""
+    print_pairs(console, _explained(explanation, now))
 
 
-def _explained(explanation: Explanation, now: OutcomeNow | None, *, inside: bool) -> Iterator[Pair]:
+def _explained(explanation: Explanation, now: OutcomeNow) -> Iterator[Pair]:
     yield "From", explanation.sender or "<> (the null sender)"
     yield "To", explanation.recipient
     if (decision := explanation.decision) is not None:
         yield "Decided by", f"{decision.source}, line {decision.line}"
+        if decision.looks_inside and now.described:
+            yield "Message", "none given: a small one from SENDER, without subject, attachments or further fields"
     yield "Looked for", [f"{each.file} ({each.step}): {_found(each)}" for each in explanation.lookups]
     yield "Rules", list(map(_rule, explanation.rules))
     yield "Floors", list(map(_rule, explanation.floors))
@@ -81,20 +76,19 @@ def _explained(explanation: Explanation, now: OutcomeNow | None, *, inside: bool
     if decision is None:
         yield "Result", Text(f"held: {printable(explanation.held)}", style="bold red")
     else:
-        yield from _decided(decision, explanation.peer_because, inside=inside)
-    if now is not None:
-        yield from _now(now)
+        yield from _decided(decision, explanation, now)
+    yield from _now(now, covered=decision is not None)
     yield "Version", explanation.version
 
 
-def _decided(decision: Decision, peer_because: str, *, inside: bool) -> Iterator[Pair]:
+def _decided(decision: Decision, explanation: Explanation, now: OutcomeNow) -> Iterator[Pair]:
     if decision.in_clear:
-        yield "Level", INSIDE if inside else CLEAR
+        yield "Level", INSIDE if explanation.inside else CLEAR
         if decision.reason:
             yield "Reason", decision.reason
         return
     peer = decision.peer or Text("none", style="bold red")
-    yield "Peer", Text.assemble(peer, f": {peer_because}")
+    yield "Peer", Text.assemble(peer, f": {explanation.peer_because}")
     yield "Levels", ", then ".join(map(str, decision.levels))
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
@@ -103,20 +97,23 @@ def _decided(decision: Decision, peer_because: str, *, inside: bool) -> Iterator
         yield "KEMs of pqc", ", then around it ".join(decision.kem)
     if decision.priority == "low":
         yield "Priority", "low: leaves alone what is kept in reserve at the KME"
+    refused = now.outcome is not None and now.outcome.result == "refused"
+    if decision.otherwise != REFUSE and (decision.hopeless(now.size) or (refused and decision.otherwise == HOLD)):
+        return  # it is never held
     yield "Otherwise", _OTHERWISE[REFUSE if decision.otherwise == REFUSE else HOLD]
     if decision.otherwise not in _OTHERWISE:
         yield "", f"for {duration_text(decision.hold_for)} at most, then refused"
 
 
-def _now(now: OutcomeNow) -> Iterator[Pair]:
-    outcome = now.outcome
-    if outcome is not None:
-        size = f"a message of {now.size} bytes" if now.size else "a small message"
+def _now(now: OutcomeNow, *, covered: bool) -> Iterator[Pair]:
+    if (outcome := now.outcome) is not None:
+        size = "a small message" if now.described else f"a message of {now.size} bytes"
         what = f"{outcome.result} {outcome.protection}".rstrip()
         spent = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ""
         bad = outcome.result != "sealed"
         result = Text(f"{size} would be {what}{spent}", style="bold red" if bad else "bold green")
-        yield "Now", (result, *outcome.causes)
+        if covered:
+            yield "With keys" if now.offline else "Now", (result, *outcome.causes)
         yield "SMTP reply", outcome.reply
     ready = (f"{kme}: {many(number, 'key')} ready at the relay that serves" for kme, number in now.ready.items())
     yield "Keys", [*map(_keys, now.keys), *ready]

@@ -24,7 +24,8 @@ from relay.journey.planner import Decided, Planner, check_shown, decide, seconds
 from relay.levels import AES, SIGNED, bare
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
-from relay.policy.decide import Decision, PolicySet
+from relay.policy.decide import Decision, Explanation, PolicySet
+from relay.policy.expected import DescribedMessage
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
 from relay.policy.traffic import TrafficSample
@@ -44,6 +45,12 @@ class PolicySite:
     config: Config
     certificates: dict[str, PeerCertificates]
     policies: PolicySet
+
+    @property
+    def asks_login(self) -> bool:
+        """Whether each listener for outgoing mail is told who has logged in."""
+        outgoing = self.config.outgoing
+        return outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
 
     @property
     def largest(self) -> int:
@@ -118,9 +125,7 @@ class PolicySite:
         for name, peer in self.config.peers.items():
             if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
                 pads[name] = most
-        outgoing = self.config.outgoing
-        asks_login = outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
-        return Capabilities(self.planner().obstacle, pads, self.largest, asks_login)
+        return Capabilities(self.planner().obstacle, pads, self.largest, self.asks_login)
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
@@ -191,11 +196,14 @@ class CertificateOutlook:
 class OutcomeNow:
     """`outcome` for a message of `size` bytes; `keys` are the peer's KMEs, `unknown` says what could not be found out.
 
-    `ready` has the number of keys that the serving relay holds of each of these KMEs, none where it holds none.
+    `ready` has the number of keys that the serving relay holds of each of these KMEs, none where it holds none. The
+    message may only be `described`. `offline` assumes that all keys are there.
     """
 
     outcome: Outcome | None
     size: int
+    described: bool = False
+    offline: bool = False
     keys: tuple[PoolRow, ...] = ()
     certificates: tuple[CertificateOutlook, ...] = ()
     unknown: str = ""
@@ -215,24 +223,29 @@ class OutcomeNow:
             "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],
             "ready_at_the_relay": dict(self.ready),
             "unknown": self.unknown or None,
+            "offline": self.offline,
         }
 
 
-async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> OutcomeNow:
-    """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
-    size = content.size if content is not None else 0
-    sample = TrafficSample("", decision.sender, (decision.recipient,), size, content)
+async def look_now(site: PolicySite, explanation: Explanation, content: MessageFacts, *, offline: bool) -> OutcomeNow:
+    """What would become of the message now; KMEs are asked for their status, or all keys are taken to be there."""
+    size, described = content.size, isinstance(content, DescribedMessage)
+    sample = TrafficSample("", explanation.sender, (explanation.recipient,), size, content)
+    try:
+        planner = site.planner()
+    except ConfigError as error:
+        return OutcomeNow(None, size, described, offline, unknown="; ".join(error.problems))
+    decision = explanation.decision
+    if offline or decision is None:
+        [outcome] = await site.foresee(planner, sample, sample.recipients)
+        return OutcomeNow(outcome, size, described, offline)
     async with site.keys() as keys:
-        try:
-            planner = site.planner()
-        except ConfigError as error:
-            return OutcomeNow(None, size, unknown="; ".join(error.problems))
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         ready = _ready(site, rows)
         supply = _WithReadyKeys(keys, site, ready) if keys is not None else None
         [outcome] = await site.foresee(planner, sample, sample.recipients, supply)
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return OutcomeNow(outcome, size, rows, _certificates(site, decision), unknown, ready)
+        return OutcomeNow(outcome, size, described, offline, rows, _certificates(site, decision), unknown, ready)
 
 
 def _ready(site: PolicySite, rows: tuple[PoolRow, ...]) -> dict[str, int]:

@@ -121,7 +121,7 @@ class Explanation:
 
     `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None if the mail is
     held because no file covers the recipient. Then `held` says why and what to do; otherwise it is "". `peer_because`
-    is the source of the peer.
+    is the source of the peer. The recipient may be `inside`, at a domain of our own.
     """
 
     sender: str
@@ -135,6 +135,7 @@ class Explanation:
     raised: tuple[str, ...] = ()
     peer_because: str = ""
     held: str = ""
+    inside: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON types, with stable names."""
@@ -222,6 +223,7 @@ class PolicySet:
             floors=tuple(floors),
             raised=differences(bare, decision),
             peer_because=_because(file, address, peer),
+            inside=address.domain in self.site.domains,
         )
 
     def covering(self, domain: str) -> PolicyFile | None:

@@ -23,6 +23,7 @@ from relay.cli.identity import identity as identity_command
 from relay.cli.output import plain_console
 from relay.cli.policy import policy as policy_command
 from relay.cli.policy_print import print_explanation
+from relay.cli.policy_site import OutcomeNow
 from relay.config import TCPAddress, load_config
 from relay.formats.cms import FURTHER_KEMS
 from relay.identity import (
@@ -85,7 +86,7 @@ async def test_policy_check_and_explain_show_the_kems(sites: tuple[Site, Site]) 
     explanation = found.explain("ann@alice.example", "hqc@bob.example")
     console = plain_console()
     with console.capture() as shown:
-        print_explanation(console, explanation, None)
+        print_explanation(console, explanation, OutcomeNow(None, 0))
     assert "ml-kem-1024, then around it hqc-256" in shown.get()
     assert explanation.as_dict()["decision"]["kem"] == ["ml-kem-1024", "hqc-256"]
 

@@ -216,9 +216,7 @@ def test_explain_for_programs_is_one_json_object(site: Site) -> None:
     assert [look["file"] for look in explained["looked_for"]] == ["bob.example/x.toml", "bob.example.toml"]
 
 
-@pytest.mark.parametrize(
-    "recipient", ["[red]x[/]@bob.example", "[/]", ":smile:@bob.example", "\x1b[2J@x", "\udcff@x", "x@\n", ""]
-)
+@pytest.mark.parametrize("recipient", ["[red]x[/]@bob.example", ":smile:@bob.example", "\x1b[2J@x", "\udcff@x"])
 def test_explain_prints_hostile_addresses_harmlessly(site: Site, recipient: str) -> None:
     run = site(FILES)
     result = run("explain", "[/red]@alice.example", recipient)
@@ -226,9 +224,11 @@ def test_explain_prints_hostile_addresses_harmlessly(site: Site, recipient: str)
     assert "\x1b" not in result.output
     assert "[/red]@alice.example" in result.stdout
     assert json.loads(run("explain", "a@alice.example", recipient, "--json").stdout)["recipient"] == recipient
-    refused = run("explain", "[/red]\x1b]0;", recipient)
-    assert refused.exit_code == 2
-    assert "\x1b" not in refused.output
+    for address in ("[/red]\x1b]0;", "[/]", "x@\n", ""):
+        for mail in (("a@alice.example", address), (address or "[/]", recipient)):
+            refused = run("explain", *mail)
+            assert refused.exit_code == 2
+            assert "\x1b" not in refused.output
 
 
 @pytest.mark.parametrize("arguments", [["explain", "a@alice.example"], ["nonsense"], ["check", "extra"]])
