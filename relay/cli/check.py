@@ -7,10 +7,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -53,8 +52,7 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
-from relay.levels import LevelName, bare
-from relay.policy.findings import in_vain, levels_in_vain, peers_unmarked
+from relay.policy.findings import files_not_read, in_vain, levels_in_vain, peers_unmarked
 from relay.policy.load import PolicyFolder
 from relay.process import app, upkeep
 from relay.runtime import release
@@ -270,23 +268,15 @@ def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> S
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     doubts = list(in_vain(policies, sends=config.outgoing is not None))
     if config.outgoing is not None and not config.policies.shadow:  # in shadow mode nothing is held
-        doubts += levels_in_vain(policies, _obstacle(config, certificates), only_sending(certificates))
+        obstacle = planner_of(config, certificates).obstacle_for_peer
+        doubts += levels_in_vain(policies, obstacle, only_sending(certificates))
     if config.opens_mail:
         doubts += peers_unmarked(policies)
     problems = tuple(map(str, doubts))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
+    if not_read := files_not_read(directory):
+        others += f"; {not_read}"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
-
-
-def _obstacle(config: Config, certificates: Mapping[str, PeerCertificates]) -> Callable[[str, LevelName], str]:
-    """Why a level cannot be had for a peer; what is wrong with the peer itself is found elsewhere."""
-    planner = planner_of(config, certificates)
-
-    @cache
-    def obstacle(peer: str, level: LevelName) -> str:
-        return planner.obstacle_for_peer(peer, level) if peer in config.peers and bare(level) in planner.levels else ""
-
-    return obstacle
 
 
 def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:

@@ -27,7 +27,8 @@ from relay.errors import ConfigError
 from relay.mail import MAILBOX
 from relay.policy.content import MessageFacts
 from relay.policy.expected import DescribedMessage, failures
-from relay.policy.findings import Doubt, doubtful
+from relay.policy.findings import Doubt, doubtful, files_not_read
+from relay.policy.names import printable
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
 _offline = click.option("--offline", is_flag=True, help="Ask no KME.")
@@ -66,6 +67,8 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
         print_policies(plain_console(), site.policies)
         for each in findings:
             click.echo(f"doubtful: {each}")
+        if not_read := files_not_read(site.policies.directory):
+            click.echo(f"hint: {printable(f'{site.policies.directory}: {not_read}')}")
     if strict and findings:
         sys.exit(1)
 

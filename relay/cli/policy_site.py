@@ -18,7 +18,7 @@ from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.formats import mime
-from relay.identity import PeerCertificates, own_identity
+from relay.identity import PeerCertificates, only_sending, own_identity
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
 from relay.levels import AES, SIGNED, bare
@@ -125,7 +125,8 @@ class PolicySite:
         for name, peer in self.config.peers.items():
             if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
                 pads[name] = most
-        return Capabilities(self.planner().obstacle, pads, self.largest, self.asks_login)
+        only_send = only_sending(self.certificates)
+        return Capabilities(self.planner().obstacle_for_peer, pads, self.largest, self.asks_login, only_send)
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:

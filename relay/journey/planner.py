@@ -29,7 +29,7 @@ from relay.journey.plan import Copy, Group, Planned
 from relay.journey.tripwire import shown_fields
 from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName, bare
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, SEALING, LevelName, bare
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
@@ -257,26 +257,21 @@ class Planner:
             return ""
         if too_big := decision.too_big(level, size):
             return too_big
-        layers = decision.layers(level)
-        if missing := [layer for layer in layers if layer not in self.levels]:
-            return f"{level}: this relay cannot do {missing[0]}"
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        if decision.peer not in self.config.peers:
-            return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
-        if cause := next(filter(None, (self._not_opened(decision.peer, each) for each in level.split("+"))), ""):
-            return f"{level}: {cause}"
-        if cause := self._not_taken(decision):
-            return f"{level}: {cause}"
-        parties = self.parties(decision.peer)
-        obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
-        return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
+        cause = self._not_taken(decision) or self.obstacle_for_peer(decision.peer, decision.layers(level))
+        return f"{level}: {cause}" if cause else ""
 
-    def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
-        """Why sealing for a peer at a level is impossible, regardless of policy, or ""."""
-        layers = level.split("+")
-        obstacles = (self._not_opened(peer, each) or self.levels[each].obstacle(self.parties(peer)) for each in layers)
-        return next(filter(None, obstacles), "")
+    def obstacle_for_peer(self, peer: str, layers: Iterable[str]) -> str:
+        """Why mail of any sender to this peer cannot have these layers, or ""."""
+        if peer not in self.config.peers:
+            return f"peer {peer!r} is known no more: its document or [peers.{peer}] is gone"
+        for layer in layers:
+            if layer not in self.levels:
+                return f"this relay cannot do {layer}"
+            if cause := self._not_opened(peer, layer) or self.levels[layer].obstacle(self.parties(peer)):
+                return cause
+        return ""
 
     def _not_taken(self, decision: Decision) -> str:
         """Why the peer would quarantine all mail of this sender, or ""."""
@@ -319,7 +314,7 @@ class Planner:
     def _not_opened(self, peer: str, level: str) -> str:
         """Why a peer cannot open a level: by its document, or for want of quantum keys; or ""."""
         document = self.certificates.get(peer)
-        if document is not None and (cause := document.not_opened(level)):
+        if document is not None and level in SEALING and (cause := document.not_opened(level)):
             return cause
         no_keys = level in QUANTUM and not self.config.peers[peer].kme_groups
         return f"no KME group is set for peer {peer!r}" if no_keys else ""

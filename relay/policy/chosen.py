@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from relay.levels import strength
 from relay.policy.conditions import MailFacts
@@ -14,9 +14,6 @@ from relay.policy.file import PolicyFile
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen, DoubtfulMatch, held_for
 from relay.policy.strength import guarantee, united
-
-if TYPE_CHECKING:
-    from relay.policy.decide import Decision
 
 RAISES = "raises what holds without it"
 
@@ -80,13 +77,13 @@ def meaning(doubt: str = "") -> str:
     return f"{RAISES}, as {doubt}" if doubt else RAISES
 
 
-def differences(before: Chosen | Decision, after: Chosen | Decision) -> tuple[str, ...]:
+def differences(before: Chosen, after: Chosen) -> tuple[str, ...]:
     """What rules have changed, each as "levels: otp instead of aes"."""
     values = ((name, _said(name, before), _said(name, after)) for name in ("levels", "otherwise", "priority"))
     return tuple(f"{name}: {new} instead of {old}" for name, old, new in values if old != new)
 
 
-def _said(name: str, settings: Chosen | Decision) -> str:
+def _said(name: str, settings: Chosen) -> str:
     """A setting in the syntax of policy files."""
     value = getattr(settings, name)
     return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
-from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, LevelName
 from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
@@ -32,42 +32,30 @@ from relay.policy.patterns import Groups
 from relay.policy.people import Fit, read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import DEFAULT_KEMS, Chosen, DoubtfulMatch, KEMNames, MaxSize, Otherwise, Priority, held_for
+from relay.policy.settings import Chosen, held_for, layers_of
 from relay.policy.site import ANY_SITE, SiteFacts
 
 if TYPE_CHECKING:
     from relay.policy.expected import Expected
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+_CHOSEN = tuple(each.name for each in fields(Chosen))
+_values = attrgetter(*_CHOSEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(Chosen):
     """How mail from `sender` to `recipient` (both as given) is sealed.
 
-    `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient. `source` and `line`
-    locate the list whose guarantee counts; `version` is that of the whole policy set. `max_size` has the largest
-    message (bytes) for levels that have a limit. `otherwise` is for mail that can have none of the levels now; what
-    never can is refused. `rule` is the number of the rule that decided, 0 for none; `looks_inside` says that some
-    rules need the message. `reason` is the file's reason for mail in clear. `max_bounce` is the largest message in
-    bytes that gets a one-time pad, for the null sender; None for other senders. `doubt` is what raised it because it
-    could not be read beyond doubt.
+    `version` is that of the whole policy set; `looks_inside` says that some rules need the message. `max_bounce` is the
+    largest message in bytes that gets a one-time pad, for the null sender; None for other senders.
     """
 
     sender: str
     recipient: str
-    levels: tuple[LevelName, ...]
-    peer: str | None
-    otherwise: Otherwise
-    source: str
-    line: int
     version: str
-    kem: KEMNames = DEFAULT_KEMS
-    max_size: MaxSize = ()
-    priority: Priority = "normal"
-    reason: str = ""
-    rule: int = 0
     looks_inside: bool = False
     max_bounce: int | None = None
-    doubt: DoubtfulMatch | None = None
 
     @property
     def in_clear(self) -> bool:
@@ -79,21 +67,20 @@ class Decision:
         """The time in seconds after which mail without a level is refused: 0 at once, infinite never."""
         return held_for(self.otherwise)
 
+    @property
+    def where(self) -> str:
+        """`file:line`, for log lines."""
+        return f"{self.source}:{self.line}"
+
     def layers(self, level: LevelName) -> tuple[str, ...]:
         """The layers of a level, from the inside out, with the further KEMs around pqc."""
-        first, *on_top = level.split("+")
-        return (first, *self.kem[1:], *on_top) if first == PQC.name else (first, *on_top)
+        return layers_of(level, self.kem)
 
     def hopeless(self, size: int) -> bool:
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
         if self.in_clear:
             return False
         return self.peer is None or all(self.too_big(level, size) for level in self.levels)
-
-    @property
-    def where(self) -> str:
-        """`file:line`, for log lines."""
-        return f"{self.source}:{self.line}"
 
     def too_big(self, level: LevelName, size: int) -> str:
         """Why a message of this size, in bytes, cannot have this level, or ""."""
@@ -342,23 +329,14 @@ class PolicySet:
         return file.policy.peer or self.owners.get(address.domain)
 
     def _decision(self, sender: str, recipient: str, file: PolicyFile, chosen: Chosen, peer: str | None) -> Decision:
+        own = dict(zip(_CHOSEN, _values(chosen), strict=True))
         return Decision(
-            sender,
-            recipient,
-            chosen.levels,
-            peer,
-            chosen.otherwise,
-            chosen.source,
-            chosen.line,
-            self.version,
-            chosen.kem,
-            chosen.max_size,
-            chosen.priority,
-            chosen.reason,
-            chosen.rule,
-            file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
-            None if sender else self.site.max_bounce,
-            chosen.doubt,
+            **own | {"peer": peer},
+            sender=sender,
+            recipient=recipient,
+            version=self.version,
+            looks_inside=file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
+            max_bounce=None if sender else self.site.max_bounce,
         )
 
     def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:

@@ -185,9 +185,8 @@ def parse_policy(
         if len(cache) < MAX_CACHED:
             cache[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
-    own = Chosen(
-        policy.levels, policy.kem, policy.max_size, policy.otherwise, policy.priority, policy.reason or "", source, line
-    )
+    policy_values = policy.levels, policy.peer, policy.kem, policy.max_size, policy.otherwise, policy.priority
+    own = Chosen(*policy_values, policy.reason or "", source, line)
     return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
 
 

@@ -4,28 +4,39 @@ Each doubt names file, line and column, and how to fix it; none of them stops th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
 from urllib.parse import unquote
 
+from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
-from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, PLAINTEXT, SIGNED, LevelName
 from relay.policy.comparing.conditions import Conditions
-from relay.policy.decide import Decision, PolicySet
-from relay.policy.file import Policy, PolicyFile
+from relay.policy.decide import PolicySet
+from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
-from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
+from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Groups
 from relay.policy.rules import When
-from relay.policy.settings import REFUSE, SealingSettings, held_for, today
+from relay.policy.settings import REFUSE, Chosen, SealingSettings, held_for, layers_of, today
 from relay.policy.strength import never_weaker
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
+MAX_NAMED = 5
+"""Maximum number of files that are named because they are not read."""
+_TOKEN = re.compile(r"[^\s()<>@,;:\\\"/\[\]?=]+")
+"""A name as of header fields and parameters (RFC 2045, 5.1): a field of another name is in no mail."""
+
+
+Obstacle = Callable[[str, tuple[str, ...]], str]
+"""Why mail to a peer cannot have these layers, "" if it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,31 +56,57 @@ class Doubt:
 class Capabilities:
     """The capabilities of this relay and its peers.
 
-    `obstacle` says why a level cannot be done for a message of a size in bytes, or "". `pads` has for each peer the
-    maximum number of bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the
-    relay takes, in bytes. `asks_login` says whether each listener for outgoing mail learns the login.
+    `obstacle` says why a peer's mail cannot have these layers, or "". `pads` has for each peer the maximum number of
+    bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the relay takes, in
+    bytes. `asks_login` says whether each listener for outgoing mail learns the login. Peers that `only_send` can have
+    nothing.
     """
 
-    obstacle: Callable[[Decision, LevelName, int], str]
+    obstacle: Obstacle
     pads: Mapping[str, int]
     largest: int
     asks_login: bool = True
+    only_send: Collection[str] = ()
 
 
 def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
-    """Peers whose mail is held, then every doubt about every file, in the order of their names."""
-    yield from peers_held(policies)
+    """What cannot be fulfilled here, then every doubt about every file, in the order of their names."""
+    yield from in_vain(policies, sends=True)
+    yield from levels_in_vain(policies, can.obstacle, can.only_send)
+    raised = {level for floor in policies.floors for level in floor.when.levels or ()}
     for _, file in sorted(policies.files.items()):
         owner = policies.owners.get(file.domain)
         peer = file.policy.peer or owner
-        levels = _levels(file, peer, can, policies.version)
         rules = _hidden_rules(file, policies.groups)
-        for location, what in (*_of_file(file, peer, owner), *rules, *_kems_not_here(file), *levels):
-            yield _doubt(policies.directory, file, location, what)
-    yield from floors_in_vain(policies)
-    if not can.asks_login:
-        yield from _logins_unknown(policies)
+        for location, what in (
+            *_of_file(file, peer, owner),
+            *_of_no_effect(file, raised),
+            *rules,
+            *_pads(file, peer, can),
+        ):
+            yield _doubt(policies.directory, file.name, location, what)
+    for name, location, rule in _rules(policies):
+        if not can.asks_login and any(patterns.users for patterns in rule.people.values()):
+            what = "mail comes in from a mail server, which does not say who has logged in"
+            remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
+            yield _doubt(policies.directory, name, location, f"{what}: {remedy}")
+        for setting, what in _hardly_fitting(rule, can.largest):
+            yield _doubt(policies.directory, name, (*location, setting), what)
     yield from endings(policies)
+
+
+def files_not_read(directory: Path) -> str:
+    """Which files below are no policies for their ending, for a person; "" if none. README files are meant so."""
+    every = (*directory.glob("[!.]*"), *directory.glob("[!.]*/[!.]*"))
+    others = (each for each in every if each.suffix != SUFFIX and not each.name.startswith("README") and each.is_file())
+    names = sorted(str(each.relative_to(directory)) for each in others)
+    if not names:
+        return ""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    said = (
+        f"{many(len(names), 'file')} {'is' if len(names) == 1 else 'are'} not read, since they do not end with {SUFFIX}"
+    )
+    return f"{said}: {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
@@ -83,21 +120,33 @@ def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
             yield Doubt(placed.source, placed.line, 1, what)
 
 
-def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
-    """Rules that name users, at a site whose clients do not log in here."""
-    remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
-    what = f"mail comes in from a mail server, which does not say who has logged in: {remedy}"
-    for placed in policies.floors:
-        if _names_users(placed.when):
-            yield Doubt(placed.source, placed.line, 1, what)
-    for _, file in sorted(policies.files.items()):
+def _rules(policies: PolicySet) -> Iterator[tuple[str, toml.Location, When]]:
+    """All floors and rules, each with its file and its location there."""
+    for number, placed in enumerate(policies.floors):
+        yield FLOORS_FILE, ("floor", number), placed.when
+    for name, file in sorted(each for each in policies.files.items() if each[1].policy.when):
         for number, rule in enumerate(file.policy.when):
-            if _names_users(rule):
-                yield _doubt(policies.directory, file, ("when", number), what)
+            yield name, ("when", number), rule
 
 
-def _names_users(rule: When) -> bool:
-    return any(patterns.users for patterns in rule.people.values())
+def _fields_in_vain(policies: PolicySet) -> Iterator[Doubt]:
+    """Rules that look for a header field of a name that no mail has."""
+    for name, location, rule in _rules(policies):
+        for text in rule.header or ():
+            if not _TOKEN.fullmatch(text.partition(":")[0].strip()):
+                what = f'no mail has a field that is called {text!r}; write "Name: value" for what a field says'
+                yield _doubt(policies.directory, name, (*location, "header"), what)
+
+
+def _hardly_fitting(rule: When, largest: int) -> Iterator[tuple[str, str]]:
+    """What a rule looks for and is in no mail, or in hardly any, with the setting."""
+    for text in rule.attachment_name or ():
+        if "*" not in text and "." not in text[1:]:
+            ending = text.removeprefix(".")
+            what = f'{text!r} fits only a file that is called just so; write "*.{ending}" for all with this ending'
+            yield "attachment_name", what
+    if rule.larger_than is not None and rule.larger_than >= largest:
+        yield "larger_than", f"no mail is so large: this relay takes at most {largest} bytes (max_message_size)"
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
@@ -110,7 +159,7 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
                 what = "rule" if place else "file"
                 when = f"ends in {days} days, after {settings.until}" if days >= 0 else f"ended on {settings.until}"
                 remedy = "the rest counts then" if days >= 0 else "delete it"
-                yield _doubt(policies.directory, file, (*place, "until"), f"this {what} {when}; {remedy}")
+                yield _doubt(policies.directory, file.name, (*place, "until"), f"this {what} {when}; {remedy}")
 
 
 def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
@@ -122,13 +171,15 @@ def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
         yield from peers_held(policies)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
+    yield from _fields_in_vain(policies)
 
 
 def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
     """Finds policies that name a further KEM unavailable on this machine, with instructions to install it."""
     for _, file in sorted(policies.files.items()):
-        for location, what in _kems_not_here(file):
-            yield _doubt(policies.directory, file, location, what)
+        for name in file.policy.kem[1:]:
+            if cause := liboqs.unavailable(name):
+                yield _doubt(policies.directory, file.name, ("kem",), cause)
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
@@ -142,11 +193,7 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
             continue
         if file.policy.levels == ONLY_PLAINTEXT:
             what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; create {own}"
-            yield _doubt(policies.directory, file, ("levels",), what)
-
-
-Obstacle = Callable[[str, LevelName], str]
-"""Why a level is not possible for a peer, "" if it is."""
+            yield _doubt(policies.directory, file.name, ("levels",), what)
 
 
 def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collection[str] = ()) -> Iterator[Doubt]:
@@ -157,7 +204,7 @@ def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collectio
     """
     covering = ((policies.covering(domain), peer) for domain, peer in policies.owners.items())
     named = ((file, file.policy.peer) for file in policies.files.values())
-    peers: dict[str, set[str]] = {}
+    obstacle, peers = cache(obstacle), dict[str, set[str]]()
     for file, peer in (*covering, *named):
         if file is not None and peer is not None and not file.policy.not_now:
             peers.setdefault(file.name, set()).add(peer)
@@ -165,29 +212,29 @@ def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collectio
         file = policies.files[name]
         for place, settings in _settings(file):
             if not settings.not_now:
-                for setting, what in _in_vain(file.policy, settings, sorted(of), obstacle, only_send):
-                    yield _doubt(policies.directory, file, (*place, setting), what)
+                for what in _in_vain(file.own, settings, sorted(of), obstacle, only_send):
+                    yield _doubt(policies.directory, name, (*place, "levels"), what)
 
 
 def _in_vain(
-    policy: Policy, settings: SealingSettings, peers: list[str], obstacle: Obstacle, only_send: Collection[str]
-) -> Iterator[tuple[str, str]]:
-    """The setting that asks for what peers cannot have, and what is wrong, for a file's settings or a rule's."""
+    own: Chosen, settings: SealingSettings, peers: list[str], obstacle: Obstacle, only_send: Collection[str]
+) -> Iterator[str]:
+    """What is wrong with levels that peers cannot have, for a file's settings or a rule's."""
     levels = settings.levels
     if levels is None or levels == ONLY_PLAINTEXT:
         return
-    why = {peer: {level: obstacle(peer, level) for level in levels} for peer in peers}
+    why = {peer: {level: obstacle(peer, layers_of(level, own.kem)) for level in levels} for peer in peers}
     able = [peer for peer in peers if not all(why[peer][level] for level in levels)]
-    refuses = REFUSE in (settings.otherwise, policy.otherwise)
+    refuses = REFUSE in (settings.otherwise, own.otherwise)
     for peer in peers:
         if peer not in able and not (refuses and peer in only_send):
             causes = "; ".join(f"{level}: {why[peer][level]}" for level in levels)
             what = f"no level that stands here can be had for peer {peer!r}, so this mail is held or refused"
-            yield "levels", f"{what}: {causes}"
+            yield f"{what}: {causes}"
     for level in levels:
         if able and all(why[peer][level] for peer in able):
             what = f"{level} cannot be had for peer {', '.join(able)}, and is always passed over"
-            yield "levels", f"{what}; leave it out, or fix the cause: {why[able[0]][level]}"
+            yield f"{what}; leave it out, or fix the cause: {why[able[0]][level]}"
 
 
 def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
@@ -199,13 +246,7 @@ def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
         where = "here" if file.domain == domain else f"into {policies.directory / (domain + SUFFIX)}"
         what = f"forged mail in the name of {domain} arrives without a mark: what it must arrive with is not said"
         remedy = f'write require = ["sealed"] and unprotected = "mark" {where} (require = "none" if that is meant)'
-        yield _doubt(policies.directory, file, ("levels",), f"{what}; {remedy}")
-
-
-def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
-    for name in file.policy.kem[1:]:
-        if cause := liboqs.unavailable(name):
-            yield ("kem",), cause
+        yield _doubt(policies.directory, file.name, ("levels",), f"{what}; {remedy}")
 
 
 def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings]]:
@@ -221,8 +262,6 @@ def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[
         if not (policy.reason or policy.until):
             remedy = "list a level to have it sealed, or say `until` when or for what `reason`"
             yield ("levels",), f"PLAINTEXT: this mail leaves in clear; {remedy}"
-        if policy.max_size:
-            yield ("max_size",), "nothing is sealed here, so that a size decides nothing; leave it out"
     elif policy.peer is not None and owner not in (None, policy.peer):
         yield ("peer",), f"{file.domain} is a domain of peer {owner!r}, who could not open this mail"
     if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
@@ -236,6 +275,21 @@ def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[
         yield ("require",), "what the files of the domains above it require does not count for this mail"
     if OTP.name in policy.require and SIGNED & set(policy.require):
         yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
+
+
+def _of_no_effect(file: PolicyFile, raised: Collection[LevelName]) -> Iterator[tuple[toml.Location, str]]:
+    """Settings for levels that neither the file nor a floor lists: `raised` has those of all floors."""
+    policy = file.policy
+    listed = {level for _, settings in _settings(file) for level in settings.levels or ()}.union(raised)
+    for level, _ in policy.max_size:
+        if level not in listed:
+            what = (
+                f"{level} is listed neither here nor in {FLOORS_FILE}, so that this size decides nothing; leave it out"
+            )
+            yield ("max_size",), what
+    for setting in ("otherwise", "priority"):
+        if setting in policy.model_fields_set and listed <= {PLAINTEXT}:
+            yield (setting,), "it decides nothing beside plaintext that no rule or floor raises; leave it out"
 
 
 class _Rule(NamedTuple):
@@ -274,49 +328,25 @@ def _hides(first: _Rule, second: _Rule) -> bool:
     return as_much and second.conditions.imply(first.conditions)
 
 
-def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
-    """Levels that are impossible here, and one-time pads longer than any KME can supply."""
-    if peer is None:
-        return
-    for place, settings in _settings(file):
-        if settings.levels is None:
-            continue
-        levels, own = settings.levels, file.own
-        decision = Decision(
-            "",
-            "somebody",
-            levels,
-            peer,
-            settings.otherwise or own.otherwise,
-            file.source,
-            own.line,
-            version,
-            kem=own.kem,
-        )
-        for level in levels:
-            if obstacle := can.obstacle(decision, level, 0):
-                yield (*place, "levels"), f"{obstacle}; until then {_then(decision)}"
-        largest = min(dict(own.max_size).get(OTP.name, can.largest), can.largest)
-        most = can.pads.get(peer)
-        if OTP.name in levels and most is not None and largest > most:
-            setting = "max_size" if own.max_size and not place else "levels"
+def _pads(file: PolicyFile, peer: str | None, can: Capabilities) -> Iterator[tuple[toml.Location, str]]:
+    """One-time pads longer than any KME can supply."""
+    largest = min(dict(file.own.max_size).get(OTP.name, can.largest), can.largest)
+    most = can.pads.get(peer or "", largest)
+    for place, settings in _settings(file) if largest > most else ():
+        if OTP.name in (settings.levels or ()):
+            setting = "max_size" if file.own.max_size and not place else "levels"
             what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
             yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
-def _then(decision: Decision) -> str:
-    if len(decision.levels) > 1:
-        return "it is passed over"
-    return "this mail is refused" if decision.otherwise == REFUSE else "this mail is held"
-
-
-def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str) -> Doubt:
+def _doubt(directory: Path, name: str, location: toml.Location, what: str) -> Doubt:
+    source = printable(f"{directory}/{name}")
     try:
-        text = toml.read(directory / file.name)
+        text = toml.read(directory / name)
     except ConfigError:
-        return Doubt(file.source, 1, 1, what)
+        return Doubt(source, 1, 1, what)
     line = toml.line_of(text, location) or 1
-    return Doubt(file.source, line, column_of(text, line, str(location[-1])), what)
+    return Doubt(source, line, column_of(text, line, str(location[-1])), what)
 
 
 def column_of(text: str, line: int, name: str) -> int:

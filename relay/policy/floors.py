@@ -16,7 +16,7 @@ from relay.files import toml
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, AddressPatterns, Groups
-from relay.policy.people import Fit, Reading
+from relay.policy.people import NULL_SENDER, Fit, Reading
 from relay.policy.rules import PlacedRule, When, list_as_tuple
 from relay.policy.units import Texts
 
@@ -32,6 +32,8 @@ class Floor(When):
     @classmethod
     def _recipient_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         AddressPatterns.of(texts)
+        if NULL_SENDER in texts:
+            raise ValueError(f"{NULL_SENDER!r} is the null sender, and no recipient; leave it out")
         return texts
 
     @property

@@ -20,7 +20,8 @@ from relay.policy.settings import SealingSettings
 from relay.policy.texts import plain
 from relay.policy.units import Texts
 
-_FIELD_NAME = re.compile(r"[!-9;-~]+")
+_FIELD_NAME = re.compile(r"[!-)+-9;-~]+")
+"""RFC 5322, 3.6.8, without the star, which stands for anything and would be no part of the name."""
 
 
 def _type_pattern(text: str) -> Glob:
@@ -33,7 +34,7 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
     """The name and value pattern of `"X-Secret"` (the field exists) or `"X-Secret: yes*"` (with this value)."""
     name, colon, value = text.partition(":")
     if not _FIELD_NAME.fullmatch(name.strip()):
-        raise ValueError(f'{text!r}: write a field name, or "Name: value" with * where anything may stand')
+        raise ValueError(f'{text!r}: write a field name, or "Name: value" with * where anything may stand in the value')
     return name.strip().lower(), Glob.of(plain(value)) if colon else None
 
 

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 from relay.config import parse_size
 from relay.files import toml
 from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024
-from relay.levels import LEVELS, PLAINTEXT, LevelName
+from relay.levels import LEVELS, PLAINTEXT, PQC, LevelName
 from relay.policy.strength import parse_level, parse_levels
 from relay.policy.units import duration_text, parse_duration
 
@@ -188,13 +188,17 @@ class DoubtfulMatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The effective settings for one mail to one recipient: a file's own, or raised ones.
+    """The effective settings for mail to one recipient: a file's own, or raised ones.
 
-    `source` and `line` locate the list whose guarantee counts; `rule` is the number of the rule there, 0 for none.
-    `doubt` is what raised them beside what surely fits.
+    `levels` are tried in order. `peer` is None where no peer's keys are known. `max_size` has the largest message
+    (bytes) for levels that have a limit. `otherwise` is for mail that can have none of the levels now; what never can
+    is refused. `reason` is the file's reason for mail in clear. `source` and `line` locate the list whose guarantee
+    counts; `rule` is the number of the rule there, 0 for none. `doubt` is what raised them because it could not be
+    read beyond doubt.
     """
 
     levels: tuple[LevelName, ...]
+    peer: str | None = None
     kem: KEMNames = DEFAULT_KEMS
     max_size: MaxSize = ()
     otherwise: Otherwise = HOLD
@@ -204,3 +208,10 @@ class Chosen:
     line: int = 0
     rule: int = 0
     doubt: DoubtfulMatch | None = None
+
+
+@lru_cache(maxsize=1000)
+def layers_of(level: LevelName, kem: KEMNames) -> tuple[str, ...]:
+    """The layers of a level, from the inside out, with the further KEMs around pqc."""
+    first, *on_top = level.split("+")
+    return (first, *kem[1:], *on_top) if first == PQC.name else (first, *on_top)

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any, Literal, NamedTuple
 
 from relay.levels import ONLY_PLAINTEXT
-from relay.policy.comparing.effects import MailOutcome, weaker
+from relay.policy.comparing.effects import MailOutcome, stays, weaker
 from relay.policy.content import MessageFacts
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
@@ -50,6 +50,15 @@ class Difference:
     direction: Direction
     senders: str = ""
     sample: ExampleMail | None = None
+
+    @classmethod
+    def of(
+        cls, recipients: str, senders: str, message: str, before: MailOutcome, after: MailOutcome, *, keys: bool
+    ) -> Difference:
+        """The difference between two outcomes for mail from these senders; `keys` as in `weaker`."""
+        was, now = (outcome.levels if outcome is not None else None for outcome in (before, after))
+        course = direction(before, after, keys=keys)
+        return cls(recipients, senders, message, was, now, changes(before, after), course, senders)
 
     @property
     def weaker(self) -> bool:
@@ -105,22 +114,22 @@ class Unproven:
 def direction(before: MailOutcome, after: MailOutcome, *, keys: bool = True) -> Direction:
     """The direction of a change."""
     if weaker(after, before, keys=keys):
-        return "let go" if before.stays else "down"
-    if after.stays and not before.stays:
+        return "let go" if stays(before) else "down"
+    if stays(after) and not stays(before):
         return "stopped"
     return "up" if weaker(before, after, keys=keys) else "other"
 
 
 def changes(before: MailOutcome, after: MailOutcome) -> tuple[str, ...]:
     """What differs, each as "levels: aes instead of otp"; nothing if both are the same."""
-    if not before.levels or not after.levels:
-        return () if before.levels == after.levels else (f"{_levels(after)} instead of {_levels(before)}",)
+    if before is None or after is None:
+        return () if before is after else (f"{_levels(after)} instead of {_levels(before)}",)
     values = ((name, getattr(before, name), getattr(after, name)) for name in _COMPARED)
     return tuple(f"{name}: {_text(now)} instead of {_text(was)}" for name, was, now in values if was != now)
 
 
 def _levels(outcome: MailOutcome) -> str:
-    return ", then ".join(outcome.levels) or "held"
+    return ", then ".join(outcome.levels) if outcome is not None else "held"
 
 
 def _text(value: object) -> str:

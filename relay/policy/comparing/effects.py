@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relay.levels import ONLY_PLAINTEXT, PQC, QUANTUM, LevelName, bare, strength
+from relay.levels import ONLY_PLAINTEXT, PQC, QUANTUM, bare, strength
 from relay.policy.chosen import raised
 from relay.policy.comparing.conditions import Conditions
-from relay.policy.decide import Decision
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, MaxSize
+from relay.policy.settings import Chosen
 from relay.policy.strength import guarantee, united
 
 
@@ -32,48 +31,29 @@ class Effect:
         return self.conditions, when.levels, when.otherwise, when.priority
 
 
-@dataclass(frozen=True, slots=True)
-class MailOutcome:
-    """What is decided; `levels` are () where the mail is held because no file covers the recipient."""
+MailOutcome = Chosen | None
+"""What is decided; None where the mail is held because no file covers the recipient."""
 
-    levels: tuple[LevelName, ...] = ()
-    peer: str | None = None
-    kem: KEMNames = DEFAULT_KEMS
-    max_size: MaxSize = ()
-    otherwise: str = ""
-    priority: str = ""
 
-    @classmethod
-    def of(cls, settings: Chosen | Decision, peer: str | None) -> MailOutcome:
-        """The outcome of these settings."""
-        return cls(settings.levels, peer, settings.kem, settings.max_size, settings.otherwise, settings.priority)
+def stays(outcome: MailOutcome) -> bool:
+    """Whether the mail never leaves."""
+    return outcome is None or (outcome.peer is None and not _in_clear(outcome))
 
-    @property
-    def in_clear(self) -> bool:
-        """Whether the mail leaves unsealed."""
-        return self.levels == ONLY_PLAINTEXT
 
-    @property
-    def stays(self) -> bool:
-        """Whether the mail never leaves."""
-        return not self.levels or (not self.in_clear and self.peer is None)
+def _in_clear(outcome: Chosen) -> bool:
+    return outcome.levels == ONLY_PLAINTEXT
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """What one set says of some recipients on a day: the file's own settings, None without one, and all that raises."""
 
-    own: Chosen | None
-    peer: str | None
+    own: MailOutcome
     effects: tuple[Effect, ...]
 
     def outcome(self, effects: Iterable[Effect]) -> MailOutcome:
         """The outcome for mail that these rules fit."""
-        return (
-            MailOutcome()
-            if self.own is None
-            else MailOutcome.of(raised(self.own, [each.rule for each in effects]), self.peer)
-        )
+        return raised(self.own, [each.rule for each in effects]) if self.own is not None else None
 
     def implied(self, conditions: Conditions | None) -> Sequence[Effect]:
         """The rules that surely fit all mail of these conditions."""
@@ -93,11 +73,11 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
 
     `keys` says whether reserved keys make a difference.
     """
-    if new.stays or old.in_clear:
+    if new is None or stays(new) or (old is not None and _in_clear(old)):
         return ""
-    if old.stays:
+    if old is None or stays(old):
         return "it could not leave before"
-    if new.in_clear:
+    if _in_clear(new):
         return "it leaves in clear"
     if new.peer != old.peer:
         return f"peer {new.peer!r} can read it, instead of {old.peer!r}"
@@ -112,16 +92,17 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
         return "larger messages could not leave before"
     if why := _fewer_kems(new, old):
         return why
-    return "priority: low instead of normal" if keys and _lower_priority(new, old) else ""
+    lower = (new.priority, old.priority) == ("low", "normal")
+    return "priority: low instead of normal" if keys and lower else ""
 
 
-def _largest(outcome: MailOutcome) -> float:
+def _largest(outcome: Chosen) -> float:
     """The size of the largest message that can leave, in bytes; infinite where a level takes any."""
     sizes = dict(outcome.max_size)
     return max(sizes.get(level, float("inf")) for level in outcome.levels)
 
 
-def _fewer_kems(new: MailOutcome, old: MailOutcome) -> str:
+def _fewer_kems(new: Chosen, old: Chosen) -> str:
     if PQC.name not in map(bare, new.levels) or PQC.name not in map(bare, old.levels):
         return ""
     if dropped := set(old.kem) - set(new.kem):
@@ -129,7 +110,3 @@ def _fewer_kems(new: MailOutcome, old: MailOutcome) -> str:
     if set(new.kem) != set(old.kem) and bare(guarantee(new.levels)) != PQC.name:
         return "kem: where the peer lacks one, a weaker level is next"
     return ""
-
-
-def _lower_priority(new: MailOutcome, old: MailOutcome) -> bool:
-    return new.priority == "low" and old.priority == "normal"

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
+from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.comparing.demands import changed_demands
-from relay.policy.comparing.differences import ARRIVING, Difference, Unproven, changes, direction
-from relay.policy.comparing.effects import Effect, MailOutcome, Side, weaker
+from relay.policy.comparing.differences import ARRIVING, Difference, Unproven, changes
+from relay.policy.comparing.effects import Effect, Side, weaker
 from relay.policy.comparing.examples import decided, examples
 from relay.policy.comparing.kinds import Files, Kind, Kinds
 from relay.policy.comparing.time_limit import check_time
@@ -139,13 +140,13 @@ class Pointwise:
                 continue
             owner = policies.owners.get(kind.address.domain)
             others = file.scope != "person" and file.domain != kind.address.domain
-            if owner is not None and others and MailOutcome.of(file.own, None).in_clear:
+            if owner is not None and others and file.own.levels == ONLY_PLAINTEXT:
                 break
             raising += [
                 self._rule(file, place, number) for place, rule in enumerate(file.policy.when) if not rule.not_now
             ]
-            return Side(file.own, file.policy.peer or owner, tuple(raising))
-        return Side(None, None, ())
+            return Side(replace(file.own, peer=file.policy.peer or owner), tuple(raising))
+        return Side(None, ())
 
     def _rule(self, file: PolicyFile, place: int, number: int) -> Effect:
         key = (id(file), place, number)
@@ -162,32 +163,26 @@ class Pointwise:
         for conditions, where in contexts:
             check_time()
             before, after = old.outcome(old.implied(conditions)), new.outcome(new.implied(conditions))
-            changed = changes(before, after)
-            if not changed:
+            if not changes(before, after):
                 continue
             said = str(conditions or Conditions())
             message = said if day is None else f"{said}, from {day} on"
             senders = (conditions or Conditions()).senders
+            found = Difference.of(kind.called, senders, message, before, after, keys=new.needs_reserve)
             if not (why := weaker(after, before, keys=new.needs_reserve)):
-                course = direction(before, after, keys=new.needs_reserve)
-                levels = (before.levels or None, after.levels or None)
-                yield Difference(kind.called, senders, message, *levels, changed, course, senders)
+                yield found
             else:
-                yield self._shown(kind, new, conditions, (message, senders)) or self._unproven(
+                yield self._shown(kind, new, conditions, found) or self._unproven(
                     kind, conditions, where or _source(old, new), why, message, day
                 )
 
-    def _shown(self, kind: Kind, new: Side, conditions: Conditions | None, said: tuple[str, str]) -> Difference | None:
+    def _shown(self, kind: Kind, new: Side, conditions: Conditions | None, found: Difference) -> Difference | None:
         """The difference that an example mail shows, if the new set treats it weaker."""
         for mail in examples(conditions, kind, new.effects):
             before, after = (decided(each, mail) for each in self._sets)
             if weaker(after, before, keys=new.needs_reserve):
-                levels = (before.levels or None, after.levels or None)
-                course = direction(before, after, keys=new.needs_reserve)
-                return Difference(
-                    kind.called, mail.sender or NULL_SENDER, said[0], *levels, changes(before, after), course,
-                    said[1], mail,
-                )  # fmt: skip
+                shown = Difference.of(kind.called, found.senders, found.message, before, after, keys=new.needs_reserve)
+                return replace(shown, sender=mail.sender or NULL_SENDER, sample=mail)
         return None
 
     def _unproven(
@@ -249,7 +244,7 @@ def _turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
 def _meaning(side: Side) -> object:
     """The same for sides that say the same."""
     own = None if side.own is None else replace(side.own, source="", line=0, reason="")
-    return own, side.peer, tuple(each.key for each in side.effects)
+    return own, tuple(each.key for each in side.effects)
 
 
 def _source(old: Side, new: Side) -> str:

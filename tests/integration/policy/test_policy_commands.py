@@ -206,13 +206,36 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
     return [line.removeprefix(prefix) for line in result.stdout.splitlines() if line.startswith("doubtful: ")]
 
 
+NONE = "no level that stands here can be had for peer 'bob', so this mail is held or refused"
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    "case",
     [
-        ('# x\n  levels = ["plaintext"]', ":2:3: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`"),
+        (
+            '# x\n  levels = ["plaintext"]',
+            ":2:3: PLAINTEXT: this mail leaves in clear; list a level to have it sealed, or say `until` when or for what `reason`",
+        ),
         (
             'levels = ["plaintext"]\nreason = "x"\nmax_size = { otp = 5 }',
-            ":3:1: nothing is sealed here, so that a size decides nothing; leave it out",
+            ":3:1: otp is listed neither here nor in floors.toml, so that this size decides nothing; leave it out",
+        ),
+        (
+            'levels = ["plaintext"]\nreason = "x"\notherwise = "refuse"',
+            ":3:1: it decides nothing beside plaintext that no rule or floor raises; leave it out",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nheader = ["X-Secret: yes", "X=yes"]\notherwise = "refuse"',
+            ":3:1: no mail has a field that is called 'X=yes'; write \"Name: value\" for what a field says",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nattachment_name = ["*.doc", "pdf", "a.pdf", ".docx"]\notherwise = "refuse"',
+            ":3:1: 'pdf' fits only a file that is called just so; write \"*.pdf\" for all with this ending",
+            ":3:1: '.docx' fits only a file that is called just so; write \"*.docx\" for all with this ending",
+        ),
+        (
+            'levels = ["aes"]\n[[when]]\nlarger_than = "50 MiB"\notherwise = "refuse"',
+            ":3:1: no mail is so large: this relay takes at most 52428800 bytes (max_message_size)",
         ),
         (
             'levels = ["aes"]\nmax_size = { otp = 5 }\n[[when]]\nsender = "a@x"\nlevels = ["otp"]\n[[when]]\nsender = "*@x"\nlevels = ["otp"]\notherwise = "refuse"',
@@ -234,13 +257,36 @@ async def doubts(directory: Path, kmes: DevelopmentKMEs, files: Mapping[str, str
             'levels = ["aes"]\nrequire = "none"',
             ":2:1: what the files of the domains above it require does not count for this mail",
         ),
-        ('levels = ["pqc"]', ":1:1: pqc: this site has no certificates; make them with `qumail-relay identity new`; until then this mail is held"),
+        (
+            'levels = ["pqc"]',
+            f":1:1: {NONE}: pqc: this site has no certificates; make them with `qumail-relay identity new`",
+        ),
     ],
-)  # fmt: skip
+    ids=lambda each: each[0].replace("\n", " "),
+)
 async def test_check_says_what_is_doubtful_with_file_line_and_column(
-    tmp_path: Path, kmes: DevelopmentKMEs, text: str, said: str
+    tmp_path: Path, kmes: DevelopmentKMEs, case: tuple[str, ...]
 ) -> None:
-    assert await doubts(tmp_path, kmes, {"bob.example.toml": text}) == [f"bob.example.toml{said}"]
+    text, *said = case
+    assert await doubts(tmp_path, kmes, {"bob.example.toml": text}) == [f"bob.example.toml{each}" for each in said]
+
+
+async def test_check_hints_once_at_files_that_are_not_read_for_their_ending(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    bad = dict.fromkeys(("bank.tml", "bob.example.toml~", "bob.example/ann.toml.bak"), 'levels = ["plaintext"]\n')
+    site, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["aes"]\n', "README.md": "", ".x.tml": "", **bad})
+    result = await asyncio.to_thread(run, "check", "--strict")
+    assert (result.exit_code, result.stdout.count("hint: ")) == (0, 1), result.output
+    text = "3 files are not read, since they do not end with .toml"
+    names = "bank.tml, bob.example.toml~, bob.example/ann.toml.bak"
+    assert f"hint: {site.directory}/policies: {text}: {names}\n" in result.stdout
+
+
+async def test_what_floors_raise_may_have_a_size_and_a_way_to_be_held(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    text = 'levels = ["plaintext"]\nreason = "x"\nmax_size = { otp = 500 }\notherwise = "refuse"\n'
+    floor = '[[floor]]\nsender = "a@x.example"\nlevels = ["otp"]\n'
+    assert await doubts(tmp_path, kmes, {"bob.example.toml": text, "floors.toml": floor}) == []
 
 
 async def test_check_names_files_whose_address_a_mail_server_may_take_for_a_route(

@@ -26,7 +26,7 @@ from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability
 
 SENDER = "ann@alice.example"
-AT_BOB = Decision(SENDER, "", ("aes",), "bob", "hold", "one.toml", 1, "0" * 12)
+AT_BOB = Decision(("aes",), "bob", source="one.toml", line=1, sender=SENDER, recipient="", version="0" * 12)
 
 
 async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, str] | None = None) -> list[SealedCopy]:

@@ -109,6 +109,7 @@ def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path)
         ("floors.toml", '[[floor]]\nauthor = "x@y"\nlevels = [1]', "floors.toml:2: floor.0.author: unknown setting"),
         ("floors.toml", '[[floor]]\nsender = "*"\nlevels = [1]', "floors.toml:2: floor.0.sender: '*': write an"),
         ("floors.toml", '[[floor]]\nrecipient = "y"\nlevels = [1]', "floors.toml:2: floor.0.recipient: 'y': write an"),
+        ("floors.toml", '[[floor]]\nrecipient = ["x@y", "<>"]\nlevels = [1]', "floors.toml:2: floor.0.recipient: '<>' is"),
         ("floors.toml", '[[floor]]\nsendr = "x@y"\nlevels = [1]', "floors.toml:2: floor.0.sendr: unknown setting; did you"),
         ("floors.toml", '[[floor]]\nsender = "group:law"\nlevels = [1]', "floors.toml:2: no group 'law'; write it into"),
         ("bob.example.toml", AES + '[[when]]\nsender = "group:legl"\nlevels = [1]', "bob.example.toml:3: no group 'legl'; did"),

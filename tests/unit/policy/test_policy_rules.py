@@ -250,6 +250,7 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
         (RULE + 'sender = []\nlevels = [1]', ":3: when.0.sender: write a text in quotes, or a list of them"),
         (RULE + 'sender = "x@a b"\nlevels = [1]', ":3: when.0.sender: 'a b' is not a mail domain"),
         (RULE + 'header = "X Y: z"\nlevels = [1]', ":3: when.0.header: 'X Y: z': write a field name"),
+        (RULE + 'header = "X-*: z"\nlevels = [1]', ":3: when.0.header: 'X-*: z': write a field name"),
         (RULE + 'attachment_type = "pdf"\nlevels = [1]', ":3: when.0.attachment_type: 'pdf': write a MIME type"),
         (RULE + 'larger_than = "big"\nlevels = [1]', ":3: when.0.larger_than: write a size such as"),
         (RULE + "larger_than = 9\nsmaller_than = 10\nlevels = [1]", ":2: when.0: no message is larger_than and"),
