@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 import signal
+import smtplib
 import sys
 import tempfile
 import time
@@ -24,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiosmtplib
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from rich.columns import Columns
 from rich.console import Console, Group
@@ -33,7 +33,6 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.config import TCPAddress
-from relay.forward import stuffed
 from relay.identity import create_identity, peer_document
 from relay.levels import ON_TOP, QUANTUM
 
@@ -121,18 +120,17 @@ class Wire:
 
 async def send(address: TCPAddress, sender: str, recipients: list[str], message: bytes) -> str:
     """Submits a message and gives the reply to its content."""
-    client = aiosmtplib.SMTP(
-        hostname=address.host, port=address.port, local_hostname="mail.alice.example", start_tls=False
-    )
-    async with client:
-        await client.mail(sender)
-        for recipient in recipients:
-            await client.rcpt(recipient)
-        await client.execute_command(b"DATA")
-        assert client.protocol is not None
-        client.protocol.write(b"".join(stuffed(message)))
-        reply = await client.protocol.read_response(timeout=60)
-        return f"{reply.code} {reply.message}"
+
+    def sent() -> str:
+        with smtplib.SMTP(address.host, address.port, "mail.alice.example", timeout=60) as client:
+            client.ehlo()
+            client.mail(sender)
+            for recipient in recipients:
+                client.rcpt(recipient)
+            code, text = client.data(message)
+            return f"{code} {text.decode()}"
+
+    return await asyncio.to_thread(sent)
 
 
 def a_real_message() -> bytes:

@@ -25,10 +25,6 @@ COMMANDS = {
         "backup:backup",
         "Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.",
     ),
-    "bench": LaterCommand(
-        "bench:bench",
-        "Measure how much mail relays on this machine seal and open, beside programs that only pass it on.",
-    ),
     "check": LaterCommand(
         "check:check",
         "Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.",

@@ -22,11 +22,11 @@ from relay.audit.entries import AddressHash
 from relay.audit.policies import PolicyRecords
 from relay.audit.policy_places import newest_first
 from relay.audit.writing import Audit
-from relay.bench import policy as bench
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
+from tests.bench import policy as bench
 
 TICK_S = 0.001
 IDLE_S = 60.0

@@ -24,12 +24,12 @@ from pathlib import Path
 
 import structlog
 
-from relay.bench.sink import BenchSink
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app
+from tests.bench.sink import BenchSink
 from tests.testlib import mails
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.hostile import MAKERS

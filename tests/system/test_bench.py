@@ -21,18 +21,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from relay.bench import servers, tools
-from relay.bench.cases import PARTS, WAYS, BenchWay
-from relay.bench.figures import KEYS_RUN_OUT
-from relay.bench.mail import Run
-from relay.bench.processes import command, server
-from relay.bench.report import show
-from relay.bench.result import BenchmarkFailed
-from relay.bench.traffic import MARKER, mails_of
-from relay.cli import cli
 from relay.config.values import parse_address
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from tests.bench import servers, tools
+from tests.bench.__main__ import bench
+from tests.bench.cases import PARTS, WAYS, BenchWay
+from tests.bench.figures import KEYS_RUN_OUT
+from tests.bench.mail import Run
+from tests.bench.processes import command, server
+from tests.bench.report import show
+from tests.bench.result import BenchmarkFailed
+from tests.bench.traffic import MARKER, mails_of
 from tests.testlib import mails
 from tests.testlib.bench_command import run_bench
 from tests.testlib.dovecot import requires_dovecot
@@ -47,7 +47,7 @@ SOME = ("pass-through 4 KB", "aes 4 KB", "aes, LMTP 4 KB", "opening aes 4 KB", "
 
 def _command(directory: Path, *options: str) -> tuple[list[str], dict[str, str]]:
     """The command, and its environment: temporary files under `directory`."""
-    return [sys.executable, "-m", "relay", "bench", *options], {**os.environ, "TMPDIR": str(directory)}
+    return [sys.executable, "-m", "tests.bench", *options], {**os.environ, "TMPDIR": str(directory)}
 
 
 async def _bench(directory: Path, identities: Identities, *options: str) -> Any:
@@ -131,7 +131,7 @@ async def test_without_the_tools_of_postfix_python_sends_and_takes(monkeypatch: 
 async def test_a_way_that_loses_its_protection_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in clear is never reported as the speed of sealing."""
     open_way = BenchWay("sealing", "open", "pass-through", "sealed")
-    monkeypatch.setattr("relay.bench.mail.WAYS", (open_way,))
+    monkeypatch.setattr("tests.bench.mail.WAYS", (open_way,))
     run = Run(("open 4 KB",), quick=True, progress=lambda *_: None)
     await run.measure()
     assert not run.figures.rounds
@@ -168,12 +168,12 @@ def _read(file: Path) -> bytes:
 
 
 def test_what_cannot_be_measured_is_said_before_anything_is_started() -> None:
-    bench = CliRunner().invoke(cli, ["bench", "--only", "aes 3 KB"])
-    assert bench.exit_code == 2
-    assert "aes 3 KB" in bench.output
-    nowhere = CliRunner().invoke(cli, ["bench", "--json", "/nowhere/run.json"])
+    unknown = CliRunner().invoke(bench, ["--only", "aes 3 KB"])
+    assert unknown.exit_code == 2
+    assert "aes 3 KB" in unknown.output
+    nowhere = CliRunner().invoke(bench, ["--json", "/nowhere/run.json"])
     assert isinstance(nowhere.exception, ConfigError)
-    listed = CliRunner().invoke(cli, ["bench", "--list"]).output
+    listed = CliRunner().invoke(bench, ["--list"]).output
     assert all(way.name in listed for way in WAYS)
     assert all(f"{part}: " in listed for part in PARTS)
 
@@ -196,7 +196,7 @@ async def test_a_relay_that_serves_has_loaded_no_benchmark_and_no_development_km
         await relay.wait()
     loaded = (tmp_path / "loaded").read_text().split()
     assert "relay.process.app" in loaded
-    assert not [module for module in loaded if module.startswith(("relay.bench", "relay.kme", "matplotlib"))]
+    assert not [module for module in loaded if module.startswith(("tests.bench", "relay.kme", "matplotlib"))]
 
 
 @pytest.mark.parametrize("size", [1_000, 1_001, 4_000, 4_077, 100_000])
@@ -219,6 +219,6 @@ async def test_a_process_that_does_not_start_is_reported(tmp_path: Path) -> None
             "serve", "--config", str(tmp_path / "relay.toml"), ready_file=nowhere, log_file=tmp_path / "log"
         ):
             pass
-    with pytest.raises(BenchmarkFailed, match=r"relay\.bench\.result did not start"):
-        async with server("relay.bench.result"):
+    with pytest.raises(BenchmarkFailed, match=r"tests\.bench\.result did not start"):
+        async with server("tests.bench.result"):
             pass

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from relay.bench.levels import SIZES
 from relay.levels import protections
+from tests.bench.levels import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What `bench --levels --quick --json` says."""
     directory = tmp_path_factory.mktemp("bench")
     done = subprocess.run(
-        [sys.executable, "-m", "relay", "bench", "--levels", "--quick", "--json", "-"],
+        [sys.executable, "-m", "tests.bench", "--levels", "--quick", "--json", "-"],
         capture_output=True, text=True, check=False, timeout=100, env={**os.environ, "TMPDIR": str(directory)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

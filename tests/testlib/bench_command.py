@@ -1,4 +1,4 @@
-"""`qumail-relay bench` as a process whose relays, key servers and commands are forked, as in relay_command.py.
+"""`python -m tests.bench` as a process whose relays, key servers and commands are forked, as in relay_command.py.
 Standard: what it measures says nothing of speed; the sites have identities that were made already.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from relay.bench.servers import Servers
 from relay.identity import Identity, load_identity
+from tests.bench.servers import Servers
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import RelayCommand
@@ -24,8 +24,11 @@ _execute = asyncio.create_subprocess_exec
 async def run_bench(directory: Path, identities: Identities, *options: str) -> tuple[int, str, bytes]:
     """Exit status, standard error and standard output; temporary files lie under `directory`."""
     return await relay_command.run(
-        "bench", *options, environment={"TMPDIR": str(directory)},
-        before=f"from tests.testlib.bench_command import prepare; prepare({str(identities.alice.directory.parent)!r})",
+        environment={"TMPDIR": str(directory)},
+        before=(
+            "from tests.bench.__main__ import bench; from tests.testlib.bench_command import prepare; "
+            f"prepare({str(identities.alice.directory.parent)!r}); bench({options!r})"
+        ),
     )  # fmt: skip
 
 

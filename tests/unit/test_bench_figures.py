@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.bench import plot
-from relay.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, BenchComparison, case_name
-from relay.bench.figures import KEYS_RUN_OUT, BenchFigures, met
-from relay.bench.others import EXPECTED_S, MEASURED
-from relay.bench.report import a_day, show
-from relay.bench.result import machine
 from relay.errors import ConfigError
+from tests.bench import plot
+from tests.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, BenchComparison, case_name
+from tests.bench.figures import KEYS_RUN_OUT, BenchFigures, met
+from tests.bench.others import EXPECTED_S, MEASURED
+from tests.bench.report import a_day, show
+from tests.bench.result import machine
 
 FORM = {"format", "machine", "figures", "notes", "faults", "ratios", "seconds", "rounds", "interrupted"}
 RATIO = {"this", "beside", "kind", "aim", "before", "at_most", "added", "value", "lowest", "highest", "met"}

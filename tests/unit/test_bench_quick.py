@@ -11,13 +11,13 @@ from typing import ClassVar
 
 import pytest
 
-from relay.bench import mail
-from relay.bench.cases import A_DAY
-from relay.bench.figures import BenchFigures
-from relay.bench.mail import DAY_ROUNDS, NO_TIME, Run
-from relay.bench.report import a_day, show
-from relay.bench.rounds import BenchCase
-from relay.bench.servers import Servers
+from tests.bench import mail
+from tests.bench.cases import A_DAY
+from tests.bench.figures import BenchFigures
+from tests.bench.mail import DAY_ROUNDS, NO_TIME, Run
+from tests.bench.report import a_day, show
+from tests.bench.rounds import BenchCase
+from tests.bench.servers import Servers
 
 Runs = list[tuple[list[str], int]]
 """What was run: names of cases, and the number of rounds."""

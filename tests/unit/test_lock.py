@@ -47,7 +47,7 @@ def _wanted(lock: str) -> list[Requirement]:
     extras = project["optional-dependencies"]
     texts = {
         "build.lock": _project()["build-system"]["requires"],
-        "requirements.lock": [*project["dependencies"], *extras["postgresql"]],
+        "requirements.lock": [*project["dependencies"], *extras["postgresql"], *extras["imap"]],
         "requirements-dev.lock": [*project["dependencies"], *extras["dev"]],
     }
     return [Requirement(text) for text in texts[lock]]

@@ -21,8 +21,6 @@ RUNBOOK = (RELAY.parent / "deploy" / "RUNBOOK.md").read_text()
 LEVELS = ("info", "warning", "error")
 """Those of which an administrator reads; debug is for developers."""
 EVENT = re.compile(r"[a-z]+(_[a-z0-9]+)*")
-OF_NO_RELAY = ("bench",)
-"""Folders of relay/ that no relay loads which serves; kme/ is one too, but people look at its log."""
 FINDERS = (
     "cli/check.py",
     "cli/check_alarms.py",
@@ -59,10 +57,9 @@ def first_cells(part: str) -> list[str]:
     return [each for row in rows for each in re.findall(r"`([^`]+)`", row)]
 
 
-def syntax(*folders: str) -> Iterator[ast.Module]:
+def syntax() -> Iterator[ast.Module]:
     for path in sorted(RELAY.rglob("*.py")):
-        if path.relative_to(RELAY).parts[0] not in folders:
-            yield ast.parse(path.read_text())
+        yield ast.parse(path.read_text())
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -84,7 +81,7 @@ def logged() -> set[str]:
     """The names of all events: said at once, chosen in the same function, or handed to who says them."""
     found: set[str] = set()
     handed: set[str] = set()
-    trees = list(syntax(*OF_NO_RELAY))
+    trees = list(syntax())
     for function in chain.from_iterable(map(functions, trees)):
         calls = [each for each in ast.walk(function) if isinstance(each, ast.Call)]
         said = {id(each.func) for each in calls if is_log(each.func)}

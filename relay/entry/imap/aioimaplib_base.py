@@ -21,9 +21,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from aioimaplib import aioimaplib
+from relay.errors import ConfigError, MailboxUnavailable
 
-from relay.errors import MailboxUnavailable
+try:
+    from aioimaplib import aioimaplib
+except ModuleNotFoundError as error:
+    raise ConfigError("[imap.*] needs the Python package aioimaplib (the extra `imap`)") from error
 
 Untagged = tuple[bytes, ...]
 """One untagged response: alternating text and literals, first and last text, without CRLF."""

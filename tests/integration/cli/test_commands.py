@@ -439,7 +439,7 @@ async def test_every_command_explains_itself() -> None:
     status, _, out = await run("--help")
     commands = re.findall(r"^  ([a-z]+)  ", out.decode(), re.MULTILINE)
     assert status == 0
-    assert {"serve", "check", "policy", "seal", "open", "kme", "bench"} <= set(commands)
+    assert {"serve", "check", "policy", "seal", "open", "kme"} <= set(commands)
     for command in commands:
         status, _, out = await run(command, "--help")
         assert (status, b"Usage" in out) == (0, True), command

@@ -32,14 +32,13 @@ OF_SERVING = (
     "relay.journey.opening",
     "relay.outgoing",
     "relay.incoming",
-    "relay.bench",
     "relay.kme",
 )
 FURTHER = frozenset({"cryptography", "pydantic", "rich", "structlog"})
 """What help does without as well."""
 NEVER_SERVING = (
     "rich", "pygments", "greenlet", "asyncpg", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "oqs",
-    "numpy", "dns", "dkim", "kilter", "aioimaplib", "matplotlib", "unittest", "xml", "multiprocessing", "relay.bench",
+    "numpy", "dns", "dkim", "kilter", "aioimaplib", "matplotlib", "unittest", "xml", "multiprocessing",
     "relay.kme", "relay.setup", "relay.postfix", "relay.entry.milter", "relay.entry.imap",
 )  # fmt: skip
 """What takes memory that a relay with the embedded database, and without milter, mailboxes and DKIM, has no use for."""

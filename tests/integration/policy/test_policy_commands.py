@@ -19,13 +19,13 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from relay.bench.policy import measure_policy
 from relay.cli.policy import policy
 from relay.cli.policy_site import load_site
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.policy.traffic import samples
 from relay.process import app
+from tests.bench.policy import measure_policy
 from tests.testlib import mails
 from tests.testlib.policy_files import write
 from tests.testlib.sink import Sink

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -160,6 +162,19 @@ def test_the_sample_in_deploy_is_part_of_a_relay_toml(tmp_path: Path) -> None:
 def test_accounts_that_cannot_be_are_refused(table: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected.replace("[", r"\[")):
         load_config(written(tmp_path, table))
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_relay_with_mailboxes_says_which_package_they_need_and_lacks(command: str, tmp_path: Path) -> None:
+    (tmp_path / "p").touch(mode=0o600)
+    (tmp_path / "policies").mkdir()
+    config = written(tmp_path, "[imap.b]\nhost = 'h'\nuser = 'u@bob.example'\npassword_file = 'p'\n")
+    program = "import sys; sys.modules['aioimaplib'] = None; from relay.cli import main; main()"
+    words = [sys.executable, "-P", "-c", program, command, "--config", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "[imap.*] needs the Python package aioimaplib (the extra `imap`)" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def written(directory: Path, more: str) -> Path:

@@ -23,8 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
-from relay.bench.traffic import mails_of
 from relay.formats import cms, mime
 from relay.identity import Identity, create_identity, peer_document, read_document
 from relay.keys import Key, KeyReference
@@ -35,6 +33,8 @@ from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Parties
 from relay.schemes.all import all_schemes
 from relay.schemes.padding import padded_size
+from tests.bench.result import BenchmarkFailed, BenchResult, Progress, machine
+from tests.bench.traffic import mails_of
 
 SIZES = (4_000, 1_000_000, 25_000_000)
 KEY_OCTETS = 1024 * 1024
@@ -156,7 +156,7 @@ def _parties(directory: Path) -> Parties:
 async def _figures(parties: Parties, name: str, size: int, rounds: int) -> LevelFigures:
     message = next(mails_of(size))
     identity, peer, keys = parties.identity, parties.certificates, _ReadyKeys()
-    assert identity is not None and peer is not None  # noqa: S101 - made above
+    assert identity is not None and peer is not None
     sealed = opened = b""
 
     async def seal() -> None:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from relay.bench.cases import A_DAY, OTHERS, PARTS, QUICK, WAYS, case_name
-from relay.bench.figures import BenchFigures
-from relay.bench.others import EXPECTED_S, MEASURED
-from relay.bench.result import BenchmarkFailed, Progress
-from relay.bench.rounds import BenchCase, Rounds, expected_seconds
-from relay.bench.servers import Servers
-from relay.bench.tools import why_not
+from tests.bench.cases import A_DAY, OTHERS, PARTS, QUICK, WAYS, case_name
+from tests.bench.figures import BenchFigures
+from tests.bench.others import EXPECTED_S, MEASURED
+from tests.bench.result import BenchmarkFailed, Progress
+from tests.bench.rounds import BenchCase, Rounds, expected_seconds
+from tests.bench.servers import Servers
+from tests.bench.tools import why_not
 
 ROUNDS = 5
 QUICK_S = 48.0

@@ -16,7 +16,7 @@ import uvloop
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from relay.bench.processes import serve
+from tests.bench.processes import serve
 
 OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80 | 0x40000 | 0x80000).to_bytes(4)
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
@@ -35,8 +35,8 @@ class PassOn:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """What aiosmtpd calls when it has the whole content."""
-        assert envelope.mail_from is not None  # noqa: S101 - aiosmtpd has checked
-        assert isinstance(envelope.content, bytes)  # noqa: S101 - decode_data is off
+        assert envelope.mail_from is not None
+        assert isinstance(envelope.content, bytes)
         await aiosmtplib.send(
             envelope.content,
             sender=envelope.mail_from,

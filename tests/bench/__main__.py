@@ -1,4 +1,4 @@
-"""`qumail-relay bench`: how much mail this machine carries, sealed and opened, and what it costs beside other programs.
+"""`python -m tests.bench`: how much mail this machine carries, sealed and opened, and what it costs beside other programs.
 Progress is on standard error, the result on standard output; nothing is left behind.
 """
 
@@ -14,20 +14,20 @@ from types import FrameType
 import click
 import uvloop
 
-from relay.bench import plot
-from relay.bench.figures import BenchFigures
-from relay.bench.keys import measure_keys
-from relay.bench.levels import measure_levels
-from relay.bench.mail import DAY_ROUNDS, ROUNDS, Run, list_cases, unknown
-from relay.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
-from relay.bench.report import show
-from relay.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, machine, write_json
-from relay.bench.soak import soak
-from relay.bench.usage import ProcessorTime
 from relay.cli.logs import configure_logging
 from relay.cli.output import plain_console
 from relay.config import LogSettings
-from relay.errors import ConfigError
+from relay.errors import ConfigError, RelayError
+from tests.bench import plot
+from tests.bench.figures import BenchFigures
+from tests.bench.keys import measure_keys
+from tests.bench.levels import measure_levels
+from tests.bench.mail import DAY_ROUNDS, ROUNDS, Run, list_cases, unknown
+from tests.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
+from tests.bench.report import show
+from tests.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, machine, write_json
+from tests.bench.soak import soak
+from tests.bench.usage import ProcessorTime
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -40,7 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--list", "listed", is_flag=True, help="What can be measured, and what cannot be here, and why.")
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write all figures of all rounds; - is stdout.")
 @click.option("--compare", type=_FILE, metavar="FILE", help="Beside an earlier run, which --json has written.")
-@click.option("--plot", "picture", type=_FILE, metavar="FILE", help="Draw a PNG (needs matplotlib: the extra `bench`).")
+@click.option("--plot", "picture", type=_FILE, metavar="FILE", help="Draw a PNG (needs matplotlib).")
 @click.option(
     "--rounds",
     type=click.IntRange(1, 1000),
@@ -73,9 +73,9 @@ def bench(
     more than some per cent, the figures say more of the host than of the relay.
 
     \b
-      qumail-relay bench --quick                          does everything work here?
-      qumail-relay bench --json now.json --plot now.png   all figures, and a picture
-      qumail-relay bench --only opening --compare now.json
+      python -m tests.bench --quick                          does everything work here?
+      python -m tests.bench --json now.json --plot now.png   all figures, and a picture
+      python -m tests.bench --only opening --compare now.json
     """
     signal.signal(signal.SIGTERM, _stopped)
     if listed:
@@ -162,3 +162,10 @@ def _other(kind: str | None, soak_s: float | None, quick: bool, progress: Progre
 def _stopped(number: int, frame: FrameType | None) -> None:
     """SIGTERM unwinds like Ctrl-C, so that the processes that were started are ended too."""
     sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    try:
+        bench(prog_name="python -m tests.bench")
+    except RelayError as error:
+        sys.exit(str(error))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from relay.bench.cases import A_DAY, ALL, COMPARISONS, MB, WAYS, Kind, case_name
-from relay.bench.figures import FAILED, KEYS_RUN_OUT, BenchFigures, met
+from tests.bench.cases import A_DAY, ALL, COMPARISONS, MB, WAYS, Kind, case_name
+from tests.bench.figures import FAILED, KEYS_RUN_OUT, BenchFigures, met
 
 _GRIDS: dict[Kind, str] = {
     "mails/s": "carried: mails/s, from 1 MB on MB/s",

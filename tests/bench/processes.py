@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relay.bench.result import BenchmarkFailed
+from tests.bench.result import BenchmarkFailed
 
 START_S = 30.0
 """Start timeout of a process, in seconds."""
@@ -52,7 +52,7 @@ async def process(*arguments: str, **streams: Any) -> AsyncIterator[Process]:
 async def server(module: str, *arguments: str) -> AsyncIterator[BenchServer]:
     """`python -m module arguments`, which calls `serve`. Raises BenchmarkFailed."""
     async with process(sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE) as started:
-        assert started.stdout is not None  # noqa: S101 - opened with a pipe
+        assert started.stdout is not None
         try:
             async with asyncio.timeout(START_S):
                 line = await started.stdout.readline()

@@ -8,11 +8,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from relay.bench.cases import COMPARISONS, MB, WAYS, case_name
-from relay.bench.figures import BenchFigures
-from relay.bench.report import number
 from relay.errors import ConfigError
 from relay.levels import AES
+from tests.bench.cases import COMPARISONS, MB, WAYS, case_name
+from tests.bench.figures import BenchFigures
+from tests.bench.report import number
 
 MAX_SHARE = 2.0
 """Length of the longest bar, as a multiple of its aim: one that is far beyond it would make all others invisible."""

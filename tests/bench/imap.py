@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from relay.bench.figures import BenchFigures
-from relay.bench.postfix import free_ports
-from relay.bench.processes import listens, process
-from relay.bench.result import BenchmarkFailed
-from relay.bench.servers import Servers
+from tests.bench.figures import BenchFigures
+from tests.bench.postfix import free_ports
+from tests.bench.processes import listens, process
+from tests.bench.result import BenchmarkFailed
+from tests.bench.servers import Servers
 
 OCTETS = 20_000
-PASSWORD = "of-the-benchmark"  # noqa: S105 - of a server that lives for minutes, on loopback
+PASSWORD = "of-the-benchmark"
 
 _DOVECOT_CONF = """\
 dovecot_config_version = {version}
@@ -124,7 +124,7 @@ def _copied(port: int, ca: Path, user: str) -> float:
         _, [number] = client.select("INBOX")
         for uid in range(1, int(number or 0) + 1):
             _, [fetched, *_] = client.uid("FETCH", str(uid), "(FLAGS INTERNALDATE BODY.PEEK[])")
-            assert isinstance(fetched, tuple)  # noqa: S101 - it is there
+            assert isinstance(fetched, tuple)
             client.append("INBOX", "", "", fetched[1])
     return time.perf_counter() - began
 
@@ -147,7 +147,7 @@ async def _dovecot(directory: Path, kme: Path, port: int, users: Sequence[str]) 
         each.chmod(0o711)  # its own user must get through
     shutil.chown(directory / "homes", "dovecot", "dovecot")
     (directory / "users").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}::::::\n" for user in users))
-    version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: ASYNC221, S607
+    version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=False).stdout
     text = _DOVECOT_CONF.format(directory=directory, kme=kme, port=port, version=version.split("-")[0].split()[0])
     (directory / "dovecot.conf").write_text(text)
     async with process("dovecot", "-F", "-c", str(directory / "dovecot.conf"), stdout=DEVNULL, stderr=DEVNULL):

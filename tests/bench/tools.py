@@ -14,9 +14,9 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from relay.bench.processes import listens, process
-from relay.bench.sink import BenchSink
-from relay.bench.traffic import TIMEOUT_S, TOO_SLOW, Handover, mails_of, send
+from tests.bench.processes import listens, process
+from tests.bench.sink import BenchSink
+from tests.bench.traffic import TIMEOUT_S, TOO_SLOW, Handover, mails_of, send
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 _SOURCE, _SINK = shutil.which("smtp-source", path=_PATH), shutil.which("smtp-sink", path=_PATH)
@@ -84,7 +84,7 @@ class _Counter:
     mails = 0
 
     async def read(self, sink: Process) -> None:
-        assert sink.stdout is not None  # noqa: S101 - opened with a pipe
+        assert sink.stdout is not None
         rest = b""
         while said := await sink.stdout.read(65_536):
             if matches := _MESSAGES.findall(said := rest + said):

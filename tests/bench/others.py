@@ -12,15 +12,15 @@ import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import Callable
 
-from relay.bench.cases import MB
-from relay.bench.figures import BenchFigures
-from relay.bench.imap import measure_imap
-from relay.bench.processes import process
-from relay.bench.result import BenchmarkFailed
-from relay.bench.servers import Servers
-from relay.bench.tools import taking, why_not
-from relay.bench.traffic import Handover, mails_of, send, send_one
-from relay.bench.usage import Usage
+from tests.bench.cases import MB
+from tests.bench.figures import BenchFigures
+from tests.bench.imap import measure_imap
+from tests.bench.processes import process
+from tests.bench.result import BenchmarkFailed
+from tests.bench.servers import Servers
+from tests.bench.tools import taking, why_not
+from tests.bench.traffic import Handover, mails_of, send, send_one
+from tests.bench.usage import Usage
 
 PACE_S = 0.1
 """Pause between two mails, in seconds."""

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from relay.bench.result import BenchResult, Progress, machine
 from relay.errors import KeyUnavailable
 from relay.keys import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
@@ -22,6 +21,7 @@ from relay.keys.health import BreakerRules
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.types import Key, KeyReference
 from relay.kme import DevelopmentKME, KMERequest, LinkSettings, Misbehaviour, SimulatedLink, certificates
+from tests.bench.result import BenchResult, Progress, machine
 
 FAILURES = (
     *(Misbehaviour(kind) for kind in ("drop", "lose_reply", "hang_in_body", "hang", "close_unsaid")),
@@ -73,7 +73,7 @@ class _Dice:
     """Decides for each request whether the KME fails, and how."""
 
     def __init__(self) -> None:
-        self._chance = random.Random()  # noqa: S311 - to choose failures, not keys
+        self._chance = random.Random()
         self.requests = self.failures = 0
 
     def __call__(self, _request: KMERequest) -> Misbehaviour | None:
@@ -127,7 +127,7 @@ class _Messages:
     _used: set[int] = field(default_factory=set)
     _last_opened: float = 0.0
     _until: float = 0.0
-    _chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - to choose sizes, not keys
+    _chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     async def for_seconds(self, seconds: float) -> None:
         """Sends, waits for the last message, and checks what can be checked on the way."""

@@ -13,14 +13,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from relay.bench.cases import CONNECTIONS
-from relay.bench.postfix import bench_postfix, free_ports
-from relay.bench.processes import BenchServer, command, server
-from relay.bench.result import BenchmarkFailed
-from relay.bench.sink import BenchSink
-from relay.bench.traffic import Handover, mails_of, send
 from relay.identity import Identity, create_identity, peer_document
 from relay.levels import AES, SEALING
+from tests.bench.cases import CONNECTIONS
+from tests.bench.postfix import bench_postfix, free_ports
+from tests.bench.processes import BenchServer, command, server
+from tests.bench.result import BenchmarkFailed
+from tests.bench.sink import BenchSink
+from tests.bench.traffic import Handover, mails_of, send
 
 STOCK_OF_KEYS = 100_000_000
 """Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
@@ -136,13 +136,13 @@ class Servers:
             case "sink":
                 return BenchServer({"": self.sink})
             case "pass-through":
-                return await enter(server("relay.bench.baselines", "smtp", str(self.sink)))
+                return await enter(server("tests.bench.baselines", "smtp", str(self.sink)))
             case "pass-through-lmtp":
-                return await enter(server("relay.bench.baselines", "lmtp", str(self.sink)))
+                return await enter(server("tests.bench.baselines", "lmtp", str(self.sink)))
             case "two-pass-throughs":
-                return await enter(server("relay.bench.baselines", "smtp", str(await self.port("pass-through"))))
+                return await enter(server("tests.bench.baselines", "smtp", str(await self.port("pass-through"))))
             case "bare-milter":
-                return await enter(server("relay.bench.baselines", "milter"))
+                return await enter(server("tests.bench.baselines", "milter"))
             case "alice" | "alice-idle":
                 return await self._relay(name, _OUTGOING.format(self.sink))
             case "alice-2-workers":
@@ -235,7 +235,7 @@ class Servers:
 
     async def _postfix(self) -> BenchServer:
         back = await self.port("postfix-back")
-        null = await self._stack.enter_async_context(server("relay.bench.baselines", "lmtp", str(back)))
+        null = await self._stack.enter_async_context(server("tests.bench.baselines", "lmtp", str(back)))
         bare, relay = await self.port("bare-milter"), await self.server("alice-behind-postfix")
         options = {
             "alone": "",

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from relay.bench.cases import COMPARISONS, BenchComparison, Kind
-from relay.bench.result import BenchMachine, BenchmarkFailed
 from relay.errors import ConfigError
+from tests.bench.cases import COMPARISONS, BenchComparison, Kind
+from tests.bench.result import BenchMachine, BenchmarkFailed
 
 FORMAT = 1
 FAILED = "failed"

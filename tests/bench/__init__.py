@@ -1,4 +1,4 @@
-"""Benchmarks, which `qumail-relay bench` shows: mail through whole relays (mail.py), or one part alone (the others).
+"""Benchmarks, which `python -m tests.bench` shows: mail through whole relays (mail.py), or one part alone (the others).
 Everything that a figure compares is measured in one run, on one machine, in turn.
 
 | read | for |
@@ -14,6 +14,4 @@ Everything that a figure compares is measured in one run, on one machine, in tur
 | keys.py, soak.py | the KM client: how fast, and how it stands a KME that fails |
 | policy.py | loading and asking 100,000 policy files |
 | result.py | what comes of the last three, and the machine |
-
-Nothing imports this but the command line.
 """

@@ -47,7 +47,7 @@ def mails_of(size: int) -> Iterator[bytes]:
 def _body(size: int) -> bytes:
     """Random base64 for a mail of `size` bytes."""
     room = size - len(_HEADER % 0) - len(MARKER) - 2
-    data = base64.encodebytes(random.Random(1).randbytes(room)).replace(b"\n", b"\r\n")  # noqa: S311
+    data = base64.encodebytes(random.Random(1).randbytes(room)).replace(b"\n", b"\r\n")
     return MARKER + b"\r\n" + data[: room - 2].rstrip(b"\r\n").ljust(room - 2, b"=") + b"\r\n"
 
 

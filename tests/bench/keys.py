@@ -15,12 +15,12 @@ from pathlib import Path
 
 import aiohttp
 
-from relay.bench.result import BenchResult, Progress, machine
 from relay.keys import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.pads import TAG_OCTETS
 from relay.keys.tls import client_context
 from relay.kme import DevelopmentKME, DevelopmentKMEs, LinkSettings
+from tests.bench.result import BenchResult, Progress, machine
 
 HANDSHAKE_S = 0.240
 REQUEST_S = 0.160
@@ -139,7 +139,7 @@ async def pad_time(kmes: DevelopmentKMEs, hidden: int = 10_000_000) -> Figure:
         pad = await group.take_pad(BOB, hidden)
         took = time.monotonic() - began
         requests = len(kmes.km1.got("enc_keys"))
-        assert pad.hides >= hidden  # noqa: S101 - a benchmark of something else would be worthless
+        assert pad.hides >= hidden
     most = (LINK.max_key_size // 8 - TAG_OCTETS) * LINK.max_key_per_request
     allowed = -(-hidden // most) * REQUEST_S
     return Figure(

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from relay.bench.cases import CONNECTIONS, BenchWay, case_name
-from relay.bench.figures import KEYS_RUN_OUT, BenchFigures
-from relay.bench.result import BenchmarkFailed
-from relay.bench.servers import KeysRunOut, Servers
-from relay.bench.sink import BenchSink
-from relay.bench.tools import send_new, taking
-from relay.bench.traffic import TIMEOUT_S, Handover, mails_of, send
-from relay.bench.usage import Usage
+from tests.bench.cases import CONNECTIONS, BenchWay, case_name
+from tests.bench.figures import KEYS_RUN_OUT, BenchFigures
+from tests.bench.result import BenchmarkFailed
+from tests.bench.servers import KeysRunOut, Servers
+from tests.bench.sink import BenchSink
+from tests.bench.tools import send_new, taking
+from tests.bench.traffic import TIMEOUT_S, Handover, mails_of, send
+from tests.bench.usage import Usage
 
 ROUND_S = 1.0
 """Target duration of a round, in seconds."""

@@ -12,9 +12,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from relay.bench.result import BenchResult, Progress, machine
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
+from tests.bench.result import BenchResult, Progress, machine
 
 FULL_FILES = 100_000
 QUICK_FILES = 2_000
@@ -31,7 +31,7 @@ def measure_policy(*, files: int, progress: Progress = lambda *_: None) -> Bench
 
     A decision is for one recipient, a look-up one in a dictionary with as many entries as there are files.
     """
-    chance = random.Random(1)  # noqa: S311 -- the same files in every run
+    chance = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         progress("writing files", 0.0)

@@ -8,9 +8,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from relay.bench.traffic import MARKER
 from relay.errors import RelayError
 from relay.formats import mime
+from tests.bench.traffic import MARKER
 
 END_OF_DATA = b"\r\n.\r\n"
 KEPT_OCTETS = 64 * 1024
