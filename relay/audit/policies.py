@@ -22,7 +22,7 @@ from relay.audit.policy_fields import of_comparison, of_step
 from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first, records_behind
 from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
-from relay.policy.compare_within import ComparedSets, compare_within
+from relay.policy.compare import Comparison, compare
 from relay.policy.kept import KeptTexts
 from relay.policy.last_good import LastGood, SetInForce
 from relay.policy.load import PolicyFolder
@@ -152,12 +152,12 @@ class PolicyRecords:
             return next(newest_first(self._audit.directory), None)
         return None
 
-    def _compared(self, sets: _Sets) -> tuple[ComparedSets | None, str]:
+    def _compared(self, sets: _Sets) -> tuple[Comparison | None, str]:
         """What was compared, or why nothing was."""
         if sets.before is None or sets.now is None:
             return None, sets.missing
         try:
-            return compare_within(COMPARE_S, sets.before, sets.now), ""
+            return compare(sets.before.policies, sets.now.policies, COMPARE_S), ""
         except Exception as error:  # that the set came into force is to be recorded, whatever stands in the way of this
             log.error("policies_not_compared", version=sets.now.policies.version, cause=repr(error), exc_info=error)
             return None, f"{type(error).__name__}"

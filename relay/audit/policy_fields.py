@@ -16,8 +16,7 @@ from relay.policy.names import SUFFIX, printable
 from relay.policy.step import SetStep
 
 if TYPE_CHECKING:
-    from relay.policy.compare import Difference, Unproven
-    from relay.policy.compare_within import ComparedSets
+    from relay.policy.compare import Comparison, Difference, Unproven
 
 MAX_DIFFERENCES = 20
 """Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""
@@ -64,15 +63,16 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def of_comparison(compared: ComparedSets | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
+def of_comparison(compared: Comparison | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
     """What is weaker, stronger, and otherwise; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}
     differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
     for each in compared.differences:
         differences[_MEANING[each.direction]].append(_said(each, addresses))
-    fields: dict[str, Any] = {"compared": "all" if compared.whole else f"{compared.done} of {compared.files} files"}
-    fields["weaker"] = compared.weaker
+    part = f"{compared.done} of {compared.kinds} kinds of recipients"
+    fields: dict[str, Any] = {"compared": "all" if compared.whole else part}
+    fields["weaker"] = compared.weaker or (False if compared.proven else None)
     differences["unproven"] = [_unproven(each, compared.directory, addresses) for each in compared.unproven]
     for kind, texts in differences.items():
         fields[kind] = texts[:MAX_DIFFERENCES]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from urllib.parse import unquote
 
 from relay.policy.comparing.conditions import Conditions, Globs
@@ -47,36 +47,51 @@ class Kind:
 
 
 class Kinds:
-    """All kinds of recipients of two sets of one site."""
+    """All kinds of recipients of two sets of one site for whom anything differs."""
 
     def __init__(self, old: PolicySet, new: PolicySet) -> None:
         self._sets = (old, new)
         self.separators = new.site.tag_separators
+        # One by one: what takes 100,000 files in one step would block every thread.
+        files = {name: file for each in self._sets for name, file in each.files.items()}
         own = (domain for each in self._sets for domain in (*each.owners, *each.site.domains))
-        files = (file.domain for each in self._sets for file in each.files.values() if file.domain)
-        self.domains: Collection[str] = dict.fromkeys([*files, *own])
-        self._above = frozenset(
-            file.domain for each in self._sets for file in each.files.values() if file.policy.subdomains
+        self.domains: Collection[str] = dict.fromkeys(
+            chain((each.domain for each in files.values() if each.domain), own)
         )
+        self._changed = _changed(old, new)
+        above = {file.domain for each in self._sets for file in each.files.values() if file.policy.subdomains}
+        # Strings are not traversed at each full garbage collection.
+        self._persons = tuple(
+            name for name, file in files.items() if file.scope == "person" and self._differs(_person(name))
+        )
+        self._at = tuple(each for each in self.domains if self._differs(FoldedAddress(ANYBODY, each)))
+        self._below = tuple(
+            each for each in sorted(above) if self._differs(FoldedAddress(ANYBODY, self._unknown(f".{each}")))
+        )
+        self._elsewhere = FoldedAddress(ANYBODY, self._unknown(".invalid"))
+
+    def __len__(self) -> int:
+        return len(self._persons) + len(self._at) + len(self._below) + self._differs(self._elsewhere)
 
     def __iter__(self) -> Iterator[Kind]:
-        persons = dict.fromkeys(
-            (name, file.domain) for each in self._sets for name, file in each.files.items() if file.scope == "person"
-        )
-        for name, domain in persons:
-            local = unquote(name.rpartition("/")[2].removesuffix(SUFFIX))
-            address = FoldedAddress(local, domain)
+        for address in map(_person, self._persons):
+            local, domain = address
             texts = spellings(address, self.separators)
             tagged = [f"{local}{each}*@{domain}" for each in self.separators]
             yield Kind(address, f"{local}@{domain}", tuple(map(Glob.of, (*texts, *tagged))), texts)
-        for domain in self.domains:
+        for domain in self._at:
             yield Kind(self._unused(domain), f"everybody else at {domain}", (Glob.of(f"*@{domain}"),))
-        for domain in sorted(self._above):
+        for domain in self._below:
             below = FoldedAddress(ANYBODY, self._unknown(f".{domain}"))
             yield Kind(below, f"everybody below {domain}", (Glob.of(f"*@*.{domain}"),), elsewhere=True)
-        yield Kind(
-            FoldedAddress(ANYBODY, self._unknown(".invalid")), "everybody else", (Glob.of("*@*"),), elsewhere=True
-        )
+        if self._differs(self._elsewhere):
+            yield Kind(self._elsewhere, "everybody else", (Glob.of("*@*"),), elsewhere=True)
+
+    def _differs(self, address: FoldedAddress) -> bool:
+        """Whether a file that may cover the address differs, or something that is for all."""
+        if self._changed is None:
+            return True
+        return any(name in self._changed for name, _ in candidates(address, self.separators))
 
     def arriving(self, kind: Kind) -> list[Files]:
         """The files that may cover a kind as senders, for whom routes are as others."""
@@ -138,3 +153,19 @@ class Kinds:
         """A domain with this end that no file and no peer names."""
         names = (f"elsewhere{number or ''}{end}" for number in count())
         return next(name for name in names if name not in self.domains)
+
+
+def _person(name: str) -> FoldedAddress:
+    """The address whose file this is."""
+    domain, _, file = name.partition("/")
+    return FoldedAddress(unquote(file.removesuffix(SUFFIX)), domain)
+
+
+def _changed(old: PolicySet, new: PolicySet) -> Collection[str] | None:
+    """The files that differ; None where what all of them share does."""
+    shared = [([each.when for each in some.floors], some.groups, some.owners, some.site) for some in (old, new)]
+    if shared[0] != shared[1]:
+        return None
+    digests = ({name: file.digest for name, file in each.files.items()} for each in (old, new))
+    before, after = digests
+    return {name for name in chain(before, after) if before.get(name) != after.get(name)}

@@ -1,5 +1,5 @@
 """Limits the time of a comparison: each expensive part checks whether time is left.
-Standard: what was not compared in time is reported (policy/compare_within.py), never taken for proven.
+Standard: what was not compared in time is reported (policy/compare.py), never taken for proven.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class OutOfTimeError(Exception):
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Context in which a comparison raises OutOfTimeError after this many seconds."""
-    token = _until.set(time.monotonic() + seconds)
+def at_most(seconds: float | None) -> Iterator[None]:
+    """Context in which a comparison raises OutOfTimeError after this many seconds; None: never."""
+    token = _until.set(None if seconds is None else time.monotonic() + seconds)
     try:
         yield
     finally:

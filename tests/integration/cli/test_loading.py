@@ -139,7 +139,7 @@ def test_what_its_settings_can_need_is_loaded_before_a_relay_serves(site: Path) 
         [sys.executable, "-c", program, str(site / "relay.toml")],
         cwd="/", env=environment(site), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert {"relay.forward.mx", "relay.dkim.in_force", "relay.policy.compare_within"} <= set(ran.stdout.split())
+    assert {"relay.forward.mx", "relay.dkim.in_force", "relay.policy.compare"} <= set(ran.stdout.split())
 
 
 def packages(modules: set[str]) -> set[str]:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
 from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first
 from relay.audit.reading import records
 from relay.errors import ConfigError
-from relay.policy import compare_within as within, kept
-from relay.policy.compare import Unproven
-from relay.policy.compare_within import ComparedSets, compare_within
+from relay.policy import compare as comparing, kept
+from relay.policy.compare import Comparison, Unproven, compare
+from relay.policy.comparing import kinds, time_limit
+from relay.policy.decide import PolicySet
 from relay.policy.installing import Installer, LinkId, link_of, owner_of_link, read_note, write_note
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import MAX_COMPARED, LastGood
@@ -252,9 +254,10 @@ def test_the_digest_of_a_set_can_be_made_from_its_files_alone(tmp_path: Path) ->
 # --- how sets are compared ------------------------------------------------------------------------------------------
 
 
-def both(tmp_path: Path, old: dict[str, str], new: dict[str, str]) -> tuple[SetFiles, SetFiles]:
-    folders = [PolicyFolder(write(tmp_path / name, files), PEERS) for name, files in (("old", old), ("new", new))]
-    before, now = (SetFiles.read(folder.read(), folder) for folder in folders)
+def both(tmp_path: Path, old: dict[str, str], new: dict[str, str]) -> tuple[PolicySet, PolicySet]:
+    before, now = (
+        PolicyFolder(write(tmp_path / name, files), PEERS).read() for name, files in (("old", old), ("new", new))
+    )
     return before, now
 
 
@@ -272,52 +275,44 @@ MANY = {"default.toml": AES} | {f"d{n}.example.toml": AES for n in range(8)} | {
         {"default.toml": PQC, "d1.example.toml": 'levels = ["otp"]\n', "floors.toml": FLOOR},
     ],
 )
-def test_a_few_files_at_once_show_what_all_at_once_do(
+def test_recipients_for_whom_no_file_differs_are_left_out_and_nothing_is_missed(
     changes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, now = both(tmp_path, MANY, MANY | changes)
-    whole = compare_within(60, before, now)
-    monkeypatch.setattr(within, "WHOLE", 0)
-    monkeypatch.setattr(within, "GROUP", 2)
-    parts = compare_within(60, before, now)
-
-    def shown(found: ComparedSets) -> set[tuple[str, ...]]:
-        return {(each.direction, each.recipients, *each.changed) for each in found.differences}
-
-    # Whom default.toml is for is called by each domain only where the files of all domains are looked at.
-    assert {each for each in shown(whole) - shown(parts) if "everybody below" not in each[1]} == set()
-    assert shown(parts) <= shown(whole)
-    assert (parts.weaker, parts.whole, whole.whole) == (whole.weaker, True, True)
+    part = compare(before, now, 60)
+    monkeypatch.setattr(kinds, "_changed", lambda *sets: None)
+    whole = compare(before, now)
+    assert [each.as_dict() for each in part.differences] == [each.as_dict() for each in whole.differences]
+    assert (part.unproven, part.coarse) == (whole.unproven, whole.coarse)
+    assert (part.weaker, part.whole, whole.whole) == (whole.weaker, True, True)
+    shared = {"default.toml", "floors.toml"} & changes.keys()
+    assert (part.kinds < whole.kinds / 2) is not bool(shared)
 
 
 def test_what_was_found_in_many_files_is_left_out_of_later_collections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full garbage collection holds every thread for as long as it goes through what was found."""
-    for bound, value in (("WHOLE", 0), ("GROUP", 2), ("SET_ASIDE", 4)):
-        monkeypatch.setattr(within, bound, value)
+    monkeypatch.setattr(comparing, "SET_ASIDE", 4)
     times: list[None] = []
     monkeypatch.setattr(heap, "set_aside", lambda: times.append(None))
     before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
-    assert (compare_within(60, before, now).files, len(times)) == (9, 2)
+    assert (compare(before, now, 60).kinds, len(times)) == (12, 3)
 
 
-def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path) -> None:
     tests = (
         '[[test]]\nsender = "a@b.example"\nrecipient = "ann@d1.example"\nexpect = "aes"\nfile = "d1.example/x.toml"\n'
     )
     before, now = both(tmp_path, MANY | {"tests.toml": tests}, MANY)
-    monkeypatch.setattr(within, "GROUP", 2)
-    for whole in (500, 0):
-        monkeypatch.setattr(within, "WHOLE", whole)
-        found = compare_within(60, before, now)
-        assert (found.weaker, found.whole, len(found.differences)) == (True, True, 1)
+    found = compare(before, now, 60)
+    assert (found.weaker, found.whole, len(found.differences), found.kinds) == (True, True, 1, 0)
 
 
 def test_what_is_not_proven_leaves_open_whether_anything_is_weaker(tmp_path: Path) -> None:
     rule = f"{tmp_path}/old/bob.example/ann.toml:3"
     left = Unproven(rule, "ann@bob.example", "levels", "x@y.example", "ann@bob.example", "any")
-    fields = of_comparison(ComparedSets((), (left,), tmp_path / "old", 1, 1), "", AddressHash(SiteSecret(bytes(32))))
+    fields = of_comparison(Comparison((), (), (left,), tmp_path / "old", 1, 1), "", AddressHash(SiteSecret(bytes(32))))
     hashed = AddressHash(SiteSecret(bytes(32))).write("ann@bob.example")
     assert fields["weaker"] is None
     assert fields["unproven"][0].startswith(f"bob.example/{hashed}.toml:3: mail from ")
@@ -325,14 +320,15 @@ def test_what_is_not_proven_leaves_open_whether_anything_is_weaker(tmp_path: Pat
 
 
 def test_what_takes_too_long_is_compared_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(within, "WHOLE", 0)
-    monkeypatch.setattr(within, "GROUP", 1)
-    before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
+    before, now = both(
+        tmp_path, MANY, {name: f'{PQC}otherwise = "hold {number} h"\n' for number, name in enumerate(MANY, 1)}
+    )
     ticks = iter(range(0, 10_000, 100))
-    found = compare_within(450, before, now, lambda: float(next(ticks)))
-    assert (found.done, found.files, found.whole, found.weaker) == (4, 9, False, True)
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    found = compare(before, now, 2400)
+    assert (0 < found.done < 12, found.kinds, found.whole, found.weaker) == (True, 12, False, True)
     fields = of_comparison(found, "", AddressHash(None))
-    assert (fields["compared"], fields["weaker"]) == ("4 of 9 files", True)
+    assert (fields["compared"], fields["weaker"]) == (f"{found.done} of 12 kinds of recipients", True)
 
 
 # --- how they stand in the record, and are found there --------------------------------------------------------------
@@ -342,7 +338,7 @@ def test_addresses_are_hashed_in_names_and_differences_and_there_is_no_more_than
     people = {f"bob.example/p{n}.toml": AES for n in range(30)}
     before, now = both(tmp_path, {"default.toml": AES} | people, {"default.toml": AES} | dict.fromkeys(people, CLEAR))
     addresses = AddressHash(SiteSecret(bytes(32)))
-    fields = of_comparison(compare_within(60, before, now), "", addresses)
+    fields = of_comparison(compare(before, now, 60), "", addresses)
     assert (len(fields["weakened"]), fields["weakened_more"]) == (MAX_DIFFERENCES, 10)
     said = SetStep(VERSION, "", 7, 31, "edit", Installer(), Names(), Names.of([*people, "bob.example.toml"]), Names())
     fields |= of_step(said, addresses)
@@ -444,5 +440,5 @@ def test_one_file_with_many_rules_is_not_compared_for_longer(tmp_path: Path) -> 
         return {"default.toml": CLEAR + "".join(f'[[when]]\n{each}\nlevels = ["aes"]\n' for each in senders)}
 
     before, now = both(tmp_path, rules(0), rules(1))
-    found = compare_within(0.0, before, now)
-    assert (found.done, found.files, found.whole, found.weaker) == (0, 1, False, None)
+    found = compare(before, now, 0.0)
+    assert (found.done, found.whole, found.weaker, found.proven) == (0, False, False, False)
