@@ -301,8 +301,8 @@ CANARY_ROUND_TRIP: Final = Metric(
 ALARM: Final = Metric(
     "qumail_alarm",
     "gauge",
-    f"1 while an alarm stands, whatever it is about. alarm: {', '.join(ALARMS)}",
-    ("alarm",),
+    f"1 while an alarm stands, whatever it is about. severity: critical, warning; alarm: {', '.join(ALARMS)}",
+    ("alarm", "severity"),
     together="max",
 )
 ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: as above", ("alarm",))

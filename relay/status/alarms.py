@@ -152,8 +152,8 @@ class Alarms:
             self._notifier.notify(each, state)
 
     def _show(self) -> None:
-        for name in ALARMS:
-            self._board.set(metrics.ALARM, name, to=bool(self.about(name)))
+        for name, alarm in ALARMS.items():
+            self._board.set(metrics.ALARM, name, alarm.severity, to=bool(self.about(name)))
 
     async def keep_up(self, looking: Looking) -> None:
         """Evaluates the alarms every LOOK_S seconds, until cancelled."""

@@ -108,14 +108,6 @@ def test_each_alarm_has_a_rule_and_each_rule_is_explained() -> None:
         assert not each.begins.endswith("."), each.name
 
 
-def test_prometheus_has_the_same_severities() -> None:
-    rules = (Path(__file__).parents[2] / "deploy/prometheus/qumail-relay.rules.yml").read_text()
-    lists = re.findall(r'expr: qumail_alarm\{alarm=~"([^"]*)"', rules)
-    assert [each.split("|") for each in lists] == [
-        [name for name, each in ALARMS.items() if each.severity == severity] for severity in ("critical", "warning")
-    ]
-
-
 async def test_what_came_before_the_first_look_has_grown(now: list[float]) -> None:
     board = Board()
     looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.counting.alarms import ALARMS
 from relay.counting.metrics import all_metrics
 
 HERE = Path(__file__).parents[3] / "deploy" / "prometheus"
@@ -61,11 +60,6 @@ def test_each_panel_names_only_labels_that_its_query_gives() -> None:
             grouped = re.findall(r"by \(([^)]*)\)", target["expr"])
             given = set(grouped[0].split(", ")) if grouped else set(all_metrics()[asked(target["expr"])[0][0]].labels)
             assert shown <= given, panel["title"]
-
-
-def test_each_alarm_of_the_relay_is_passed_on_by_one_rule() -> None:
-    passed_on = [name for names in re.findall(r'alarm=~"([^"]*)"', RULES.read_text()) for name in names.split("|")]
-    assert sorted(passed_on) == sorted(ALARMS)
 
 
 @needs_promtool

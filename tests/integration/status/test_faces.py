@@ -245,8 +245,9 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
 
 
 def _in_metrics(found: Numbers) -> set[str]:
-    samples = found.of_name("qumail_alarm")
-    return {dict(labels)["alarm"] for labels, value in samples.items() if value}
+    standing = [dict(labels) for labels, value in found.of_name("qumail_alarm").items() if value]
+    assert all(each["severity"] == ALARMS[each["alarm"]].severity for each in standing)
+    return {each["alarm"] for each in standing}
 
 
 def _written(site: Site) -> list[dict[str, str]]:
