@@ -36,7 +36,7 @@ The files, from a message down to the wire::
     pool.py        one KME's fresh keys: callers and requests  issued.py undelivered.py
     state.py       keys wanted, ready and being drawn, as one value       stock.py refill.py
     kme_store.py   what the KME reports about its store and about us
-    fetch.py       one KME's dec_keys: batched, shared, stored before use      pending.py
+    fetch.py       one KME's dec_keys: shared calls, stored before use
     etsi014.py     the ETSI client                                           skip.py: the SKIP client
     client.py      their common base                                           settings.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py

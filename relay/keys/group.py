@@ -253,7 +253,7 @@ class KMEGroup:
         if unstored is not None:
             raise unstored
         if _missing(key_IDs, found):
-            attempts.tries += 1
+            attempts.tries += trouble is None or trouble.http_status > 0  # what was not answered says nothing of them
         else:
             self._lag.arrived(attempts)
         return trouble

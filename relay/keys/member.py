@@ -11,9 +11,8 @@ from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted
 from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts
-from relay.keys.fetch import Fetcher
+from relay.keys.fetch import Fetcher, Outcome
 from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
-from relay.keys.pending import Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Supply
 from relay.keys.replies import KeyStatus

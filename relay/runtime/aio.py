@@ -131,6 +131,53 @@ class Lane:
             asyncio.get_running_loop().call_soon(self._next)
 
 
+class FairTurns:
+    """A few turns at a time: those that come first do, and else one party has a turn after the other.
+
+    So a crowd of one party holds up no other.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._waiting = dict[str, deque[asyncio.Future[None]]](), dict[str, deque[asyncio.Future[None]]]()
+
+    def waiting(self, party: str) -> int:
+        """The number of turns for which this party waits."""
+        return sum(len(waiting.get(party, ())) for waiting in self._waiting)
+
+    @asynccontextmanager
+    async def turn(self, party: str, *, first: bool = False) -> AsyncIterator[None]:
+        """Waits for a turn, and has it until the end of the block."""
+        if self._free:
+            self._free -= 1
+        else:
+            granted = asyncio.get_running_loop().create_future()
+            self._waiting[not first].setdefault(party, deque()).append(granted)
+            try:
+                await granted
+            except asyncio.CancelledError:
+                if not granted.cancelled():  # it was granted at the same moment
+                    self._pass_on()
+                raise
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for waiting in self._waiting:
+            while waiting:
+                party = next(iter(waiting))
+                turns = waiting.pop(party)
+                granted = turns.popleft()
+                if turns:
+                    waiting[party] = turns  # at the end
+                if not granted.done():
+                    granted.set_result(None)
+                    return
+        self._free += 1
+
+
 async def readable(connection: socket.socket) -> None:
     """Returns once the socket is readable or closed by the other side."""
     loop, came = asyncio.get_running_loop(), asyncio.Event()

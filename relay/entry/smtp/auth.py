@@ -7,10 +7,9 @@ from __future__ import annotations
 import asyncio
 import binascii
 import unicodedata
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -22,6 +21,7 @@ from relay.entry.smtp.senders import SenderRights
 from relay.entry.smtp.users import MAX_NAME, UserFile
 from relay.entry.transaction import printable
 from relay.errors import Refuse, TryLater
+from relay.runtime.aio import FairTurns
 
 AT_ONCE = 2
 """Number of concurrent password checks: each takes 64 MiB and a processor for some 50 ms."""
@@ -90,48 +90,6 @@ class BackEnd(Protocol):
         """Stops its threads."""
 
 
-class FairTurns:
-    """A few turns at a time: users at networks where they have been come first, then one network after the other.
-
-    So a crowd that guesses from some networks holds up no user elsewhere.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
-        self._waiting = OrderedDict[str, deque[asyncio.Future[None]]](), OrderedDict[str, deque[asyncio.Future[None]]]()
-
-    @asynccontextmanager
-    async def turn(self, network: str, *, known: bool) -> AsyncIterator[None]:
-        """Waits for a turn, and has it until the end of the block."""
-        if self._free:
-            self._free -= 1
-        else:
-            granted = asyncio.get_running_loop().create_future()
-            self._waiting[not known].setdefault(network, deque()).append(granted)
-            try:
-                await granted
-            except asyncio.CancelledError:
-                if not granted.cancelled():  # it was granted at the same moment
-                    self._pass_on()
-                raise
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        for waiting in self._waiting:
-            while waiting:
-                network, turns = waiting.popitem(last=False)
-                granted = turns.popleft()
-                if turns:
-                    waiting[network] = turns
-                if not granted.done():
-                    granted.set_result(None)
-                    return
-        self._free += 1
-
-
 class FileBackEnd:
     """Users of the password file; argon2 runs in its own threads."""
 
@@ -143,7 +101,7 @@ class FileBackEnd:
     async def verify(self, credentials: Credentials, client: str, *, known: bool) -> str | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE_S), self._turns.turn(network_of(client), known=known):
+            async with asyncio.timeout(PATIENCE_S), self._turns.turn(network_of(client), first=known):
                 user = await loop.run_in_executor(
                     self._threads, self._users.verify, credentials.name, credentials.password
                 )
