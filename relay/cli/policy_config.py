@@ -96,8 +96,7 @@ def check_readable(config: Config, directory: Path | None = None) -> None:
 
 
 def _paths(directory: Path) -> Iterator[tuple[Path, int]]:
-    """All that the relay reads, each with what it needs for that (os.R_OK, os.X_OK). Raises ConfigError if too much."""
-    listing = Listing(directory)
-    listing.look()
+    """All that the relay reads, each with what it needs for that (os.R_OK, os.X_OK)."""
+    listing = Listing.of(directory)
     yield from ((directory / name, os.R_OK | os.X_OK) for name in listing.directories)
     yield from ((directory / name, os.R_OK) for name in listing.files)

@@ -206,11 +206,10 @@ def _relay_can_read(config: Config, directory: Path) -> None:
 
 def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | None:
     """A link of the new set that leads to what is not compared: to the set of before now, and elsewhere afterwards."""
-    listing = Listing(resolved(directory))
     with relay_rights(after.config):
-        listing.look()
-        paths = (listing.directory / name for name in sorted(listing.links))
-        return next((path for path in paths if leads_through(path, link.absolute())), None)
+        listing = Listing.of(resolved(directory))
+        paths = (listing.directory / name for name in sorted((*listing.files, *listing.directories)))
+        return next((path for path in paths if path.is_symlink() and leads_through(path, link.absolute())), None)
 
 
 def _version_of(after: PolicySite, directory: Path) -> str:

@@ -75,14 +75,6 @@ def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> See
         return unseen(error)
 
 
-def has_other_names(path: str | Path) -> bool:
-    """Whether the file has several names (hard links); False if that cannot be determined."""
-    try:
-        return os.stat(path).st_nlink > 1  # noqa: PTH116 - as above
-    except OSError:
-        return False
-
-
 def stamp_of_directory(path: str | Path) -> Seen:
     """The state of a directory; Unknown if it cannot be searched."""
     try:

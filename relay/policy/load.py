@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.files.stamps import Seen, Stamp, has_other_names, stamp_of
+from relay.files.stamps import stamp_of
 from relay.formats.mailbox import fold_domain
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
@@ -22,11 +22,10 @@ from relay.policy.file import PolicyCache, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, printable
 from relay.policy.patterns import Groups, read_groups
-from relay.policy.polled import Polled
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule, When
 from relay.policy.site import ANY_SITE, SiteFacts
-from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of, read_file, why_closed
+from relay.policy.walk import MAX_FILES, FileText, Listing, digest_of, read_file, why_closed
 from relay.runtime import heap
 
 FREEZE_FILES = 1000
@@ -37,8 +36,7 @@ RELEASE_FILES = 1000
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files of the set that are for no domain."""
 
-NO_STAMP: Stamp = (0, 0, 0, 0, 0)
-"""The stamp of a text that is not from a file."""
+NO_FAULTS: Mapping[str, list[str]] = MappingProxyType({})
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: SiteFacts = ANY_SITE) -> PolicySet:
@@ -52,7 +50,7 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: 
 
 
 class PolicyFolder:
-    """A directory of policy files and the state of each; not thread-safe."""
+    """The policy files of a directory as they were read last; not thread-safe."""
 
     def __init__(
         self,
@@ -64,17 +62,16 @@ class PolicyFolder:
     ) -> None:
         """Reads nothing yet. Valid texts are also stored in `texts`, by name."""
         self.directory = directory
-        self.polled = Polled(directory)
         self._texts = texts
         self._site = site
         self._take_peers(peers)
         self._files: dict[str, PolicyFile] = {}
         self._beside: dict[str, int] = {}
-        self._stamps: dict[str, tuple[Seen, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
         self.listing_faults: Mapping[str, list[str]] = {}
-        """Faults of the directories themselves, by name; replaced as a whole."""
-        self._directories: dict[str, Seen] = {}
+        """Faults of the directories themselves, by name, when files were read last."""
+        self.not_read: set[str] = set()
+        """The files that exist and could not be read."""
         self._tests: tuple[Expected, ...] = ()
         self._known: PolicyCache = WeakValueDictionary()  # an unused policy is dropped
         self._unfrozen = 0
@@ -93,7 +90,7 @@ class PolicyFolder:
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """Sets the peers; all files must be read again, since they may name them."""
-        for name in self._names_in(ALL):
+        for name in self._names():
             self._forget(name)
         self._known = WeakValueDictionary()
         self._take_peers(peers)
@@ -123,9 +120,10 @@ class PolicyFolder:
         """Returns the SHA-256 of name and text of each file beside the policies."""
         return dict(self._beside)
 
-    def read(self) -> PolicySet:
-        """The set of all files; unchanged files are not read again. Raises ConfigError."""
-        return self.read_again(self.outdated())
+    def read(self, seen: Listing | None = None) -> PolicySet:
+        """The set of all files, as `seen` just before, all of which are read. Raises ConfigError."""
+        seen = seen or Listing.of(self.directory)
+        return self.read_again({*seen.files, *self._names()}, seen.faults)
 
     def read_tested(self) -> PolicySet:
         """The set of all files, if no test fails. Raises ConfigError."""
@@ -134,8 +132,12 @@ class PolicyFolder:
             raise ConfigError(failed)
         return policies
 
-    def read_again(self, names: Iterable[str]) -> PolicySet:
-        """Returns the set with only these files read again; they may be new or gone. Raises ConfigError."""
+    def read_again(self, names: Iterable[str], listing_faults: Mapping[str, list[str]] = NO_FAULTS) -> PolicySet:
+        """Returns the set with only these files read again; they may be new or gone. Raises ConfigError.
+
+        The faults of the directories are among those of the files, which are kept where they cannot be read.
+        """
+        self.listing_faults = listing_faults
         directory = str(self.directory)
         closed: dict[str, list[str]] = {}
         for name in names:
@@ -163,74 +165,18 @@ class PolicyFolder:
         """
         for name, text in texts:
             try:
-                self._take(name, FileText(text, digest_of(name, text.encode()), NO_STAMP, settled=False))
+                self._take(name, FileText(text, digest_of(name, text.encode())))
             except ConfigError as error:
                 self._faulty[name] = error.problems
         return self._set()
 
     def _not_read(self, name: str, problems: list[str]) -> None:
         """Forgets a file that is gone; keeps one that cannot be read at present."""
-        path = f"{self.directory}/{name}"
-        if stamp_of(path, follow=False) is None:
+        if stamp_of(f"{self.directory}/{name}", follow=False) is None:
             self._forget(name)
         else:
             self._faulty[name] = problems
-            self._stamps[name] = (stamp_of(path), False)
-
-    def look_at(self, names: Iterable[str]) -> dict[str, Seen]:
-        """The current stamps of files that may have changed, including other names of each (hard links)."""
-        found = {name: stamp_of(f"{self.directory}/{name}") for name in names}
-        shared = {name for name in found if has_other_names(f"{self.directory}/{name}")}
-        if shared:
-            others = self._other_names({_file_of(found[name]) for name in shared} - {()}) - found.keys()
-            found |= {name: stamp_of(f"{self.directory}/{name}") for name in others}
-            shared |= others
-        for name, seen in found.items():
-            self.polled.note_file(name, seen, shared=name in shared)
-        return found
-
-    def _other_names(self, files: Collection[tuple[int, ...]]) -> set[str]:
-        """The known names of these files, each by inode and device."""
-        return {name for name, (seen, _) in self._stamps.items() if _file_of(seen) in files}
-
-    def outdated(self, directories: Collection[str] = ALL) -> dict[str, Seen]:
-        """Lists these domains' directories, or all, and returns the stamps of files that differ from what was read.
-
-        If a directory cannot be read, its files are kept.
-        """
-        listing = Listing(self.directory)
-        try:
-            listing.look(directories)
-        except ConfigError as error:
-            self.listing_faults = {"": error.problems}
-            return {}
-        others = {} if TOP in listing.unread or directories == ALL else self.listing_faults
-        self.listing_faults = {name: each for name, each in others.items() if name not in directories} | listing.faults
-        if TOP in listing.unread:
-            return {}
-        self.polled.note_listing(directories, listing)
-        self._directories = ({} if directories == ALL else self._directories) | listing.directories
-        found: dict[str, Seen] = {
-            name: None
-            for name in self._names_in(directories)
-            if name not in listing.files and name.rpartition("/")[0] not in listing.unread
-        }
-        while listing.files:  # one by one: freeing 100,000 at once would block every thread
-            name, stamp = listing.files.popitem()
-            if not self._is_as_read(name, stamp):
-                found[name] = stamp
-        return found
-
-    def stamp(self, name: str) -> Seen:
-        """The stamp of the file when it was read, faulty or not."""
-        return self._stamps[name][0] if name in self._stamps else None
-
-    @property
-    def changed_ns(self) -> int:
-        """The last change of any file or directory that was checked (ctime, ns since 1970); 0 without any."""
-        files = (seen for seen, _ in self._stamps.values())
-        stamps = (seen for seen in chain(files, self._directories.values()) if isinstance(seen, tuple))
-        return max((ctime for _, ctime, *_ in stamps), default=0)
+            self.not_read.add(name)
 
     def release(self) -> bool:
         """Frees some of the replaced files; False if none are left.
@@ -240,22 +186,17 @@ class PolicyFolder:
         del self._let_go[-RELEASE_FILES:]
         return bool(self._let_go)
 
-    def _is_as_read(self, name: str, stamp: Seen) -> bool:
-        return isinstance(stamp, tuple) and self._stamps.get(name) == (stamp, True)
-
-    def _names_in(self, directories: Collection[str]) -> list[str]:
-        """The known files in these domains' directories, or all."""
-        others = [name for each in (self._beside, self._faulty) for name in each]
-        names = list(self._files) + [name for name in others if name not in self._files]
-        return names if directories == ALL else [name for name in names if name.rpartition("/")[0] in directories]
+    def _names(self) -> set[str]:
+        """All known files."""
+        return {*self._files, *self._beside, *self._faulty}
 
     def _take(self, name: str, read: FileText) -> None:
         """Parses and stores the text of a file. Raises ConfigError."""
         self._faulty.pop(name, None)
+        self.not_read.discard(name)
         before = self._files.get(name)
         if before is None or before.digest != read.digest:
             self._forget(name)
-            self._stamps[name] = (read.stamp, read.settled)
             if name in BESIDE:
                 self._take_beside(name, read)
             else:
@@ -263,7 +204,6 @@ class PolicyFolder:
                 self._add(parse_policy(name, source, read.text, read.digest, self._peers.keys(), self._known))
             if self._texts is not None:
                 self._texts[name] = read.text
-        self._stamps[name] = (read.stamp, read.settled)
 
     def _add(self, file: PolicyFile) -> None:
         self._files[file.name] = file
@@ -294,7 +234,7 @@ class PolicyFolder:
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
-        self._stamps.pop(name, None)
+        self.not_read.discard(name)
         self._naming_groups.pop(name, None)
         if name in BESIDE:
             if (digest := self._beside.pop(name, None)) is not None:
@@ -357,11 +297,6 @@ class PolicyFolder:
         """The faults of all files; one directory that denies access may be the cause of many."""
         faults = (each[name] for each in (self.listing_faults, self._faulty) for name in sorted(each))
         yield from dict.fromkeys(chain.from_iterable(faults))
-
-
-def _file_of(seen: Seen) -> tuple[int, ...]:
-    """Inode and device; () if there is no file."""
-    return seen[3:] if isinstance(seen, tuple) else ()
 
 
 _SUM_OCTETS = 512

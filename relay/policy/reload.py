@@ -22,41 +22,36 @@ import structlog
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import ConfigError
-from relay.files.stamps import Seen
+from relay.files.quiet import GONE_QUIET_S, LOOK_S, QUIET_S, Quiet
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
-from relay.policy.names import SUFFIX
-from relay.policy.polled import LOOK_S, SHARE
 from relay.policy.settings import today
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.starting import begin, said_writers
 from relay.policy.step import SetFiles
-from relay.policy.thread import GATHER_S, WatchThread
-from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
+from relay.policy.thread import WatchThread
+from relay.policy.walk import NEVER_READ, Listing
+from relay.policy.watch import DirectoryWatch
 from relay.policy.writers import being_written
 
 log = structlog.get_logger(__name__)
 
 MAX_LOGGED = 20
 """Maximum number of faults, and of names, in one log line."""
-QUIET_S = 0.4
-"""Time without changes after which a set comes into force, in seconds."""
-GONE_QUIET_S = 2.0
-"""Time without changes after which vanished files count as gone, in seconds."""
 LOUD_S = 10.0
 """Time of waiting for quiet, or of reading files, after which it is logged, in seconds."""
 HANG_LOOK_S = 1.0
 """Interval of checks whether the thread that reads files hangs, in seconds."""
-RESCAN_S = 60.0
-"""Interval of full scans, for changes that the kernel does not report, in seconds."""
-UNWATCHED_S = 2.0
-"""The same, in seconds, if the kernel cannot report changes at all."""
+GATHER_S = 0.05
+"""Time from a change to the next look at all files, in seconds; longer if a look takes longer, up to LOOK_S."""
+SHARE, UNWATCHED_SHARE = 0.003, 0.05
+"""Maximum share of time spent polling: for what the kernel does not report, and if it reports nothing at all."""
+DOUBTFUL_S = 2.0
+"""Age up to which a stamp is not trusted, in seconds: file times are coarse, so such a file is read twice."""
 RELEASE_S = 60.0
 """Time without changes after which replaced files are released, in seconds: no mail takes longer."""
-UNWATCHED_SHARE = 0.05
-"""Maximum share of time spent polling without a watch: many files are polled less often."""
 
 
 class PoliciesInForce:
@@ -91,16 +86,17 @@ class PoliciesInForce:
         self._day = today()
         self._waits_for = ""
         self._as_others = False
-        self._pending: dict[str, Seen] = {}
-        self._missing: list[str] = []
-        self._unsettled = False
-        self._changed_at = self._began_at = clock()
-        self._loud = False
+        self._quiet = Quiet(clock)
+        self._read = Listing(directory)
+        self._again: set[str] = set()
+        self._again_at = math.inf
+        self._look_at = float("-inf")
+        self._cost = 0.0
+        self._waits_since: float | None = None
         self._told_at = float("-inf")
         self._asked = False
         self._anew = False
         self._step_began: float | None = None
-        self._rescan_at = float("-inf")
         self._thread: WatchThread | None = None
         self._begin(site)
         self._show()
@@ -111,11 +107,11 @@ class PoliciesInForce:
         start = begin(
             self._folder, self._last_good, self._peers, site, others_wait=others_wait, others_serve=others_serve
         )
-        self._as_others = start.changed_s is not None and self._others_wait()
+        self._as_others = start.is_edited and self._others_wait()
         self._take(start.now, start.failing)
-        if start.changed_s is not None:
-            self._unsettle()
-            self._changed_at -= start.changed_s
+        self._note_read(start.read, start.read.files)
+        if start.is_edited:
+            self._mark_unread(start.read.files)
         if start.problems:
             self._keep(self._current, list(start.problems))
         if not start.is_from_before:
@@ -165,16 +161,16 @@ class PoliciesInForce:
             self._peers = peers
             self._folder.set_peers(peers)
             self._take(self._now._replace(policies=replace(self._current, owners=self._folder.owners)), self._failing)
-            self._anew, self._rescan_at = True, float("-inf")
+            self._anew, self._look_at = True, float("-inf")
+            self._mark_unread(self._read.files)
 
     def reload(self) -> None:
-        """Rescans everything, and applies it completely or not at all: at once, or by `watch` if that runs."""
+        """Reads everything again, and applies it completely or not at all: at once, or by `watch` if that runs."""
+        self._asked = True
         if self._thread is not None:
-            self._asked = True
             self._thread.wake()
         else:
-            self.note(EVERYTHING)
-            self.settle(quiet_s=0.0)
+            self.look(quiet_s=0.0)
 
     async def watch(self, first: Callable[[], None] = lambda: None) -> None:
         """Follows edits until cancelled, in a thread of its own.
@@ -195,94 +191,104 @@ class PoliciesInForce:
             thread, self._thread = self._thread, None
             await asyncio.to_thread(thread.end)
 
-    def note(self, changes: Changes) -> None:
-        """Records changes; each changed file or directory restarts the quiet period."""
-        faults = self._folder.listing_faults
-        if changes.everything:
-            found = self._folder.outdated()
-            self._unsettle()
+    def look(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
+        """Looks at all files once, and applies what has changed once that is quiet for this time, in seconds."""
+        began, work_began = self._clock(), time.thread_time()
+        self._mark_what_is_asked(began)
+        seen = Listing.of(self._folder.directory, self._read.files)
+        is_first = watch is not None and watch.follow(seen.directories)
+        self._cost = time.thread_time() - work_began
+        quiet, needed, waits = self._quiet.seconds(seen, began), 0.0, seen != self._read
+        if waits:
+            self._waits_since = began if self._waits_since is None else self._waits_since
+            gone = any(seen.files.get(name) is None for name in self._now.names())
+            needed = GONE_QUIET_S if gone else QUIET_S if quiet_s is None else quiet_s
+            names = seen.differing(self._read.files)
+            if not self._is_busy(watch, names, is_quiet=quiet >= needed):
+                self._take_over(seen, names)
+                waits = seen != self._read
+        if not waits:
+            self._waits_since, self._waits_for = None, ""
+        self._show_waiting()
+        if is_first:
+            self._look_at = began
+        elif waits and quiet < needed:
+            self._look_at = self._quiet.began_at + needed
+        elif waits:
+            self._look_at = self._clock() + LOOK_S
         else:
-            found = self._folder.look_at(changes.names)
-            if changes.directories:
-                found |= self._folder.outdated(changes.directories)
-                self._unsettle()
-        if self._folder.listing_faults != faults:  # the mode of a new directory may be set last
-            self._changed_at = self._clock()
-        self._record_stamps(found)
+            share = SHARE if watch is not None and watch.fd is not None else UNWATCHED_SHARE
+            self._look_at = min(began + max(LOOK_S, self._cost / share), self._again_at)
 
-    def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
-        """Applies the recorded changes after this quiet period, in seconds, unless a file is still being written."""
-        if self._unsettled and not self._still_busy(watch, QUIET_S if quiet_s is None else quiet_s):
-            self._take_over(self._pending, watch)
-        elif not self._unsettled and self._missing and self._quiet(GONE_QUIET_S):
-            self._take_over(self._missing, watch)
+    def _mark_what_is_asked(self, now: float) -> None:
+        """Files of which another content may have the same stamp, or all if that is asked for."""
+        if self._asked:
+            self._asked = False
+            self._mark_unread(self._read.files)
+        if now >= self._again_at:
+            self._mark_unread(self._again)
+            self._again, self._again_at = set(), math.inf
 
-    def _unsettle(self) -> None:
-        if not self._unsettled:
-            if not self._missing:  # else it is part of the same edit
-                self._loud, self._began_at = False, self._clock()
-            self._unsettled = True
+    def _mark_unread(self, names: Iterable[str]) -> None:
+        self._read = replace(self._read, files={**self._read.files, **dict.fromkeys(names, NEVER_READ)})
 
-    def _record_stamps(self, found: Mapping[str, Seen]) -> None:
-        for name, stamp in found.items():
-            if stamp != (self._pending[name] if name in self._pending else self._folder.stamp(name)):
-                self._changed_at = self._clock()
-            self._pending[name] = stamp
-            self._unsettle()
+    def _note_read(self, seen: Listing, names: Iterable[str]) -> None:
+        """Records which state was read; what cannot be read, or has a coarse time, is read again a little later."""
+        self._read = seen
+        now = time.time_ns()
+        stamps = ((name, seen.files.get(name)) for name in names)
+        young = {name for name, stamp in stamps if isinstance(stamp, tuple) and abs(now - stamp[1]) < DOUBTFUL_S * 1e9}
+        self._again |= young | self._folder.not_read
+        if self._again:
+            self._again_at = min(self._again_at, self._clock() + DOUBTFUL_S)
 
-    def _quiet(self, seconds: float) -> bool:
-        return self._clock() - self._changed_at >= seconds
-
-    def _still_busy(self, watch: DirectoryWatch | None, quiet_s: float) -> bool:
+    def _is_busy(self, watch: DirectoryWatch | None, names: Collection[str], *, is_quiet: bool) -> bool:
         """Whether files still change or are open for writing; logs if that takes long."""
         writers = dict.fromkeys(watch.written, "") if watch is not None else {}
-        if not writers and self._quiet(quiet_s) and (writers := being_written(self._folder.directory, self._pending)):
-            self._changed_at = self._clock()  # limits how often programs are checked
-        self._as_others = self._as_others and not (watch is not None and watch.closings) and self._others_wait()
-        busy = bool(writers) or self._as_others or not self._quiet(quiet_s)
-        if busy and self._clock() - max(self._began_at, self._told_at) >= LOUD_S:
+        if not writers and is_quiet and (writers := being_written(self._folder.directory, names)):
+            self._quiet.restart()  # limits how often programs are checked
+        self._as_others = self._as_others and not (watch is not None and watch.has_seen_closing) and self._others_wait()
+        is_busy = bool(writers) or self._as_others or not is_quiet
+        since = self._clock() if self._waits_since is None else self._waits_since
+        if is_busy and self._clock() - max(since, self._told_at) >= LOUD_S:
             self._told_at = self._clock()
-            writers |= being_written(self._folder.directory, self._pending)
-            self._waits_for = _why_waiting(writers)
-            if not self._loud:
-                self._loud = True
+            writers |= being_written(self._folder.directory, names)
+            if not self._waits_for:
                 log.warning(
                     "policies_not_quiet",
-                    files=_some(self._pending),
-                    number=len(self._pending),
+                    files=_some(names),
+                    number=len(names),
                     open_for_writing=[said_writers({name: writers[name]}) for name in _some(writers)],
                     version=self._current.version,
                 )
-        return busy
+            self._waits_for = _why_waiting(writers)
+        return is_busy
 
-    def _take_over(self, names: Collection[str], watch: DirectoryWatch | None) -> None:
-        """Puts the new set into force unless it is faulty; logs nothing if nothing changed."""
+    def _take_over(self, seen: Listing, names: Collection[str]) -> None:
+        """Reads these files, and puts the new set into force unless it is faulty; logs nothing if nothing changed."""
         began = time.perf_counter()
         before = self._current
         problems: list[str] = []
         policies = before
+        self._mark_unread(names)
         try:
-            policies = self._folder.read_again(names)
+            policies = self._folder.read_again(names, seen.faults)
             if policies.version != before.version or self._problems or self._anew:
                 problems = failures(self._folder.tests, policies)
         except ConfigError as error:
             problems = error.problems
-        if self._has_changed_meanwhile(watch):
+        now = Listing.of(self._folder.directory, seen.files)
+        self._quiet.seconds(now, self._clock())
+        if now != seen:  # the texts may be half old and half new
             return
-        read, self._unsettled = _some(names), False
-        while self._pending:  # one by one: freeing 100,000 at once would block every thread
-            self._pending.popitem()
+        self._note_read(seen, names)
         if problems:
-            self._missing = []
             self._keep(before, problems)
+            return
+        if policies.version == before.version and not self._problems and not self._anew:
             return
         gone = [name for name in before.files if name not in policies.files]
         gone += sorted(self._now.beside.keys() - self._folder.beside)
-        if gone and self._waits(gone):
-            return
-        self._missing = []
-        if policies.version == before.version and not self._problems and not self._anew:
-            return
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._take(SetFiles.read(policies, self._folder))
@@ -296,23 +302,9 @@ class PoliciesInForce:
             version=policies.version,
             before=before.version,
             files=len(policies.files),
-            read=read,
+            read=_some(names),
             seconds=round(time.perf_counter() - began, 4),
         )
-
-    def _has_changed_meanwhile(self, watch: DirectoryWatch | None) -> bool:
-        """Whether files have changed since the quiet period began: the texts may be half old and half new."""
-        changed = False
-        for name, stamp in self._pending.items():
-            if stamp != (now := self._folder.stamp(name)):
-                self._pending[name], changed = now, True
-        if changed:
-            self._changed_at = self._clock()
-        if watch is not None:
-            changed_at = self._changed_at
-            self.note(watch.look())
-            changed |= self._changed_at != changed_at
-        return changed
 
     def _keep(self, before: PolicySet, problems: list[str]) -> None:
         if tuple(problems) != self._problems:
@@ -327,17 +319,8 @@ class PoliciesInForce:
         self.board.set(metrics.POLICY_PROBLEMS, to=len(self._problems))
         self.board.set(metrics.POLICY_TESTS_FAILING, to=len(self._failing))
 
-    def _waits(self, gone: list[str]) -> bool:
-        """Whether a set that lacks files has to wait."""
-        if not self._missing:
-            log.info("policy_file_missing", files=gone[:MAX_LOGGED], number=len(gone), gone_in_s=GONE_QUIET_S)
-        self._missing = gone
-        return not self._quiet(GONE_QUIET_S)
-
-    def _log_waiting(self) -> None:
-        waits = self._unsettled or bool(self._missing)
-        self._waits_for = self._waits_for if waits else ""
-        self.board.set(metrics.POLICY_WAITS, to=self._clock() - self._began_at if waits else 0.0)
+    def _show_waiting(self) -> None:
+        self.board.set(metrics.POLICY_WAITS, to=0.0 if self._waits_since is None else self._clock() - self._waits_since)
 
     def _try_tests_again(self) -> None:
         """Runs the tests again on a new day: files and rules may have begun or ended."""
@@ -354,7 +337,7 @@ class PoliciesInForce:
         """Runs until the thread has to end; errors do not end it."""
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
-        while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
+        while thread.wait(watch.fd, self._pause_s(), min(max(GATHER_S, self._cost), LOOK_S)):
             self._step_began = self._clock()
             first()
             try:
@@ -364,6 +347,7 @@ class PoliciesInForce:
                 if trouble != (trouble := f"{type(error).__name__}: {error}"):
                     log.error("policies_not_followed", cause=trouble, instead="tried again", exc_info=error)
                 watch.close()
+                self._look_at = self._clock() + LOOK_S
             self._step_began = None
         watch.close()
 
@@ -379,30 +363,16 @@ class PoliciesInForce:
         return began
 
     def _pause_s(self) -> float:
-        if self._unsettled and not self._loud:
-            return GATHER_S
-        return max(0.0, min(LOOK_S, self._folder.polled.due - self._clock()))
+        return max(0.0, min(LOOK_S, self._look_at - self._clock()))
 
     def _step(self, watch: DirectoryWatch) -> None:
-        """Checks once for changes, and applies them."""
-        now = self._clock()
-        moved = self._folder.polled.look(now)
-        look_at_all = now >= self._rescan_at
-        if self._asked:
-            self._asked, look_at_all = False, True
-        directories = {name for name in moved if not name.endswith(SUFFIX)}
-        changes = watch.look(directories, anew=look_at_all)
-        self.note(Changes(changes.names | (moved - directories), changes.directories))
-        if look_at_all or changes.everything:
-            cost = _timed(lambda: self.note(EVERYTHING))
-            every, share = (RESCAN_S, SHARE) if watch.fd is not None else (UNWATCHED_S, UNWATCHED_SHARE)
-            self._rescan_at = now + max(every, cost / share)
-        self.settle(watch)
-        self._log_waiting()
+        """Looks at the files if they may have changed, and does what else is due."""
+        if watch.has_changes() or self._asked or self._clock() >= self._look_at:
+            self.look(watch)
         self._try_tests_again()
         if self._last_good is not None:
             self._last_good.go_by(self._current.version, self._others_serve)
-        if not self._unsettled and self._quiet(RELEASE_S):
+        if self._clock() - self._quiet.began_at >= RELEASE_S:
             while self._folder.release():
                 time.sleep(0.001)
 
@@ -415,10 +385,3 @@ def _some(names: Iterable[str]) -> list[str]:
 def _why_waiting(writers: Mapping[str, str]) -> str:
     """The cause for the log; its second part names files."""
     return f"since a file is open for writing: {said_writers(writers)}" if writers else "since files go on changing"
-
-
-def _timed(work: Callable[[], object]) -> float:
-    """The time it took in this thread, in seconds."""
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began

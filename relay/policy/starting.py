@@ -15,40 +15,39 @@ from typing import NamedTuple
 import structlog
 
 from relay.errors import ConfigError
+from relay.files.quiet import GONE_QUIET_S, QUIET_S, Quiet
 from relay.policy.expected import failures
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.step import SetFiles
+from relay.policy.walk import Listing
 from relay.policy.writers import being_written
 
 log = structlog.get_logger(__name__)
 
-QUIET_S = 0.4
-"""Time without changes after which files are used, in seconds."""
-GONE_QUIET_S = 2.0
-"""Time without changes after which files of the previous set count as gone, in seconds."""
 LOOK_S = 0.05
 WAIT_S = 10.0
 """Maximum wait without a previous set, in seconds; then the relay ends and is restarted."""
 
 
 class Start(NamedTuple):
-    """The set that a process starts with.
+    """The set that a process starts with, and the state of the files when they were `read`.
 
-    `failing` are its tests that fail today, `problems` the faults of the files if another set serves.
-    `changed_s` is the number of seconds since the files changed if they are not used yet; else None.
+    `failing` are its tests that fail today, `problems` the faults of the files if another set serves. Files that
+    `is_edited` are not used yet.
     """
 
     now: SetFiles
+    read: Listing
     failing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-    changed_s: float | None = None
+    is_edited: bool = False
 
     @property
     def is_from_before(self) -> bool:
         """Whether the set is a previous one, not that of the files."""
-        return bool(self.problems) or self.changed_s is not None
+        return bool(self.problems) or self.is_edited
 
 
 def begin(
@@ -67,17 +66,19 @@ def begin(
     there is no previous set.
     """
     before = last_good.newest(folder.directory) if last_good is not None else None
-    quiet = _Quiet(folder, last_good)
+    quiet = Quiet(monotonic)
     until = monotonic() + WAIT_S
     while True:
-        found, problems = _files(folder)
+        seen = Listing.of(folder.directory)
+        found, problems = _files(folder, seen)
         others = others_serve()
         is_last = found is not None and found.policies.version == before and (not others or before in others)
         if found is not None and is_last:  # whether or not its tests fail today
-            return Start(found, failing=tuple(problems))
-        doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait() else "")
+            return Start(found, seen, failing=tuple(problems))
+        gone = last_good.gone(found) if last_good is not None and found is not None else ()
+        doubt = _doubt(seen, quiet, gone) or ("other workers wait until files are quiet" if others_wait() else "")
         if not doubt and not problems and found is not None:
-            return Start(found)
+            return Start(found, seen)
         if doubt:
             problems = [*problems, f"{folder.directory}: {doubt}"]
         if last_good is not None:
@@ -89,7 +90,7 @@ def begin(
                 if doubt:
                     log.warning("policies_not_quiet_at_start", cause=doubt, version=kept.policies.version)
                 failing = tuple(failures(kept.tests, kept.policies))
-                return Start(kept, failing, () if doubt else tuple(problems), quiet.seconds if doubt else None)
+                return Start(kept, seen, failing, () if doubt else tuple(problems), is_edited=bool(doubt))
         if not doubt or monotonic() >= until:
             raise ConfigError(problems)
         time.sleep(LOOK_S)
@@ -102,42 +103,30 @@ def _kept(kept: SetFiles, others: Collection[str]) -> SetFiles:
     return kept
 
 
-def _files(folder: PolicyFolder) -> tuple[SetFiles | None, list[str]]:
+def _files(folder: PolicyFolder, seen: Listing) -> tuple[SetFiles | None, list[str]]:
     """The set of the files, and their faults or failing tests."""
     try:
-        policies = folder.read()
+        policies = folder.read(seen)
     except ConfigError as error:
         return None, error.problems
     return SetFiles.read(policies, folder), failures(folder.tests, policies)
 
 
-class _Quiet:
-    """The time without changes, by file times or by observation: clocks of file servers may be wrong."""
-
-    def __init__(self, folder: PolicyFolder, last_good: LastGood | None) -> None:
-        self._folder, self._last_good = folder, last_good
-        self._changed, self._seen_at = 0, monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the last change."""
-        changed = self._folder.changed_ns
-        if changed != self._changed:
-            self._changed, self._seen_at = changed, monotonic()
-        return max(monotonic() - self._seen_at, (time_ns() - changed) / 1e9)
-
-    def doubt(self, found: SetFiles | None) -> str:
-        """Why the files cannot be used yet, or ""."""
-        if any(seen != self._folder.stamp(name) for name, seen in self._folder.outdated().items()):
-            return "files changed while they were read"
-        if self.seconds < QUIET_S:
-            return "files have just changed"
-        gone = self._last_good.gone(found) if self._last_good is not None and found is not None else []
-        if gone and self.seconds < GONE_QUIET_S:
-            return f"files have just vanished: {', '.join(sorted(gone)[:5])}"
-        if writers := being_written(self._folder.directory):
-            return f"files are open for writing: {said_writers(writers)}"
-        return ""
+def _doubt(read: Listing, quiet: Quiet, gone: Collection[str]) -> str:
+    """Why the files cannot be used yet, or ""."""
+    began = monotonic()
+    seen = Listing.of(read.directory, read.files)
+    # By file times or by observation: clocks of file servers may be wrong.
+    seconds = max(quiet.seconds(seen, began), (time_ns() - seen.changed_ns) / 1e9)
+    if seen != read:
+        return "files changed while they were read"
+    if seconds < QUIET_S:
+        return "files have just changed"
+    if gone and seconds < GONE_QUIET_S:
+        return f"files have just vanished: {', '.join(sorted(gone)[:5])}"
+    if writers := being_written(read.directory):
+        return f"files are open for writing: {said_writers(writers)}"
+    return ""
 
 
 def said_writers(writers: Mapping[str, str]) -> str:

@@ -7,24 +7,23 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from relay.errors import ConfigError
 from relay.files import permissions, toml
-from relay.files.stamps import Seen, Stamp, Unknown, is_gone, searched, stamp_of, stamped, unseen
+from relay.files.stamps import Seen, Unknown, is_gone, searched, stamp_of, stamped, unseen
 from relay.policy.names import SUFFIX, printable
-
-DOUBTFUL_NS = 2_000_000_000
-"""Age up to which a file's timestamp is not trusted, in nanoseconds: file times are coarse."""
 
 TOP = ""
 """The name of the top directory, relative to itself."""
-ALL = frozenset({TOP})
-"""The top directory and all below it."""
+
+NEVER_READ = Unknown(0)
+"""The state of a file that is to be read, whatever its stamp."""
 
 MAX_FILES = 200_000
 """Maximum number of policy files in a directory; one with more is not read."""
@@ -34,27 +33,40 @@ MAX_FILES = 200_000
 class Listing:
     """The contents of a directory of policies: files and the domains' directories, by relative name.
 
-    Each has its stamp; None for a file whose link leads to nothing. `links` are all names that are links, and `shared`
-    the files with other names (hard links). `faults` are by directory, "" for the top. The contents of `unread`
-    directories are unknown: their files are presumed unchanged.
+    Each has its stamp; None for a file whose link leads to nothing. `faults` are by directory, "" for the top. The
+    contents of `unread` directories are unknown. Two are equal if no file and no fault differs.
     """
 
     directory: Path
     files: dict[str, Seen] = field(default_factory=dict)
-    directories: dict[str, Seen] = field(default_factory=dict)
-    links: set[str] = field(default_factory=set)
-    shared: set[str] = field(default_factory=set)
+    directories: dict[str, Seen] = field(default_factory=dict, compare=False)
     faults: dict[str, list[str]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
 
-    def look(self, directories: Collection[str] = ALL) -> None:
-        """Lists these domains' directories, or the top with all below it. Raises ConfigError for too many files."""
-        if directories != ALL and (closed := why_closed(self.directory)):
-            self.unread.add(TOP)
-            self.faults[TOP] = closed
-            return
-        for name in directories:
-            self._list(name)
+    @classmethod
+    def of(cls, directory: Path, before: Mapping[str, Seen] = MappingProxyType({})) -> Listing:
+        """The present contents; files that cannot be looked at are presumed to be as `before`."""
+        listing = cls(directory)
+        try:
+            listing._list(TOP)
+        except ConfigError as error:
+            listing.faults[TOP] = error.problems
+            listing.unread.add(TOP)
+        if listing.unread:
+            kept = {n: seen for n, seen in before.items() if not listing.unread.isdisjoint((TOP, _directory_of(n)))}
+            listing.files = {**kept, **listing.files}
+        return listing
+
+    @property
+    def changed_ns(self) -> int:
+        """The last change of any file or directory (ctime, ns since 1970); 0 without any."""
+        stamps = (seen for seen in chain(self.files.values(), self.directories.values()) if isinstance(seen, tuple))
+        return max((ctime for _, ctime, *_ in stamps), default=0)
+
+    def differing(self, read: Mapping[str, Seen]) -> list[str]:
+        """The files that have another stamp than when they were `read`, are new, or are gone."""
+        differing = [name for name, seen in self.files.items() if read.get(name, NEVER_READ) != seen]
+        return differing + [name for name in read if name not in self.files]
 
     def _list(self, name: str) -> None:
         path = self.directory / name
@@ -91,20 +103,12 @@ class Listing:
             if len(self.files) >= MAX_FILES:
                 raise ConfigError(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
             self.files[name] = seen = stamp_of(entry)
-            self._note_link(name, entry)
-            if isinstance(seen, Unknown) and name not in self.links:  # so the others are unknown as well
+            if isinstance(seen, Unknown) and not entry.is_symlink():  # so the others are unknown as well
                 raise OSError(seen.error, os.strerror(seen.error), entry.path)
-            if isinstance(seen, tuple) and entry.stat().st_nlink > 1:  # cached by the call before
-                self.shared.add(name)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
         elif not directory and (is_directory is not False or _leads_nowhere(entry)):
-            self._note_link(name, entry)
             self._list(name)
-
-    def _note_link(self, name: str, entry: os.DirEntry[str]) -> None:
-        if entry.is_symlink():
-            self.links.add(name)
 
     def _fault(self, directory: str, text: str) -> None:
         self.faults.setdefault(directory, []).append(text)
@@ -132,18 +136,15 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 class FileText(NamedTuple):
-    """The text of a file; `digest` is SHA-256 of name and text; a `settled` stamp differs after any change."""
+    """The text of a file; `digest` is SHA-256 of name and text."""
 
     text: str
     digest: int
-    stamp: Stamp
-    settled: bool
 
 
 def read_file(directory: str, name: str) -> FileText:
     """Reads one file of the directory. Raises ConfigError, also for a pipe or device, which would never end."""
     path = f"{directory}/{name}"
-    now = time.time_ns()
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -158,12 +159,16 @@ def read_file(directory: str, name: str) -> FileText:
     plain = raw.isascii() and len(raw) == status.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
-    return FileText(text, digest_of(name, octets), stamped(status), now - status.st_ctime_ns > DOUBTFUL_NS)
+    return FileText(text, digest_of(name, octets))
 
 
 def digest_of(name: str, octets: bytes) -> int:
     """SHA-256 of a file's name and its text in UTF-8, as a number."""
     return int.from_bytes(hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big")
+
+
+def _directory_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def why_closed(directory: Path) -> list[str]:

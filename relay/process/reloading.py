@@ -21,6 +21,7 @@ from relay.config.reloaded import changed, needs_restart, taken_over
 from relay.entry import Reloadable
 from relay.errors import ConfigError
 from relay.files import write_whole
+from relay.files.quiet import GONE_QUIET_S, LOOK_S, QUIET_S, Quiet
 from relay.files.stamps import Stamps, Unknown, read_json
 from relay.formats.mailbox import folded_domain
 from relay.identity import KnownSites, only_sending, site_stamps
@@ -32,14 +33,6 @@ from relay.policy.reload import PoliciesInForce
 from relay.schemes import Scheme
 
 log = structlog.get_logger(__name__)
-
-LOOK_S = 0.3
-"""Poll interval of the files, in seconds."""
-QUIET_S = 0.4
-"""Time without changes after which a file is read, in seconds: before, it may be half-written."""
-GONE_QUIET_S = 2.0
-"""Time without changes after which a file counts as gone, in seconds: many programs replace one by deleting it first.
-"""
 
 
 class Settings:
@@ -252,15 +245,13 @@ class _WatchedFiles:
     def __init__(self, what: Reloadable | SitesInForce) -> None:
         self.what = what
         self.trouble = ""
-        self._seen, self._changed_at = what.read_at, float("-inf")
+        self._quiet = Quiet()
 
     def is_to_be_read(self, now: float) -> bool:
         """Whether to read them, true once for each change; `now` in seconds."""
         read_at, stamps = self.what.read_at, self.what.stamps()
-        if stamps != self._seen:
-            self._seen, self._changed_at = stamps, now
         gone = any(stamp is not None and _is_gone(path, stamps) for path, stamp in read_at.items())
-        return stamps != read_at and now - self._changed_at >= (GONE_QUIET_S if gone else QUIET_S)
+        return self._quiet.seconds(stamps, now) >= (GONE_QUIET_S if gone else QUIET_S) and stamps != read_at
 
 
 def _is_gone(path: Path, stamps: Stamps) -> bool:

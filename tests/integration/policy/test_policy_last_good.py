@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,11 +24,12 @@ from relay.counting.board import Board, shared_board
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload, settings as policy_settings, starting
+from relay.policy.decide import PolicySet
 from relay.policy.kept import Book, KeptSets
 from relay.policy.last_good import LastGood
+from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
 from relay.policy.settings import on_day
-from relay.policy.watch import EVERYTHING
 from relay.process import app
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
@@ -128,13 +130,15 @@ def started(directory: Path, board: Board | None = None) -> PoliciesInForce:
     return PoliciesInForce(directory, PEERS, board=board, last_good=LastGood(kept))
 
 
-def test_each_set_that_comes_into_force_is_the_one_from_before(directory: Path) -> None:
+def test_each_set_that_comes_into_force_is_the_one_from_before(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policies = started(directory)
     write(directory, {"bob.example/x.toml": AES, "new.example.toml": PQC})
     (directory / "groups.toml").unlink()
     policies.reload()
-    policies._changed_at -= 100  # files that vanish are believed after some seconds
-    policies.settle(quiet_s=0.0)
+    monkeypatch.setattr(policy_reload, "GONE_QUIET_S", 0.0)  # files that vanish are believed after some seconds
+    policies.look(quiet_s=0.0)
     good = policies()
     write(directory, {"default.toml": BROKEN, "bob.example/x.toml": PQC})
     policies.reload()
@@ -305,9 +309,7 @@ def test_what_has_just_changed_is_an_edit_that_the_set_from_before_waits_for(
     policies = started(directory)
     assert (policies().version, policies.problems) == (before.version, ())
     write(directory, {"floors.toml": "".join(FLOORS)})
-    policies.note(EVERYTHING)
-    policies._changed_at -= 100
-    policies.settle()
+    policies.look(quiet_s=0.0)
     assert policies().decide("a@a.example", "y@y.example").levels == ("otp",)
 
 
@@ -377,6 +379,23 @@ async def test_a_worker_waits_for_what_others_have_seen_being_written_though_it_
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_what_changes_while_a_process_that_starts_reads_it_is_an_edit(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = edited(directory, as_usual)()
+    read = PolicyFolder.read
+
+    def edited_meanwhile(self: PolicyFolder, *of: Any) -> PolicySet:
+        monkeypatch.setattr(PolicyFolder, "read", read)
+        found = read(self, *of)
+        write(directory, {"floors.toml": FLOORS[0]})
+        return found
+
+    write(directory, {"default.toml": CLEAR})
+    monkeypatch.setattr(PolicyFolder, "read", edited_meanwhile)
+    assert edited(directory, as_usual)().version == before.version
 
 
 def test_a_file_that_has_just_vanished_is_not_gone_for_a_process_that_starts(

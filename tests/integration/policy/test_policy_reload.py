@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,10 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload
 from relay.policy.decide import PolicySet
-from relay.policy.inotify import Inotify
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
-from relay.policy.walk import FileText, read_file
-from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
+from relay.policy.walk import FileText, Listing, read_file
+from relay.policy.watch import DirectoryWatch, Inotify
 from relay.process import app
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -185,7 +184,6 @@ async def test_where_the_kernel_can_watch_no_more_files_are_looked_at_until_it_c
         return [entry.get("hint", "") for entry in log.entries if entry["event"] == event]
 
     monkeypatch.setattr(Inotify, "add", limited_add)
-    monkeypatch.setattr(policy_reload, "UNWATCHED_S", 0.02)
     write(tmp_path, {"default.toml": AES})
     async with watched(tmp_path) as policies:
         write(tmp_path, {"default.toml": PQC})
@@ -257,59 +255,57 @@ def test_what_no_file_says_any_more_is_let_go(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def looking(tmp_path: Path) -> Iterator[DirectoryWatch]:
+def watching(tmp_path: Path) -> Iterator[DirectoryWatch]:
     """A watch that has been set up on a few files."""
     write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES, "README.md": ""})
     watch = DirectoryWatch(tmp_path)
-    assert watch.look() == EVERYTHING
-    assert watch.look() == Changes()
+    assert watch.follow(["", "bob.example"])
+    assert watch.has_changes()
+    assert not watch.has_changes()
     yield watch
     watch.close()
 
 
-def of(*names: str, directories: Collection[str] = ()) -> Changes:
-    return Changes(frozenset(names), frozenset(directories))
-
-
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    "edit",
     [
-        (lambda top: write(top, {"default.toml": PQC, "bob.example/x.toml": PQC}), of("default.toml", "bob.example/x.toml")),
-        (lambda top: (top / "default.toml").unlink(), of("default.toml")),
-        (lambda top: (top / "README.md").rename(top / "a.example.toml"), of("a.example.toml")),
-        (lambda top: write(top, {".x.swp": "", "README.md": "x", "4913": "", "default.toml~": "", "bob.example/.x": ""}), of()),
-        (lambda top: write(top, {".git/index": "", ".git/x.toml": ""}), of()),
-        (lambda top: write(top, {"c.example/y.toml": AES}), of(directories=["c.example"])),
-        (lambda top: write(top, {"bob.example/deep/y.toml": AES}), of(directories=["bob.example"])),
-        (lambda top: write(top, {"bob.example/Y.TOML": AES}), of(directories=["bob.example"])),
-        (lambda top: (top / "bob.example").rename(top / ".away"), of(directories=["bob.example"])),
-        (lambda top: (top / "c.example").symlink_to("bob.example"), of(directories=["c.example"])),
-        (lambda top: write(top, {"Default.TOML": AES}), EVERYTHING),
-        (lambda top: (top / "..data").symlink_to("bob.example"), EVERYTHING),
-        (lambda top: shutil.rmtree(top), EVERYTHING),
+        lambda top: write(top, {"default.toml": PQC}),
+        lambda top: write(top, {"bob.example/x.toml": PQC}),
+        lambda top: (top / "default.toml").unlink(),
+        lambda top: (top / "default.toml").chmod(0),
+        lambda top: (top / "README.md").rename(top / "a.example.toml"),
+        lambda top: (top / "c.example").mkdir(),
+        lambda top: (top / "bob.example" / "deep").mkdir(),
+        lambda top: (top / "bob.example").rename(top / ".away"),
+        lambda top: (top / "c.example").symlink_to("bob.example"),
+        lambda top: (top / "..data").symlink_to("bob.example"),
+        lambda top: shutil.rmtree(top),
+        lambda top: shutil.copytree(top.rename(top.with_name("away")), top),
     ],
-)  # fmt: skip
-def test_what_an_edit_means(
-    looking: DirectoryWatch, tmp_path: Path, edit: Callable[[Path], object], told: Changes
-) -> None:
+)
+def test_each_edit_is_a_change(watching: DirectoryWatch, tmp_path: Path, edit: Callable[[Path], object]) -> None:
     edit(tmp_path)
-    assert looking.look() == told
+    assert watching.has_changes()
+    assert not watching.has_changes()
 
 
 def test_a_directory_that_has_just_appeared_or_was_replaced_is_watched_too(
-    looking: DirectoryWatch, tmp_path: Path
+    watching: DirectoryWatch, tmp_path: Path
 ) -> None:
+    directories = ["", "bob.example", "c.example"]
     write(tmp_path, {"c.example/y.toml": AES})
     shutil.rmtree(tmp_path / "bob.example")
     write(tmp_path, {"bob.example/x.toml": AES})
-    looking.look()
-    write(tmp_path, {"c.example/z.toml": AES, "bob.example/x.toml": PQC})
-    assert looking.look() == of("c.example/z.toml", "bob.example/x.toml")
+    assert watching.has_changes()
+    assert watching.follow(directories), "what changed before is to be looked for once more"
+    assert not watching.follow(directories)
+    for name in ("c.example/z.toml", "bob.example/x.toml"):
+        write(tmp_path, {name: PQC})
+        assert watching.has_changes()
+        assert not watching.has_changes()
 
 
-def test_where_the_kernel_has_lost_events_everything_is_looked_at(
-    looking: DirectoryWatch, tmp_path: Path, log: LogCapture
-) -> None:
+def test_where_the_kernel_has_lost_events_files_are_looked_at(watching: DirectoryWatch, tmp_path: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:
         pytest.skip("it would take long to lose an event here")
@@ -318,26 +314,31 @@ def test_where_the_kernel_has_lost_events_everything_is_looked_at(
             for file in (one, other):  # the same twice would be one event
                 file.write(" ")
                 file.flush()
-    (tmp_path / "bob.example.toml").write_text(AES)
-    assert looking.look() == EVERYTHING
-    assert [entry["event"] for entry in log.entries] == ["policy_changes_lost"]
-    (tmp_path / "bob.example.toml").write_text(PQC)
-    assert looking.look() == of("bob.example.toml")
+    assert watching.has_changes()
+    assert watching.written == [], "that they were closed is lost too"
+    write(tmp_path, {"default.toml": PQC})
+    assert watching.has_changes()
 
 
 def test_files_that_somebody_is_writing_are_known_until_they_are_closed(
-    looking: DirectoryWatch, tmp_path: Path
+    watching: DirectoryWatch, tmp_path: Path
 ) -> None:
-    with (tmp_path / "default.toml").open("a") as file:
-        file.write(" ")
-        file.flush()
-        looking.look()
-        assert looking.written == {"default.toml"}
-    looking.look()
-    assert looking.written == set()
+    with (tmp_path / "default.toml").open("a") as file, (tmp_path / "bob.example" / "x.toml").open("a") as other:
+        for each in (file, other):
+            each.write(" ")
+            each.flush()
+        assert watching.has_changes()
+        assert sorted(watching.written) == ["bob.example/x.toml", "default.toml"]
+        (tmp_path / "new.example").mkdir()
+        assert watching.follow(["", "bob.example", "new.example"])
+        assert sorted(watching.written) == ["bob.example/x.toml", "default.toml"]
+        assert not watching.follow(["", "new.example"])
+        assert watching.written == ["default.toml"]
+    assert watching.has_changes()
+    assert watching.written == []
 
 
-async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_loop(
+async def test_an_edit_of_few_files_reads_no_others_and_never_on_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `sed -i` does it: each file by a temporary one beside it."""
@@ -351,16 +352,17 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
         threads.add(threading.current_thread())
         return read_file(directory, name)
 
-    def looked(self: DirectoryWatch, *rest: Any, **named: Any) -> Changes:
+    def looked(*of: Any) -> Listing:
         threads.add(threading.current_thread())
-        return look(self, *rest, **named)
+        return look(*of)
 
-    look = DirectoryWatch.look
-    monkeypatch.setattr(DirectoryWatch, "look", looked)
+    look = Listing.of
+    monkeypatch.setattr(policy_reload, "DOUBTFUL_S", 0.0)  # what is young is read twice
     async with watched(tmp_path) as policies:
         write(tmp_path, {"carol.example.toml": AES})
         await until(lambda: count(policies, "loaded") == 1)
         monkeypatch.setattr("relay.policy.load.read_file", counted)
+        monkeypatch.setattr(Listing, "of", looked)
         edited = sorted(files)[:200]
         for name in edited:
             (tmp_path / "bob.example" / "sedAbCdEf").write_text(PQC)
@@ -368,6 +370,24 @@ async def test_an_edit_of_few_files_looks_at_no_others_and_never_on_the_event_lo
         await until(lambda: all(levels(policies, f"{name[12:-5]}@bob.example") == ("pqc",) for name in edited))
     assert sorted(read) == edited
     assert {thread.name for thread in threads} == {"watch"}
+
+
+async def test_an_edit_before_the_kernel_watches_counts_without_another_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = DirectoryWatch.follow
+
+    def edited(self: DirectoryWatch, directories: Iterable[str]) -> bool:
+        write(tmp_path, {"bob.example/x.toml": PQC})
+        monkeypatch.setattr(DirectoryWatch, "follow", follow)
+        return follow(self, directories)
+
+    write(tmp_path, {"default.toml": AES, "bob.example/x.toml": AES})
+    monkeypatch.setattr(policy_reload, "SHARE", 1e-9)
+    monkeypatch.setattr(policy_reload, "DOUBTFUL_S", 0.0)
+    async with watched(tmp_path) as policies:
+        monkeypatch.setattr(DirectoryWatch, "follow", edited)
+        await until(lambda: levels(policies) == ("pqc",))
 
 
 async def test_files_edited_without_pause_come_into_force_once_and_as_a_whole(tmp_path: Path) -> None:
@@ -577,12 +597,11 @@ async def test_after_anything_unforeseen_edits_count_again(
     read_again = PolicyFolder.read_again
     failing = True
 
-    def unforeseen(self: PolicyFolder, names: Collection[str]) -> PolicySet:
+    def unforeseen(self: PolicyFolder, *of: Any) -> PolicySet:
         if failing:
             raise RuntimeError("unforeseen")
-        return read_again(self, names)
+        return read_again(self, *of)
 
-    monkeypatch.setattr(policy_reload, "UNWATCHED_S", 0.02)
     async with watched(tmp_path) as policies:
         monkeypatch.setattr(PolicyFolder, "read_again", unforeseen)
         write(tmp_path, {"default.toml": PQC})

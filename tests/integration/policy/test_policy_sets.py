@@ -18,6 +18,7 @@ from click.testing import Result
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
+from relay.files.quiet import GONE_QUIET_S
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.comparing import pointwise
@@ -173,7 +174,7 @@ def test_files_beside_the_policies_vanish_like_them_and_are_for_no_domain_of_tha
     (tmp_path / name).unlink()
     policies.reload()
     assert policies().version == before
-    now += policy_reload.GONE_QUIET_S
+    now += GONE_QUIET_S
     policies.reload()
     assert policies().version != before
     (tmp_path / name).touch()

@@ -86,7 +86,7 @@ async def test_what_cannot_be_looked_at_leaves_the_set_before_in_force_and_is_sa
             path.chmod(before)
             await until(relay, "policies_loaded", number)
             assert await is_sealed(relay, sink, recipient), what
-    assert "policy_file_missing" not in relay.log
+    assert "policy_file_gone" not in relay.log
 
 
 async def test_a_relay_that_starts_then_has_the_set_from_before_or_says_what_to_do_and_does_not_start(

@@ -158,7 +158,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "clear_text": lambda s: s.board.add(metrics.MAILS, *IN_CLEAR),
     "tripwire": lambda s: s.board.add(metrics.TRIPWIRE),
     "policy_broken": _policy_broken,
-    "policy_edit_waits": lambda s: s.patch.setattr(PoliciesInForce, "_log_waiting", _one_waits),
+    "policy_edit_waits": lambda s: s.patch.setattr(PoliciesInForce, "_show_waiting", _one_waits),
     "policy_test_fails": lambda s: s.patch.setattr(PoliciesInForce, "_try_tests_again", _one_fails),
     "policy_in_vain": lambda s: s.patch.setattr(Looking, "_policy_findings", _one_finding),
     "next_hop_away": _next_hop_away,

@@ -1,5 +1,5 @@
 """Policies of which nobody can tell whether they are there: the set before stays in force until somebody can.
-Standard: whatever is told of the change, and in whatever order; only ENOENT and ENOTDIR mean gone.
+Standard: only ENOENT and ENOTDIR mean gone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from relay.errors import ConfigError
+from relay.files.quiet import GONE_QUIET_S
 from relay.policy.load import load_policies
-from relay.policy.reload import GONE_QUIET_S
-from relay.policy.watch import EVERYTHING, NOTHING, Changes
 from tests.integration.policy.test_policy_reload import levels
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_vanishing import (
@@ -23,7 +22,6 @@ from tests.unit.policy.test_policy_vanishing import (
     PQC,
     Clock,
     clock as clock,  # a fixture
-    follow,
     in_force,
 )
 
@@ -55,37 +53,25 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fail]:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ELOOP], ids=errno.errorcode.get)
-@pytest.mark.parametrize(
-    ("place", "changes"),
-    [
-        ("d1.example", EVERYTHING),
-        ("d1.example", Changes(directories=frozenset({"d1.example"}))),
-        ("d1.example", Changes(names=frozenset({"d1.example/x.toml", "d1.example/y.toml"}))),
-        ("d1.example/x.toml", Changes(names=frozenset({"d1.example/x.toml"}))),
-        ("", EVERYTHING),
-        ("", Changes(directories=frozenset({"d1.example"}))),
-        ("", Changes(names=frozenset({"default.toml", "d1.example/x.toml"}))),
-    ],
-)
+@pytest.mark.parametrize("place", ["d1.example", "d1.example/x.toml", ""])
 def test_what_cannot_be_looked_at_stays_in_force_and_is_said(
-    tmp_path: Path, clock: Clock, fail: Fail, number: int, place: str, changes: Changes
+    tmp_path: Path, clock: Clock, fail: Fail, number: int, place: str
 ) -> None:
     policies = in_force(write(tmp_path, FILES), clock)
     before = policies().version
+    write(tmp_path, {"d1.example/x.toml": PQC})
     fail(place, number)
     for _ in range(4):
-        follow(policies, changes)
+        policies.look()
         clock.now += GONE_QUIET_S * 2
-        follow(policies, NOTHING)
+        policies.look()
         assert policies().version == before
     told = f"cannot be read: {os.strerror(number)}"
     assert [each for each in policies.problems if each.startswith(f"{tmp_path / place}") and each.endswith(told)]
     fail(place, 0)
-    write(tmp_path, {"d1.example/x.toml": PQC})
-    for each in (changes, EVERYTHING):
-        follow(policies, each)
+    for _ in range(2):
+        policies.look()
         clock.now += GONE_QUIET_S * 2
-        follow(policies, NOTHING)
     assert (levels(policies, "x@d1.example"), policies.problems) == (("pqc",), ())
 
 
@@ -101,9 +87,9 @@ def test_many_files_in_a_directory_that_fails_are_one_fault(tmp_path: Path, cloc
     files = {f"d1.example/{number}.toml": AES for number in range(50)}
     policies = in_force(write(tmp_path, FILES | files), clock)
     fail("d1.example", errno.ESTALE)
-    follow(policies, Changes(frozenset(files), frozenset({"d1.example"})))
+    policies.look()
     clock.now += 1
-    follow(policies, NOTHING)
+    policies.look()
     assert policies.problems == (f"{tmp_path}/d1.example: cannot be read: {os.strerror(errno.ESTALE)}",)
 
 
@@ -111,12 +97,12 @@ def test_other_peers_meanwhile_leave_it_in_force_too(tmp_path: Path, clock: Cloc
     policies = in_force(write(tmp_path, FILES), clock)
     fail("d1.example", errno.EACCES)
     policies.set_peers({"carol": ["carol.example"]})
-    follow(policies, EVERYTHING)
+    policies.look()
     clock.now += GONE_QUIET_S * 2
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@d1.example") == ("aes",)
     fail("d1.example", 0)
-    follow(policies, Changes(directories=frozenset({"d1.example"})))
+    policies.look()
     clock.now += GONE_QUIET_S * 2
-    follow(policies, NOTHING)
+    policies.look()
     assert (levels(policies, "x@d1.example"), policies.problems) == (("aes",), ())

@@ -1,5 +1,5 @@
 """A policy file that vanishes: no peer's domain falls to somebody else's plaintext, and a file is gone only after quiet.
-Standard: policies/README.md; the clock is the test's own, and changes are told by hand or by the kernel, never waited for.
+Standard: policies/README.md; the clock is the test's own, and the relay looks at the files when the test says so.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
 
 from relay.errors import PolicyHolds
+from relay.files.quiet import GONE_QUIET_S, QUIET_S
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
-from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
+from relay.policy.reload import DOUBTFUL_S, PoliciesInForce
 from tests.integration.policy.test_policy_reload import levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.policy_files import AES, PEERS, write
@@ -52,12 +53,6 @@ def clock() -> Clock:
 
 def in_force(directory: Path, clock: Callable[[], float]) -> PoliciesInForce:
     return PoliciesInForce(directory, PEERS, clock)
-
-
-def follow(policies: PoliciesInForce, changes: Changes) -> None:
-    """As the watch does it, which looks again and again."""
-    policies.note(changes)
-    policies.settle()
 
 
 # --- a peer's domain and plaintext ------------------------------------------------------------------------
@@ -128,14 +123,14 @@ def test_a_file_that_vanishes_is_in_force_until_nothing_has_changed_for_a_while(
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES + 'peer = "bob"'}), clock)
     (tmp_path / "hosted.example.toml").unlink()
-    follow(policies, Changes(frozenset({"hosted.example.toml"})))
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("aes",)
     clock.now += GONE_QUIET_S - 0.1
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("aes",)
     assert not [entry for entry in log.entries if entry["event"] == "policy_file_gone"]
     clock.now += 0.2
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("plaintext",)
     [gone] = [entry for entry in log.entries if entry["event"] == "policy_file_gone"]
     assert (gone["files"], gone["log_level"]) == (["hosted.example.toml"], "warning")
@@ -146,14 +141,12 @@ def test_every_change_in_the_directory_begins_the_quiet_anew(tmp_path: Path, clo
     (tmp_path / "hosted.example.toml").unlink()
     for number in range(20):
         write(tmp_path, {"default.toml": f"{CLEAR}# {number}\n"})
-        follow(
-            policies, Changes(frozenset({"default.toml", "hosted.example.toml"} if not number else {"default.toml"}))
-        )
+        policies.look()
         clock.now += GONE_QUIET_S * 0.9
-        follow(policies, NOTHING)
+        policies.look()
         assert levels(policies, "x@hosted.example") == ("aes",)
     clock.now += GONE_QUIET_S
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("plaintext",)
 
 
@@ -163,13 +156,13 @@ def test_while_a_file_is_missing_the_whole_set_from_before_is_in_force(tmp_path:
     before = policies().version
     (tmp_path / "bob.example.toml").unlink()
     write(tmp_path, {"default.toml": CLEAR, "bob.example/x.toml": AES})
-    follow(policies, EVERYTHING)
+    policies.look()
     assert policies().version == before
     write(tmp_path, {"bob.example.toml": AES})
-    follow(policies, Changes(frozenset({"bob.example.toml"})))
+    policies.look()
     assert policies().version == before
     clock.now += QUIET_S * 1.1
-    follow(policies, NOTHING)
+    policies.look()
     assert (len(policies().files), levels(policies, "x@y.example")) == (3, ("plaintext",))
 
 
@@ -178,24 +171,14 @@ def test_a_file_that_is_back_after_the_quiet_but_before_it_was_noticed_is_not_go
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES}), clock)
     (tmp_path / "hosted.example.toml").unlink()
-    follow(policies, EVERYTHING)
+    policies.look()
     write(tmp_path, {"hosted.example.toml": 'levels = ["pqc"]\n'})
     clock.now += GONE_QUIET_S + 1
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("aes",)
     clock.now += QUIET_S * 1.1
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies, "x@hosted.example") == ("pqc",)
-
-
-def test_where_no_changes_are_told_a_file_is_gone_when_it_was_missed_twice(tmp_path: Path, clock: Clock) -> None:
-    policies = in_force(write(tmp_path, {"default.toml": CLEAR, "hosted.example.toml": AES}), clock)
-    (tmp_path / "hosted.example.toml").unlink()
-    follow(policies, EVERYTHING)
-    clock.now += GONE_QUIET_S + 0.1
-    assert levels(policies, "x@hosted.example") == ("aes",)
-    follow(policies, EVERYTHING)
-    assert levels(policies, "x@hosted.example") == ("plaintext",)
 
 
 def test_being_told_to_read_again_does_not_shorten_the_quiet(tmp_path: Path, clock: Clock) -> None:
@@ -298,23 +281,23 @@ WAYS = [by_rename, by_unlink_and_create, by_backup, by_link, *BY_DIRECTORY]
         if "/" in place or way not in BY_DIRECTORY
     ],
 )
-@pytest.mark.parametrize("told", ["names", "everything", "half"])
+@pytest.mark.parametrize("looked", [1, 2, 3])
 def test_replacing_a_file_in_any_way_never_lets_mail_out_in_clear(
-    way: Callable[[Path, str], Iterator[None]], place: str, told: str, tmp_path: Path, clock: Clock
+    way: Callable[[Path, str], Iterator[None]], place: str, looked: int, tmp_path: Path, clock: Clock
 ) -> None:
-    """After each step of the edit, and after any reading of it, the decision is one of those before and after."""
+    """After each step of the edit, whether or not it was looked at, the decision is one of those before and after."""
     directory = write(tmp_path / "policies", {"default.toml": CLEAR, place: 'peer = "bob"\n' + AES, "z.toml": AES})
     recipient = "x@" + place.partition("/")[0].removesuffix(".toml")
     policies = in_force(directory, clock)
     for number, text in enumerate(["pqc", "aes", "pqc"]):
         for step, _ in enumerate(way(directory / place, f'peer = "bob"\nlevels = ["{text}"]\n')):
-            changes = EVERYTHING if told == "everything" else Changes(frozenset({place}))
-            follow(policies, NOTHING if told == "half" and (step + number) % 2 else changes)
+            if (step + number) % looked == 0:
+                policies.look()
             assert levels(policies, recipient)[0] in ("aes", "pqc")
             clock.now += GONE_QUIET_S / 4
-        follow(policies, EVERYTHING)
+        policies.look()
         clock.now += QUIET_S * 1.1
-        follow(policies, NOTHING)
+        policies.look()
         assert levels(policies, recipient) == (text,)
 
 
@@ -326,12 +309,12 @@ def test_replacing_the_directory_of_all_policies_never_lets_mail_out_in_clear(
     policies = in_force(directory, clock)
     for text in ("pqc", "aes"):
         for _ in way(directory / "hosted.example.toml", f'levels = ["{text}"]\n'):
-            follow(policies, EVERYTHING)
+            policies.look()
             assert levels(policies, "x@hosted.example")[0] in ("aes", "pqc")
             clock.now += GONE_QUIET_S / 4
-        follow(policies, EVERYTHING)
+        policies.look()
         clock.now += QUIET_S * 1.1
-        follow(policies, NOTHING)
+        policies.look()
         assert levels(policies, "x@hosted.example") == (text,)
 
 
@@ -339,32 +322,32 @@ def test_replacing_the_directory_of_all_policies_never_lets_mail_out_in_clear(
 
 
 def test_a_set_comes_into_force_when_none_of_its_files_changes_any_more(tmp_path: Path, clock: Clock) -> None:
-    """As in a checkout of many files, each of which is told, or of which all were looked at."""
+    """As in a checkout of many files."""
     policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
     before = policies().version
     for number in range(20):
         write(tmp_path, {f"d{number}.example.toml": PQC})
-        follow(policies, EVERYTHING if number % 2 else Changes(frozenset({f"d{number}.example.toml"})))
+        policies.look()
         assert policies().version == before
         clock.now += QUIET_S * 0.9
-        follow(policies, NOTHING)
+        policies.look()
         assert policies().version == before
     clock.now += QUIET_S * 0.2
-    follow(policies, NOTHING)
+    policies.look()
     assert len(policies().files) == 21
 
 
 def test_a_file_that_grows_without_a_word_from_the_kernel_is_not_taken(tmp_path: Path, clock: Clock) -> None:
     policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
     write(tmp_path, {"default.toml": PQC})
-    follow(policies, Changes(frozenset({"default.toml"})))
+    policies.look()
     for number in range(1, 5):
         write(tmp_path, {"default.toml": PQC + "# more\n" * number})
         clock.now += QUIET_S * 1.1
-        follow(policies, NOTHING)
+        policies.look()
         assert levels(policies) == ("aes",)
     clock.now += QUIET_S * 1.1
-    follow(policies, NOTHING)
+    policies.look()
     assert levels(policies) == ("pqc",)
 
 
@@ -372,26 +355,67 @@ def test_what_changes_while_it_is_read_is_read_again(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
-    watch = DirectoryWatch(tmp_path)
-    watch.look()
     read_again = PolicyFolder.read_again
 
-    def edited(self: PolicyFolder, names: Collection[str]) -> PolicySet:
+    def edited(self: PolicyFolder, *of: Any) -> PolicySet:
         monkeypatch.setattr(PolicyFolder, "read_again", read_again)
-        result = read_again(self, names)
+        result = read_again(self, *of)
         write(tmp_path, {"default.toml": PQC, "bob.example.toml": PQC})
         return result
 
     monkeypatch.setattr(PolicyFolder, "read_again", edited)
     write(tmp_path, {"default.toml": 'levels = ["plaintext"]\n'})
-    policies.note(watch.look())
-    clock.now += QUIET_S * 1.1
-    policies.settle(watch)
+    for counts in ("aes", "aes", "pqc"):
+        policies.look()
+        assert levels(policies, "x@y.example") == (counts,)
+        clock.now += QUIET_S * 1.1
+
+
+def test_a_link_that_is_swapped_back_while_files_are_read_leaves_nothing_of_the_other_set(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("one", AES), ("two", CLEAR)):
+        write(tmp_path / name, {"default.toml": text, "hosted.example.toml": text})
+
+    def swap(to: str) -> None:
+        (tmp_path / "new").symlink_to(to)
+        (tmp_path / "new").replace(tmp_path / "policies")
+
+    swap("one")
+    policies = in_force(tmp_path / "policies", clock)
+    read_again = PolicyFolder.read_again
+
+    def swapped(self: PolicyFolder, *of: Any) -> PolicySet:
+        monkeypatch.setattr(PolicyFolder, "read_again", read_again)
+        result = read_again(self, *of)
+        swap("one")
+        return result
+
+    monkeypatch.setattr(PolicyFolder, "read_again", swapped)
+    swap("two")
+    for number in range(5):
+        policies.look()
+        clock.now += QUIET_S * 1.1
+        if number == 2:
+            write(tmp_path / "one", {"hosted.example.toml": PQC})
+    assert levels(policies, "x@hosted.example") == ("pqc",)
     assert levels(policies, "x@y.example") == ("aes",)
-    clock.now += QUIET_S * 1.1
-    policies.settle(watch)
-    assert levels(policies, "x@y.example") == ("pqc",)
-    watch.close()
+
+
+def test_an_edit_that_file_times_are_too_coarse_to_show_counts_a_little_later(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = in_force(write(tmp_path, {"default.toml": AES}), clock)
+    [stamp] = policies._read.files.values()
+    monkeypatch.setattr("relay.policy.walk.stamp_of", lambda *_of, **_how: stamp)
+    write(tmp_path, {"default.toml": PQC})
+    policies.look()
+    clock.now += DOUBTFUL_S / 2
+    policies.look()
+    assert levels(policies) == ("aes",)
+    clock.now += DOUBTFUL_S / 2
+    policies.look()
+    assert levels(policies) == ("pqc",)
 
 
 async def test_no_mail_leaves_in_clear_while_files_are_replaced_under_a_watch(tmp_path: Path) -> None:
