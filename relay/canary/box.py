@@ -1,5 +1,5 @@
 """Handles mail to our canary address: it ends here, without a mailbox, queue or quarantine.
-Standard: a question gets one receipt, at most one in ANSWER_S; a receipt counts once, and a note on unsealed mail at
+A question gets one receipt, at most one in ANSWER_S. A receipt counts once, and a note on unsealed mail at
 most once in NOTE_S; everything else is dropped.
 
 Nothing waits for this. It is done after the reply to the mail, and skipped if the backlog is too long.

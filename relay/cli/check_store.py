@@ -1,5 +1,5 @@
 """What `check` says of the store and its secret, and of the files beside them that a relay writes for itself.
-Standard: looking makes nothing; only a store that is there is opened, and only by its own relay's file.
+Looking makes nothing; only a store that is there is opened, and only by its own relay's file.
 """
 
 from __future__ import annotations

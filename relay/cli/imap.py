@@ -1,5 +1,5 @@
 """`qumail-relay imap once`: opens what lies sealed in mailboxes now, and says how far it is.
-Standard: exit status 0 when nothing is left sealed that is for us, 1 otherwise; --json for programs.
+Exit status 0 when nothing is left sealed that is for us, 1 otherwise; --json for programs.
 """
 
 from __future__ import annotations

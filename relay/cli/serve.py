@@ -1,5 +1,5 @@
 """`qumail-relay serve`: run the relay until a signal stops it.
-Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads again what counts without a restart.
+SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads again what counts without a restart.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Whether a relay of this site serves now, and whether it does so from the database that lies in its place.
-Standard: it has one lock on its embedded database and one in its audit record, and the kernel says who has which.
+It has one lock on its embedded database and one in its audit record, and the kernel says who has which.
 """
 
 from __future__ import annotations

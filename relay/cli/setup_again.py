@@ -1,5 +1,5 @@
 """`qumail-relay setup` where a relay.toml is there: whether the flags say what it says already.
-Standard: the same answers again change nothing; another answer needs --replace, and is never passed over.
+The same answers again change nothing; another answer needs --replace, and is never passed over.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The answers of `qumail-relay setup`: by flags first, else asked; and a look at what they are about, before it counts.
-Standard: nothing is written before all of it is known to fit together.
+Nothing is written before all of it is known to fit together.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay setup` and the Postfix beside the relay: changed on request, or put back; and what to do then.
-Standard: nothing ends with "all is well" while mail waits for a relay that does not run, or goes past it.
+Nothing ends with "all is well" while mail waits for a relay that does not run, or goes past it.
 """
 
 from __future__ import annotations

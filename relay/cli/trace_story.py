@@ -1,5 +1,5 @@
 """One mail's story put together: which records and log lines are about it, over all its ways through the relay.
-Standard: a mail may pass twice (in by one filter, out by the other); what is said last is of the last time.
+A mail may pass twice (in by one filter, out by the other); what is said last is of the last time.
 
 From one pass to the next leads the mail server's queue ID. It says it when it takes a mail (`queued_as`), and by
 XFORWARD or in its Received field when it hands it on (`queue_id`). Queue IDs are used again some day, so Message-IDs

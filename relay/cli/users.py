@@ -1,5 +1,5 @@
 """`qumail-relay users`: who may submit mail; passwords come from the terminal or standard input, never from arguments.
-Standard: exit status 0 fine, 1 something is wrong with the file or the user, 2 wrong usage.
+Exit status 0 fine, 1 something is wrong with the file or the user, 2 wrong usage.
 """
 
 from __future__ import annotations

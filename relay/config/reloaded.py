@@ -1,5 +1,5 @@
 """The settings of relay.toml that a reload applies, and those that need a restart.
-Standard: reloaded settings are validated together with all others; in case of contradictions nothing is applied.
+Reloaded settings are validated together with all others; in case of contradictions nothing is applied.
 """
 
 from __future__ import annotations

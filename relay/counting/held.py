@@ -1,5 +1,5 @@
 """Recipients whose mail was held and not delivered since, over all processes of a relay: since when, and why.
-Standard: lock-free; a row ends only by the same mail for the same mailbox; SURE rows of each process always fit.
+Lock-free; a row ends only by the same mail for the same mailbox; SURE rows of each process always fit.
 
 The relay has no queue, so it only knows waiting mail from the attempts it saw. Mail that is no longer retried, because
 its sender has given up or it was deleted, expires. Mail tried only once may never return, so reports of waiting times

@@ -1,5 +1,5 @@
 """Every metric of the relay, by name: this is the public set, and deploy/METRICS.md is made from it.
-Standard: names stay; what a stranger sends never becomes a label. What no peer can be named for has peer "".
+Names stay; what a stranger sends never becomes a label. What no peer can be named for has peer "".
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The current DKIM signer and verifier; keys are reloaded when key files change.
-Standard: each mail asks once; unusable keys leave the previous ones in force, since unsigned mail is distrusted.
+Each mail asks once; unusable keys leave the previous ones in force, since unsigned mail is distrusted.
 """
 
 from __future__ import annotations

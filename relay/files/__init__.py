@@ -1,5 +1,5 @@
 """Files: access rights, permissions, stamps that detect changes, TOML.
-Standard: an unreadable file is not gone; root follows no link of other users.
+An unreadable file is not gone; root follows no link of other users.
 """
 
 from __future__ import annotations

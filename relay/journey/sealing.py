@@ -1,5 +1,5 @@
 """Turns one mail into the copies that may leave: executes the plan, level by level and layer by layer.
-Standard: the schemes write the format; mail that cannot be sealed is held or refused, and never leaves in clear.
+The schemes write the format; mail that cannot be sealed is held or refused, and never leaves in clear.
 """
 
 from __future__ import annotations

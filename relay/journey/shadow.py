@@ -1,5 +1,5 @@
 """Shadow mode: plans an outgoing mail, logs the plan, and changes nothing.
-Standard: no key is taken and no content is stored; a mail that cannot be planned passes too.
+No key is taken and no content is stored; a mail that cannot be planned passes too.
 """
 
 from __future__ import annotations

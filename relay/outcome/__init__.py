@@ -1,3 +1,3 @@
 """The outcome of a mail: the fate of each recipient, counted and recorded.
-Standard: all parts that report an outcome take it from here.
+All parts that report an outcome take it from here.
 """

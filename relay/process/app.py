@@ -1,5 +1,5 @@
 """Runs a relay: listeners, background work, alarms; assembly.py builds what seals and opens.
-Standard: everything started is stopped in reverse order, also if a start fails half-way.
+Everything started is stopped in reverse order, also if a start fails half-way.
 """
 
 from __future__ import annotations

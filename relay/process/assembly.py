@@ -1,5 +1,5 @@
 """Builds the parts that seal and open from relay.toml: the only place that picks concrete classes, except schemes.
-Standard: everything opened is closed in reverse order, also if opening fails half-way.
+Everything opened is closed in reverse order, also if opening fails half-way.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Starts the workers of a relay, which serve as one at the same sockets, and restarts each that ends.
-Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 restarts each in turn.
+SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 restarts each in turn.
 
 This process holds the listening sockets and the lock of the embedded database, and does nothing else. A fault with a
 mail or a key only affects a worker. Connections made while a worker starts are served by another one.

@@ -1,3 +1,3 @@
 """Process-level helpers: event loop, signals, memory, systemd.
-Standard: nothing here depends on mail.
+Nothing here depends on mail.
 """

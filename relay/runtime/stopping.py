@@ -1,5 +1,5 @@
 """Stops a process at SIGTERM or SIGINT: it ends its work and closes its parts in order.
-Standard: keys received from a KME by then are kept, since it delivers a key once. Further signals are ignored.
+Keys received from a KME by then are kept, since it delivers a key once. Further signals are ignored.
 """
 
 from __future__ import annotations

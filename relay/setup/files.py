@@ -1,5 +1,5 @@
 """Writes files of a site whole, with owner and mode, and never over what somebody else has written.
-Standard: write, fsync, rename, fsync of the directory; as root, configuration is root's and state is the service's.
+Write, fsync, rename, fsync of the directory; as root, configuration is root's and state is the service's.
 """
 
 from __future__ import annotations

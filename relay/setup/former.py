@@ -1,5 +1,5 @@
 """Takes out of a Postfix what setup wrote for another integration, and what leads where nobody listens.
-Standard: what setup's backups say was there before comes back; what an administrator has edited since stays.
+What setup's backups say was there before comes back; what an administrator has edited since stays.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, a peer with one domain three,
+Six answers beside a Postfix. A KME whose files lie in one directory adds two, a peer with one domain three,
 a machine with a TPM2 one.
 """
 

@@ -1,5 +1,5 @@
 """Keeps a change of Postfix, or its undoing, from leaving queued mail or new mail without a way.
-Standard: each mail in Postfix's queue keeps the content filter that it had when it came, whatever main.cf says later.
+Each mail in Postfix's queue keeps the content filter that it had when it came, whatever main.cf says later.
 """
 
 from __future__ import annotations

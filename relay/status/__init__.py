@@ -1,5 +1,5 @@
 """How a relay reports its state: metrics for Prometheus, whether it is ready, alarms, the operators' page.
-Standard: it is read-only, and mail comes first: work and connections are bounded, and no answer waits for the store.
+It is read-only, and mail comes first: work and connections are bounded, and no answer waits for the store.
 
     measures.py    metrics of each process, and of the site
     ready.py       readiness: whether mail is sealed or held safely

@@ -1,5 +1,5 @@
 """Opens [status]: its routes, and its interface to process/app.py and `check`.
-Standard: only GET and HEAD; every response is built from memory.
+Only GET and HEAD; every response is built from memory.
 """
 
 from __future__ import annotations

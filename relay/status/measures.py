@@ -1,5 +1,5 @@
 """Periodic measurements of each process, and of the site by the first one, written to the board.
-Standard: no mail and no response waits for them; failures are logged and retried.
+No mail and no response waits for them; failures are logged and retried.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Notifies administrators of alarms, as set in [alarms]: by mail, or by running a program.
-Standard: it names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
+It names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
 
 A mail to our own domains goes straight to the next hop of incoming mail, where no policy, key or store can hold it. If
 that fails, and to all other addresses, it takes the journey out like any other, under

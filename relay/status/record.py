@@ -1,5 +1,5 @@
 """Data over time for the page: ten minutes in memory, some weeks in the store (relay/store/history.py).
-Standard: one process writes, once a minute, in the background; failures are logged and retried.
+One process writes, once a minute, in the background; failures are logged and retried.
 """
 
 from __future__ import annotations

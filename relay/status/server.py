@@ -1,5 +1,5 @@
 """The HTTP server of [status], with limits on connections, rate and time.
-Standard: no load on this address deprives mail of descriptors, memory or the event loop.
+No load on this address deprives mail of descriptors, memory or the event loop.
 """
 
 from __future__ import annotations

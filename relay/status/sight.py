@@ -1,5 +1,5 @@
 """The input of alarm rules: metrics of all processes, their growth, and other observations.
-Standard: an observation takes some milliseconds, yields to other tasks, and waits for no disk or database.
+An observation takes some milliseconds, yields to other tasks, and waits for no disk or database.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """An active alarm, and the file in which the serving relay lists all active alarms.
-Standard: commands read it without loading what serves mail. An old file means that no relay serves.
+Commands read it without loading what serves mail. An old file means that no relay serves.
 """
 
 from __future__ import annotations

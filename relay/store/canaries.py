@@ -1,5 +1,5 @@
 """When each peer was last sent a canary, and the result: one row for each peer, for all relays of a site.
-Standard: the first relay to change a row acts for all: a peer is asked once, and a receipt counts once.
+The first relay to change a row acts for all: a peer is asked once, and a receipt counts once.
 """
 
 from __future__ import annotations

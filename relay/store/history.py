@@ -1,5 +1,5 @@
 """History of mails and keys for some weeks: sums and minimums of five minutes, and of an hour.
-Standard: each mail is counted once, even if a process is killed; the number of rows is bounded.
+Each mail is counted once, even if a process is killed; the number of rows is bounded.
 
 All relays of a site add to the same rows. How much of a relay's counts has been added is written in the same
 transaction, under the name of its board (relay/counting/board.py). The board lives as long as the relay.

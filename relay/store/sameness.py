@@ -1,5 +1,5 @@
 """Whether a store is the one that was: its random id and mark, compared with the file that each relay keeps of both.
-Standard: what differs is doubt, in words, and stands in the store until an administrator accepts it.
+What differs is doubt, in words, and stands in the store until an administrator accepts it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The section about quantum keys: for each KME and peer how many there are, and when they will be gone.
-Standard: those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
+Those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
 """
 
 from __future__ import annotations

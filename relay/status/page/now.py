@@ -1,5 +1,5 @@
 """The data of the page at one moment: metrics of all processes, and the record.
-Standard: a plain value with everything that the page needs.
+A plain value with everything that the page needs.
 """
 
 from __future__ import annotations

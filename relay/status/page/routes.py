@@ -1,5 +1,5 @@
 """What the server answers for the page: the page itself, whole without any script, and the three files that go with it.
-Standard: the files are read when the relay starts, and no answer waits for a disk.
+The files are read when the relay starts, and no answer waits for a disk.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The sections of the page about mail: the verdict, what is wrong, what is held and why, what went how.
-Standard: each is a pure function of one moment; a heading, then what it is about, in words before pictures.
+Each is a pure function of one moment; a heading, then what it is about, in words before pictures.
 """
 
 from __future__ import annotations

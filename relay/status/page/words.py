@@ -1,5 +1,5 @@
 """Formats numbers, times and reasons for people.
-Standard: times are UTC, as in the log; a number can be compared with /metrics.
+Times are UTC, as in the log; a number can be compared with /metrics.
 """
 
 from __future__ import annotations
