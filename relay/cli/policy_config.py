@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,15 +60,14 @@ def say_what_stands(config: Config, peer: str | None) -> None:
 def say_if_not_in_force(config: Config, version: str) -> None:
     """On standard error, where the relay that serves goes by another set than the files, which have this version."""
     from relay.policy.kept import KeptSets, kept_file
-    from relay.policy.last_good import LastGood
     from relay.status.standing import serves
 
     if not serves(config):
         return
-    in_force = LastGood(KeptSets(kept_file(config)), writes=False).newest(config.policies.directory)
-    if in_force not in (None, version):
-        text = f"the relay goes by policies of version {in_force}, and these files are not in force"
-        click.echo(f"NOTE: {text}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
+    with suppress(OSError), relay_rights(config):
+        if (in_force := KeptSets(kept_file(config)).in_force) != version:
+            text = f"the relay goes by policies of version {printable(in_force)}, and these files are not in force"
+            click.echo(f"NOTE: {text}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
 
 
 def exit_with(error: ConfigError, formatted: Callable[[str], str] = str) -> NoReturn:

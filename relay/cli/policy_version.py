@@ -92,16 +92,11 @@ def in_force_last(config: Config) -> PolicySet | None:
 
     Raises ConfigError where that cannot be read.
     """
-    from relay.policy.kept import kept_file, text_of_path
+    from relay.policy.kept import kept_file
 
-    def newest(sets: KeptSets, book: Book) -> KeptSet | None:
-        if sets.is_behind:
-            raise ConfigError(f"{sets.file}: the set in force could not be kept there")
-        kept = book.newest
-        return kept if kept is not None and kept.directory == text_of_path(config.policies.directory) else None
-
+    directory = config.policies.directory
     try:
-        return _kept(config, newest, config.policies.directory)
+        return _kept(config, lambda sets, book: sets.last(book, directory), directory)
     except FileNotFoundError:
         return None
     except (OSError, sqlite3.Error) as error:

@@ -110,13 +110,15 @@ class KeptSets:
                 raise
             connection.execute("COMMIT")
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether a newer set came into force than the kept ones."""
-        return bool(self.file.stat().st_mode & stat.S_ISVTX)
+    def last(self, book: Book, directory: Path) -> KeptSet | None:
+        """The set that was in force last, if it is one of this directory; raises ConfigError if it is not kept."""
+        if self.file.stat().st_mode & stat.S_ISVTX:
+            raise ConfigError(f"{self.file}: the set in force last could not be kept there")
+        newest = book.newest
+        return newest if newest is not None and newest.directory == text_of_path(directory) else None
 
     def mark(self, *, behind: bool) -> None:
-        """Sets or clears that mark."""
+        """Sets or clears the mark that a newer set came into force than the kept ones."""
         with suppress(FileNotFoundError, NotADirectoryError):
             self.file.chmod(0o600 | (stat.S_ISVTX if behind else 0))
 

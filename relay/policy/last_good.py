@@ -24,7 +24,7 @@ import structlog
 from relay.errors import ConfigError
 from relay.files.sqlite import is_damage
 from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
-from relay.policy.kept import Book, KeptSets, text_of_path
+from relay.policy.kept import Book, KeptSets
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.step import Edits, Names, SetFiles, SetStep, Way
@@ -76,9 +76,8 @@ class LastGood:
 
     def newest(self, of: Path) -> str | None:
         """The version of the sets in a directory that was in force last; None if it is not kept."""
-        with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
-            newest = None if self.sets.is_behind else book.newest
-            return newest.version if newest is not None and newest.directory == text_of_path(of) else None
+        with suppress(OSError, sqlite3.Error, ConfigError), self.sets.reading() as book:
+            return kept.version if (kept := self.sets.last(book, of)) is not None else None
         return None
 
     def gone(self, now: SetFiles) -> Collection[str]:
@@ -91,10 +90,7 @@ class LastGood:
         """The set that was in force last, whether or not its tests fail today. Raises ConfigError."""
         try:
             with self.sets.reading() as book:
-                if self.sets.is_behind:
-                    raise ConfigError(f"{self.sets.file}: the set in force last could not be kept there")
-                newest = book.newest
-                if newest is None or newest.directory != text_of_path(of):
+                if (newest := self.sets.last(book, of)) is None:
                     raise ConfigError(f"{self.sets.file}: no set from before is kept")
                 texts = book.texts(newest)
                 self._recall(book)
