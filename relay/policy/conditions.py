@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pydantic import PrivateAttr, field_validator, model_validator
+from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from relay.policy.content import MessageFacts
 from relay.policy.patterns import AddressPatterns, Groups
-from relay.policy.people import Fit, Reading, read_authors, read_login
+from relay.policy.people import NULL_SENDER, Fit, Reading, read_authors, read_login
 from relay.policy.settings import SealingSettings
 from relay.policy.units import Texts
 
@@ -85,10 +85,12 @@ class PeopleConditions(SealingSettings):
     _of_mail: tuple[_PersonCondition, ...] = PrivateAttr(())
     _of_recipient: tuple[_PersonCondition, ...] = PrivateAttr(())
 
-    @field_validator("sender", "not_sender")
+    @field_validator(*ON_PEOPLE, check_fields=False)
     @classmethod
-    def _can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        AddressPatterns.of(texts, logins=True)
+    def _can_be_compared(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        AddressPatterns.of(texts, logins=info.field_name not in ON_RECIPIENTS)
+        if info.field_name in ON_RECIPIENTS and NULL_SENDER in texts:
+            raise ValueError(f"{NULL_SENDER!r} is the null sender, and no recipient; leave it out")
         return texts
 
     @model_validator(mode="after")

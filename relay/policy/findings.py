@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 from urllib.parse import unquote
 
 from relay.counting.amounts import many
@@ -17,15 +17,15 @@ from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
 from relay.levels import ONLY_PLAINTEXT, OTP, PLAINTEXT, SIGNED, LevelName
+from relay.policy.chosen import differences, raised
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Groups
-from relay.policy.rules import When
-from relay.policy.settings import REFUSE, Chosen, SealingSettings, held_for, layers_of, today
-from relay.policy.strength import never_weaker
+from relay.policy.rules import PlacedRule, When
+from relay.policy.settings import REFUSE, Chosen, SealingSettings, layers_of, today
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
@@ -292,40 +292,27 @@ def _of_no_effect(file: PolicyFile, raised: Collection[LevelName]) -> Iterator[t
             yield (setting,), "it decides nothing beside plaintext that no rule or floor raises; leave it out"
 
 
-class _Rule(NamedTuple):
-    """A rule in comparable form, and its line."""
-
-    when: When
-    line: int
-    conditions: Conditions
-
-
 def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
     """Rules that raise nothing that another rule does not raise as well."""
-    pairs = zip(file.policy.when, file.rule_lines, strict=True)
-    rules = [_Rule(when, line, Conditions.of(when, groups)) for when, line in pairs]
-    for number, rule in enumerate(rules):
-        for place, other in enumerate(rules):
-            if place != number and _hides(other, rule) and not (place > number and _hides(rule, other)):
-                what = f"changes nothing: rule {place + 1} (line {other.line}) raises as much wherever it applies"
-                yield ("when", number), f"{what}; leave it out"
+    rules = file.policy.when
+    conditions = [Conditions.of(rule, groups) for rule in rules]
+
+    def hides(first: int, second: int) -> bool:
+        """Whether the first of two rules applies wherever the second does, and raises as much."""
+        one = PlacedRule(rules[first], "", 0, 0)
+        if one.when.since is not None or one.when.until is not None or not conditions[second].imply(conditions[first]):
+            return False
+        return not differences(raised(file.own, [one]), raised(file.own, [one, PlacedRule(rules[second], "", 0, 0)]))
+
+    for number in range(len(rules)):
+        for place in range(len(rules)):
+            if place != number and hides(place, number) and not (place > number and hides(number, place)):
+                line = file.rule_lines[place]
+                what = (
+                    f"changes nothing: rule {place + 1} (line {line}) raises as much wherever it applies; leave it out"
+                )
+                yield ("when", number), what
                 break
-
-
-def _hides(first: _Rule, second: _Rule) -> bool:
-    """Whether the first of two rules applies wherever the second does, and raises as much."""
-    one, other = first.when, second.when
-    if one.since is not None or one.until is not None:
-        return False
-    as_much = (
-        (other.levels is None or (one.levels is not None and never_weaker(one.levels, other.levels)))
-        and (
-            other.otherwise is None
-            or (one.otherwise is not None and held_for(one.otherwise) <= held_for(other.otherwise))
-        )
-        and (other.priority is None or one.priority is not None)
-    )
-    return as_much and second.conditions.imply(first.conditions)
 
 
 def _pads(file: PolicyFile, peer: str | None, can: Capabilities) -> Iterator[tuple[toml.Location, str]]:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
-from relay.policy.patterns import GROUP, AddressPatterns, Groups
-from relay.policy.people import NULL_SENDER, Fit, Reading
+from relay.policy.patterns import GROUP, Groups
+from relay.policy.people import Fit, Reading
 from relay.policy.rules import PlacedRule, When, list_as_tuple
 from relay.policy.units import Texts
 
@@ -27,14 +27,6 @@ class Floor(When):
     recipient: Texts | None = None
     not_recipient: Texts | None = None
     inside: bool = False
-
-    @field_validator("recipient", "not_recipient")
-    @classmethod
-    def _recipient_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        AddressPatterns.of(texts)
-        if NULL_SENDER in texts:
-            raise ValueError(f"{NULL_SENDER!r} is the null sender, and no recipient; leave it out")
-        return texts
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ Standard: policies/README.md; all conditions of a rule must hold; one text of a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
@@ -40,7 +40,19 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
 
 def _tag_pattern(text: str) -> Glob:
     """The pattern of a text that may stand anywhere."""
+    if not plain(text).replace("*", "").strip():
+        raise _unseen(text)
     return Glob.of(f"*{plain(text)}*")
+
+
+def _name_pattern(text: str) -> Glob:
+    if not plain(text):
+        raise _unseen(text)
+    return Glob.of(plain(text))
+
+
+def _unseen(text: str) -> ValueError:
+    return ValueError(f"{text!r} has no character that can be seen, so that all mail would fit")
 
 
 class LookedFor(NamedTuple):
@@ -50,6 +62,15 @@ class LookedFor(NamedTuple):
     fields: tuple[tuple[str, Glob | None], ...] = ()
     types: tuple[Glob, ...] = ()
     names: tuple[Glob, ...] = ()
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "subject_tag": _tag_pattern,
+    "header": _field_pattern,
+    "attachment_type": _type_pattern,
+    "attachment_name": _name_pattern,
+}
+"""How the texts of each condition are read, in the order of LookedFor."""
 
 
 class When(PeopleConditions):
@@ -62,33 +83,14 @@ class When(PeopleConditions):
     attachment_type: Texts | None = None
     attachment_name: Texts | None = None
 
-    _inside: bool = PrivateAttr(default=False)
-    _asks_for_content: bool = PrivateAttr(default=False)
-    _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
-    _tags: tuple[Glob, ...] = PrivateAttr(())
-    _types: tuple[Glob, ...] = PrivateAttr(())
-    _names: tuple[Glob, ...] = PrivateAttr(())
+    _looked_for: LookedFor = PrivateAttr(LookedFor())
+    _patterns: int = PrivateAttr(0)
 
-    @field_validator("subject_tag", "attachment_name")
+    @field_validator(*_READ)
     @classmethod
-    def _can_be_seen(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _texts_can_be_compared(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for text in texts:
-            if not plain(text).replace("*", "").strip() and (info.field_name == "subject_tag" or not plain(text)):
-                raise ValueError(f"{text!r} has no character that can be seen, so that all mail would fit")
-        return texts
-
-    @field_validator("header")
-    @classmethod
-    def _header_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            _field_pattern(text)
-        return texts
-
-    @field_validator("attachment_type")
-    @classmethod
-    def _type_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            _type_pattern(text)
+            _READ[info.field_name or ""](text)
         return texts
 
     @model_validator(mode="after")
@@ -100,16 +102,13 @@ class When(PeopleConditions):
         if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
             demand = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
             raise ValueError(f"no message is {demand}; widen one of them")
-        self._inside = not set(ON_RECIPIENTS).issuperset(self.conditions)
-        self._asks_for_content = not set(ON_PEOPLE).issuperset(self.conditions)
         if self.levels == ONLY_PLAINTEXT:
             raise ValueError('a rule only raises, and "plaintext" is the lowest level; decide in the recipient\'s file')
         if self.priority == "low":
             raise ValueError('a rule only raises, and priority = "low" is the lowest; leave it out')
-        self._fields = tuple(map(_field_pattern, self.header or ()))
-        self._tags = tuple(map(_tag_pattern, self.subject_tag or ()))
-        self._types = tuple(map(_type_pattern, self.attachment_type or ()))
-        self._names = tuple(Glob.of(plain(text)) for text in self.attachment_name or ())
+        self._looked_for = LookedFor(*(tuple(map(read, getattr(self, name) or ())) for name, read in _READ.items()))
+        values = (getattr(self, name) for name in self.conditions if name not in ON_RECIPIENTS)
+        self._patterns = sum(len(each) if isinstance(each, tuple) else 1 for each in values)
         return self
 
     @property
@@ -120,24 +119,17 @@ class When(PeopleConditions):
     @property
     def looks_inside(self) -> bool:
         """Whether it looks into the message, beyond the envelope."""
-        return self._inside
+        return self._patterns > 0
 
     @property
     def patterns(self) -> int:
         """The number of texts and sizes that are compared with the message."""
-        texts = (self.subject_tag, self.header, self.attachment_type, self.attachment_name)
-        people = (self.sender, self.not_sender)
-        sizes = (self.larger_than, self.smaller_than)
-        return sum(map(len, filter(None, (*texts, *people)))) + sum(each is not None for each in sizes)
+        return self._patterns
 
     @property
     def looked_for(self) -> LookedFor:
         """The texts that it looks for in the message."""
-        return LookedFor(self._tags, self._fields, self._types, self._names)
-
-    @property
-    def _looks_at_parts(self) -> bool:
-        return bool(self._types or self._names)
+        return self._looked_for
 
     def fit(self, asked: MailFacts) -> tuple[Fit, str]:
         """How surely the rule applies to a mail, that is its weakest condition; why it does not, or what is in doubt.
@@ -147,7 +139,7 @@ class When(PeopleConditions):
         """
         if why := self.not_now:
             return Fit.NOT, why
-        if asked.content is None and self._asks_for_content:
+        if asked.content is None and not set(ON_PEOPLE).issuperset(self.conditions):
             return Fit.NOT, "it looks into the message, and there is none"
         fit, doubt = self.people_fit(asked)
         for content_doubt, why in self._content_fits(asked.content) if fit and asked.content is not None else ():
@@ -159,35 +151,19 @@ class When(PeopleConditions):
 
     def _content_fits(self, content: MessageFacts) -> Iterator[tuple[str | None, str]]:
         """For each condition on the message what is in doubt, "" if it surely holds, None if not; and why not."""
-        size = content.size
+        size, looked_for = content.size, self._looked_for
         if self.larger_than is not None and size <= self.larger_than:
             yield None, f"the message has {size} bytes, not more than {self.larger_than}"
         if self.smaller_than is not None and size >= self.smaller_than:
             yield None, f"the message has {size} bytes, not fewer than {self.smaller_than}"
-        if self._tags:
-            tags = [("subject", tag) for tag in self._tags]
+        if looked_for.tags:
+            tags = [("subject", tag) for tag in looked_for.tags]
             yield _has_field(content, tags), f"the subject does not have {listed(self.subject_tag or ())}"
-        if self._fields:
-            yield _has_field(content, self._fields), f"no header field is {listed(self.header or ())}"
-        if self._looks_at_parts:
+        if looked_for.fields:
+            yield _has_field(content, looked_for.fields), f"no header field is {listed(self.header or ())}"
+        if looked_for.types or looked_for.names:
             parts = (*(self.attachment_type or ()), *(self.attachment_name or ()))
-            yield self._has_part(content), f"no attachment is {listed(parts)}"
-
-    def _has_part(self, content: MessageFacts) -> str | None:
-        """Whether one part has both a wanted type and a wanted name: "" if so, None if not, else what is in doubt.
-
-        Avoids comparing thousands of patterns with hundreds of names, which a sender chooses.
-        """
-        if (parts := content.parts) is None:
-            return content.doubt(ATTACHMENTS)
-        if self._types:
-            types = self._types  # read once: private attributes of a model are slow
-            parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in types))
-        if not self._names:
-            return "" if parts else None
-        names = [glob for glob in self._names if glob.occurs_in(content.all_names)]
-        part_names = {name for part in parts for name in part.names} if names else ()
-        return "" if any(glob.matches(name) for glob in names for name in part_names) else None
+            yield _has_part(content, looked_for), f"no attachment is {listed(parts)}"
 
 
 NO_CHANGE = ("since", "until", "inside")
@@ -206,6 +182,22 @@ def _has_field(content: MessageFacts, wanted: Iterable[tuple[str, Glob | None]])
         elif values and (glob is None or any(glob.matches(value) for value in values)):
             return ""
     return doubt
+
+
+def _has_part(content: MessageFacts, looked_for: LookedFor) -> str | None:
+    """Whether one part has both a wanted type and a wanted name: "" if so, None if not, else what is in doubt.
+
+    Avoids comparing thousands of patterns with hundreds of names, which a sender chooses.
+    """
+    if (parts := content.parts) is None:
+        return content.doubt(ATTACHMENTS)
+    if looked_for.types:
+        parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in looked_for.types))
+    if not looked_for.names:
+        return "" if parts else None
+    names = [glob for glob in looked_for.names if glob.occurs_in(content.all_names)]
+    part_names = {name for part in parts for name in part.names} if names else ()
+    return "" if any(glob.matches(name) for glob in names for name in part_names) else None
 
 
 class PlacedRule(NamedTuple):
