@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,10 +58,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
                 "directory": str(site.policies.directory),
                 "version": site.policies.version,
                 "files": len(site.policies.files),
-                "doubtful": [
-                    {"file": each.source, "line": each.line, "column": each.column, "what": each.what}
-                    for each in findings
-                ],
+                "doubtful": [dict(zip(("file", "line", "column", "what"), each, strict=True)) for each in findings],
             }
         )
     else:
@@ -75,9 +73,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
 
 async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
     try:
-        if offline:
-            return list(doubtful(site.policies, await site.capabilities(None)))
-        async with site.keys() as keys:
+        async with nullcontext() if offline else site.keys() as keys:
             return list(doubtful(site.policies, await site.capabilities(keys)))
     except ConfigError as error:
         return [Doubt(str(site.policies.directory), 1, 1, problem) for problem in error.problems]

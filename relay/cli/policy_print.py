@@ -4,17 +4,19 @@ Standard: addresses and file names are shown as they are, with everything that c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from relay.cli.output import Pair, print_pairs, print_table
+from relay.cli.output import Cell, Pair, print_pairs, print_table
 from relay.counting.amounts import many
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
 from relay.policy.chosen import RuleLook
+from relay.policy.comparing.differences import WEAKER, Direction
 from relay.policy.decide import Decision, Explanation, Lookup, PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.names import printable
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from relay.cli.policy_site import OutcomeNow
     from relay.keys.report import PoolRow
 
+MAX_CHANGES = 50
+"""Maximum number of changes shown of each kind."""
 CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
 INSIDE = "plaintext: to a domain of our own, stays inside"
 
@@ -53,6 +57,17 @@ def print_policies(console: Console, policies: PolicySet) -> None:
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
     if in_clear:
         console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
+
+
+def print_changes(console: Console, headings: Sequence[str], changes: Sequence[tuple[Direction, list[str]]]) -> None:
+    """The first of these changes, each with its direction, which stands out where mail is treated weaker."""
+    if changes:
+        rows: Iterator[list[Cell]] = (
+            [Text(course, "bold red" if course in WEAKER else ""), *cells] for course, cells in changes
+        )
+        print_table(console, ("", *headings), islice(rows, MAX_CHANGES))
+    if len(changes) > MAX_CHANGES:
+        console.print(f"... and {len(changes) - MAX_CHANGES} more")
 
 
 def print_explanation(console: Console, explanation: Explanation, now: OutcomeNow) -> None:

@@ -17,13 +17,12 @@ import click
 
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
-from relay.cli.output import json_option, plain_console, print_json, print_table
-from relay.cli.policy_config import check_readable, go_on_as_relay, load_configuration
+from relay.cli.output import json_option, plain_console, print_json
+from relay.cli.policy_config import check_readable, exit_with, go_on_as_relay, load_configuration
+from relay.cli.policy_print import MAX_CHANGES, print_changes
 from relay.cli.policy_site import PolicySite, load_site, read_policies
 from relay.cli.policy_traffic import (
-    MAX_CHANGES,
     compared_by_traffic,
-    direction_text,
     messages_argument,
     print_traffic_differences,
     shadow_option,
@@ -199,9 +198,7 @@ def _relay_can_read(config: Config, directory: Path) -> None:
     try:
         check_readable(config, directory)
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(problem), err=True)
-        _fail(f"Not installed: the relay could not read all of {directory}.")
+        exit_with(ConfigError([*error.problems, f"Not installed: the relay could not read all of {directory}."]))
 
 
 def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | None:
@@ -256,8 +253,7 @@ def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
 
 
 def _fail(why: str) -> NoReturn:
-    click.echo(why, err=True)
-    sys.exit(1)
+    exit_with(ConfigError(why))
 
 
 def _swap(link: Path, directory: Path, version: str) -> None:
@@ -296,14 +292,11 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         print_json(_as_dict(comparison))
         return
     console = plain_console()
-    if comparison.differences:
-        rows = (
-            (direction_text(each.direction), each.recipients, each.senders, each.message, "; ".join(each.changed))
-            for each in comparison.differences[:MAX_CHANGES]
-        )
-        print_table(console, ("", "Mail to", "From", "Message", "What changes"), rows)
-    if len(comparison.differences) > MAX_CHANGES:
-        console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
+    changes = [
+        (each.direction, [each.recipients, each.senders, each.message, "; ".join(each.changed)])
+        for each in comparison.differences
+    ]
+    print_changes(console, ("Mail to", "From", "Message", "What changes"), changes)
     for people in comparison.coarse[:MAX_CHANGES]:
         console.print(printable(f"Not all was tried, because there is too much of it: {people}."))
     for left in comparison.unproven[:MAX_CHANGES]:

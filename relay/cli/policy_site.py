@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
@@ -291,13 +289,6 @@ def _certificates(site: PolicySite, decision: Decision) -> tuple[CertificateOutl
     """The peer's, where a level that needs them is listed."""
     if SIGNED.isdisjoint(map(bare, decision.levels)) or decision.peer not in site.certificates:
         return ()
-    return tuple(sorted(_of_peer(site.certificates[decision.peer]), key=lambda each: each.ends))
-
-
-def _of_peer(peer: PeerCertificates) -> list[CertificateOutlook]:
-    return [_certificate(f"{peer.name}, {role.label}", each) for role, each in peer.certificates.items()]
-
-
-def _certificate(title: str, certificate: x509.Certificate) -> CertificateOutlook:
-    ends = certificate.not_valid_after_utc
-    return CertificateOutlook(title, ends, (ends - datetime.now(UTC)).days)
+    peer, now = site.certificates[decision.peer], datetime.now(UTC)
+    ends = sorted((each.not_valid_after_utc, role.label) for role, each in peer.certificates.items())
+    return tuple(CertificateOutlook(f"{peer.name}, {label}", end, (end - now).days) for end, label in ends)

@@ -5,7 +5,6 @@ Nothing is sent, stored or taken; messages are read one by one, and memory grows
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,8 +19,8 @@ from rich.text import Text
 
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
-from relay.cli.policy_config import go_on_as_relay
-from relay.cli.policy_print import CLEAR
+from relay.cli.policy_config import exit_with, go_on_as_relay
+from relay.cli.policy_print import CLEAR, print_changes
 from relay.cli.policy_site import PolicySite, load_site
 from relay.counting.amounts import many
 from relay.errors import ConfigError
@@ -30,6 +29,7 @@ from relay.journey.plan import Outcome, Result
 from relay.journey.planner import Planner
 from relay.journey.shadow import read_shadow
 from relay.mail import domain_of
+from relay.policy.comparing.differences import ORDER, Direction
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 from relay.policy.traffic import TrafficSample, samples, total_octets
@@ -43,9 +43,6 @@ UNREADABLE = "nobody: its header cannot be read"
 
 Kind = tuple[Result, str, str]
 """Messages that were treated alike: what became of them, how they were protected, by which policy."""
-
-
-MAX_CHANGES = 50
 
 shadow_option = click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
 since_option = click.option(
@@ -104,7 +101,7 @@ class TreatedOtherwise:
     recipient: str
     before: str
     after: str
-    direction: str
+    direction: Direction
 
 
 @dataclass
@@ -134,9 +131,8 @@ class TrafficDifferences:
 
     def most_important(self) -> Iterator[tuple[TreatedOtherwise, int]]:
         """Those that go down first, and of these the ones with the most mails."""
-        order = {"down": 0, "stopped": 1, "let go": 2, "other": 3, "up": 4}
         yield from sorted(
-            self.changes.items(), key=lambda item: (order[item[0].direction], -item[1], item[0].recipient)
+            self.changes.items(), key=lambda item: (ORDER.index(item[0].direction), -item[1], item[0].recipient)
         )
 
 
@@ -144,7 +140,7 @@ def _said(outcome: Outcome) -> str:
     return outcome.protection or outcome.result
 
 
-def _direction(before: Outcome, after: Outcome) -> str:
+def _direction(before: Outcome, after: Outcome) -> Direction:
     """`up` and `down` by strength; `stopped` and `let go` where mail no longer leaves, or now does."""
     left, leaves = before.result in ("sealed", "clear"), after.result in ("sealed", "clear")
     if left and leaves:
@@ -238,8 +234,7 @@ def _shadowed(site: PolicySite, since: float) -> Iterator[TrafficSample]:
 def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:
     record = site.config.policies.shadow_record
     if record is None:
-        click.echo("policies.shadow_record is not set in relay.toml, so nothing is recorded", err=True)
-        sys.exit(1)
+        exit_with(ConfigError("policies.shadow_record is not set in relay.toml, so nothing is recorded"))
     earliest = (datetime.now(UTC) - timedelta(hours=since)).isoformat(timespec="seconds").replace("+00:00", "Z")
     return (each for each in read_shadow(record) if each[0] >= earliest)
 
@@ -248,9 +243,7 @@ def _planner(site: PolicySite) -> Planner:
     try:
         return site.planner()
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(printable(problem), err=True)
-        sys.exit(1)
+        exit_with(error)
 
 
 def _outside(site: PolicySite, sample: TrafficSample) -> list[str]:
@@ -304,21 +297,12 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
             console.print(printable(f"      {cause}"))
 
 
-def direction_text(direction: str) -> Text:
-    """Standing out where mail is treated weaker."""
-    return Text(direction, style="bold red" if direction in ("down", "let go") else "")
-
-
 def print_traffic_differences(console: Console, differences: TrafficDifferences) -> None:
     """Whose mail is treated differently, what goes down first."""
-    changes = list(differences.most_important())
-    if changes:
-        rows = (
-            (direction_text(each.direction), each.recipient, each.before, each.after, str(number))
-            for each, number in changes[:MAX_CHANGES]
-        )
-        print_table(console, ("", "Recipient", "Before", "After", "Mails"), rows)
-    if len(changes) > MAX_CHANGES:
-        console.print(f"... and {len(changes) - MAX_CHANGES} more")
+    changes = [
+        (each.direction, [each.recipient, each.before, each.after, str(number)])
+        for each, number in differences.most_important()
+    ]
+    print_changes(console, ("Recipient", "Before", "After", "Mails"), changes)
     sums = ", ".join(f"{number} {direction}" for direction, number in sorted(differences.directions.items())) or "none"
     console.print(f"Changed: {sums}; unchanged: {differences.same}.")

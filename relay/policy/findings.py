@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
 from relay.counting.amounts import many
@@ -39,8 +39,7 @@ Obstacle = Callable[[str, tuple[str, ...]], str]
 """Why mail to a peer cannot have these layers, "" if it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """One doubtful place; line and column begin at 1, and are 1 if unknown."""
 
     source: str

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.effects import MailOutcome, stays, weaker
-from relay.policy.content import MessageFacts
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Direction of a change; weaker anywhere counts as down."""
@@ -23,22 +22,12 @@ ARRIVING = "arriving"
 _COMPARED = ("levels", "peer", "kem", "max_size", "otherwise", "priority")
 
 
-class ExampleMail(NamedTuple):
-    """A mail: the SMTP envelope, the message, and the day on which it is decided about."""
-
-    sender: str
-    recipient: str
-    content: MessageFacts
-    day: date
-
-
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One kind of recipient whose mail the two sets treat differently.
 
     `sender` is an example, and `senders` are all to whom it applies. `before` and `after` are the levels, None where
-    the mail is held because nothing covers it. `changed` lists the changes. `sample` is an example mail, None if it is
-    not about one mail.
+    the mail is held because nothing covers it. `changed` lists the changes.
     """
 
     recipients: str
@@ -49,7 +38,6 @@ class Difference:
     changed: tuple[str, ...]
     direction: Direction
     senders: str = ""
-    sample: ExampleMail | None = None
 
     @classmethod
     def of(

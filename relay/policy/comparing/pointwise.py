@@ -182,7 +182,7 @@ class Pointwise:
             before, after = (decided(each, mail) for each in self._sets)
             if weaker(after, before, keys=new.needs_reserve):
                 shown = Difference.of(kind.called, found.senders, found.message, before, after, keys=new.needs_reserve)
-                return replace(shown, sender=mail.sender or NULL_SENDER, sample=mail)
+                return replace(shown, sender=mail.sender or NULL_SENDER)
         return None
 
     def _unproven(
