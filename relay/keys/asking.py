@@ -96,6 +96,7 @@ class Asker(ABC):
             self.name, self.transport, self.state, self.status_question, self.timeout, settings.timing.clock
         )
         """Renewal of the certificate files."""
+        self._refused = Complaint(log.warning, log.debug, "received_keys_refused", self._timing.clock)
         self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
 
     most_per_request: int | None = None
@@ -142,10 +143,6 @@ class Asker(ABC):
         Each call also checks them.
         """
         self.renewal.look(anyway=anyway)
-
-    def tries_again(self, failures: int, number: int) -> bool:
-        """Whether to retry a request for `number` keys after this number of `failures`; it may burn them."""
-        return failures < self.retry_attempts and self.state.budget.allows(number)
 
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Records keys lost in transit, and charges the burn budget."""
@@ -312,8 +309,8 @@ class Asker(ABC):
             self.state.refusal = ""
             return
         self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
-        if self.state.refused(error.http_status, str(error)):
-            log.warning("received_keys_refused", kme=self.name, cause=str(error))
+        self.state.refusal = str(error)
+        self._refused.say(kme=self.name, cause=str(error))
 
     async def _result(self, question: Question[Result], reply: HTTPReply) -> Result:
         """The result of a reply. Raises KeyUnavailable."""

@@ -88,7 +88,7 @@ def km_client(
         pool_maxsize=kme.pool_maxsize,
         name=name,
         quirks=Quirks(kme.method, kme.keep_alive, kme.size_unit, kme.integer_key_ids, errors),
-        tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, "kme_id" if kme.kme_id else "host", kme.name_from),
+        tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, kme.name_from),
         breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,
         board=board,

@@ -13,10 +13,10 @@ from typing import Self, Unpack
 from relay.errors import KeyNotFound, KeyUnavailable
 from relay.keys.asking import Asker
 from relay.keys.faults import KeysMissing
+from relay.keys.issued import SeenKeys
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
-from relay.keys.stock import SeenKeys
 from relay.keys.types import SAEID, Key
 
 

@@ -21,11 +21,11 @@ from cryptography.x509.oid import NameOID
 from relay.errors import ConfigError
 from relay.files.stamps import read_regular
 from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.issued import SeenKeys
 from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
-from relay.keys.stock import SeenKeys
 from relay.keys.types import SAEID, Key
 
 KME_IDS = ("KM1", "KM2")

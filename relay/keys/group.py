@@ -18,12 +18,12 @@ from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import KMEBusy, NotAsked
+from relay.keys.issued import SeenKeys
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
-from relay.keys.stock import SeenKeys
 from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]

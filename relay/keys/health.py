@@ -146,10 +146,6 @@ class Backoff:
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
-SAID_AGAIN_S = 3600.0
-"""Interval at which replies of one HTTP status without keys are logged again, in seconds."""
-
-
 SILENT_CALLS = 2
 """Number of calls for received keys in a row without an answer after which the KME is reported."""
 
@@ -198,7 +194,6 @@ class Health:
         self._kme = kme
         self._timing = timing
         self._not_before: dict[Call, float] = {}
-        self._refused_at: dict[int, float] = {}
         self.refusal = ""
         """The last failure of dec_keys that was no word about a key; empty after recovery."""
         self._silent_calls = 0
@@ -234,15 +229,6 @@ class Health:
         troubles |= {OF_AN_SAE + sae: breaker.cause for (_, sae), breaker in self._of_saes.items() if breaker.cause}
         troubles[Call.DEC_KEYS] = self.refusal and f"no key of arriving mail is available: {self.refusal}"
         return {name: cause for name, cause in troubles.items() if cause}
-
-    def refused(self, code: int, cause: str) -> bool:
-        """Records a dec_keys failure that is no word about a key; returns whether to log it (once an hour)."""
-        self.refusal = cause
-        now = self._timing.clock()
-        if now - self._refused_at.get(code, float("-inf")) < SAID_AGAIN_S:
-            return False
-        self._refused_at[code] = now
-        return True
 
     @contextmanager
     def passing(self, call: Call, sae: str) -> Iterator[bool]:

@@ -23,11 +23,11 @@ from relay.keys.asking import Asker
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import KMEFailed, KMERefusedRequest
 from relay.keys.health import OF_AN_SAE
-from relay.keys.issued import IssuedKeys
+from relay.keys.issued import IssuedKeys, SeenKeys
 from relay.keys.kme_store import KMEStore
 from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
 from relay.keys.state import PeerPool, Want
-from relay.keys.stock import SeenKeys, Stock
+from relay.keys.stock import Stock
 from relay.keys.types import REAL_TIME, Key, Timing
 from relay.keys.undelivered import Undelivered
 from relay.runtime.aio import begun, goes_on
@@ -67,7 +67,6 @@ class KeyPool:
         self.client = client
         self._managed = managed
         self.prefetch = prefetch
-        self._seen = seen
         self._known_as = known_as
         self._timing = timing
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
@@ -76,7 +75,7 @@ class KeyPool:
         self._began = timing.clock()
         self._closed = False
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
-        self.issued = IssuedKeys(client.name)
+        self.issued = IssuedKeys(client.name, seen)
         """The record of issued keys, written before use."""
 
     @property
@@ -361,38 +360,30 @@ class KeyPool:
 
         The status decides which of the first two it is, whatever the refusal says.
         """
-        kme_store, refused_more, failures = self.store(peer_pool.slave_sae), False, 0
+        kme_store, refused_more = self.store(peer_pool.slave_sae), False
         while True:
             try:
                 keys = await self.client.draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
-            except (KMEExhausted, KMERefusedRequest):
-                if number == 1:
+            except (KMEExhausted, KMERefusedRequest, KMEFailed) as error:
+                failed = isinstance(error, KMEFailed)
+                if number == 1 or (failed and not (patient and self.client.state.budget.allows(number // 2))):
                     raise
                 status = await kme_store.ask()
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * peer_pool.size
                 number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
-            except KMEFailed:
-                less = number // 2
-                if not (patient and less and self.client.tries_again(failures, less)):
-                    raise
-                number, refused_more = less, True
-                await self._timing.sleep(self.client.state.backoff.pause(failures))
-                failures += 1
             else:
                 kme_store.unanswered = ""  # outdated; the next status shows whether it lasts
                 kme_store.batch.took(number, refused_more=refused_more)
                 return keys, number
 
     def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str], until: float) -> None:
+        peer_pool.stock.add([key for key in keys if key.key_ID not in before], until=until)
         if before:
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
-        fresh = [key for key in keys if key.key_ID not in before]
-        refused = len(before) + peer_pool.stock.add(fresh, until=until)
-        if refused:
-            log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
-        if refused == len(keys):
+            log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=len(before))
+        if len(before) == len(keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
     # Refill
@@ -449,7 +440,7 @@ class KeyPool:
         if place not in self._peer_pools:
             if len(self._peer_pools) >= MANY_SIZES:
                 self.destroy_expired()
-            stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, self._seen, clock)
+            stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, clock)
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
             self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), complaint, clock)
         return self._peer_pools[place]

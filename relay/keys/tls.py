@@ -20,7 +20,6 @@ from relay.files import pem
 from relay.files.stamps import Seen, is_there, read_regular, stamp_of
 from relay.keys.events import Events
 
-NameCheck = Literal["host", "kme_id", "both"]
 NameFrom = Literal["san", "cn", "either"]
 
 
@@ -28,14 +27,13 @@ NameFrom = Literal["san", "cn", "either"]
 class TLSRules:
     """Verification rules for a KME's certificate; the minimum is TLS 1.2.
 
-    `name_check`: the required name: the URL's host, the KME ID, or both. `name_from`: where that name may be: in the
+    `kme_id`: the required name, in place of the URL's host. `name_from`: where that name may be: in the
     subjectAltName, in the subject's CN, or in either. `ciphers` is an OpenSSL list for TLS 1.2; suites without
     authentication or encryption are always excluded.
     """
 
     ciphers: str | None = None
     kme_id: str | None = None
-    name_check: NameCheck = "host"
     name_from: NameFrom = "san"
 
 
@@ -66,12 +64,10 @@ def client_context(
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if rules.ciphers:
         set_ciphers(context, rules.ciphers)
-    context.check_hostname = rules.name_check != "kme_id"
+    context.check_hostname = rules.kme_id is None
     context.hostname_checks_common_name = rules.name_from != "san"
-    if rules.name_check != "host" and not rules.kme_id:
-        raise ConfigError("the KME ID is to be checked, but kme_id is not set")
     # Documented hook: asyncio makes its TLS objects from this class, and the check runs before any request.
-    context.sslobject_class = _checking(None if rules.name_check == "host" else rules.kme_id, rules.name_from, seen)
+    context.sslobject_class = _checking(rules.kme_id, rules.name_from, seen)
     return context
 
 

@@ -162,7 +162,7 @@ async def test_the_kme_id_of_the_certificate_is_confirmed(servers: DevelopmentKM
     state = servers.state_dir
     files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
     for kme_id, accepted in (("KM1", True), ("KM2", False)):
-        tls = TLSRules(kme_id=kme_id, name_check="both", name_from="either")
+        tls = TLSRules(kme_id=kme_id, name_from="either")
         async with OptimizedKMClient(servers.urls[0], tls=tls, retry_attempts=0, **files) as client:  # type: ignore[arg-type]
             if accepted:
                 await client.check_key_status(1)
@@ -174,7 +174,7 @@ async def test_the_kme_id_of_the_certificate_is_confirmed(servers: DevelopmentKM
 async def test_a_common_name_that_would_do_is_hinted_at(servers: DevelopmentKMEs) -> None:
     state = servers.state_dir
     files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
-    tls = TLSRules(kme_id="KM1", name_check="both", name_from="san")
+    tls = TLSRules(kme_id="KM1", name_from="san")
     async with OptimizedKMClient(servers.urls[0], tls=tls, retry_attempts=0, **files) as client:  # type: ignore[arg-type]
         with pytest.raises(KMEMisconfigured, match='name_from = "cn" looks there'):
             await client.check_key_status(1)
@@ -240,7 +240,7 @@ def named(kme: str) -> tuple[KMOptions, str] | None:
         "ca": values["CA"],
         "certificate": values["CERTIFICATE"],
         "key": values["KEY"],
-        "tls": TLSRules(kme_id=kme_id, name_check="kme_id", name_from="either") if kme_id else TLSRules(),
+        "tls": TLSRules(kme_id=kme_id, name_from="either") if kme_id else TLSRules(),
     }
     return options, values["SAE"]
 

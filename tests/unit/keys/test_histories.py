@@ -15,10 +15,11 @@ from hypothesis import given, settings, strategies as st
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable, StoreUnavailable
 from relay.keys.faults import KMERefusedRequest, KMEUnanswered, NotAsked
+from relay.keys.issued import SeenKeys
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, status_from_reply
-from relay.keys.stock import Accounts, SeenKeys
+from relay.keys.stock import Accounts
 from relay.keys.types import Key
 from tests.testlib.fake_kme import FakeTime
 from tests.testlib.long import sized

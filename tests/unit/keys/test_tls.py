@@ -38,13 +38,11 @@ async def _accepted(certificates: Certificates, tls: ssl.SSLContext, rules: TLSR
 CASES = [
     (["localhost"], "x", {}, True),
     (["elsewhere.example"], "localhost", {}, False),
-    (["elsewhere.example"], "KME-A", {"name_check": "kme_id", "name_from": "cn"}, True),
-    (["elsewhere.example"], "KME-A", {"name_check": "kme_id", "name_from": "either"}, True),
-    (["elsewhere.example"], "KME-A", {"name_check": "kme_id", "name_from": "san"}, False),
-    (["KME-A"], "x", {"name_check": "kme_id", "name_from": "san"}, True),
-    (["localhost"], "KME-B", {"name_check": "both", "name_from": "either"}, False),
-    (["localhost"], "KME-A", {"name_check": "both", "name_from": "either"}, True),
-    (["elsewhere.example"], "KME-A", {"name_check": "both", "name_from": "either"}, False),
+    (["elsewhere.example"], "KME-A", {"kme_id": "KME-A", "name_from": "cn"}, True),
+    (["elsewhere.example"], "KME-A", {"kme_id": "KME-A", "name_from": "either"}, True),
+    (["elsewhere.example"], "KME-A", {"kme_id": "KME-A", "name_from": "san"}, False),
+    (["KME-A"], "x", {"kme_id": "KME-A", "name_from": "san"}, True),
+    (["localhost"], "KME-B", {"kme_id": "KME-A", "name_from": "either"}, False),
 ]
 
 
@@ -53,14 +51,14 @@ async def test_the_certificate_must_carry_the_name_that_is_checked_where_it_is_l
     certificates: Certificates, names: list[str], common_name: str, rules: dict[str, Any], accepted: bool
 ) -> None:
     tls = certificates.server_tls(*names, common_name=common_name)
-    assert await _accepted(certificates, tls, TLSRules(kme_id="KME-A", **rules)) is accepted
+    assert await _accepted(certificates, tls, TLSRules(**rules)) is accepted
 
 
 async def test_a_kme_of_another_authority_is_not_spoken_to(certificates: Certificates) -> None:
     stranger = trustme.CA().issue_cert("localhost", common_name="KME-A")
     tls = certificates.server_tls("localhost")
     stranger.configure_cert(tls)
-    rules = TLSRules(kme_id="KME-A", name_check="kme_id", name_from="either")
+    rules = TLSRules(kme_id="KME-A", name_from="either")
     assert not await _accepted(certificates, tls, rules)
 
 
@@ -150,9 +148,11 @@ async def test_an_old_suite_can_be_allowed(certificates: Certificates) -> None:
 
 
 @pytest.mark.parametrize("ciphers", [None, "ALL:aNULL:eNULL:@SECLEVEL=0", "DEFAULT"])
-@pytest.mark.parametrize("name_check", ["host", "kme_id", "both"])
-def test_no_setting_switches_verification_off(certificates: Certificates, ciphers: str | None, name_check: Any) -> None:
-    rules = TLSRules(ciphers=ciphers, kme_id="KME-A", name_check=name_check)
+@pytest.mark.parametrize("kme_id", [None, "KME-A"])
+def test_no_setting_switches_verification_off(
+    certificates: Certificates, ciphers: str | None, kme_id: str | None
+) -> None:
+    rules = TLSRules(ciphers=ciphers, kme_id=kme_id)
     context = client_context(**certificates.files, rules=rules)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname or context.sslobject_class is not ssl.SSLObject
@@ -163,11 +163,6 @@ def test_no_setting_switches_verification_off(certificates: Certificates, cipher
 def test_ciphers_that_openssl_does_not_know_are_a_configuration_error(certificates: Certificates) -> None:
     with pytest.raises(ConfigError, match="NOT-A-CIPHER"):
         client_context(**certificates.files, rules=TLSRules(ciphers="NOT-A-CIPHER"))
-
-
-def test_a_kme_id_check_without_a_kme_id_is_a_configuration_error(certificates: Certificates) -> None:
-    with pytest.raises(ConfigError, match="kme_id"):
-        client_context(**certificates.files, rules=TLSRules(name_check="kme_id"))
 
 
 def test_files_that_are_no_certificates_are_a_configuration_error(certificates: Certificates, tmp_path: Path) -> None:
