@@ -227,8 +227,8 @@ class Book:
 
     def put(
         self, now: SetFiles, edits: Edits, directory: Path, step: SetStep | None, text_of: Callable[[str], str]
-    ) -> int:
-        """Keeps a set, given its edits since the newest one, and what is to be recorded of it; returns its number.
+    ) -> None:
+        """Keeps a set, given its edits since the newest one, and what is to be recorded of it.
 
         `text_of` gives the text of a file of this name, and may raise ConfigError.
         """
@@ -243,7 +243,6 @@ class Book:
             (number, now.policies.version, text_of_path(directory), step.as_json() if step is not None else None),
         )
         self._prune(number)
-        return number
 
     def moved(self, number: int, directory: Path) -> None:
         """Sets the directory of this set."""

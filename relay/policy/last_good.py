@@ -64,10 +64,7 @@ class LastGood:
     mine: set[int] = field(default_factory=set)
     """Times of the steps of this process (ns since 1970); other kept ones were left by a previous process."""
     _now: SetFiles | None = None
-    _number: int = 0
-    """Number of the set in force among the kept sets; 0 if it is not kept."""
-    _unkept: SetStep | None = None
-    """The last step that could not be kept."""
+    _last_step: SetStep | None = None
     _link: LinkId | None = None
     _note: int = 0
     """Time of the last note that counted (ns since 1970)."""
@@ -98,7 +95,7 @@ class LastGood:
             raise ConfigError(f"{self.sets.file}: no set from before is kept: {error}") from error
         folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
         policies = texts.read(folder)
-        self._now, self._number = SetFiles.read(policies, folder), newest.number
+        self._now = SetFiles.read(policies, folder)
         return self._now
 
     def keep(self, now: SetFiles, directory: Path) -> None:
@@ -107,18 +104,18 @@ class LastGood:
             return
         before, self._now = self._now, now
         if before is None:
-            edits, entry = self._since_the_last_process(now, directory)
+            entry = self._since_the_last_process(now, directory)
+        elif any(edits := now.edits(before)):
+            entry = SetInForce(self._step(now, before.policies.version, edits, directory), now, before)
         else:
-            edits = now.edits(before)
-            step = self._step(now, before.policies.version, edits, directory) if any(edits) else None
-            entry = SetInForce(step, now, before) if step is not None else None
+            entry = None
+        self._last_step = entry.step if entry is not None else self._last_step
         try:
-            self._put(now, directory, edits, entry.step if entry is not None else self._unkept)
+            self._put(now, directory)
             while self.texts:  # one by one: freeing 100,000 at once would block every thread
                 self.texts.popitem()
         except Exception as error:  # noqa: BLE001 - the set is in force, whether or not it can be kept
             log.warning("policies_not_kept", directory=str(self.sets.file), cause=str(error))
-            self._number, self._unkept = 0, entry.step if entry is not None else self._unkept
             self._fall_behind()
         if entry is not None:
             many = len(self.came) >= MAX_COMPARED
@@ -139,46 +136,40 @@ class LastGood:
         except OSError as error:
             log.error("policies_not_marked", file=str(self.sets.file), cause=error.strerror)
 
-    def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, SetInForce | None]:
-        """The edits since the newest kept set, if any, and what is to be recorded of them."""
+    def _since_the_last_process(self, now: SetFiles, directory: Path) -> SetInForce | None:
+        """What is to be recorded of the edits since the newest kept set."""
         edits, before = None, ""
         with suppress(Exception), self.sets.reading() as book:  # errors are logged when the set is kept
             self._recall(book)
             if (newest := book.newest) is not None:
-                edits, before, self._number = book.edits(now), newest.version, newest.number
+                edits, before = book.edits(now), newest.version
         if edits is not None and not any(edits):
-            return edits, None
-        return edits, SetInForce(self._step(now, before, edits or Edits(), directory, origin="start"), now)
+            return None
+        return SetInForce(self._step(now, before, edits or Edits(), directory, origin="start"), now)
 
-    def _put(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> None:
+    def _put(self, now: SetFiles, directory: Path) -> None:
         """Keeps the set; recreates a damaged file.
 
         Raises OSError, sqlite3.Error, ConfigError, and anything else that a damaged file may cause.
         """
         try:
-            number = self._written(now, directory, edits, step)
+            self._write(now, directory)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             self.sets.discard()
-            number = self._written(now, directory, edits, step)
+            self._write(now, directory)
         self.sets.mark(behind=False)
-        self._number, self._unkept = number, None
 
-    def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> int:
-        """The number of the set among the kept sets; `edits` are those since the previous number."""
+    def _write(self, now: SetFiles, directory: Path) -> None:
         with self.sets.writing() as book:
-            newest = book.newest
-            if edits is None or newest is None or newest.number != self._number:
-                edits = book.edits(now)
+            newest, edits = book.newest, book.edits(now)
             if newest is None or any(edits):
-                number = book.put(now, edits, directory, step, partial(self._text, directory, now))
+                book.put(now, edits, directory, self._last_step, partial(self._text, directory, now))
             else:
-                number = newest.number
-                book.moved(number, directory)
+                book.moved(newest.number, directory)
             book.set_state(_NOTE, str(self._note))
             book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
-        return number
 
     def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, origin: Way | None = None) -> SetStep:
         link, link_before = link_of(directory), self._link

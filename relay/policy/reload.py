@@ -93,7 +93,6 @@ class PoliciesInForce:
         self._look_at = float("-inf")
         self._cost = 0.0
         self._waits_since: float | None = None
-        self._told_at = float("-inf")
         self._asked = False
         self._anew = False
         self._step_began: float | None = None
@@ -249,9 +248,7 @@ class PoliciesInForce:
             self._quiet.restart()  # limits how often programs are checked
         self._as_others = self._as_others and not (watch is not None and watch.has_seen_closing) and self._others_wait()
         is_busy = bool(writers) or self._as_others or not is_quiet
-        since = self._clock() if self._waits_since is None else self._waits_since
-        if is_busy and self._clock() - max(since, self._told_at) >= LOUD_S:
-            self._told_at = self._clock()
+        if is_busy and self._waits_since is not None and self._clock() - self._waits_since >= LOUD_S:
             writers |= being_written(self._folder.directory, names)
             if not self._waits_for:
                 log.warning(
