@@ -22,7 +22,8 @@ from relay.cli.policy_config import (
     say_if_not_in_force,
     say_what_stands,
 )
-from relay.cli.policy_print import print_explanation, print_policies
+from relay.cli.policy_list import listed, print_files
+from relay.cli.policy_print import print_explanation
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.errors import ConfigError
 from relay.mail import MAILBOX
@@ -62,7 +63,11 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
             }
         )
     else:
-        print_policies(plain_console(), site.policies)
+        rows = [listed(file, site.policies) for _, file in sorted(site.policies.files.items())]
+        print_files(rows)
+        click.echo(f"{len(rows)} policy files, version {site.policies.version}, nothing wrong.")
+        if in_clear := sum("clear" in row.codes and "inside" not in row.codes for row in rows):
+            click.echo(click.style(f"In clear: {in_clear} of them.", fg="red", bold=True))
         for each in findings:
             click.echo(f"doubtful: {each}")
         if not_read := files_not_read(site.policies.directory):

@@ -4,7 +4,7 @@ Standard: addresses and file names are shown as they are, with everything that c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.cli.output import Cell, Pair, print_pairs, print_table
+from relay.cli.policy_list import CLEAR, INSIDE
 from relay.counting.amounts import many
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
 from relay.policy.chosen import RuleLook
 from relay.policy.comparing.differences import WEAKER, Direction
-from relay.policy.decide import Decision, Explanation, Lookup, PolicySet
-from relay.policy.file import PolicyFile
+from relay.policy.decide import Decision, Explanation, Lookup
 from relay.policy.names import printable
 from relay.policy.settings import HOLD, REFUSE
 from relay.policy.units import duration_text
@@ -29,34 +28,12 @@ if TYPE_CHECKING:
 
 MAX_CHANGES = 50
 """Maximum number of changes shown of each kind."""
-CLEAR = Text("PLAINTEXT: not sealed, leaves in clear", style="bold white on red")
-INSIDE = "plaintext: to a domain of our own, stays inside"
+LOUD_CLEAR = Text(CLEAR, style="bold white on red")
 
 _OTHERWISE = {
     HOLD: "held: the sending server keeps the mail and tries again",
     REFUSE: "refused: the sender is notified that the mail did not go",
 }
-
-
-def print_policies(console: Console, policies: PolicySet) -> None:
-    """All files of the set as a table, those that let mail out in clear standing out."""
-    own = policies.site.domains  # to which mail does not leave
-    title = f"Policies in {printable(str(policies.directory))}"
-    rows = (
-        (
-            file.name,
-            _covered(file),
-            INSIDE if _only_clear(file) and _stays_inside(file, own) else _levels_of(file),
-            _peer_of(file, policies),
-            "" if _only_clear(file) else file.policy.otherwise,
-        )
-        for _, file in sorted(policies.files.items())
-    )
-    print_table(console, ("File", "Covers", "Levels", "Peer", "Otherwise"), rows, title=title)
-    in_clear = sum(file.policy.in_clear and not _stays_inside(file, own) for file in policies.files.values())
-    console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
-    if in_clear:
-        console.print(Text(f"In clear: {in_clear} of them.", style="bold white on red"))
 
 
 def print_changes(console: Console, headings: Sequence[str], changes: Sequence[tuple[Direction, list[str]]]) -> None:
@@ -98,7 +75,7 @@ def _explained(explanation: Explanation, now: OutcomeNow) -> Iterator[Pair]:
 
 def _decided(decision: Decision, explanation: Explanation, now: OutcomeNow) -> Iterator[Pair]:
     if decision.in_clear:
-        yield "Level", INSIDE if explanation.inside else CLEAR
+        yield "Level", INSIDE if explanation.inside else LOUD_CLEAR
         if decision.reason:
             yield "Reason", decision.reason
         return
@@ -155,46 +132,6 @@ def _found(lookup: Lookup) -> str:
     if lookup.not_now:
         return f"is there, but {lookup.not_now}"
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
-
-
-def _covered(file: PolicyFile) -> str:
-    if file.policy.not_now:
-        return f"nobody: {file.policy.not_now}"
-    if file.scope == "default":
-        return "everybody else"
-    if file.scope == "person":
-        return f"one person at {file.domain}"
-    return f"{file.domain} and its subdomains" if file.policy.subdomains else file.domain
-
-
-def _stays_inside(file: PolicyFile, own: Collection[str]) -> bool:
-    """Whether all mail that the file covers is to a domain of our own; subdomains may be somebody else's."""
-    return file.scope != "default" and file.domain in own and not file.policy.subdomains
-
-
-def _only_clear(file: PolicyFile) -> bool:
-    return file.policy.levels == ONLY_PLAINTEXT and not file.policy.when
-
-
-def _levels_of(file: PolicyFile) -> Text:
-    if _only_clear(file):
-        return CLEAR if file.policy.in_clear else Text(PLAINTEXT)
-    number = len(file.policy.when)
-    rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""
-    require = f"; requires {' and '.join(file.policy.require)}" if file.policy.require else ""
-    text = Text(", ".join(file.policy.levels) + rules + require)
-    return Text.assemble(text, " ", CLEAR) if file.policy.in_clear else text
-
-
-def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
-    """The peer that the file names or its domain belongs to; where there is none, mail cannot be sealed."""
-    if _only_clear(file):
-        return Text()
-    if (peer := file.policy.peer or policies.owners.get(file.domain)) is not None:
-        return Text(peer)
-    if file.scope == "default" or file.policy.subdomains:
-        return Text("by domain")
-    return Text("none", style="bold yellow")
 
 
 def _ends(day: datetime, days: int) -> str:

@@ -20,7 +20,7 @@ from rich.text import Text
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.cli.policy_config import exit_with, go_on_as_relay
-from relay.cli.policy_print import CLEAR, print_changes
+from relay.cli.policy_print import LOUD_CLEAR, print_changes
 from relay.cli.policy_site import PolicySite, load_site
 from relay.counting.amounts import many
 from relay.errors import ConfigError
@@ -276,7 +276,7 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
     rows = (
         (
             Text(row[0], style="" if row[0] == "sealed" else "bold red"),
-            CLEAR if row[0] == "clear" else row[1],
+            LOUD_CLEAR if row[0] == "clear" else row[1],
             f"{number:,}",
             f"{tally.octets[row]:,}",
         )
