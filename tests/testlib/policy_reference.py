@@ -321,11 +321,16 @@ def _is_so(rule: Mapping[str, Any], facts: Facts) -> bool:
         return False
     if "attachment_name" in rule or "attachment_type" in rule:
         parts = [("text/plain", ""), ("x/y", facts.attachment)] if facts.attachment else [("text/plain", "")]
-        return facts.unclear or any(
-            any(_like(each.casefold(), [name.casefold()]) for each in texts(rule.get("attachment_name", "*")))
-            and (name or "attachment_name" not in rule)
-            and any(_like(each.casefold(), [mime]) for each in texts(rule.get("attachment_type", "*")))
-            for mime, name in parts
+        blank_line = any("\r\n \r\n" in author for author in facts.authors)
+        return (
+            facts.unclear
+            or blank_line
+            or any(
+                any(_like(each.casefold(), [name.casefold()]) for each in texts(rule.get("attachment_name", "*")))
+                and (name or "attachment_name" not in rule)
+                and any(_like(each.casefold(), [mime]) for each in texts(rule.get("attachment_type", "*")))
+                for mime, name in parts
+            )
         )
     return True
 
