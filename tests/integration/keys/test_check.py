@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from relay.cli import cli
 from relay.keys import tls
-from relay.kme import DevelopmentKMEs
+from relay.kme import DevelopmentKMEs, Misbehaviour
 from relay.process import assembly
 from relay.store import store
 from tests.integration.keys.test_undelivered import LINK
@@ -130,3 +130,22 @@ async def test_without_peers_a_kme_that_refuses_us_is_wrong_and_one_that_knows_u
         assert "WRONG  KME kme  refuses this relay" in said
         assert "HTTP 401" in said
         assert "ok     KME kme" not in said
+
+
+@pytest.mark.parametrize("code", [404, 503])
+async def test_a_kme_behind_a_proxy_that_answers_everything_with_a_page_is_unreachable(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, code: int
+) -> None:
+    kmes.km1.decide = lambda _: Misbehaviour("http", code, f"<html><h1>{code} Sorry</h1>nginx</html>")
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    told = await _check(site)
+    [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
+    assert problem.startswith("KMEUnreachable: ")
+    assert f"status: HTTP {code}: {code} Sorry nginx" in problem
+    arguments = ["keys", "status", "--json", "--config", str(site.config_file)]
+    done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+    assert done.exit_code == 1
+    [row] = json.loads(done.stdout)["pools"]
+    assert row["trouble"].startswith("unreachable: ")
+    assert f"HTTP {code}: {code} Sorry nginx" in row["trouble"]
+    assert row["stored_keys"] is None
