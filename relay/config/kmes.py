@@ -94,6 +94,7 @@ class KMESettings(toml.Table):
         "gather": "keys of several mails share a request wherever the KME takes several; remove this line",
         "gather_window": "it is 5 ms; remove this line",
         "lag_waiting": "it is 10 mails; remove this line",
+        "keep_alive": "a connection that the KME has closed is not used again; remove this line",
         "requests_at_once": "it is 1: mail that waits at the same time shares a request; remove this line",
         "max_key_per_request": "a limit that the status does not tell is learnt from refusals; remove this line",
         "max_key_size": 'write size_unit = "ignored" for a KME that gives keys of one size only, else remove this line',
@@ -114,7 +115,7 @@ class KMESettings(toml.Table):
 
     ca: PathSetting | None = None
     """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they are used once
-    all three match. What ends within 30 days is reported daily in the log, and by check.
+    all three match. What ends within 30 days is an alarm, and reported by check.
     """
     certificate: PathSetting | None = None
     """The client certificate of the relay."""
@@ -205,8 +206,6 @@ class KMESettings(toml.Table):
 
     method: Literal["POST", "GET"] = "POST"
     """POST, or GET for KMEs without POST."""
-    keep_alive: bool = True
-    """Whether connections are reused: false for KMEs that close them after each reply without announcing it."""
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     """The unit of key sizes at the KME: bits, bytes, or ignored if all its keys have one size.
     """

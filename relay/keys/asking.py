@@ -25,15 +25,15 @@ from relay.errors import (
 from relay.keys.counts import Numbers
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import (
+    FAILED_CODE,
     Call,
     ErrorRule,
+    KeysMissing,
     KMEBusy,
-    KMEFailed,
     KMEFault,
     KMERefusedRequest,
     KMEUnanswered,
     NotAsked,
-    RepliedNotFound,
     error_of,
     meaning,
     outcome_of,
@@ -42,7 +42,7 @@ from relay.keys.faults import (
 from relay.keys.health import MAX_BACKOFF_S, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Question, Receiver, Result, Sender
 from relay.keys.renewal import Renewal
-from relay.keys.replies import ErrorText, KeyStatus, text_of_error
+from relay.keys.replies import ErrorText, KeyStatus, key_IDs_in_error, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
 from relay.keys.stock import Accounts
 from relay.keys.tls import CertificateEnd
@@ -84,7 +84,7 @@ class Asker(ABC):
             settings.read_tls(),
             ahead=settings.pool_connections,
             most=settings.pool_maxsize,
-            keep_alive=settings.quirks.keep_alive and not self.one_by_one,
+            keep_alive=not self.one_by_one,
             connect=settings.timeout / 2,
         )
         self.state: Health = Health(self.name, settings)
@@ -242,7 +242,7 @@ class Asker(ABC):
 
     def _may_pass(self, question: Question[Result], error: KeyUnavailable) -> bool:
         """Whether another attempt may do better, within the burn budget."""
-        if isinstance(error, KMEFailed) and question.spends > 1:
+        if question.spends > 1 and error.http_status == FAILED_CODE:
             return False  # the caller then requests fewer
         if question.spends and isinstance(error, KMEUnanswered):
             return self.state.budget.allows(question.spends)
@@ -287,7 +287,7 @@ class Asker(ABC):
             error.http_status = reply.code
             outcome, cause = outcome_of(error), str(error)
             if isinstance(error, KMEUnanswered):
-                burnt = "the KME failed" if isinstance(error, KMEFailed) else "no answer"
+                burnt = "the KME failed" if reply.code == FAILED_CODE else "no answer"
                 self.burn(request.sae, question.spends, burnt)
             if request.key_IDs:
                 self._note_refusal(error)
@@ -337,10 +337,10 @@ class Asker(ABC):
             cause = f"{self.name}: {call}: {SHORTAGE}: HTTP {reply.code}: {said.text}"
         if reply.retry_after and call is not Call.DEC_KEYS:  # any mail can cause refusals of dec_keys
             self.state.leave_alone(call, reply.retry_after)
-        error = error_of(fault, cause, call, reply.code, reply.retry_after)
-        if isinstance(error, RepliedNotFound):
-            error.body = reply.body
-        return error
+        if fault is KMEFault.NOT_FOUND:
+            named = key_IDs_in_error(reply.body, request.key_IDs)
+            return KeysMissing(cause, [], list(named or request.key_IDs), certain=bool(named))
+        return error_of(fault, cause, call, reply.code, reply.retry_after)
 
     async def _is_short(self, sae: str, bits: int) -> bool:
         """Whether the KME has fewer bits than that, by its status."""
@@ -365,7 +365,6 @@ class Asker(ABC):
         except KeyUnavailable as error:
             if not error.http_status or error.http_status >= 500:
                 raise KMEUnreachable(str(error)) from error
-            log.info("kme_probe", kme=self.name, answer=str(error))
 
 
 def _too_large(request: HTTPRequest, reply: HTTPReply) -> str:

@@ -87,7 +87,7 @@ def km_client(
         pool_connections=kme.pool_connections,
         pool_maxsize=kme.pool_maxsize,
         name=name,
-        quirks=Quirks(kme.method, kme.keep_alive, kme.size_unit, kme.integer_key_ids, errors),
+        quirks=Quirks(kme.method, kme.size_unit, kme.integer_key_ids, errors),
         tls=TLSRules(kme.tls_ciphers or None, kme.kme_id or None, kme.name_from),
         breaker=BreakerRules(delay=BREAKER_DELAYS * kme.retry_delay, longest=BREAKER_LONGEST * kme.retry_delay),
         timing=timing,

@@ -15,7 +15,7 @@ from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigure
 from relay.keys.asking import SHORTAGE
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.events import Events
-from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
+from relay.keys.faults import Call, KMERefusedRequest
 from relay.keys.http import HTTPRequest, Question
 from relay.keys.replies import (
     LARGEST_KEY_BITS,
@@ -24,7 +24,6 @@ from relay.keys.replies import (
     OtherSize,
     count_of_keys,
     json_body,
-    key_IDs_in_error,
     keys_asked_for,
     keys_from_container,
     max_reply_octets,
@@ -238,11 +237,7 @@ class OptimizedKMClient(KMEClient):
                     raise KMEBadReply(f"{self.name}: dec_keys: none of {others} entries is a key asked for")
             return keys
 
-        try:
-            keys = await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
-        except RepliedNotFound as error:
-            named = key_IDs_in_error(error.body, key_IDs)
-            raise KeysMissing(str(error), [], list(named or key_IDs), certain=bool(named)) from error
+        keys = await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
         if others and len(keys) < len(key_IDs):  # not tried again: the KME gives those that came only once
             partial = KMEBadReply(f"{self.name}: dec_keys: {others} entries are no key asked for")
             partial.http_status, partial.found = 200, list(keys.values())

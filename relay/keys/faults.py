@@ -8,8 +8,7 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     busy           KMEBusy              429, or Retry-After: not before it says
                    NotAsked             nothing was sent: a breaker is open, or after Retry-After
     unreachable    KMEUnreachable       the KME, or what stands before it, fails
-                   KMEUnanswered        sent without a complete answer: it may have been carried out
-                   KMEFailed            500 to enc_keys: the same, and asking for less may help
+                   KMEUnanswered        sent without a complete answer, or 500 to enc_keys: it may have been carried out
     bad_request    KMERefusedRequest    the request's form is refused: asking for less may help
     misconfigured  KMEMisconfigured     someone has to act
 
@@ -66,10 +65,6 @@ class KMEUnanswered(KMEUnreachable):
     """The request was sent without a complete answer: the KME may have carried it out."""
 
 
-class KMEFailed(KMEUnanswered):
-    """The KME failed at a request for fresh keys although it has enough: it may have issued them."""
-
-
 class KMEBusy(KMEUnreachable):
     """The KME asks us to retry later: after `retry_after` seconds, if given."""
 
@@ -84,12 +79,6 @@ class NotAsked(KMEBusy):
 
 class KMERefusedRequest(KMEMisconfigured):
     """The KME does not accept the form of the request, such as a number or size beyond its limits."""
-
-
-class RepliedNotFound(KeyNotFound):
-    """The KME reported unknown keys, in a reply with this `body`."""
-
-    body: bytes | bytearray = b""
 
 
 class KeysMissing(KeyNotFound):
@@ -174,7 +163,7 @@ _ERRORS: dict[KMEFault, type[KeyUnavailable]] = {
     KMEFault.EXHAUSTED: KMEExhausted,
     KMEFault.BAD_REQUEST: KMERefusedRequest,
     KMEFault.MISCONFIGURED: KMEMisconfigured,
-    KMEFault.NOT_FOUND: RepliedNotFound,
+    KMEFault.NOT_FOUND: KeyNotFound,
 }
 _OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {KMEBadReply: "bad_reply"}
 
@@ -191,10 +180,8 @@ def error_of(
     kind = _ERRORS[fault]
     if fault is KMEFault.UNREACHABLE and retry_after is not None:
         kind = KMEBusy
-    elif fault is KMEFault.UNREACHABLE and code in GATEWAY_CODES:
+    elif fault is KMEFault.UNREACHABLE and (code in GATEWAY_CODES or (code == FAILED_CODE and call is Call.ENC_KEYS)):
         kind = KMEUnanswered
-    elif fault is KMEFault.UNREACHABLE and code == FAILED_CODE and call is Call.ENC_KEYS:
-        kind = KMEFailed
     error = KMEBusy(cause, retry_after) if kind is KMEBusy else kind(cause)
     error.http_status = code
     return error

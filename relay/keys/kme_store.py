@@ -53,7 +53,6 @@ class KMEStore:
         self._asks = asks
         self._asking: asyncio.Task[KeyStatus | None] | None = None
         self._asked: float | None = None
-        self._fails = Complaint(log.info, log.debug, "kme_status_unknown", clock)
         self._takes_us = Complaint(log.error, log.debug, "kme_takes_us_for_another", clock)
         self._may_take_us = Complaint(log.warning, log.debug, "kme_may_take_us_for_another", clock)
         self._another_name: AnotherName | None = None
@@ -122,16 +121,13 @@ class KMEStore:
 
     async def ask(self) -> KeyStatus | None:
         """Requests the KME's status now and updates from it; None if it fails."""
-        kme, slave_sae = self._client.name, self._slave_sae
         self._asked = self._clock()
         drawn = self.draws.total
         try:
-            status = await self._client.check_key_status(slave_sae, patient=False)
+            status = await self._client.check_key_status(self._slave_sae, patient=False)
         except KeyUnavailable as error:
-            self._fails.say(kme=kme, slave_sae=slave_sae, cause=str(error))
             self.unanswered = f"unreachable: {error}" if isinstance(error, KMEUnreachable) else str(error)
             return None
-        self._fails.over()
         self.unanswered = ""
         self.status, self._status_at, self._drawn_before = status, self._clock(), drawn
         self._compare_names(status)

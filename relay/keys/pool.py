@@ -20,8 +20,8 @@ from relay.errors import (
     StoreUnavailable,
 )
 from relay.keys.asking import Asker
-from relay.keys.events import Complaint, Events
-from relay.keys.faults import KMEFailed, KMERefusedRequest
+from relay.keys.events import Events
+from relay.keys.faults import FAILED_CODE, KMERefusedRequest, KMEUnanswered
 from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys, SeenKeys
 from relay.keys.kme_store import KMEStore
@@ -260,12 +260,8 @@ class KeyPool:
         """Makes requests, each for the keys then wanted, until none is wanted or one fails."""
         try:
             while await self._drawn(peer_pool):
-                peer_pool.refill_fails.over()
-                # Served callers may return now, and share the next request with those still waiting.
-                await asyncio.sleep(0)
+                pass
         except (KeyUnavailable, StoreUnavailable) as error:
-            if peer_pool.filling:
-                peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
             peer_pool.failed(error, self._timing.chance())
         except Exception as error:
             log.error("keys_not_tended", kme=self.client.name, cause=f"{type(error).__name__}: {error}")
@@ -295,6 +291,7 @@ class KeyPool:
         drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
         peer_pool.landed(short=len(keys) < asked, alone=self.undelivered.strict)
+        await asyncio.sleep(0)  # served callers may return now, and share the next request with those still waiting
         return True
 
     async def _batch(self, peer_pool: PeerPool) -> tuple[list[Key], int]:
@@ -364,9 +361,11 @@ class KeyPool:
         while True:
             try:
                 keys = await self.client.draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
-            except (KMEExhausted, KMERefusedRequest, KMEFailed) as error:
-                failed = isinstance(error, KMEFailed)
-                if number == 1 or (failed and not (patient and self.client.state.budget.allows(number // 2))):
+            except (KMEExhausted, KMERefusedRequest, KMEUnanswered) as error:
+                # One that failed may have issued those keys, and lose the next ones, too.
+                failed, budget = error.http_status == FAILED_CODE, self.client.state.budget
+                less = not isinstance(error, KMEUnanswered) or (patient and failed and budget.allows(number // 2))
+                if number == 1 or not less:
                     raise
                 status = await kme_store.ask()
                 bits = status.stored_bits if status else None
@@ -441,6 +440,5 @@ class KeyPool:
             if len(self._peer_pools) >= MANY_SIZES:
                 self.destroy_expired()
             stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, clock)
-            complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
-            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), complaint, clock)
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), clock)
         return self._peer_pools[place]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -48,9 +47,6 @@ MAINTAIN_EVERY_S = 5.0
 
 STATUS_EVERY_S = 30.0
 """Interval at which each KME is asked for its status, for the forecasts, in seconds."""
-
-CERTIFICATES_EVERY_S = 86_400.0
-"""Interval at which the log reports certificates that end soon, in seconds."""
 
 RATE_WINDOW_S = 300.0
 """Averaging window of use rates, in seconds."""
@@ -112,7 +108,6 @@ class KeyRing:
         self._began = timing.clock()
         self._level_use: dict[tuple[str, str], Rate] = {}
         self._level_keys: dict[tuple[str, str], int] = {}
-        self._alarms: set[tuple[str, str]] = set()
         self._maintaining: asyncio.Task[None] | None = None
         if received is not None:
             for name, group in self.groups.items():
@@ -176,13 +171,6 @@ class KeyRing:
         """Reloads changed certificate files, or all with `anyway` (SIGHUP); unusable ones are ignored."""
         for pool in self._pools():
             pool.client.renew_certificates(anyway=anyway)
-
-    async def log_ending_certificates(self) -> None:
-        """Logs certificates that end within 30 days, or have ended."""
-        for pool in self._pools():
-            for ending in await asyncio.to_thread(pool.client.ending_certificates, datetime.now(UTC)):
-                report = log.error if " ended on " in ending else log.warning
-                report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def stop_waiting(self) -> None:
         """At shutdown: ends all waits; mail without keys stays with its sender."""
@@ -289,7 +277,7 @@ class KeyRing:
         return KeyReport(pools, list(self._level_rows(pools)))
 
     async def maintain(self, *, ask: bool) -> None:
-        """Destroys expired keys, refills empty pools, and logs when keys will soon be used up.
+        """Destroys expired keys, and refills empty pools.
 
         With `ask` it requests the KMEs' status first.
         """
@@ -299,26 +287,15 @@ class KeyRing:
             pool.keep_ready()
         if ask:
             await self._ask_all()
-        for row in self.pool_rows():
-            place = (row.kme, row.peer)
-            if row.alarm and place not in self._alarms:
-                log.warning("keys_run_out", kme=row.kme, peer=row.peer, empty_in_s=row.empty_in_s)
-            if row.alarm:
-                self._alarms.add(place)
-            else:
-                self._alarms.discard(place)
 
     async def _maintain_until_closed(self) -> None:
-        asked = reported = float("-inf")
+        asked = float("-inf")
         while True:
             now = self._timing.clock()
             ask = now - asked >= STATUS_EVERY_S
             asked = now if ask else asked
             try:
                 await self.maintain(ask=ask)
-                if now - reported >= CERTIFICATES_EVERY_S:
-                    reported = now
-                    await self.log_ending_certificates()
             except Exception as error:  # noqa: BLE001 - expired keys must be destroyed despite any failure
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(MAINTAIN_EVERY_S)

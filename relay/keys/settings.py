@@ -44,14 +44,12 @@ def checked_url(url: str) -> str:
 class Quirks:
     """Deviations of a KME from the standard; the defaults are the standard's.
 
-    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
-    for KMEs that close connections without announcing it. `size_unit`: the unit of `size`; "ignored" omits it from the
-    request. `integer_key_ids`: key_IDs are numbers in JSON, both ways. `errors`: overrides of the usual meaning of
-    replies.
+    `method`: GET for KMEs that have no POST; each request then has its own connection. `size_unit`: the unit of `size`;
+    "ignored" omits it from the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways. `errors`: overrides
+    of the usual meaning of replies.
     """
 
     method: Literal["POST", "GET"] = "POST"
-    keep_alive: bool = True
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
     errors: tuple[ErrorRule, ...] = ()

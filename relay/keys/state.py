@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, StoreUnavailable
-from relay.keys.events import Complaint
 from relay.keys.faults import KMERefusedRequest
 from relay.keys.refill import Peak
 from relay.keys.stock import Stock
@@ -49,7 +48,6 @@ class PeerPool:
     size: int
     stock: Stock
     peak: Peak
-    refill_fails: Complaint
     clock: Callable[[], float]
     kept_ready: bool = False
     """Whether keys are kept ready also without use."""

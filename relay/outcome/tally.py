@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 _CAUSES = {
     **dict.fromkeys(("PolicyHolds", "NoPolicy"), "policy"),
     **dict.fromkeys(("KeyUnavailable", "KMEExhausted", "KMEUnreachable", "KMEMisconfigured", "KMEBadReply"), "keys"),
-    **dict.fromkeys(("KMEUnanswered", "KMEFailed", "KMEBusy", "NotAsked", "KMERefusedRequest"), "keys"),
-    **dict.fromkeys(("KeyNotFound", "RepliedNotFound", "KeysMissing", "OtherSize", "HeldForKeys"), "keys"),
+    **dict.fromkeys(("KMEUnanswered", "KMEBusy", "NotAsked", "KMERefusedRequest"), "keys"),
+    **dict.fromkeys(("KeyNotFound", "KeysMissing", "OtherSize", "HeldForKeys"), "keys"),
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
     **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
 }

@@ -147,7 +147,7 @@ def findings() -> set[str]:
 def test_each_event_is_in_the_runbook_and_none_that_is_not_logged() -> None:
     known = logged()
     assert len(known) > 120
-    assert {"put_in_quarantine", "sent_in_clear", "record_file_not_read", "key_refill_failed"} <= known
+    assert {"put_in_quarantine", "sent_in_clear", "record_file_not_read", "kme_call_failed"} <= known
     assert set(first_cells(sections("Log events"))) == known
 
 

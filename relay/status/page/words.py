@@ -26,7 +26,6 @@ _OURS = {
     "OtherSize": "The KME gave a key of another size than was asked for.",
     "OthersCanWrite": "Other users can change a file of the relay.",
     "PolicyHolds": "Policy says hold, and no level that it lists can be done, whatever keys there are.",
-    "RepliedNotFound": "The KME says that it does not know some of the keys.",
     "SealedForUs": "Sealed mail came to the listener of outgoing mail, where it cannot be opened.",
     "Silent": "The next hop did not answer in time.",
     "Unforeseen": "A fault that the relay does not know; the log has it.",

@@ -77,7 +77,6 @@ async def test_a_ring_built_from_a_file_gives_keys(tmp_path: Path, certificates:
 def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     settings = {
         "size_unit": "bytes",
-        "keep_alive": False,
         "integer_key_ids": True,
         "errors": [{"call": "dec_keys", "code": 401, "text": "no key", "means": "not_found"}],
     }
@@ -85,7 +84,7 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     assert isinstance(client, OptimizedKMClient)
     assert (client.name, client.retry_attempts, client.timeout) == ("one", 1, 4)
     quirks = client.settings.quirks
-    assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
+    assert (quirks.size_unit, quirks.integer_key_ids) == ("bytes", True)
     assert quirks.errors == (ErrorRule(KMEFault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)
 
 

@@ -19,10 +19,7 @@ import trustme
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError, KeyUnavailable
-from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.tls import ClientTLS, TLSRules
-from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
 from relay.process import app, upkeep
 from tests.integration.keys.test_build import _write
@@ -211,27 +208,6 @@ async def test_the_kmes_own_certificate_is_told_of_once_it_was_seen(own: Certifi
         await client.check_key_status("bob")
         [told] = client.ending_certificates(NOW)
     assert told.startswith("the KME's own certificate ends on ")
-
-
-async def test_the_log_says_it_daily(own: Certificates, caplog: pytest.LogCaptureFixture) -> None:
-    _issue(own.directory, own.authority, days=10)
-    two_days, hours = asyncio.Event(), 0
-
-    async def sleep(_seconds: float) -> None:
-        nonlocal hours
-        hours += 6
-        if hours > 54:
-            two_days.set()
-            await asyncio.Event().wait()
-
-    timing = Timing(lambda: hours * 3600.0, sleep)
-    async with FakeKME(own) as kme:
-        group = KMEGroup("g", [kme.client(timeout=20)], Prefetch(0, 0), timing=timing)
-        async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=timing):
-            await two_days.wait()
-    told = [record.getMessage() for record in caplog.records if "kme_certificate_ends" in record.getMessage()]
-    assert len(told) == 3
-    assert all("sae.pem" in each and "in 9 days" in each for each in told)
 
 
 async def test_check_says_it(own: Certificates, kme: FakeKME, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ async def test_connections_are_opened_ahead_once_the_kme_has_answered_and_kept(k
         ({}, 5),
         ({"pool_connections": 9, "pool_maxsize": 2}, 2),
         ({"pool_connections": 1}, 1),
-        ({"quirks": Quirks(keep_alive=False)}, 0),
+        ({"quirks": Quirks(method="GET")}, 0),
     ],
 )
 async def test_so_many_are_kept_as_the_settings_say_by_default_five(
