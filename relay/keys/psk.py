@@ -10,17 +10,12 @@ import ssl
 import stat
 import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.files import open_regular
 from relay.files.acl import named_in_acl
-from relay.files.stamps import Seen, stamp_of
-from relay.keys.events import Events
-from relay.keys.tls import CertificateEnd, set_ciphers
-
-log = Events(__name__)
+from relay.keys.tls import CertificateEnd, FileTLS, set_ciphers
 
 MIN_OCTETS, MAX_OCTETS = 16, 64
 """Length of a pre-shared key, in bytes. RFC 9257 recommends 128 bits of entropy at least."""
@@ -66,38 +61,17 @@ class PSK:
         return key
 
 
-class PSKTLS:
-    """The TLS settings for one provider under a pre-shared key; same interface as ClientTLS."""
+class PSKTLS(FileTLS):
+    """The TLS settings for one provider under a pre-shared key, which does not expire."""
 
     def __init__(self, psk: PSK, ciphers: str | None = None) -> None:
         """`ciphers` as in TLSRules. Raises ConfigError if the file, or this Python, is unusable."""
         self._psk = psk
         self._ciphers = ciphers
-        self._read_at: Seen = stamp_of(psk.file)
-        self.context = _context(psk.identity, psk.read(), ciphers)
+        super().__init__(Path(psk.file))
 
-    def renewed(self) -> ssl.SSLContext:
-        """The settings from the current file. Raises ConfigError if it is unusable."""
-        self._read_at = stamp_of(self._psk.file)
+    def _read(self) -> ssl.SSLContext:
         return _context(self._psk.identity, self._psk.read(), self._ciphers)
-
-    @property
-    def changed(self) -> bool:
-        """Whether the file has changed since the last check."""
-        return stamp_of(self._psk.file) != self._read_at
-
-    def take(self, name: str, context: ssl.SSLContext) -> None:
-        """Applies these settings."""
-        self.context = context
-        log.info("kme_psk_renewed", kme=name)
-
-    def ending(self, now: datetime) -> list[str]:
-        """Empty: a key does not expire."""
-        return []
-
-    def own_ended(self, now: datetime) -> str:
-        """Empty: a key does not expire."""
-        return ""
 
     def ends(self) -> list[CertificateEnd]:
         """Empty: there is no certificate."""

@@ -14,7 +14,7 @@ from relay.keys.counts import KeyCounts
 from relay.keys.faults import ErrorRule
 from relay.keys.health import BreakerRules
 from relay.keys.psk import PSK, PSKTLS
-from relay.keys.tls import ClientTLS, TLSRules
+from relay.keys.tls import ClientTLS, FileTLS, TLSRules
 from relay.keys.types import REAL_TIME, Timing
 
 
@@ -87,7 +87,7 @@ class ClientSettings:
     timing: Timing = REAL_TIME
     board: KeyCounts | None = None
 
-    def read_tls(self) -> ClientTLS | PSKTLS:
+    def read_tls(self) -> FileTLS:
         """The TLS settings from the files. Raises ConfigError if they are unusable or incomplete."""
         if self.psk is not None:
             if self.ca or self.certificate or self.key or self.tls.kme_id:

@@ -6,6 +6,7 @@ validity. It can't be switched off.
 from __future__ import annotations
 
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -129,8 +130,6 @@ log = Events(__name__)
 ENDS_SOON = timedelta(days=30)
 """Time before a certificate's end from which it is reported."""
 
-_Stamp = tuple[Seen, ...]
-
 
 class CertificateEnd(NamedTuple):
     """The end of a certificate: our client certificate, its CA's, or the KME's; `what` is a description."""
@@ -140,16 +139,21 @@ class CertificateEnd(NamedTuple):
     until: datetime
 
 
-class ClientTLS:
-    """The TLS settings for one KME, made of three PEM files: CA, our certificate with its chain, our private key."""
+class FileTLS(ABC):
+    """The TLS settings for one KME, made of files that may be renewed."""
 
-    def __init__(self, ca: Path, certificate: Path, key: Path, rules: TLSRules) -> None:
+    def __init__(self, *files: Path) -> None:
         """Raises ConfigError if the files are unusable."""
-        self._files = (ca, certificate, key)
-        self._rules = rules
-        self._kme_ends: datetime | None = None
-        self._read_at = self._stamp()
-        self.context = self._read()
+        self._files = files
+        self.context = self.renewed()
+
+    @abstractmethod
+    def _read(self) -> ssl.SSLContext:
+        """The settings from the current files. Raises ConfigError."""
+
+    @abstractmethod
+    def ends(self) -> list[CertificateEnd]:
+        """The ends of these certificates, from the current files. Raises OSError and ValueError."""
 
     def renewed(self) -> ssl.SSLContext:
         """The settings from the current files. Raises ConfigError if they are unusable together."""
@@ -175,8 +179,24 @@ class ClientTLS:
         try:
             return list(_ending_texts([(each.what, each.until) for each in self.ends()], now))
         except (OSError, ValueError) as error:
-            ca, certificate, _ = self._files
-            return [f"{certificate} or {ca}: cannot be read: {error}"]
+            return [f"{' or '.join(map(str, self._files))}: cannot be read: {error}"]
+
+    def own_ended(self, now: datetime) -> str:
+        """A message if our certificate has ended, else "". Reads the file."""
+        return ""
+
+    def _stamp(self) -> tuple[Seen, ...]:
+        return tuple(map(stamp_of, self._files))
+
+
+class ClientTLS(FileTLS):
+    """The TLS settings from three PEM files: CA, our certificate with its chain, our private key."""
+
+    def __init__(self, ca: Path, certificate: Path, key: Path, rules: TLSRules) -> None:
+        """Raises ConfigError if the files are unusable."""
+        self._rules = rules
+        self._kme_ends: datetime | None = None
+        super().__init__(ca, certificate, key)
 
     def own_ended(self, now: datetime) -> str:
         """A message if our certificate has ended, else "". Reads the file."""
@@ -188,7 +208,7 @@ class ClientTLS:
         return f"our certificate {self._files[1]} ended on {until:%Y-%m-%d %H:%M} UTC" if until <= now else ""
 
     def ends(self) -> list[CertificateEnd]:
-        """The ends of these certificates, from the current files. Raises OSError and ValueError."""
+        """As for all."""
         ca, certificate, _ = self._files
         last = max(_certificates(ca), key=lambda each: each.not_valid_after_utc)
         ends = [
@@ -201,15 +221,13 @@ class ClientTLS:
         return ends
 
     def _read(self) -> ssl.SSLContext:
-        return client_context(*self._files, self._rules, seen=self._saw)
+        ca, certificate, key = self._files
+        return client_context(ca, certificate, key, self._rules, seen=self._saw)
 
     def _saw(self, peer: dict[str, Any]) -> None:
         """Records the KME's certificate (from `getpeercert`) after a handshake."""
         if until := peer.get("notAfter"):
             self._kme_ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC)
-
-    def _stamp(self) -> _Stamp:
-        return tuple(map(stamp_of, self._files))
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

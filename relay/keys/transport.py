@@ -25,9 +25,8 @@ from yarl import URL
 
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
-from relay.keys.psk import PSKTLS
 from relay.keys.replies import without_keys
-from relay.keys.tls import ClientTLS
+from relay.keys.tls import FileTLS
 from relay.runtime.aio import boot_time, clock_offset
 
 CONNECT_TIMEOUT_S = 2.0
@@ -59,7 +58,7 @@ class Transport:
     def __init__(
         self,
         url: str,
-        tls: ClientTLS | PSKTLS,
+        tls: FileTLS,
         *,
         ahead: int,
         most: int,

@@ -118,7 +118,7 @@ async def test_a_new_key_is_used_and_one_that_cannot_be_used_leaves_the_former(
         Path(psk.file).write_text("6f" * 32)
         skip.renew_certificates(anyway=True)
         assert (await skip.check_key_status("bob")).source_KME_ID == "alice"
-    assert ("kme_psk_renewed" in caplog.text, "6f6f" in caplog.text) == (True, False)
+    assert ("kme_certificates_renewed" in caplog.text, "6f6f" in caplog.text) == (True, False)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="this Python has TLS-PSK")
