@@ -34,11 +34,11 @@ The files, from a message down to the wire::
     group.py       one KME group: asks its KMEs in turn, for fresh keys and those of a mail   lag.py
     member.py      one KME of a group: whether it is worth asking now             pads.py
     pool.py        one KME's fresh keys: callers and requests  issued.py undelivered.py
-    state.py       keys wanted, ready and being drawn, as one value       stock.py refill.py
+    state.py       keys wanted and ready, as one value                      stock.py refill.py
     kme_store.py   what the KME reports about its store and about us
     fetch.py       one KME's dec_keys: shared calls, stored before use
     etsi014.py     the ETSI client                                           skip.py: the SKIP client
-    client.py      their common base                                           settings.py
+    client.py      their common base: callers share requests                   settings.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py
     transport.py   one request, sent once                                    http.py tls.py
     development.py the clients that programs share, with a key cache            pairing.py
