@@ -1,5 +1,5 @@
-"""The command line, whose names are fixed because people script them.
-The exit status is 0 for fine, 1 where something is wrong with what was asked about, 2 for wrong usage.
+"""The command line. Command names are fixed, because scripts use them.
+Exit status 0 for success, 1 if what was asked about has a fault, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ COMMANDS = {
     "serve": LaterCommand(
         "serve:serve",
         "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.",
-        without=("rich", "greenlet"),  # structlog would load them
+        without=("rich", "greenlet"),  # structlog would import them
     ),
     "setup": LaterCommand(
         "setup:setup",
@@ -96,8 +96,8 @@ def cli(as_user: tuple[int, int] | None) -> None:
 
 
 def main() -> None:
-    """The console script: errors that the user can fix are said in one line each, never as a traceback."""
-    if sys.argv[1:2] == ["serve"]:  # to load what it needs takes most of a second
+    """The console script. Prints errors that the user can fix as one line each, without a traceback."""
+    if sys.argv[1:2] == ["serve"]:  # the imports take most of a second
         signals.end_nothing()
     stdout.open_output()
     try:
@@ -114,7 +114,7 @@ def main() -> None:
 def _run() -> None:
     try:
         forbid_core_dumps()
-        os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # it looks through all that is installed, and would run it
+        os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # else it finds and runs all installed plugins
         cli.main(prog_name="qumail-relay")
     except ConfigError as error:
         for problem in error.problems:
@@ -132,14 +132,14 @@ def _run() -> None:
 
 
 def _say(text: str) -> None:
-    """One line to standard error: others choose names of files, which begin no line of their own."""
+    """Prints one line to standard error, escaped: others choose file names, which must not begin a new line."""
     from relay.files.permissions import printable
 
     click.echo(printable(text), err=True)
 
 
 def _as_whom(problem: str) -> str:
-    """What somebody can do who may not do this, where the problem itself does not say it."""
+    """Advice for a user without permission, if the problem does not contain it."""
     if os.geteuid() == 0 or not problem.endswith(os.strerror(errno.EACCES)):
         return ""
     return ": run this as root, or as the relay's user"

@@ -1,9 +1,9 @@
-"""As whom a command goes on that root types: as the relay's user, wherever that user could put something in its way.
-Standard: relay/files/rights.py. Root takes settings only from a file that root alone can have written.
+"""Decides which user a command started by root runs as: the relay's user, wherever that user could interfere.
+Standard: relay/files/rights.py. Root accepts settings only from a file that root alone could have written.
 
-Who the relay's user is, the settings say: it owns the directories that the relay writes in. A command that has nothing
-to do as root becomes that user for good before it looks at anything else. One that has (a policy file, a link to swap,
-a file where `-o` says) does everything else within `relay_rights`.
+The relay's user is the owner of the directories that the relay writes to, which the settings name. A command that does
+not need root becomes that user for good before anything else. A command that does (for a policy file, a link, an `-o`
+file) does the rest within `relay_rights`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from relay.files.rights import UnixUser
 
 
 def load(config_file: Path) -> Config:
-    """The settings. Where --config names a file of another user, root becomes that user for good.
+    """The settings. If the --config file belongs to another user, root becomes that user for good.
 
-    Raises ConfigError, for root also where others can write the file.
+    Raises ConfigError; for root also if others can write to the file.
     """
     become_owner_of_settings(config_file)
     config = load_config(config_file)
@@ -37,31 +37,31 @@ def load(config_file: Path) -> Config:
 
 
 def has_credentials(config: Config) -> bool:
-    """Whether relay.toml names one of systemd."""
+    """Whether relay.toml names a systemd credential."""
     passphrase = config.identity.passphrase if config.identity is not None else None
     return any(map(credential_name, filter(None, (config.store.secret, passphrase))))
 
 
 def become_owner_of_settings(config_file: Path) -> None:
-    """From here on as the user in whose directory the settings are, or shall be; nothing changes where it is root's.
+    """Switches root for good to the user who owns the settings, or their directory if there are none yet.
 
-    Raises what `load` does.
+    Raises what `load` raises.
     """
     if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
         rights.become(owner)
 
 
 def load_to_serve(config_file: Path, text: str | None = None) -> Config:
-    """The settings of a relay, which runs as the user that starts it; a `text` that is given is read instead.
+    """The settings, or those of `text`, for a relay that runs as the user who starts it.
 
-    Raises ConfigError, also where `refuse_others_settings` does.
+    Raises ConfigError, also as `refuse_others_settings`.
     """
     refuse_others_settings(config_file)
     return load_config(config_file, text)
 
 
 def refuse_others_settings(config_file: Path) -> None:
-    """Raises ConfigError for root, where anybody else can write the file: it names programs."""
+    """Raises ConfigError for root if anybody else can write to the file: it names programs."""
     if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
         raise ConfigError(
             f"{config_file}: user {owner.name} can write it, so root does not run what it says: run this as "
@@ -70,7 +70,7 @@ def refuse_others_settings(config_file: Path) -> None:
 
 
 def refuse_root(config: Config, config_file: Path) -> None:
-    """Raises ConfigError where root would start a relay that runs as another user, who could not use what it makes."""
+    """Raises ConfigError if root starts a relay that runs as another user, who could not use root's files."""
     if (user := relays_user(config)) is not None:
         raise ConfigError(
             f"{config.state_directory}: belongs to user {user.name}, so root starts no relay with it: "
@@ -79,9 +79,9 @@ def refuse_root(config: Config, config_file: Path) -> None:
 
 
 def owner_of_settings(config_file: Path) -> UnixUser | None:
-    """Returns the user who may write this file; None for root alone.
+    """Returns the user who may write to this file, None for root alone.
 
-    Raises ConfigError where it is root's and others can write it.
+    Raises ConfigError if the file is root's and others can write to it.
     """
     owner = rights.owner_of(config_file)
     if owner is None and (writer := rights.others_can_write(config_file)):
@@ -92,9 +92,9 @@ def owner_of_settings(config_file: Path) -> UnixUser | None:
 
 
 def relays_user(config: Config) -> UnixUser | None:
-    """The user that the relay runs as, for root; None where that is root, or where this is not run by root.
+    """The user that the relay runs as; None if that is root, or this process is not root's.
 
-    Raises ConfigError where nobody can say.
+    Raises ConfigError if the owners differ.
     """
     if os.geteuid():
         return None
@@ -109,12 +109,12 @@ def relays_user(config: Config) -> UnixUser | None:
 
 
 def relay_rights(config: Config) -> AbstractContextManager[None]:
-    """What root does within is done as the relay's user. Raises ConfigError."""
+    """Context in which root acts as the relay's user. Raises ConfigError."""
     return rights.acting_as(relays_user(config))
 
 
 def reader_of(config_file: Path, directory: Path | None) -> UnixUser | None:
-    """Returns the user as whom root reads records: this directory's owner, else the relay's user; None: root.
+    """Returns the user that root reads records as: the directory's owner, else the relay's user; None for root.
 
     Raises ConfigError.
     """
@@ -124,14 +124,14 @@ def reader_of(config_file: Path, directory: Path | None) -> UnixUser | None:
 
 
 def become_the_relays_user(config_file: Path) -> None:
-    """From here on as the relay's user, where root runs this and the relay does not run as root. Raises ConfigError.
+    """Switches root for good to the relay's user, unless that is root too. Raises ConfigError.
 
-    What this process has opened before stays open: a message file that only root can read, for one.
+    Files opened before stay open, such as a message file that only root can read.
     """
     if os.geteuid() == 0:
         rights.become(relays_user(load(config_file)))
 
 
 def person() -> str:
-    """The person who runs the command, also behind sudo."""
+    """The person who runs the command, even through sudo."""
     return os.environ.get("SUDO_USER") or getpass.getuser()

@@ -1,5 +1,5 @@
-"""`qumail-relay audit`: proves that the audit record is whole, hands it out, and signs how far it goes.
-Exit status 0 fine, 1 it was changed, cannot be read, or does not fit a checkpoint, 2 usage; reading changes nothing.
+"""`qumail-relay audit`: verifies and exports the audit record, and signs checkpoints of it.
+Exit status 0 fine, 1 if it was changed, is unreadable, or does not fit a checkpoint, 2 usage; changes nothing.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ COLUMNS = (
     "changed", "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
     "raised_more", "otherwise", "otherwise_more", "unproven", "unproven_more", "earlier", "previous",
 )  # fmt: skip
-"""Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
+"""Columns of a CSV file; items of a list are separated by a space. Each event fills its own columns."""
 
 _NOBODY_GOT_IT = ("dropped", "opened")
-"""Events about one sealed mail after which no recipient has it who did not have it before."""
+"""Events about one sealed mail that give it to no further recipient."""
 
 directory_option = click.option(
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
@@ -190,7 +190,7 @@ def export(
 
 
 def _is_below(record: dict[str, Any], level: str) -> bool:
-    """Whether this is about mail that somebody has, or may have, with less than this level."""
+    """Whether somebody has, or may have, this mail with less protection than this level."""
     has_it = (
         record.get("outcome") in (None, "delivered", "inside", "unknown") and record.get("event") not in _NOBODY_GOT_IT
     )
@@ -210,7 +210,7 @@ def _export(records: Iterator[dict[str, Any]], form: str, file: Any) -> None:
 
 
 def _cell(value: object) -> str:
-    """Printable, and no formula for a program that shows tables: causes are also the words of strangers."""
+    """The value, printable and never a spreadsheet formula: causes contain strangers' text."""
     text = printable(" ".join(map(str, value)) if isinstance(value, list) else str(value))
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
@@ -227,7 +227,7 @@ def _expected(config_file: Path, kept: BinaryIO, signer: str | None) -> Expected
 
 
 def _our_signers(config_file: Path) -> set[str]:
-    """Returns the fingerprints of all signing keys, those before the last renewal too."""
+    """Returns the fingerprints of all signing keys, including those before the last renewal."""
     from relay.audit.checkpoint import signer_of
     from relay.identity.directory import signing_keys
 

@@ -1,5 +1,5 @@
-"""`qumail-relay backup`: what the relay itself writes is copied into a directory, also while it serves.
-deploy/OPERATING.md says what to do with it; exit status 0 where all of it is there and on the disk.
+"""`qumail-relay backup`: copies the files that the relay writes into a directory, even while it serves.
+deploy/OPERATING.md explains its use; exit status 0 once the whole copy is on the disk.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def named_paths(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def _paths(place: str, value: object) -> Iterator[tuple[str, Path]]:
-    """Those that a setting and the settings below it name."""
+    """The paths in a setting and the settings below it."""
     if isinstance(value, Path):
         if place not in OWN and (credential_name(value) or value.is_file() or value.is_dir()):
             yield place, value

@@ -1,5 +1,5 @@
-"""`qumail-relay check`: everything that a relay needs, tried one by one, and what is wrong with it.
-One line a check; exit status 0 when all are fine, 1 otherwise. No key is spent unless that is asked for.
+"""`qumail-relay check`: tests everything that a relay needs, one by one, and reports each fault.
+Prints one line a check; exit status 0 if all are fine, else 1. Uses no key without --trial-keys.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from relay.store.spool import Spool
 
 HELD = "mail is held (451)"
 NAMED = Path("-")
-"""What `--postfix` without DIR stands for."""
+"""Value of `--postfix` without DIR."""
 
 
 @click.command()
@@ -103,7 +103,8 @@ def check(
     """
     configure_logging(LogSettings(level="error"))
     started = not (before_start or postfix_directory)
-    # Before root is left: others of the relay's user could trace the program that is asked.
+    # Runs before root is given up: systemctl runs as the relay's user otherwise, and that user's processes could trace
+    # it.
     units = list(unit_states(config_file)) if started else []
     if postfix_directory is not None:
         config, states = _postfix_found(config_file, postfix_directory)
@@ -136,11 +137,11 @@ def _print(console: Console, states: list[State]) -> None:
 
 
 Found = tuple[Config | None, list[State]]
-"""The configuration where it can be used, and all that was looked at."""
+"""The configuration, or None if it cannot be used, and all findings."""
 
 
 def _postfix_found(config_file: Path, directory: Path) -> Found:
-    """With --postfix: what it is about alone."""
+    """The findings of --postfix alone."""
     try:
         config = load(config_file)
         return config, asyncio.run(_postfix(config, config_file, directory))
@@ -149,15 +150,15 @@ def _postfix_found(config_file: Path, directory: Path) -> Found:
 
 
 def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool) -> Found:
-    """Postfix is left out `before` the start: setup has just said what it finds there."""
+    """All findings. `before` the start without Postfix's, which setup has just reported."""
     try:
         config = load(config_file)
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    # Before root is left, who may read these where the relay's user may not.
+    # Runs as root, since the relay's user may not be allowed to read these.
     standing, owner = list(standing_states(config)), list(owner_states(config_file, config))
     try:
-        # Before root is left, who may read Postfix's files and its queue.
+        # Runs as root, since the relay's user may not be allowed to read Postfix's files and queue.
         beside = [] if before else asyncio.run(_beside(config))
         become_the_relays_user(config_file)
     except ConfigError as error:
@@ -167,7 +168,7 @@ def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool
     except OSError as error:
         wrong = permissions.cause(error.filename or config_file, error)
         found, states = None, [("configuration", str(config_file), (wrong,))]
-    if found is None:  # whose the state is comes first: no other remedy cures before that
+    if found is None:  # a wrong owner comes first: no other remedy works before
         return None, [*owner, *states, *standing, *beside]
     return found, [*states, *beside]
 
@@ -181,7 +182,7 @@ async def _postfix(config: Config, config_file: Path, directory: Path) -> list[S
 
 
 async def _beside(config: Config) -> list[State]:
-    """The Postfix that relay.toml names; where it names none, whether one should be named."""
+    """The findings about the Postfix that relay.toml names, or whether it should name one."""
     if config.postfix is None:
         return [await unnamed_postfix(config)]
     return [state async for state in postfix_states(config, config.postfix.directory)]
@@ -204,7 +205,7 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
 
 
 async def _store_and_files(config: Config, config_file: Path) -> list[State]:
-    """What can be looked at where the peers' documents cannot be used."""
+    """The checks that work even if the peers' documents cannot be used."""
     store, files = await store_state(config, config_file), await asyncio.to_thread(file_states, config)
     return [secret_state(config), store, *files]
 
@@ -243,7 +244,7 @@ async def _states(
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
     async for state in alarm_states(config):
-        if not (store[2] and state[0] == "alarm store_is_another"):  # which the store's finding says, with the command
+        if not (store[2] and state[0] == "alarm store_is_another"):  # already reported by the store's finding
             yield state
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
@@ -252,7 +253,7 @@ async def _states(
 
 
 def _identity_place(config: Config, title: str) -> str:
-    """Where the certificates, or the peers' documents, are that a finding of this name is about."""
+    """The directory of the certificates or of the peers' documents, by the finding's title."""
     if config.identity is None:
         return ""
     return str(config.identity.directory if title == "identity" else config.identity.peers_directory)
@@ -280,7 +281,7 @@ def _policies(config: Config, certificates: Mapping[str, PeerCertificates]) -> S
 
 
 def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
-    """Whom we ask, and whose policy does not let us; policies that are broken are found elsewhere."""
+    """The peers that the canary asks, and those that policy excludes. Broken policies are reported elsewhere."""
     every, from_ = config.canary.every, canary_address(config.site.domains)
     if every is None:
         return
@@ -295,9 +296,9 @@ def _canary(config: Config, certificates: Mapping[str, PeerCertificates]) -> Ite
 
 
 def file_states(config: Config) -> list[State]:
-    """State directory, spools and audit record, which must take what cannot wait for room. Blocks.
+    """The findings about state directory, spools and audit record. Blocks.
 
-    Looking leaves nothing behind and gets in the way of no relay that serves.
+    The checks leave nothing behind and disturb no serving relay.
     """
     return [
         *_state(config),
@@ -310,7 +311,7 @@ def file_states(config: Config) -> list[State]:
 
 
 def _state(config: Config) -> list[State]:
-    """Whether there is room for what must be written at once, and whether it may be."""
+    """Whether the directory is writable and has enough space."""
     directory = existing = config.state_directory.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -324,14 +325,14 @@ def _state(config: Config) -> list[State]:
 
 
 def _received(config: Config) -> list[State]:
-    """The keys that wait for the store, and whether more could be written down; where nothing is there, nothing."""
+    """The received keys that wait for the store, and whether more can be written; nothing without a spool."""
     directory, title = config.state_directory / SPOOL, "received keys"
     until = f"no KME is asked for keys of arriving mail, and such {HELD}"
     if not directory.is_dir():
         return _no_directory(directory, title, until)
     try:
         secret = SiteSecret.load(config.store.secret)
-    except (RelayError, OSError):  # which is found elsewhere
+    except (RelayError, OSError):  # reported elsewhere
         return []
     records, problems = _waiting(directory, secret, config.store.secret)
     detail = str(directory)
@@ -350,7 +351,7 @@ def _received(config: Config) -> list[State]:
 
 
 def _sent(config: Config) -> list[State]:
-    """Whether it could be written down what has left; where nothing is there, nothing."""
+    """Whether sent mails can be recorded; nothing if there is no directory yet."""
     directory, title = config.state_directory / SENT, "sent mails"
     if not directory.is_dir():
         return _no_directory(directory, title, "no relay starts")
@@ -358,7 +359,7 @@ def _sent(config: Config) -> list[State]:
 
 
 def _announced(config: Config) -> list[State]:
-    """Whether it could be noted what is about to leave; where nothing is there, nothing."""
+    """Whether mails about to leave can be recorded; nothing if there is no directory yet."""
     until = "a kill costs records of the audit"
     return _mapped(config.state_directory / upkeep.ANNOUNCED, ANNOUNCED_SUFFIX, "announcements", until)
 
@@ -375,14 +376,14 @@ def _mapped(directory: Path, suffix: str, title: str, until: str) -> list[State]
 
 
 def _no_directory(directory: Path, title: str, until: str) -> list[State]:
-    """What stands where a directory is to be made, if anything does."""
+    """A finding if something else stands in the directory's place."""
     if not os.path.lexists(directory):
         return []
     return [(title, str(directory), (f"{directory}: is no directory: move it away; until then {until}",))]
 
 
 def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:
-    """The records in a spool, and what keeps a relay from taking any over."""
+    """The records in a spool, and what prevents a relay from taking them over."""
     records, problems = [], []
     for file in contents(directory, spool.SUFFIX, secret):
         records += file.records
@@ -401,7 +402,7 @@ def _not_read(path: Path, error: OSError) -> str:
 
 
 def _audit(config: Config) -> list[State]:
-    """Whether a record could be written; before the first start its directory may be missing with the secret's."""
+    """Whether the record is writable; nothing before the first start."""
     directory = config.audit_directory
     if config.audit.directory is None and not directory.parent.exists():
         return []
@@ -414,7 +415,7 @@ def _audit(config: Config) -> list[State]:
 
 
 async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> AsyncIterator[State]:
-    """Each is greeted as for a mail, in a tenth of the usual time: somebody is waiting."""
+    """Greets each next hop as for a mail, with a tenth of the timeout: somebody is waiting."""
     title = f"{name} next hop"
     try:
         next_hop = NextHop(direction.model_copy(update={"timeout": direction.timeout / 10}), hostname)
@@ -426,9 +427,9 @@ async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> 
 
 
 def _release_states(config_file: Path, config: Config) -> Iterator[State]:
-    """A line where a relay serves, and says what it runs: it must be the release that is installed.
+    """A finding if a serving relay says what it runs: whether it is the installed release.
 
-    A process keeps running from files that are gone. Only a restart has it run what was installed since.
+    A process keeps running from deleted files. A new release takes effect only with a restart.
     """
     running, here = release_of_the_serving_relay(config), release.installed()
     if running is None:

@@ -1,5 +1,5 @@
-"""What `check` says of alarms: those that stand, whom they reach, and the mail that is held now.
-Standard: relay/counting/alarms.py has all alarms; mail that is held is a finding before one of them begins.
+"""`check` on alarms: active alarms, whether alarms reach somebody, and mail that is held now.
+Held mail is a finding even before one of the alarms of relay/counting/alarms.py begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAY_WHO_WAITS = ("mail_held", "mail_stuck")
 
 
 async def alarm_states(config: Config) -> AsyncIterator[State]:
-    """The alarms that stand, mail that is held now, and whether alarms reach somebody when mail stops."""
+    """The active alarms, mail that is held now, and whether alarms reach somebody when mail stops."""
     for state in standing_states(config):
         yield state
     async for state in _held(config):
@@ -33,12 +33,12 @@ async def alarm_states(config: Config) -> AsyncIterator[State]:
 
 
 def standing_states(config: Config) -> Iterator[State]:
-    """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
+    """The active conditions, from the serving relay; without one, those that follow from relay.toml alone."""
     try:
-        # The relay's user may put links in place of its files.
+        # The relay's user may have replaced its files by links.
         with as_owner_of(config.state_directory):
             standing = of_the_serving_relay(config)
-    except (OSError, ConfigError):  # which check says of the state directory
+    except (OSError, ConfigError):  # reported with the state directory
         standing = []
     for each in standing:
         problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
@@ -48,7 +48,7 @@ def standing_states(config: Config) -> Iterator[State]:
 
 
 async def _held(config: Config) -> AsyncIterator[State]:
-    """Mail that is held, where no alarm says so already."""
+    """Held mail that no alarm reports."""
     file = config.held_file
     try:
         held = await asyncio.to_thread(read_json, file, held_in)
@@ -79,7 +79,7 @@ def _who_waits(waiting: list[Waiting]) -> str:
 
 
 def _reach(config: Config) -> tuple[str, ...]:
-    """Whether a mail about an alarm arrives somewhere although outgoing mail has stopped."""
+    """A problem if mail about alarms leaves only through outgoing mail, which may have stopped."""
     alarms, domains = config.alarms, config.site.domains
     if alarms.command or config.outgoing is None or any(domain_of(each) in domains for each in alarms.mail_to or ()):
         return ()

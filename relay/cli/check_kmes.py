@@ -1,5 +1,5 @@
-"""What `check` says of each KME: whether it answers, what it has, whom it takes us for, what ends soon.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status), which costs no key; trials cost some, and are made only where wanted.
+"""`check` on each KME: whether it answers, its keys, the SAE that it takes us for, and certificates that expire soon.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status). Status costs no key; trials do, and are only made on request.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FOUND: dict[Found, str] = {
 
 
 async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
-    """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
+    """Asks each KME for the status of each of its peers, and for keys of the first peer if `trial_keys`."""
     ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
         title, where = f"KME {name}", without_password(kme.url)
@@ -78,14 +78,14 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
 
 
 def not_quantum(config: Config) -> Iterator[str]:
-    """A line for each KME of this project, which must not be taken for one."""
+    """One line for each KME of this project: nobody must take its keys for quantum keys."""
     for name, kme in config.kmes.items():
         if from_development_kme(kme.ca):
             yield f"KME {name} gives {NOT_QUANTUM}: whatever mail says of otp or aes, no quantum link is behind it"
 
 
 async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
-    """Whether it is there and lets us in, where no peer has its group."""
+    """Whether a KME whose group no peer has answers and accepts us."""
     answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
     detail = f"{without_password(kme.url)}: knows this relay; no peer has its group {kme.group!r}"
     return title, detail + _development(kme), (answer.trouble,) if answer.trouble else ()
@@ -96,7 +96,7 @@ def _development(kme: KMESettings) -> str:
 
 
 async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
-    """Whether the KME gives a key; whether the peer finds it, `keys trial` tells."""
+    """Whether the KME gives a key. `keys trial` also tests whether the peer finds it."""
     try:
         return title, await draw_a_key(client, slave_sae), ()
     except RelayError as error:
@@ -106,14 +106,14 @@ async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
 async def _undelivered(
     title: str, config: Config, client: KMEClient, status: KeyStatus, slave_sae: str, *, trial: bool
 ) -> State:
-    """What becomes of keys that a peer has not fetched when more are asked for; a relay that starts finds it out."""
+    """What the KME does with keys a peer has not fetched when more are requested; a starting relay tests it too."""
     title += ": undelivered keys"
     place, found = (client.url, config.site.sae_id, slave_sae), None
     try:
         found = await client.keeps_undelivered(slave_sae, config.site.sae_id) if trial else None
     except RelayError as error:
         return title, "", (f"{type(error).__name__}: {error}",)
-    with suppress(RelayError):  # of the store, which is looked at elsewhere
+    with suppress(RelayError):  # store errors are reported elsewhere
         async with existing_store(config) as store:
             known = await recalled(store.trials, place, status) if store is not None else None
             found = known if found in (None, "untold") and known is not None else found
@@ -123,7 +123,7 @@ async def _undelivered(
 
 
 def _half_known(kme: KMESettings, status: KeyStatus) -> str:
-    """Warns where a pad's keys, of which an observer knows all but 16 bytes, could be named as key-encryption keys."""
+    """Warns if keys of a pad, known to an observer but for 16 bytes, could be requested as key-encryption keys."""
     if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
         return ""
     return (

@@ -1,7 +1,7 @@
-"""What `check` says of the addresses at which mail comes in: whether this relay listens there, or somebody else does.
-With --postfix, what it says of Postfix and its other filters, which relay/postfix reads.
+"""`check` on the relay's addresses: whether this relay listens there, or another program does.
+With --postfix, `check` on Postfix and its other filters, which relay/postfix reads.
 
-Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A listener is only connected to.
+Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). Listeners are only connected to.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relay.process import app
 from relay.status import StatusModule
 
 PATIENCE_S = 2.0
-"""The longest wait for a connection to a listener, in seconds: it is on this machine."""
+"""Timeout of a connection to a listener of this machine, in seconds."""
 AT_RISK = "without systemd another user of this machine could take this port while the relay restarts"
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
@@ -39,9 +39,9 @@ USUAL_POSTFIX = Path("/etc/postfix")
 async def listener_states(
     config: Config, config_file: Path, folders: Collection[ListenerModule | StatusModule]
 ) -> AsyncIterator[State]:
-    """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?
+    """One line for each address that relay.toml names: whether somebody listens there, and whether it is this relay.
 
-    Another user could take a port while the relay restarts, unless systemd holds it.
+    Unless systemd holds the port, another user could take it during a restart.
     """
     serving = await asyncio.to_thread(serves, config)
     unit = unit_of(config_file)
@@ -65,7 +65,7 @@ async def listener_states(
 
 
 async def _to_be_held(where: Where, unit: Unit | None) -> bool | None:
-    """Whether systemd is told to hold all of this address; None for a port that nobody can take, or none of ours."""
+    """Whether systemd should hold all of this address; None for ports that nobody can take or that are not ours."""
     if isinstance(where, Path) or not where.port:
         return None
     if unit is None:
@@ -77,7 +77,7 @@ async def _to_be_held(where: Where, unit: Unit | None) -> bool | None:
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
-    """`serves`: whether a relay of this site serves; None where this machine cannot say."""
+    """`serves`: whether a relay of this site serves; None if this machine cannot tell."""
     users = _users(where) if listens else set()
     whose = f" of user {', '.join(sorted(map(owner_name, users)))}" if users else ""
     if listens and serves is False:
@@ -92,7 +92,7 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
 
 
 async def listens_at(where: Where, *, unknown: bool = False) -> bool:
-    """Whether somebody listens there; `unknown` where the answer takes too long, or we may not connect."""
+    """Whether a program listens there; `unknown` after a timeout or if we may not connect."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             opening = (
@@ -110,7 +110,7 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
 
 
 def _users(where: Where) -> set[int]:
-    """Whose programs listen at this TCP port, as far as the system says."""
+    """The users whose programs listen at this TCP port, as far as the system tells."""
     users: set[int] = set()
     if isinstance(where, Path):
         return users
@@ -124,7 +124,7 @@ def _users(where: Where) -> set[int]:
 
 
 def _relays_users(config: Config) -> set[int]:
-    """The user of the relay that serves. Where none is seen: whose the files are that it writes, and who looks."""
+    """The serving relay's user. Without one: the owners of its files, and this process's user."""
     if (user := servers_user(config)) is not None:
         return {user}
     users = {os.geteuid()}
@@ -135,7 +135,7 @@ def _relays_users(config: Config) -> set[int]:
 
 
 def owner_name(user: int) -> str:
-    """The name of a user, or its number where it has none."""
+    """The name of a user, or its number if it has no name."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
@@ -143,7 +143,7 @@ def owner_name(user: int) -> str:
 
 
 def unit_states(config_file: Path) -> Iterator[State]:
-    """Says whether the unit starts with the machine, where this relay has one."""
+    """Reports whether the relay's unit, if any, starts at boot."""
     if (astray := led_astray(config_file)) is not None:
         problem = (
             f"a drop-in has it serve with {astray.config}, and what is checked here is another file: see "
@@ -179,7 +179,7 @@ def unit_states(config_file: Path) -> Iterator[State]:
 async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:
     """One line for the configuration, and one for each filter of another program that does not answer.
 
-    Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's.
+    Postfix's files may be readable only by root, so root reads them as their owner, and none of the relay's.
     """
     neighbours: list[postfix.Neighbour] = []
     try:
@@ -197,7 +197,7 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
 
 
 async def handed_states(config: Config, config_file: Path, directory: Path) -> AsyncIterator[State]:
-    """One line for each address at which something is wrong, or Postfix hands mail to nobody."""
+    """One line for each address with a fault, or with Postfix as its client and nobody listening."""
     handed_to = await _handed_to(config, directory)
     try:
         folders = [*app.listeners(config).values()]
@@ -214,7 +214,7 @@ async def handed_states(config: Config, config_file: Path, directory: Path) -> A
 
 
 async def unnamed_postfix(config: Config) -> State:
-    """Where relay.toml names no Postfix: whether that of this host hands mail to the relay nevertheless."""
+    """Without a Postfix in relay.toml: whether this host's Postfix hands mail to the relay nevertheless."""
     if not await _handed_to(config, USUAL_POSTFIX):
         return "Postfix", "none is watched: relay.toml names none ([postfix] directory)", ()
     problem = (
@@ -226,7 +226,7 @@ async def unnamed_postfix(config: Config) -> State:
 
 
 async def _handed_to(config: Config, directory: Path) -> set[Where]:
-    """The relay's addresses that this Postfix hands mail to; none where it cannot be read."""
+    """The relay's addresses to which this Postfix hands mail; none if it cannot be read."""
     with suppress(ConfigError), as_owner_of(directory):
         return {*await postfix.handed_to(directory, config)}
     return set()
@@ -235,7 +235,7 @@ async def _handed_to(config: Config, directory: Path) -> set[Where]:
 def _unheard(where: Where, config: Config, config_file: Path) -> str:
     try:
         user = relays_user(config)
-    except ConfigError:  # which check without --postfix finds
+    except ConfigError:  # reported by check without --postfix
         user = None
     start = how_to("start", config_file, user.name if user is not None else "")
     return f"{where}: {NOBODY}, and Postfix hands mail to it, which waits until the relay serves; start it: {start}"

@@ -1,5 +1,5 @@
-"""What `check` says of rights: who else than root and the relay's user can change what the relay goes by.
-Standard: OpenSSH's StrictModes, over relay.toml, all that it names and the directories above; deploy/RUNNING.md.
+"""`check` on permissions: reports who else than root and the relay's user can change the relay's inputs.
+Standard: OpenSSH's StrictModes, for relay.toml, all files it names and their parent directories; deploy/RUNNING.md.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from relay.files.rights import others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
 
 MAX_NAMED = 10
-"""Maximum number of files of one kind that are named; the others are counted."""
+"""Maximum number of files listed for each kind; the others are counted."""
 LOST_AND_FOUND = "lost+found"
-"""What a file system has at its top, which is root's and no matter of the relay's."""
+"""A file system's own top directory, owned by root."""
 
 
 def rights_state(config_file: Path, config: Config) -> State:
-    """One line for all of it."""
+    """One finding for all files."""
     problems = tuple(dict.fromkeys(_problems(config_file, config)))
     return "rights", f"{config_file} and what it names", problems
 
 
 def owner_states(config_file: Path, config: Config) -> Iterator[State]:
-    """Says so where the state belongs to another user than the relay's: the one that serves, or that its unit names."""
+    """A finding if the state belongs to another user than the serving relay's, or else the unit's."""
     if not config.state_directory.exists():
         return
     unit, owner, uid = unit_of(config_file), _relays_user(config), servers_user(config)
@@ -62,20 +62,20 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
     for program in (shutil.which(each[0]) for each in commands if each):
         if program is not None:
             yield from _of(Path(program), trusted)
-    # A group of people may edit policies, if that is how the site wants it.
+    # A site may let a group of people edit policies.
     yield from _of(config.policies.directory, trusted, groups=False)
     yield from _policies(config.policies.directory)
     yield from _not_ours(config_file, config)
 
 
 def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterator[str]:
-    with suppress(ConfigError):  # it cannot be read, which is found elsewhere
+    with suppress(ConfigError):  # unreadable files are reported elsewhere
         if writer := others_can_write(path.absolute(), trusted, groups=groups):
             yield f"{named(path)}: {printable(writer)}"
 
 
 def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
-    """What the relay writes in its state directory, and cannot: another user has made it, root for instance."""
+    """Files of the state directory that the relay writes but may not, because another user (such as root) made them."""
     only_read = {path.absolute() for path in (config_file, *(path for _, path in named_paths(config)))}
     only_read -= {path.absolute() for path in config.own_paths}
     faults = []
@@ -93,14 +93,14 @@ def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
 
 
 def _relays_user(config: Config) -> int:
-    """The owner of the state; this user, where there is none yet."""
+    """The owner of the state; without one, this user."""
     with suppress(OSError):
         return config.state_directory.stat().st_uid
     return os.geteuid()
 
 
 def _policies(directory: Path) -> Iterator[str]:
-    """Those that everybody can change, below the directory."""
+    """World-writable policies below the directory."""
     faults = []
     for where, _, files in os.walk(directory, followlinks=True):
         below = () if Path(where) == directory else (Path(where),)

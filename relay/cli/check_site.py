@@ -1,5 +1,5 @@
-"""What `check` says of peers and levels, one line each, and what to run next.
-Nothing here takes a key.
+"""`check` on peers and levels, one line each, and the next commands to run.
+Uses no key.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from relay.levels import SEALING, LevelName
 from relay.schemes.all import all_schemes
 
 State = tuple[str, str, tuple[str, ...]]
-"""One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
+"""A finding: what was looked at, its state, and its problems, if any."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts of development key servers that are this site's own."""
+"""Hosts of this site's own development key servers."""
 NOBODY = "nobody listens"
 RESTART = "it was started with other settings; restart it"
 
 
 def planner_of(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
-    """Knows which levels are possible for whom."""
+    """Tells which levels are possible for which peers."""
     identity = None
-    with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
+    with suppress(ConfigError):  # reported elsewhere
         identity = own_identity(config)
     return Planner(config, all_schemes(config), identity, certificates)
 
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
-    """A line for each peer, with what it shares with us, and one for each level, with whom it is available for."""
+    """One line for each peer, with what it shares with us, and one for each level, with its peers."""
     planner = planner_of(config, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
@@ -67,7 +67,7 @@ def _level(config: Config, planner: Planner, level: LevelName) -> State:
 
 
 def summary(states: Sequence[State]) -> str:
-    """What stands at the top: how many things were looked at, and which are wrong."""
+    """The first line: how many things were checked, and which are wrong."""
     wrong = list(dict.fromkeys(title for title, _, problems in states if problems))
     if not wrong:
         return f"All {len(states)} things that were looked at are well."
@@ -75,7 +75,7 @@ def summary(states: Sequence[State]) -> str:
 
 
 def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
-    """What to run next, the first thing first: faults before the start."""
+    """The commands to run next, in order: faults before the start."""
 
     def relay(*words: str | Path) -> str:
         return command("qumail-relay", *words[:2], "--config", config_file, *words[2:])

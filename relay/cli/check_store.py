@@ -1,5 +1,5 @@
-"""What `check` says of the store and its secret, and of the files beside them that a relay writes for itself.
-Looking makes nothing; only a store that is there is opened, and only by its own relay's file.
+"""`check` on the store, its secret, and the files beside them that a relay writes for itself.
+Creates nothing: opens only an existing store, and only one that belongs to this relay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from relay.store.store import Store
 
 
 def secret_state(config: Config) -> State:
-    """Whether it can be read, and whether a thief of the store has it too."""
+    """Whether the secret can be read, and whether a thief of the store would have it too."""
     path = config.store.secret
     try:
         if not (is_there(path) or credential_name(path)):
@@ -44,7 +44,7 @@ def secret_state(config: Config) -> State:
 
 
 def _left_in_plain(config: Config) -> Iterator[str]:
-    """Where the secret became a credential: the file that was there before."""
+    """The plain file that is left over after the secret became a credential."""
     left = config.own_directory / "site.secret"
     if credential_name(config.store.secret) and os.path.lexists(left):
         yield (
@@ -65,7 +65,7 @@ def _with_what_it_seals(config: Config) -> str:
 
 
 async def store_state(config: Config, config_file: Path) -> State:
-    """How it is reached, and whether it is there and can be written."""
+    """How the store is reached, whether it exists, and whether it is writable."""
     where = config.store.database
     try:
         problem = transport_problem(where)
@@ -84,14 +84,14 @@ async def store_state(config: Config, config_file: Path) -> State:
     except StoreUnavailable as error:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError as error:
-        if not secret_state(config)[2]:  # which is found elsewhere
+        if not secret_state(config)[2]:  # reported elsewhere
             problems += error.problems
     problems += await asyncio.to_thread(lambda: list(_copies_of_upgrades(config)))
     return "store", detail, tuple(problems)
 
 
 def _missed(config: Config, store: str) -> Iterator[str]:
-    """Where there is no store: whether there was one. Blocks."""
+    """Without a store: whether there was one. Blocks."""
     last = remembered(config.restore_check_file)
     if last is not None and last.mark:
         yield (
@@ -107,7 +107,7 @@ def _missed(config: Config, store: str) -> Iterator[str]:
 
 
 async def _another(store: Store, config_file: Path) -> list[str]:
-    """Why it is not the one that was."""
+    """Reasons to believe that the store is not the former one."""
     doubt = await store.restore_check.doubts()
     accept = f"{ACCEPT} --config {config_file}"
     problem = f"{doubt}: put the right one back, with the relay stopped; if this one is meant: {accept}"
@@ -115,7 +115,7 @@ async def _another(store: Store, config_file: Path) -> list[str]:
 
 
 def _copies_of_upgrades(config: Config) -> Iterator[str]:
-    """Copies that are older than a day: by then the upgrade has proved itself. Blocks."""
+    """Copies older than a day, when the upgrade has proved itself. Blocks."""
     if isinstance(config.store.database, Path):
         for copy in copies_of_upgrades(config.store.database):
             with suppress(OSError):
@@ -135,7 +135,7 @@ async def _missing_secrets(store: Store, config: Config) -> list[str]:
 
 
 def kept_state(config: Config) -> State:
-    """Whether what a relay writes for its next start and for people has its place. Blocks."""
+    """Whether files for the relay's next start and for administrators can be written. Blocks."""
     return "state files", str(config.state_directory), tuple(_in_the_way(config))
 
 
@@ -150,7 +150,7 @@ def _in_the_way(config: Config) -> Iterator[str]:
     for path, until in files.items():
         if os.path.lexists(path) and not path.is_file():
             yield f"{path}: is no regular file: move it away; until then {until}"
-    # What is wrong with held.json is said where held mail is.
+    # Faults of held.json are reported with held mail.
     readers: dict[Path, Callable[[Path], object]] = {
         config.former_peers_file: partial(read_json, take=former_domains),
         config.alarms_file: partial(read_json, take=taken),

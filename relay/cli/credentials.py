@@ -1,8 +1,9 @@
-"""The relay's credentials of systemd: site secret and passphrase of the private keys, encrypted for this machine alone.
-Standard: systemd-creds(1), systemd.exec(5); they are /etc/credstore.encrypted/UNIT.NAME. Root alone can do it.
+"""The relay's systemd credentials: site secret and passphrase of the private keys, encrypted for this machine. For
+root.
+Standard: systemd-creds(1), systemd.exec(5). The files are /etc/credstore.encrypted/UNIT.NAME.
 
-They are under a key of the machine's TPM2, if it has one, and the host's, which lies on the disk. No PCR is bound: a
-firmware update would change it, and the relay would not start. Who has the whole machine has the TPM2 as well.
+They are encrypted under a key of the machine's TPM2, if any, and the host key on the disk. No PCR is bound: a firmware
+update would change it, and the relay would not start. A thief of the whole machine has the TPM2 as well.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _TIMEOUT_S = 60.0
 
 
 def why_none(config_file: Path) -> str:
-    """Why no credential can be made for the relay of this file; "" where one can."""
+    """Why no credential can be made for the relay of this file; "" if it can."""
     if os.geteuid():
         return "root alone can make credentials of systemd"
     if not BOOTED.is_dir():
@@ -48,7 +49,7 @@ def why_none(config_file: Path) -> str:
 
 
 def has_tpm2() -> bool:
-    """Whether this machine has a TPM2 that systemd can use."""
+    """Whether systemd can use a TPM2 of this machine."""
     with suppress(ConfigError):
         _run("systemd-creds", "has-tpm2", "--quiet")
         return True
@@ -56,7 +57,7 @@ def has_tpm2() -> bool:
 
 
 def tried_place(config_file: Path) -> Path:
-    """As `place_for`, once a unit has got a credential on trial: in some containers none does. Raises ConfigError."""
+    """As `place_for`, after a trial: in some containers units get no credentials. Raises ConfigError."""
     place, trial = place_for(config_file), os.urandom(16).hex()
     encrypted = b"".join(_encrypted("trial", trial.encode()).split()).decode()
     options = ("--quiet", "--wait", "--pipe", "--collect", f"--property=SetCredentialEncrypted=trial:{encrypted}")
@@ -70,7 +71,7 @@ def tried_place(config_file: Path) -> Path:
 
 
 def place_for(config_file: Path) -> Path:
-    """Where the credentials of the relay of this file are while it runs. Raises ConfigError."""
+    """The directory of this relay's credentials while it runs. Raises ConfigError."""
     if why := why_none(config_file):
         raise ConfigError(f"no credentials: {why}")
     unit = unit_of(config_file)
@@ -79,11 +80,10 @@ def place_for(config_file: Path) -> Path:
 
 
 def provide(config: Config, config_file: Path, former: Config | None) -> list[Written]:
-    """Makes what relay.toml names and the disk lacks, and has systemd give it to the relay from its next start on.
+    """Makes the credentials of relay.toml that are missing, and has systemd load them at the relay's next start.
 
-    The file that the `former` relay.toml named becomes the credential, so that what it seals still opens. What the
-    relay has already, from elsewhere, is an administrator's. Raises ConfigError, also where a credential is gone under
-    which something lies here.
+    The file that the `former` relay.toml names becomes the credential, so that its data still open. Credentials that an
+    administrator provides otherwise are kept. Raises ConfigError, also if a credential with data under it is gone.
     """
     written = []
     for path in _named(config):
@@ -102,7 +102,7 @@ def provide(config: Config, config_file: Path, former: Config | None) -> list[Wr
 
 
 def load(config: Config, config_file: Path) -> list[Written]:
-    """Has systemd give the relay the credentials of relay.toml that are on the disk. Raises ConfigError."""
+    """Has systemd load the credentials of relay.toml that exist on the disk. Raises ConfigError."""
     files, unit = _files(config), unit_of(config_file)
     if not files or unit is None:
         return []
@@ -120,9 +120,9 @@ def load(config: Config, config_file: Path) -> list[Written]:
 
 
 def give(config: Config, user: UnixUser | None) -> None:
-    """Gives them to this process and those that it starts, as to the relay, for as long as it lives.
+    """Gives this process and its children the relay's credentials until this process ends.
 
-    They run as `user`, None for root. Raises ConfigError.
+    The children run as `user`, None for root. Raises ConfigError.
     """
     if not (files := _files(config)):
         return
@@ -134,21 +134,21 @@ def give(config: Config, user: UnixUser | None) -> None:
 
 
 def give_where_the_relay_has_none(config: Config) -> None:
-    """As `give`, to a command that root types while the relay does not run; what cannot be given is missed later."""
+    """Calls `give` for a command of root while the relay does not run; failures show later as missing credentials."""
     if any(not is_there(path) for path in _named(config)):
         with suppress(ConfigError):
             give(config, relays_user(config))
 
 
 def rotate(path: Path) -> SiteSecret:
-    """Puts a fresh secret before those in the credential that this path means. Raises ConfigError."""
+    """Puts a fresh secret before the others in this credential. Raises ConfigError."""
     content = with_fresh(_decrypted(path), _file(path))
     _write(path, content)
     return SiteSecret.parsed(content, _file(path))
 
 
 def newest(path: Path) -> str:
-    """The id of the newest secret in the credential on the disk. Raises ConfigError."""
+    """The ID of the newest secret in the credential on the disk. Raises ConfigError."""
     return SiteSecret.parsed(_decrypted(path), _file(path)).ids[0]
 
 
@@ -159,7 +159,7 @@ def _named(config: Config) -> list[Path]:
 
 
 def _files(config: Config) -> dict[str, Path]:
-    """Those that are on the disk, encrypted, by their names."""
+    """The encrypted files that exist, by credential name."""
     return {path.name: _file(path) for path in _named(config) if os.path.lexists(_file(path))}
 
 
@@ -204,7 +204,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _encrypted(name: str, content: bytes) -> bytes:
-    # By default systemd binds a PCR, and in a container it leaves the TPM2 out.
+    # systemd binds a PCR by default, and leaves out the TPM2 in a container.
     options = ("--with-key=host+tpm2", "--tpm2-pcrs=") if has_tpm2() else ()
     return _run("systemd-creds", "encrypt", *options, f"--name={name}", "-", "-", said=content)
 
@@ -214,7 +214,7 @@ def _decrypted(path: Path) -> bytes:
 
 
 def _run(program: str, *words: str, said: bytes = b"") -> bytes:
-    """What it says. Raises ConfigError, never with what it was told."""
+    """The output. Raises ConfigError, without the input."""
     found = shutil.which(program)
     if found is None:
         raise ConfigError(f"{program}: not found")

@@ -1,5 +1,5 @@
 """`qumail-relay identity dkim`: the keys that sign for this site's mail domains, and their DNS records.
-Standard: RFC 6376 3.6.2, RFC 1035 5.1 (zone files); exit status 1 where the DNS does not have what it must.
+Standard: RFC 6376 3.6.2, RFC 1035 5.1 (zone files); exit status 1 if a DNS record is missing or wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relay.files.rights import as_owner_of
 from relay.formats.mailbox import fold_domain
 
 STRING_OCTETS = 255
-"""The longest string in a TXT record (RFC 1035, 3.3.14)."""
+"""Maximum length of a string in a TXT record, in octets (RFC 1035, 3.3.14)."""
 
 
 @click.group()
@@ -125,7 +125,7 @@ async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[s
 
 
 async def _published(table: DKIMSettings, keys: Sequence[SigningKey]) -> list[tuple[SigningKey, list[str]]]:
-    """Each key, and what is wrong with it or with its record in the DNS, as when a signature is verified."""
+    """Each key, and the faults of the key and its DNS record, as a verifier sees them."""
     answers = await KeyRecords(table.dns_servers).of([key.name for key in keys])
     return [(key, list(_record_problems(key, answers))) for key in keys]
 
@@ -148,7 +148,7 @@ def _record_problems(key: SigningKey, answers: Answers) -> Iterator[str]:
 
 
 def zone_lines(key: SigningKey) -> str:
-    """The record as it stands in a zone file."""
+    """The record in zone file format."""
     text = key.record
     strings = [text[start : start + STRING_OCTETS] for start in range(0, len(text), STRING_OCTETS)]
     return f"{key.name}. IN TXT ( " + "\n    ".join(f'"{each}"' for each in strings) + " )"

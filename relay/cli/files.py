@@ -1,5 +1,5 @@
 """`qumail-relay seal` and `open`: a message file in, the sealed or opened message on standard output.
-By the same recipes and policies as for mail in flight; a file with LF line ends is taken as CRLF.
+Policies and code are those for mail in flight; a file with LF line ends is read as CRLF.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ async def _original(parts: assembly.Parts, message: bytes) -> bytes:
     opened = await parts.originals.opener.open(message)
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
-    # On the disk first: what was decrypted without a record would be known to nobody.
+    # On the disk first: nobody would know of a decryption without a record.
     await record_opened(parts.audit, opened, message, person())
     return opened.original
 
 
 def _give(message: bytes) -> None:
-    """All of it to standard output, at once: what Python would write at its end could fail without an exit status."""
+    """Writes the whole message to standard output at once: Python's final flush could fail without an exit status."""
     left = memoryview(message)
     try:
         while left:
@@ -96,7 +96,7 @@ def _give(message: bytes) -> None:
 
 
 def _message(file: BinaryIO, config: Config) -> bytes:
-    """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
+    """The file's bytes; a file without any CR gets CRLF line ends, since mail programs save mail with LF."""
     ways = [each for each in (config.outgoing, config.incoming, *config.imap.values()) if each is not None]
     limit = max(each.max_message_size for each in ways)
     message = file.read(2 * limit + 1)

@@ -1,5 +1,5 @@
 """`qumail-relay identity`: this site's keys and certificates, and the documents that peers exchange.
-Exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be answered by an option.
+Exit status 0 fine, 1 fault, 2 wrong usage; every question can be answered by an option.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SENDS_ONLY = (
     "relay.toml has neither [incoming] nor [imap.*]; where another relay of this site opens mail, write it there"
 )
 NEEDS_KME = "relay.toml has no [kmes.*]"
-"""Why a level is none that peers may use for us."""
+"""Why peers may not use a level for us."""
 
 levels_option = click.option(
     "--level",
@@ -303,7 +303,7 @@ def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
 
 
 def _domains(config: Config) -> list[str]:
-    """The site's domains as certificates name them."""
+    """The site's domains, folded as in certificates."""
     try:
         return [fold_domain(domain) for domain in config.site.domains]
     except ValueError as error:
@@ -312,7 +312,7 @@ def _domains(config: Config) -> list[str]:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Says on standard error what is being made; on a terminal, in a line that goes away."""
+    """Reports progress on standard error; on a terminal in a temporary line."""
     err = plain_console(stderr=True)
     with err.status("Making keys and certificates ...") as status:
 

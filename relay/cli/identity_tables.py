@@ -1,5 +1,5 @@
-"""How `qumail-relay identity` shows certificates, documents and requests.
-What peers wrote is printed without control characters, and never taken as markup.
+"""Output of `qumail-relay identity`: certificates, documents and requests.
+Peers' text is printed without control characters, and never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHANGES = {
 
 
 def print_identity(out: Console, identity: Identity, fingerprint: str) -> None:
-    """Our certificates, and the `fingerprint` of the document that peers get."""
+    """Prints our certificates, and the `fingerprint` of the document for peers."""
     _print_table(out, "This site", identity)
     _print_kems(out, identity.offered_kems)
     if identity.older:
@@ -42,7 +42,7 @@ def print_identity(out: Console, identity: Identity, fingerprint: str) -> None:
 
 
 def print_peer(out: Console, peer: PeerCertificates) -> None:
-    """A pinned peer's certificates and fingerprint."""
+    """Prints a pinned peer's certificates and fingerprint."""
     title = f"Peer {peer.name}, document {peer.serial} of {peer.issued:%Y-%m-%d}, levels {_levels(peer)}"
     _print_table(out, title, peer)
     _print_kems(out, peer.further_kems)
@@ -50,7 +50,7 @@ def print_peer(out: Console, peer: PeerCertificates) -> None:
 
 
 def print_import(out: Console, config: Config, pinned: Import) -> None:
-    """A document that may be pinned, and what pinning it would change."""
+    """Prints a document that may be pinned, and what would change."""
     peer, before = pinned.peer, pinned.before
     called = "" if pinned.site == peer.name else f" (it calls itself {pinned.site})"
     out.print(f"Peer {peer.name}{called}, document {peer.serial} of {peer.issued:%Y-%m-%d}", soft_wrap=True)
@@ -70,7 +70,7 @@ def print_import(out: Console, config: Config, pinned: Import) -> None:
 
 
 def print_requested(out: Console, requested: list[Path], directory: Path) -> None:
-    """What goes to the organisation's CA, and where what comes back has to be put."""
+    """Prints the files for the organisation's CA, and where its certificates go."""
     out.print("Give these to your organisation's CA:")
     for path in requested:
         out.print(f"  {path}", soft_wrap=True)
@@ -88,7 +88,7 @@ def print_requested(out: Console, requested: list[Path], directory: Path) -> Non
 def identity_as_dict(
     identity: Identity, fingerprint: str, peers: Mapping[str, PeerCertificates], ending: list[Expiry]
 ) -> dict[str, Any]:
-    """All of it, for programs; times are RFC 3339, `fingerprint` is that of the document that peers get."""
+    """Everything, for programs; times are RFC 3339, `fingerprint` is that of the document for peers."""
     return {
         "fingerprint": fingerprint,
         "words": list(words_of(fingerprint)),
@@ -102,7 +102,7 @@ def identity_as_dict(
 
 
 def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
-    """What a peer's document says, for programs."""
+    """The contents of a peer's document, for programs."""
     return {
         "name": peer.name,
         "fingerprint": peer.fingerprint,
@@ -119,7 +119,7 @@ def peer_as_dict(peer: PeerCertificates) -> dict[str, Any]:
 
 
 def _kems(public_keys: Mapping[str, bytes]) -> dict[str, str]:
-    """What messages name each further KEM's key by."""
+    """The key identifier of each further KEM, as messages contain it."""
     return {name: key_identifier(public_key).hex() for name, public_key in public_keys.items()}
 
 

@@ -1,5 +1,5 @@
-"""`qumail-relay imap once`: opens what lies sealed in mailboxes now, and says how far it is.
-Exit status 0 when nothing is left sealed that is for us, 1 otherwise; --json for programs.
+"""`qumail-relay imap once`: opens the sealed mail that is in mailboxes now, with progress.
+Exit status 0 if no sealed mail for us is left, else 1; --json for programs.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """`qumail-relay identity invite` and `accept`: one block of text from site to site, and words to compare by telephone.
-What accepting does is what `setup` does with a peer, so that both sites end up configured alike.
+`accept` and `setup` share the code, so that both sites end up configured alike.
 """
 
 from __future__ import annotations
@@ -107,10 +107,11 @@ def take_in_peer(
     levels: tuple[str, ...] = (),
     unprotected: Unprotected | None = None,
 ) -> None:
-    """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError.
+    """Shows the peer and the words, has them compared, and takes the peer in. Raises ConfigError.
 
-    `domains` are those that are expected, which `domain_option` gives; without any, each one is asked about. So is
-    what happens to `unprotected` mail.
+    `domains` are the expected ones, given by `domain_option`; without any, each is asked about. `unprotected` mail too
+    is
+    asked about if None.
     """
     user = relays_user(config)
     with acting_as(user):
@@ -148,13 +149,13 @@ def take_in_peer(
 
 
 def refuse_other_words(words: str | None, peer: PeerCertificates) -> None:
-    """Raises ConfigError where words were heard, and they are not this document's."""
+    """Raises ConfigError if the words heard are not this document's."""
     if words is not None and not same_words(words, peer.fingerprint):
         raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
 
 
 def show_written(written: Iterable[Written]) -> None:
-    """What was written, or kept though it is another one."""
+    """Prints the files that were written, or kept although they differ."""
     for each in written:
         if each.outcome != "there already":
             click.echo(printable(f"{each.path}: {each.outcome}"))

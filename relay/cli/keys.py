@@ -1,7 +1,7 @@
-"""`qumail-relay keys status`: how many quantum keys there are, how fast they go, when they will be gone.
-It shows what the serving relay wrote down of late, else what its KMEs say when they are asked.
+"""`qumail-relay keys status`: number of quantum keys, their consumption, and when they will run out.
+The source is a recent report of the serving relay, else the KMEs themselves.
 
-What asks KMEs, and the store, are loaded where they are needed: that takes longer than all else.
+KM client and store are imported when needed: their import takes longer than all else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FRESH_S = 60.0
 
 
 class _ReportedPool(BaseModel):
-    """What is read of the row of a KME and peer; it has more."""
+    """The fields used of a row for a KME and peer; it has more."""
 
     model_config = ConfigDict(extra="allow")
     kme: str
@@ -54,7 +54,7 @@ class _ReportedPool(BaseModel):
 
 
 class _ReportedLevel(BaseModel):
-    """The same, of a peer and level."""
+    """The same for a peer and level."""
 
     model_config = ConfigDict(extra="allow")
     peer: str
@@ -66,7 +66,7 @@ class _ReportedLevel(BaseModel):
 
 
 class _Report(BaseModel):
-    """The report of the relay that serves (relay/keys/report.py, relay/process/upkeep.py)."""
+    """The serving relay's report (relay/keys/report.py, relay/process/upkeep.py)."""
 
     model_config = ConfigDict(extra="allow")
     pools: list[_ReportedPool]
@@ -158,7 +158,7 @@ def reseal(config_file: Path) -> None:
 
 
 def _newest_of_credential(config: Config) -> str:
-    """The id of the newest secret on the disk: the relay has those of when it was started. Raises ConfigError."""
+    """The ID of the newest secret on the disk; the relay has those of its start. Raises ConfigError."""
     if os.geteuid() or not credential_name(config.store.secret):
         return ""
     from relay.cli import credentials
@@ -167,7 +167,7 @@ def _newest_of_credential(config: Config) -> str:
 
 
 async def _reseal(config: Config) -> tuple[int, int]:
-    """How many keys were taken over, and how many rows resealed. Raises StoreUnavailable."""
+    """The numbers of keys taken over and of rows resealed. Raises StoreUnavailable."""
     secret = SiteSecret.load(config.store.secret)
     serving = _serving_relay(config)
     if serving is not None and serving.get("site_secret", secret.ids[0]) != secret.ids[0]:
@@ -189,7 +189,7 @@ async def _reseal(config: Config) -> tuple[int, int]:
 
 
 def _under_older_secrets(spool: Path, secret: SiteSecret) -> list[Path]:
-    """The files that need them. Raises OSError where one cannot be read: it may be such a file."""
+    """The files that need older secrets. Raises OSError if one is unreadable: it may need them."""
     from relay.store.record_files import contents
     from relay.store.spool import SUFFIX
 
@@ -220,12 +220,12 @@ async def _report(config: Config) -> dict[str, Any]:
 
 
 def serves(config: Config) -> bool:
-    """Whether a relay serves here, by what it has written down of late."""
+    """Whether a relay serves here, judged by its recent report."""
     return _serving_relay(config) is not None
 
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
-    """What the relay that serves has written down last, None where there is none."""
+    """The serving relay's last report, or None."""
     try:
         return read_report(config.keys_file)
     except (OSError, ValueError):
@@ -233,28 +233,28 @@ def _serving_relay(config: Config) -> dict[str, Any] | None:
 
 
 def read_report(written: Path) -> dict[str, Any] | None:
-    """What the relay that serves has written there, None for an old one. Raises OSError, and ValueError if damaged."""
+    """A report file of the serving relay, None if it is old. Raises OSError, and ValueError if damaged."""
     age = time.time() - written.stat().st_mtime
-    if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
+    if abs(age) >= FRESH_S:  # a time in the future means that the clock was set back
         return None
     report = read_json(written, lambda content: _Report.model_validate(content).model_dump())
     return report | {"source": "the serving relay", "age_s": round(age, 1)}
 
 
 def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
-    """What the relay that serves says is wrong, if one does: KME, peer, and the trouble."""
+    """The troubles that a serving relay reports: KME, peer and trouble."""
     rows = (_serving_relay(config) or {}).get("pools", [])
     return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
 
 
 def ready_at_the_serving_relay(config: Config) -> dict[tuple[str, str], int]:
-    """How many fresh keys the relay that serves has ready, if one does, by KME and peer."""
+    """The number of fresh keys ready in the serving relay, by KME and peer."""
     rows = (_serving_relay(config) or {}).get("pools", [])
     return {(str(row["kme"]), str(row["peer"])): int(row["pool_keys"]) for row in rows}
 
 
 def release_of_the_serving_relay(config: Config) -> Release | None:
-    """What the relay that serves was started from; None where none serves or it does not say so."""
+    """The release that the serving relay runs; None without one, or if it does not report it."""
     said = (_serving_relay(config) or {}).get("release")
     try:
         return Release(**{name: str(value) for name, value in dict(said or {}).items()})
@@ -263,12 +263,12 @@ def release_of_the_serving_relay(config: Config) -> Release | None:
 
 
 def key_receiver_ended(config: Config) -> bool:
-    """Whether the relay that serves, if one does, says that its second process has ended."""
+    """Whether the serving relay reports that its second process has ended."""
     return bool((_serving_relay(config) or {}).get("key_receiver_ended"))
 
 
 async def _received(config: Config) -> list[dict[str, Any]]:
-    """Keys of arriving mails that are kept, by KME group and sender; nothing before the first start."""
+    """Stored keys of arriving mail, by KME group and sender; nothing before the first start."""
     if not is_there(config.store.secret):
         return []
     from relay.store.store import open_store
@@ -326,7 +326,7 @@ def _say(console: Console, title: str, problem: str) -> None:
 
 
 def _stored(row: dict[str, Any]) -> str:
-    """Keys at the KME, or since when that is not known."""
+    """The number of keys at the KME, or since when it is unknown."""
     if row["stored_keys"] is not None:
         return str(row["stored_keys"])
     return "?" if row["status_age_s"] is None else f"? for {_time(row['status_age_s'])}"

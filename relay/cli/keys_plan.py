@@ -1,5 +1,5 @@
-"""`qumail-relay keys plan`: how many quantum keys a day's mail takes, and what the link has to make for it.
-It asks the code that draws keys (relay/journey/planner.py, relay/keys/pads.py), and draws none.
+"""`qumail-relay keys plan`: the quantum keys that a day's mail needs, and the key rate of the link.
+Uses the code that draws keys (relay/journey/planner.py, relay/keys/pads.py), without drawing any.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from relay.schemes.all import all_schemes
 DAY_S = 86_400.0
 ASSUMED = "what is assumed of a KME; with its relay.toml it is asked"
 BUSY_HOURS = 8
-"""Number of hours in which most offices have all mail of a day."""
+"""Hours in which a typical office sends all mail of a day."""
 SENDER, RECIPIENT = "first.lastname", "first.lastname"
-"""Local parts of the usual length: both addresses are sealed with the mail, and cost key where a pad hides them."""
+"""Local parts of typical length: both addresses are sealed with the mail, and a pad uses key for them."""
 
 
 class SizeOption(click.ParamType[int]):
-    """A size as relay.toml has them."""
+    """A size, as in relay.toml."""
 
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Octets."""
+        """The size in bytes."""
         try:
             return parse_size(int(value) if isinstance(value, str) and value.isdecimal() else value)
         except ValueError as error:
@@ -110,7 +110,7 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The KME that the keys come from: its name, what it says of itself, its settings."""
+    """The KME that supplies the keys: name, status and settings."""
 
     name: str
     status: KeyStatus | None
@@ -120,11 +120,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class KeyDemand:
-    """What a day takes; `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
+    """The demand of a day: `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
 
-    `hidden` are the bytes that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
-    `stock_mails`, None where nobody knows it. `canary_keys` a day are for canaries at the same level: our
-    questions, and our receipts where the peer asks as often.
+    `hidden` is the number of bytes under one pad. At most `idle_keys` a day are drawn and expire. The stock lasts for
+    `stock_mails`, None if unknown. `canary_keys` a day are for canaries at the same level: our questions, and our
+    receipts
+    if the peer asks as often.
     """
 
     kme: str
@@ -145,7 +146,7 @@ class KeyDemand:
 
 
 def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -> KeyDemand:
-    """The demand of `mails` a day of `size` bytes each, as copies such as this one. Raises KeyUnavailable."""
+    """The demand of `mails` a day of `size` bytes each, as copies like this one. Raises KeyUnavailable."""
     peer = config.peers[copy.peer or ""]
     sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
     hidden = Planner(config, all_schemes(config)).hidden(copy, sender, [recipient], size)
@@ -172,7 +173,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
 
 
 def with_canaries(demand: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
-    """Adds the demand of the canaries that [canary] asks for. Raises KeyUnavailable."""
+    """Adds the demand of [canary]. Raises KeyUnavailable."""
     if config.canary.every is None:
         return demand
     ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
@@ -182,7 +183,7 @@ def with_canaries(demand: KeyDemand, config: Config, copy: Copy, source: Source)
 
 
 def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
-    """How many mails one key wraps at level aes, where they come evenly over the day; the ring's own rule is tried."""
+    """The number of mails, spread evenly over a day, that one key wraps at level aes; runs the key ring's rule."""
     now = 0.0
     in_use = KeysInUse(lambda: now)
     in_use.begin("", rotation, size, SealingKey(Key("", b""), KeyReference("", "", "", "")))
@@ -196,14 +197,14 @@ def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
 
 
 def _idle(kme: KMESettings) -> int:
-    """Keys a day that are kept ready and expire where no mail comes."""
+    """Keys a day that are kept ready and expire without mail."""
     rule = prefetch_of(kme)
     low = 0 if kme.use == PADS else rule.low
     return round(low * DAY_S / rule.lifetime)
 
 
 async def _source(config: Config, peer_name: str, use: str) -> Source | None:
-    """The first KME of the peer's groups that answers, else the first of them, whose keys are for this use."""
+    """The peer's first KME for this use that answers; else the first of all."""
     peer = config.peers[peer_name]
     first: Source | None = None
     async with key_ring(config, prefetch=False) as ring:
@@ -219,7 +220,7 @@ async def _source(config: Config, peer_name: str, use: str) -> Source | None:
 
 
 def _with(status: KeyStatus | None, key_size: int | None, stock: int | None) -> KeyStatus:
-    """The status with what was said on the command line instead."""
+    """The status, with the values of the command line."""
     status = status or KeyStatus("", "", "", "", USUAL_KEY_BITS, None, None, None, None, None, None)
     return replace(
         status,
@@ -229,7 +230,7 @@ def _with(status: KeyStatus | None, key_size: int | None, stock: int | None) -> 
 
 
 def _example() -> Config:
-    """Two sites with nothing but defaults, for whom there is no relay.toml yet."""
+    """Two sites with default settings, if there is no relay.toml yet."""
     return Config.model_validate(
         {
             "site": SiteSettings.examples,

@@ -1,5 +1,5 @@
-"""`qumail-relay keys trial`: each KME gives a key, and the peer's relay finds it at its own KME: a canary says so.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. What was not tried is never called well.
+"""`qumail-relay keys trial`: draws a key from each KME, and tests with a canary whether the peer's relay finds one.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. Untested pairs are never reported as well.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from relay.process.assembly import Parts
 from relay.runtime.stopping import stop_on_signals
 
 LOOK_S = 0.1
-"""Interval at which the store is looked at for the receipt, in seconds."""
+"""Poll interval for the receipt in the store, in seconds."""
 MARGIN_S = 5.0
-"""Margin added to a peer's answer interval for clock skew and mail under way, in seconds."""
+"""Margin added to a peer's answer interval for clock skew and mail in flight, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyTrial:
-    """What was found of one KME and peer: what went well, what did not, and why the peer was not tried; "" for none."""
+    """The result for one KME and peer: successes, faults, and why the peer was not tested; "" for none."""
 
     done: str = ""
     problem: str = ""
@@ -53,7 +53,7 @@ class KeyTrial:
 
 
 async def draw_a_key(client: Asker, slave_sae: str) -> str:
-    """What the KME gave: a key that is used for nothing. Raises KeyUnavailable."""
+    """Draws and discards one key, and describes it. Raises KeyUnavailable."""
     status = await client.check_key_status(slave_sae, patient=False)
     [key] = await client.draw_keys(slave_sae, 1, status.key_size or USUAL_KEY_BITS, patient=False)
     client.accounts.issued_and_burnt(slave_sae, 1, "trial")
@@ -83,7 +83,7 @@ def trial(config_file: Path, only_peer: str | None, only_kme: str | None, wait: 
 
 
 def _chosen(only: str | None, known: Iterable[str], kind: str) -> list[str]:
-    """Returns the chosen name, or all. Raises ConfigError where there is none of that name."""
+    """Returns the chosen name, or all. Raises ConfigError for an unknown name."""
     names = list(known)
     if only is not None and only not in names:
         raise ConfigError(f"{only}: no {kind} of this name; there is {', '.join(names) or 'none'}")
@@ -91,7 +91,7 @@ def _chosen(only: str | None, known: Iterable[str], kind: str) -> list[str]:
 
 
 async def _all_well(console: Console, config: Config, places: list[tuple[str, str]], wait: float) -> bool:
-    """Tries one after the other and says what was found."""
+    """Runs all trials in order, and prints the results."""
     well = True
     with stop_on_signals() as stop:
         for kme, peer in places:
@@ -104,13 +104,13 @@ async def _all_well(console: Console, config: Config, places: list[tuple[str, st
 
 
 async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> KeyTrial:
-    """Runs the trial with parts that know this KME alone, so that every key is from there."""
+    """Runs the trial with parts that know only this KME, so that all keys come from it."""
     trial = KeyTrial()
     try:
         async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
             [pool] = parts.keys.groups[config.kmes[kme].group].pools
             client, slave_sae = pool.client, config.peers[peer].sae_id
-            # Before any key is drawn: with it such a KME drops those that the relay has ready, and mail under them.
+            # Before any key is drawn: drawing makes such a KME drop the relay's ready keys, and lose mail under them.
             place, status = (client.url, config.site.sae_id, slave_sae), await client.check_key_status(slave_sae)
             known = await recalled(parts.store.trials, place, status)
             if serves(config) and (pool.undelivered.pause or known in ("dropped", "counted")):
@@ -123,7 +123,7 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
             if not sealed.keys:
                 why = f"its canary leaves by {sealed.protection}, which costs no quantum key"
                 return replace(trial, untried=f"whether the peer finds it was not tried: {why}")
-            await draw_a_key(client, slave_sae)  # a KME that drops undelivered keys has lost those of the canary now
+            await draw_a_key(client, slave_sae)  # if the KME drops undelivered keys, those of the canary are lost now
             seconds = await canary.answered(sealed, console, wait)
             if seconds is not None:
                 await remember(parts.store.trials, place, status, "kept")
@@ -146,7 +146,7 @@ _DROPS = (
 
 
 def _nobody_hears(config: Config) -> str:
-    """Why no answer could come here; "" where one can."""
+    """Why no answer could arrive; "" if one can."""
     if config.incoming is None:
         return "without [incoming] no answer can come here"
     return "" if serves(config) else "no relay serves here that could take the answer"
@@ -154,7 +154,7 @@ def _nobody_hears(config: Config) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TrialCanary:
-    """A canary for one peer, as this process asks it: the relay that serves takes the answer into the store."""
+    """A canary for one peer from this process; the serving relay takes the answer into the store."""
 
     parts: Parts
     peer: str
@@ -164,7 +164,7 @@ class TrialCanary:
 
     @classmethod
     def to(cls, parts: Parts, peer: str) -> TrialCanary:
-        """A new one."""
+        """Creates a canary with a fresh nonce."""
         config, nonce = parts.config, secrets.token_bytes(NONCE_OCTETS)
         ours, theirs = canary_address(config.site.domains), canary_address(config.peers[peer].domains)
         message = write(CanaryNote("question", nonce), ours, theirs, config.site.hostname)
@@ -172,7 +172,7 @@ class TrialCanary:
 
     @property
     def obstacle(self) -> str:
-        """Why none may go there; "" where one may."""
+        """Why policy allows no canary to the peer; "" if it does."""
         config = self.parts.config
         if config.outgoing is None:
             return "without [outgoing] no mail leaves here"
@@ -190,7 +190,7 @@ class TrialCanary:
         return copy
 
     async def answered(self, sealed: SealedCopy, console: Console, wait: float) -> float | None:
-        """Seconds until the answer, None where none came in time. Raises RelayError where it cannot be sent."""
+        """Seconds until the answer, None after the timeout. Raises RelayError if the canary cannot be sent."""
         table = self.parts.store.canaries
         before = (await table.read()).get(self.peer)
         pause = before.asked_at + ANSWER_S + MARGIN_S - table.clock() if before is not None else 0.0

@@ -1,5 +1,5 @@
-"""`qumail-relay kme`: run the two development key servers and the simulated link between them.
-Nothing about these keys is quantum; what the servers can be told to do wrong stands in relay/kme/faults.py.
+"""`qumail-relay kme`: runs the two development key servers and the simulated link between them.
+These keys are not quantum; relay/kme/faults.py lists the faults that the servers can simulate.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Groups of commands that are loaded when they are called: to list them, and to start one, loads no other.
-What help shows of each stands here too; tests compare it with the command's own.
+"""Groups of commands that are imported when they are called; listing or starting one imports no other.
+Help texts are repeated here; tests compare them with the commands' own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _LISTENERS = Path(__file__).parents[1] / "entry"
 
 
 class LaterCommand(NamedTuple):
-    """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
+    """A command imported on demand: `module:name` in relay.cli, and the first paragraph of its help.
 
-    `listener` is the folder or file of relay.entry that it is for, and without which there is no such command.
-    `without` are packages that libraries use only because they are installed, and that this command shall not keep in
-    memory.
+    `listener` is the folder or file of relay.entry that the command needs. `without` are packages that libraries only
+    use
+    if installed, and that this command should not load.
     """
 
     place: str
@@ -34,7 +34,7 @@ class LaterCommand(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group whose commands, or some of them, are loaded when they are called; `later` has these by name."""
+    """A group with commands that are imported on demand; `later` has these by name."""
 
     def __init__(self, *args: Any, later: Mapping[str, LaterCommand], **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *self._later})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or None where there is none of this name."""
+        """The command, or None if there is none of this name."""
         if cmd_name in self._later and cmd_name not in self.commands:
             later = self._later[cmd_name]
             module, _, name = later.place.partition(":")
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """All commands, with what they do, as click shows them; none is loaded for that."""
+        """Lists all commands with their short help in click's format, and imports none."""
         shown = {name: click.Command(name, help=_missing(each) or each.help) for name, each in self._later.items()}
         shown.update(self.commands)
         limit = formatter.width - 6 - max(map(len, shown))
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
 
 
 def _loaded(module: str, name: str) -> click.Command:
-    gc.disable()  # next to nothing of what is loaded is garbage, and looking for it is a tenth of the time
+    gc.disable()  # almost nothing imported is garbage, and the search takes a tenth of the time
     try:
         command = getattr(import_module(f"relay.cli.{module}"), name)
     finally:
@@ -77,7 +77,7 @@ def _loaded(module: str, name: str) -> click.Command:
 
 @contextmanager
 def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
-    """Within it these cannot be imported, unless they are loaded already: as if they were not installed."""
+    """Context in which these packages appear not to be installed, unless imported already."""
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is what importlib wants for that
     try:
@@ -88,7 +88,7 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
 
 
 def _missing(later: LaterCommand) -> str:
-    """What this relay has not and the command needs, or ""."""
+    """Why the command is unavailable in this relay, or ""."""
     place = _LISTENERS / later.listener
     if not later.listener or place.is_dir() or place.with_suffix(".py").is_file():
         return ""
@@ -96,7 +96,7 @@ def _missing(later: LaterCommand) -> str:
 
 
 def _of_no_listener(cause: str) -> click.Command:
-    """Stands for a command of a listener whose folder was taken away."""
+    """Replaces a command whose listener's folder was removed."""
 
     def missing() -> None:
         raise ConfigError(cause)

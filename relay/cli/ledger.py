@@ -1,5 +1,5 @@
-"""`qumail-relay ledger`: shows what left with less than it could have, which is a part of the audit record.
-Exit status 0 fine, 1 it cannot be read, 2 usage; reading changes nothing, and `audit verify` proves that it is whole.
+"""`qumail-relay ledger`: shows mail that left with weaker protection than possible, from the audit record.
+Exit status 0 fine, 1 unreadable, 2 usage; changes nothing, and `audit verify` proves that the record is complete.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def show(
 
 
 def spellings_of(config: Config, address: str) -> set[str]:
-    """What records may have for this address. Raises ConfigError."""
+    """The forms of this address in records. Raises ConfigError."""
     with relay_rights(config):
         secret = SiteSecret.load(config.store.secret) if is_there(config.store.secret) else None
     return AddressHash(secret).spellings(address)
 
 
 def addresses_in(entry: dict[str, Any]) -> Iterator[str]:
-    """Sender and recipients, as they stand there."""
+    """The sender and recipients, as recorded."""
     yield str(entry.get("sender", ""))
     yield from map(str, entry.get("recipients", ()))
 

@@ -1,6 +1,6 @@
-"""Sets up the log: one event a line, for people on a terminal and as JSON for everything else.
-They are structlog's event dictionaries, with the time in UTC (RFC 3339). The journal hears how bad each line is
-(sd-daemon(3), "<4>" in front of it), so that `journalctl -p warning` finds what is.
+"""Sets up the log: one event a line, for people on a terminal and as JSON otherwise.
+Events are structlog's dictionaries, with the time in UTC (RFC 3339). Each line to the journal begins with its priority
+(sd-daemon(3), "<4>"), so that `journalctl -p warning` works.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from relay.policy.names import printable
 
 
 def configure_logging(settings: LogSettings | None = None, *, for_good: bool = False) -> None:
-    """Log to standard error as [log] says; warnings and above of libraries come along.
+    """Logs to standard error as [log] says, including warnings and errors of libraries.
 
-    With `for_good` a logger that was used once keeps what it found, which takes half the time a line.
+    With `for_good`, loggers cache their configuration, which halves the time a line.
     """
     settings = settings or LogSettings()
     people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
@@ -45,7 +45,7 @@ def configure_logging(settings: LogSettings | None = None, *, for_good: bool = F
 
 
 def _styled(stream: TextIO) -> TextIO:
-    """The stream without escaping of its own (stdout.py): what is written here is escaped, and has colours."""
+    """The stream without the escaping of stdout.py: the log escapes by itself, and uses colours."""
     return cast(TextIO, getattr(stream, "rich_proxied_file", stream))
 
 
@@ -64,7 +64,7 @@ class _NeverFails:
             self._stream.flush()
 
 
-# Tracebacks are written without the values of variables, which may be keys or content.
+# Tracebacks omit values of variables, which may be keys or content.
 
 
 def _for_people() -> list[structlog.typing.Processor]:
@@ -77,7 +77,7 @@ def _for_programs() -> list[structlog.typing.Processor]:
 
 
 def _escaped(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What others have said cannot move the terminal's cursor, nor look like another line; JSON escapes by itself."""
+    """Escapes text of others, which could move the terminal's cursor or imitate a line; JSON escapes by itself."""
     return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
@@ -96,7 +96,7 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether what is written there goes to the journal: systemd names device and inode (systemd.exec(5))."""
+    """Whether the stream goes to the journal: systemd names its device and inode (systemd.exec(5))."""
     try:
         info = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -109,7 +109,7 @@ def _for_the_journal(_: Any, method: str, text: Any) -> str:
 
 
 def _with_priority(level: str, text: str) -> str:
-    """Each line is an entry of its own there."""
+    """Puts the priority before each line, which is a journal entry of its own."""
     prefix = f"<{_PRIORITIES.get(level, 3)}>"
     return prefix + text.replace("\n", f"\n{prefix}")
 

@@ -1,8 +1,8 @@
-"""Options and files that several commands take, so that they are spelt, explained and opened alike.
---config may also come from the environment, as QUMAIL_RELAY_CONFIG. What lies in the current directory does not count.
+"""Options and files of several commands, so that they are spelt, explained and opened alike.
+--config may also come from the environment, as QUMAIL_RELAY_CONFIG; the current directory is never searched.
 
-Files that a person names are opened by root as the owner of the place where they lie (relay/files/rights.py). So a name
-in another user's directory leads root to nothing that this user may not use.
+Root opens files that a person names as the owner of their directory (relay/files/rights.py). So a name in another
+user's directory leads root to nothing that this user may not use.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ output_option = click.option(
 
 
 class ThereIs(click.Path):
-    """A path at which something is. Where that cannot be determined it is not said to be missing."""
+    """An existing path. If existence cannot be determined, it is not reported as missing."""
 
     def __init__(self, *, only_directory: bool = False) -> None:
         """Gives a Path; with `only_directory` that of a directory."""
         super().__init__(exists=True, file_okay=not only_directory, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Says what denies access, and what to do about it."""
+        """Reports what denies access, and the remedy."""
         try:
             is_there(Path(os.fsdecode(value)))
         except ConfigError as error:
@@ -62,9 +62,9 @@ class ThereIs(click.Path):
 
 
 def as_relay_option(command: Callable[..., T]) -> Callable[..., T]:
-    """--config of a command that works with the relay's own files: where root runs it, it goes on as the relay's user.
+    """--config of a command that uses the relay's own files: root becomes the relay's user.
 
-    So it sees what the relay sees, and leaves no file that the relay cannot read.
+    So the command sees what the relay sees, and leaves no file that the relay cannot read.
     """
 
     @wraps(command)
@@ -78,12 +78,12 @@ def as_relay_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 class Time(click.ParamType[str]):
-    """A time as the audit record has it, which can be compared with theirs: RFC 3339, UTC, with milliseconds."""
+    """A time comparable with those of the audit record: RFC 3339, UTC, with milliseconds."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Without a zone it is UTC, as in the record."""
+        """The time; without a zone it is UTC."""
         try:
             when = datetime.fromisoformat(value)
             when = when.astimezone(UTC) if when.tzinfo is not None else when.replace(tzinfo=UTC)
@@ -101,7 +101,7 @@ until_option = click.option("--until", type=Time(), help="Before this time.")
 def chosen(
     records: Iterable[dict[str, Any]], since: str | None, until: str | None, peer: str | None, peers: Collection[str]
 ) -> Iterator[dict[str, Any]]:
-    """Those of this time and peer. Raises ConfigError for a peer who is not one of `peers`, and whom no record has."""
+    """The records of this time and peer. Raises ConfigError for a peer neither in `peers` nor in any record."""
     names = set(peers)
     for record in records:
         names.add(str(record.get("peer") or ""))
@@ -113,12 +113,12 @@ def chosen(
 
 
 class InputFile(click.ParamType[BinaryIO]):
-    """A file to read, "-" for standard input; it is opened before the command becomes the relay's user."""
+    """A file to read, "-" for standard input; opened before the command becomes the relay's user."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BinaryIO:
-        """The file, which is closed with the command."""
+        """The open file, closed at the command's end."""
         if value == "-":
             return sys.stdin.buffer
         try:
@@ -133,7 +133,7 @@ class InputFile(click.ParamType[BinaryIO]):
 
 
 def create_named(path: Path) -> BinaryIO:
-    """The file named by `-o`, empty, to write. Raises ConfigError."""
+    """Creates or empties the file named by `-o`. Raises ConfigError."""
     try:
         return rights.create_named(path)
     except OSError as error:
@@ -143,7 +143,7 @@ def create_named(path: Path) -> BinaryIO:
 def write_named(path: Path | None, content: bytes) -> None:
     """Writes the file named by `-o`, or standard output. Raises ConfigError."""
     if path is None:
-        from relay.cli.output import print_message  # it loads rich
+        from relay.cli.output import print_message  # imports rich
 
         print_message(content)
         return

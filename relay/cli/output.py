@@ -1,7 +1,7 @@
-"""How commands print what they found: as tables and pairs for people, as JSON for programs.
-Text is no wider than the terminal, COLUMNS or 80, and nothing is cut off; only a word longer than a line is broken.
+"""Output of commands: tables and pairs for people, JSON for programs.
+Text is no wider than the terminal, COLUMNS or 80, and never cut off; only a word longer than a line is broken.
 
-What others wrote is never taken as markup, and what could disturb a terminal is escaped.
+Text of others is never interpreted as markup, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ T = TypeVar("T")
 Cell = str | Text
 Pair = tuple[str, Cell | Sequence[Cell]]
 FRAME = 3
-"""Width of a column beside its text: a line and a blank on both sides. The table ends with one more line."""
+"""Width of a column in addition to its text: a line and a space on both sides. The table ends with one more line."""
 
 
 class _TextConsole(Console):
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Strings and texts are escaped, line ends too; all else is made here, of escaped ones."""
+        """Escapes strings and texts, including line ends; other objects contain escaped text."""
         super().print(*(_safe(each) if isinstance(each, Cell) else each for each in objects), **settings)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Standard output, with what is printed taken as it is: addresses may hold brackets and colons."""
+    """A console on standard output without markup: addresses may contain brackets and colons."""
     return _TextConsole(markup=False, emoji=False, highlight=False, stderr=stderr)
 
 
 def print_message(message: bytes) -> None:
-    """The message on standard output as it is, for a file or a program; on a terminal escaped."""
+    """Writes the message unchanged to standard output; escaped if that is a terminal."""
     if sys.stdout.isatty():
         lines = message.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
         click.echo("\n".join(map(printable, lines)))
@@ -47,19 +47,19 @@ def print_message(message: bytes) -> None:
 
 
 def json_option(content: str = "one JSON object") -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """The option --json, as `as_json`; `content` it prints then."""
+    """The option --json, as `as_json`; `content` describes its output."""
     return click.option("--json", "as_json", is_flag=True, help=f"For programs: {content}.")
 
 
 def print_json(value: Any) -> None:
-    """The value on standard output, indented."""
-    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # the only one that json leaves as it is
+    """Prints the value, indented."""
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # the one that json does not escape
 
 
 def print_table(
     out: Console, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", numbers: int = 0
 ) -> None:
-    """One row each; what is too long for a column goes on in the next line. The last `numbers` columns stand right."""
+    """Prints one row each; long cells wrap. The last `numbers` columns are right-aligned."""
     made = _WholeWords(title=_safe(Text(title)) if title else None, title_justify="left")
     for place, heading in enumerate(headings):
         made.add_column(
@@ -71,7 +71,7 @@ def print_table(
 
 
 def print_pairs(out: Console, pairs: Iterable[Pair]) -> None:
-    """Each name beside its value; of several values each has a line, and none has no line at all."""
+    """Prints each name beside its value; several values get a line each, none gets no line."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
@@ -82,7 +82,7 @@ def print_pairs(out: Console, pairs: Iterable[Pair]) -> None:
 
 
 def _safe(cell: Cell) -> Cell:
-    """In one line, escaped."""
+    """The cell as one line, escaped."""
     if isinstance(cell, str):
         return printable(cell)
     if cell.plain.isprintable():
@@ -93,7 +93,7 @@ def _safe(cell: Cell) -> Cell:
 
 
 class _WholeWords(Table):
-    """Gives each column room for its longest word, as far as there is room for all; rich breaks words to be fair."""
+    """A table whose columns have room for their longest word if possible; rich breaks words to be fair."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         texts = [[_plain(column.header), *map(_plain, column.cells)] for column in self.columns]
@@ -111,7 +111,7 @@ def _plain(cell: object) -> str:
 
 
 def _widths(longest: list[int], whole: list[int], room: int) -> list[int]:
-    """First the longest words, those of the narrowest columns first; what is left goes to who needs it most."""
+    """Column widths: first the longest words, narrowest columns first; the rest goes where it is needed most."""
     widths = [1] * len(longest)
     left = room
     for place, column in enumerate(sorted(range(len(longest)), key=longest.__getitem__)):

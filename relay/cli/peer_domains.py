@@ -1,5 +1,5 @@
-"""The domains of a peer's document, as the administrator here confirms them: one by one, or by those that they expect.
-Standard: relay/identity/peers.py; neither words nor a fingerprint confirm a domain, for the peer itself has named it.
+"""Confirmation of a peer's domains by the administrator here, one by one or as a list of expected domains.
+Standard: relay/identity/peers.py; neither words nor fingerprint confirm a domain, since the peer itself names it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from relay.identity import Import, PeerCertificates
 from relay.setup.asking import Prompter
 
 MAX_ASKED = 20
-"""Maximum number of domains that are asked about; more have to be given."""
+"""Maximum number of domains that are asked about; more must be given as options."""
 WHY = (
     "The document names these domains itself. Mail for them will be sealed so that this site alone can read it. Say "
     "yes to those that you know to be theirs, and to no other."
@@ -36,9 +36,9 @@ class NotConfirmed(ConfigError):
 def confirmed_domains(
     pinned: Import, expected: tuple[str, ...], asker: Prompter, *, option: str = "--domain"
 ) -> tuple[str, ...]:
-    """The domains of the document that are confirmed now: all that have to be.
+    """Returns the document's domains that are confirmed now: all that need confirmation.
 
-    Raises NotConfirmed; ConfigError where nobody is asked and nothing is expected; UsageError for what is no domain.
+    Raises NotConfirmed; ConfigError if nobody is asked and no domain is expected; UsageError for an invalid domain.
     """
     if domains := refuse_other_domains(pinned.peer, pinned.added, expected):
         return domains
@@ -56,9 +56,9 @@ def confirmed_domains(
 
 
 def refuse_other_domains(peer: PeerCertificates, added: Collection[str], expected: tuple[str, ...]) -> tuple[str, ...]:
-    """The domains that are expected of a document, if any; of it those in `added` have to be.
+    """The expected domains, if any, which must include those of `added`.
 
-    Raises NotConfirmed where it names others, ConfigError where it lacks one, UsageError for what is no domain.
+    Raises NotConfirmed if the document names others, ConfigError if it lacks one, UsageError for an invalid domain.
     """
     domains = tuple(map(_folded, expected))
     if absent := [domain for domain in domains if domain not in peer.domains]:

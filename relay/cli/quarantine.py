@@ -1,5 +1,5 @@
-"""`qumail-relay quarantine`: what was put aside instead of delivered, and what a person decides about it.
-Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage; the relay may run.
+"""`qumail-relay quarantine`: lists, releases and drops mail that was put aside instead of delivered.
+Exit status 0 fine, 1 if a message is missing or could not be delivered, 2 usage; a relay may be serving.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from relay.store.store import BUSY_TIMEOUT_S, Store, open_store
 
 NEARLY_FULL = 0.8
 NAMED = 3
-"""Maximum number of recipients that the list names for a message."""
+"""Maximum number of recipients listed for a message."""
 
 reason_option = click.option("--reason", type=click.Choice(REASONS), help="Only messages put aside for this reason.")
 ids_argument = click.argument("ids", nargs=-1, metavar="ID...")
@@ -72,7 +72,7 @@ def _cells(kept: Kept) -> Sequence[Cell]:
 
 
 def _recipients(kept: Kept) -> str:
-    """Those who wait, and how many more there are."""
+    """The waiting recipients, and the number of those not listed."""
     named = [each.address for each in kept.envelope.recipients]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"{', '.join(named[:NAMED]) or 'nobody'}{more}"
@@ -151,7 +151,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
 
 
 async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
-    """For `check`: what is in quarantine, and what a person has to do about it."""
+    """For `check`: the contents of the quarantine, and what an administrator should do."""
     if config.quarantine.action == "refuse":
         return "off: what cannot be opened is refused", ()
     try:
@@ -185,7 +185,7 @@ if TYPE_CHECKING:
 
 
 def _for_each(config: Config, ids: Sequence[str], reason: str | None, decision: _Decision) -> None:
-    """Decides about each message that is meant; ends with 1 where one is not there or stays."""
+    """Applies the decision to each message; exits with 1 if one is missing or stays."""
     if not asyncio.run(_decide(config, ids, reason, decision)):
         sys.exit(1)
 
@@ -194,7 +194,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     if config.incoming is None:
         raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
     fine = True
-    # Here, for it is all of a relay: to look at what is kept needs little of it.
+    # Imported here: this is most of a relay, which the other commands do not need.
     from relay.process import assembly
     from relay.quarantine.release import Releaser
 
@@ -211,7 +211,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
             for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
                 if (
                     stop.requested
-                ):  # one that is on its way is not broken off: it might be delivered, and be tried again
+                ):  # an attempt in flight is not interrupted: its mail might be delivered, and later again
                     raise Stopped(f"told to stop; {name} and what comes after it stay in quarantine")
                 fine &= await _decided(parts.store.quarantine, decide, name, decision)
     return fine
@@ -232,7 +232,7 @@ async def _decided(quarantine: Quarantine, decide: Releaser, name: str, decision
 
 
 def _told(kept: Kept, released: Released) -> bool:
-    """Says what became of a message for each recipient; True where all have it who were meant."""
+    """Prints the outcome for each recipient; returns whether all were served."""
     for recipient, outcome in zip(released.recipients, released.outcomes, strict=True):
         said = "delivered" if outcome is None else f"not delivered, waits: {outcome}"
         click.echo(printable(f"{kept.id}: {recipient.address}: {said}"), err=outcome is not None)
@@ -252,17 +252,18 @@ def _config(config_file: Path) -> Config:
 
 
 def _impatient(config: Config) -> Config:
-    """A person at a terminal does not wait for a key that is late."""
+    """The configuration without waiting for late keys: a person is at the terminal."""
     kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
     return config.model_copy(update={"kmes": kmes})
 
 
 @asynccontextmanager
 async def existing_store(config: Config) -> AsyncIterator[Store | None]:
-    """The store, or None before the relay has first started: looking makes nothing.
+    """The store, or None before the relay's first start; creates nothing.
 
-    Where the site secret is gone, what it seals stays closed, and all else is seen. Raises ConfigError and
-    StoreUnavailable, also where the relay that serves has another file than lies there.
+    Without the site secret, all but what it seals can be read. Raises ConfigError and StoreUnavailable, also if the
+    serving
+    relay has another file open.
     """
     database, file = config.store.database, config.store.secret
     if taken_away := await asyncio.to_thread(database_taken_away, config):
@@ -270,7 +271,7 @@ async def existing_store(config: Config) -> AsyncIterator[Store | None]:
     if not await is_begun(database, busy_timeout=BUSY_TIMEOUT_S):
         yield None
         return
-    # One that stands for what a relay would make: nothing is sealed here.
+    # A random stand-in: nothing is sealed here.
     secret = SiteSecret.load(file) if is_there(file) else SiteSecret(os.urandom(SECRET_LENGTH))
     check, known = config.restore_check_file, config.has_served
     async with await open_store(database, secret, restore_check_file=check, known_here=known) as store:

@@ -1,5 +1,5 @@
-"""`qumail-relay serve`: run the relay until a signal stops it.
-SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads again what counts without a restart.
+"""`qumail-relay serve`: runs the relay until a signal stops it.
+SIGTERM and SIGINT stop it after the mails in flight, SIGHUP reloads all that needs no restart.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, worker: 
     With workers = N in [limits] N processes serve at the same addresses. SIGUSR1 starts each anew, one after the
     other, as after an upgrade; no connection is refused meanwhile.
     """
-    # Each is for some processes of a relay, and must kill no other one: `systemctl kill` signals all of a service.
+    # Each signal is for some of the relay's processes and must not kill others: `systemctl kill` signals all of a
+    # service.
     signals.end_nothing()
     if worker is not None:
         _serve_as_worker(Worker.from_json(worker), config_file)
@@ -72,7 +73,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, worker: 
                 write_whole(ready_file, "".join(f"{name} {address}\n" for name, address in addresses.items()))
 
     if ready_file is not None:
-        # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.
+        # Before a key is drawn: with a wrong path the relay would be restarted again and again.
         _try(ready_file)
     use_one_heap()
     passed = passed_descriptors()
@@ -80,15 +81,15 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, worker: 
         uvloop.run(workers.serve(config, config_file, text, ready, refuse_others_settings, passed))
         return
     app.load(config)
-    # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
+    # The second process first: a later fork would inherit the relay's lock, and block a new relay.
     settings = Settings(config, partial(load_to_serve, config_file))
     uvloop.run(app.serve(settings, key_receiver.start(config, passed), ready, passed=passed))
 
 
 def _serve_as_worker(worker: Worker, config_file: Path) -> None:
-    """Serves as one of several, with the relay.toml and the sockets that it was started with.
+    """Serves as one of several workers, with the relay.toml text and sockets that it inherits.
 
-    Who could write that file was checked when it was read. Whatever has become of it since, workers start anew.
+    The first process checked who could write the file. Later changes to its permissions do not matter to new workers.
     """
 
     def read(text: str) -> Config:
@@ -110,7 +111,7 @@ def _serve_as_worker(worker: Worker, config_file: Path) -> None:
 
 
 def _try(path: Path) -> None:
-    """Whether the file could be made. Raises ConfigError."""
+    """Tests whether the file can be created. Raises ConfigError."""
     with _told_of(path), TemporaryFile(dir=path.parent):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -118,7 +119,7 @@ def _try(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path) -> Iterator[None]:
-    """Says what could not be written. Raises ConfigError."""
+    """Context that turns OSError into ConfigError for this path."""
     try:
         yield
     except OSError as error:

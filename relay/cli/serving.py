@@ -1,5 +1,5 @@
-"""Whether a relay of this site serves now, and whether it does so from the database that lies in its place.
-It has one lock on its embedded database and one in its audit record, and the kernel says who has which.
+"""Whether a relay of this site serves now, and whether it uses the database file at the configured path.
+A relay holds one lock on its embedded database and one in its audit record; the kernel tells who holds them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from relay.store.sqlite import TAKEN_AWAY, serving, user_of_server
 
 
 def serves(config: Config) -> bool | None:
-    """Whether one serves; None where its database is a server's, or this machine cannot say. Blocks."""
+    """Whether one serves; None if the database is a server's, or this machine cannot tell. Blocks."""
     database = config.store.database
     if not isinstance(database, Path):
         return None
@@ -21,16 +21,16 @@ def serves(config: Config) -> bool | None:
 
 
 def servers_user(config: Config) -> int | None:
-    """The number of the user of the relay that serves; None where none does, or this machine cannot say. Blocks."""
+    """The user ID of the serving relay; None if there is none, or this machine cannot tell. Blocks."""
     locked = (config.store.database, config.audit_directory / LOCK)
     users = (user_of_server(path) for path in locked if isinstance(path, Path))
     return next((user for user in users if user is not None), None)
 
 
 def database_taken_away(config: Config) -> str:
-    """What to say where a relay serves from another file than the one that lies there, or is missing; "" else. Blocks.
+    """An error if a relay serves from another database file than the one at this path, if any; else "". Blocks.
 
-    Such a file is not to be opened: a log that is beside it belongs to the other.
+    The file at the path must not be opened: the log beside it belongs to the other.
     """
     database = config.store.database
     if isinstance(database, Path) and serving(database) is False and serves_here(config):
@@ -39,5 +39,5 @@ def database_taken_away(config: Config) -> str:
 
 
 def serves_here(config: Config) -> bool | None:
-    """Whether one writes the audit record of this configuration; None where this machine cannot say. Blocks."""
+    """Whether a relay writes the audit record of this configuration; None if this machine cannot tell. Blocks."""
     return serving(config.audit_directory / LOCK)

@@ -1,5 +1,5 @@
-"""`qumail-relay setup`: a few questions, then a site that works; what is there already stays as it is.
-Exit status 0 where all is written and well, 1 where something could not be or is found wrong at the end, 2 wrong usage.
+"""`qumail-relay setup`: sets up a working site after a few questions, and keeps what exists.
+Exit status 0: all was written and is well; 1: a failure, or a failed check at the end; 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from relay.setup.questions import NONE
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
-"""The relay's user where root sets it up."""
+"""Default name of the relay's user, if root sets it up."""
 HOLDS_RATHER = "mail that cannot be sealed waits, and without the relay it leaves in clear"
 CHILD_LIMIT_S = 900.0
 """Time limit of a command that setup starts, in seconds."""
@@ -167,7 +167,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         _refuse_another_peer(document, flags)
     former, said_before = None, b""
     if answered:
-        with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
+        with suppress(ConfigError):  # a wrong relay.toml has no answers
             if places.config_file.exists():
                 former = load(places.config_file)
                 said_before = places.config_file.read_bytes()
@@ -179,7 +179,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
             )
         look_at_kme(answers, document, former)
         if answers.postfix is None:
-            flags = {**flags, "postfix": NONE}  # answered: not to be asked again
+            flags = {**flags, "postfix": NONE}  # answered, so it is not asked again
         look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):
@@ -205,24 +205,24 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
             config, beside = former, as_before(places, said_before, beside)
             _hold_ports(config, places)
     else:
-        # A relay that seals nothing, or does not even start, would keep all mail waiting.
+        # A relay that seals nothing, or does not start, would make all mail wait.
         beside = BesidePostfix(None)
         again = command("qumail-relay", "setup", "--config", places.config_file)
         click.echo(f"Postfix stays as it is. Fix that, then: {again}")
     click.echo()
-    # A smarthost hands on to a server that is there already.
+    # The next hop of a smarthost exists already.
     looks = beside.runs or integration_of(config) == "smarthost"
     without = ("--before-start",) if looks else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)
     if last := last_line(config, places, owner, beside, well=well):
         click.echo(f"\n{last}")
-    # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
+    # What check finds on an existing site, such as mail in quarantine, is no failure of this run.
     if not sealed or (answered and not well):
         sys.exit(1)
 
 
 def _make_state(config: Config, places: SitePaths, owner: Owner, former: Config | None) -> None:
-    """The relay's own directory, then credentials, then secret and keys as the relay's user. Raises ConfigError."""
+    """Makes the relay's directory, then credentials, then secret and keys as the relay's user. Raises ConfigError."""
     show_written([make_directory(config.own_directory, owner, state=True)])
     if not os.geteuid():
         show_written(provide(config, places.config_file, former))
@@ -234,10 +234,10 @@ def _make_state(config: Config, places: SitePaths, owner: Owner, former: Config 
 
 
 def _refuse_another_peer(document: bytes, flags: dict[str, Any]) -> None:
-    """Before anything is written. Raises UsageError and ConfigError."""
+    """Runs before anything is written. Raises UsageError and ConfigError."""
     peer = read_document(document)
     if (flags["yes"] or flags["words"]) and not flags["peer_domains"]:
-        # Nobody is asked about them, and a peer must not choose its domains itself.
+        # Nobody is asked about the domains, and a peer must not choose them itself.
         named = ", ".join(peer.domains)
         raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
     refuse_other_words(flags["words"], peer)
@@ -245,7 +245,7 @@ def _refuse_another_peer(document: bytes, flags: dict[str, Any]) -> None:
 
 
 def _hold_ports(config: Config, places: SitePaths) -> None:
-    """Before Postfix hands mail to them: until the relay starts, a local user could take them. Raises ConfigError."""
+    """Runs before Postfix uses the ports: until the relay starts, a local user could take them. Raises ConfigError."""
     if said := hold_ports_by_default(config, places.config_file):
         click.echo(said)
 
@@ -273,7 +273,7 @@ def _owner(user: str | None) -> Owner:
 
 
 def _whose_state(config: Config, owner: Owner, named: str | None) -> Owner:
-    """The owner of a state that is there. Raises ConfigError where `--user` names another."""
+    """The owner of an existing state. Raises ConfigError if `--user` names another."""
     user = relays_user(config)
     if user is None or user.uid == owner.uid:
         return owner
@@ -287,7 +287,7 @@ def _document(path: Path | None) -> bytes | None:
 
 
 def _rehearse(config: Config) -> None:
-    from relay.setup.rehearsal import rehearse  # loads all that seals, which the questions do without
+    from relay.setup.rehearsal import rehearse  # imports all that seals, which the questions do not need
 
     failed = False
     for to, became, wrong in asyncio.run(rehearse(config)):
@@ -302,11 +302,13 @@ def _make_keys(config: Config) -> None:
 
 
 def _as_relay(owner: Owner, *arguments: str) -> bool:
-    """Another command, as the user that the relay runs as, and whether it went well: what it makes must not be root's.
+    """Runs another command as the relay's user, so that root owns none of its files; returns whether it succeeded.
 
-    Nor would root be safe in directories of that user, who could have put links there. It starts as root, forbids that
-    others trace it, and then becomes that user. Otherwise processes of that user could trace it while it starts, and
-    take its standard output. It has no terminal. It has a time limit, for that user may stop it. Raises ConfigError.
+    Root would not be safe in that user's directories, which may contain links. The command starts as root, forbids
+    tracing,
+    and only then becomes that user. Otherwise the user's processes could trace its start and take over its standard
+    output.
+    It has no terminal, and a time limit because that user may stop it. Raises ConfigError.
     """
     words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "relay"]
     if owner.is_another:
@@ -332,7 +334,7 @@ def _as_relay(owner: Owner, *arguments: str) -> bool:
 
 
 def _refuse_closed_python(owner: Owner) -> None:
-    """Raises ConfigError where the relay could not be started as its user."""
+    """Raises ConfigError if the relay's user cannot run this Python."""
     with acting_as(UnixUser.numbered(owner.uid, owner.gid)):
         if not os.access(sys.executable, os.X_OK, effective_ids=True):
             raise ConfigError(

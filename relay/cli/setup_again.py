@@ -1,5 +1,5 @@
-"""`qumail-relay setup` where a relay.toml is there: whether the flags say what it says already.
-The same answers again change nothing; another answer needs --replace, and is never passed over.
+"""`qumail-relay setup` with an existing relay.toml: compares the flags with it.
+The same answers change nothing; a different answer needs --replace, and is never ignored.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from relay.setup.questions import DEVELOPMENT, NONE
 
 
 def another_answer(config: Config, flags: dict[str, Any]) -> str:
-    """The first flag that says something else than the site that is there, "" for none.
+    """The first flag that contradicts the existing site, "" for none.
 
-    Raises ConfigError, and UsageError for what is no domain or next hop.
+    Raises ConfigError, and UsageError for an invalid domain or next hop.
     """
     try:
         return next(_differing(config, flags), "")
@@ -36,15 +36,15 @@ def another_answer(config: Config, flags: dict[str, Any]) -> str:
 
 
 def postfix_of(config: Config, beside: Path) -> str | None:
-    """The directory of the Postfix that relay.toml names, None for none.
+    """The directory of the Postfix that relay.toml names, or None.
 
-    One of before this was written there is known by what setup has kept of it, `beside` relay.toml.
+    An older relay.toml names none; then the backups that setup keeps `beside` it tell.
     """
     return str(config.postfix.directory) if config.postfix is not None else changed_last(beside)
 
 
 def as_it_is(config: Config, flags: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """The flags of --replace; what they leave open is answered by the site that is there, `beside` relay.toml."""
+    """The flags of --replace, completed from the existing site and the files `beside` relay.toml."""
     site, outgoing, ports = config.site, config.outgoing, site_ports(config)
     integration = integration_of(config)
     said: dict[str, Any] = {
@@ -79,7 +79,7 @@ def _kme_as_it_is(config: Config) -> dict[str, Any]:
 
 
 def _everybody(default: Path) -> str:
-    """The answer that this file is there for; one that was edited is kept, whatever the answer."""
+    """The answer that this file was written for; an edited file counts as "hold", and is kept."""
     if not default.exists():
         return "hold"
     text = default.read_text(encoding="utf-8", errors="replace")
@@ -87,7 +87,7 @@ def _everybody(default: Path) -> str:
 
 
 def integration_of(config: Config) -> Integration:
-    """How mail comes to the relay."""
+    """How mail reaches the relay."""
     outgoing = config.outgoing
     if outgoing is not None and outgoing.milter:
         return "milter"
@@ -95,7 +95,7 @@ def integration_of(config: Config) -> Integration:
 
 
 def secret_place(config: Config) -> SecretPlace:
-    """Where the site secret is."""
+    """The place of the site secret."""
     return "credential" if credential_name(config.store.secret) else "file"
 
 
@@ -128,7 +128,7 @@ def _port_base(ports: tuple[Ports, Ports]) -> int:
 
 
 def _everybody_differs(default: Path, answer: str) -> bool:
-    """Whether the file is there for another answer; one that was edited is an administrator's, and counts."""
+    """Whether the file was written for another answer; an edited file is the administrator's, and fits all."""
     if not default.exists():
         return answer != "hold"
     text = default.read_text(encoding="utf-8", errors="replace")

@@ -1,5 +1,5 @@
-"""The answers of `qumail-relay setup`: by flags first, else asked; and a look at what they are about, before it counts.
-Nothing is written before all of it is known to fit together.
+"""The answers of `qumail-relay setup`, from flags or questions, and tests of the KME and Postfix that they name.
+Nothing is written before all answers are known to fit together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from relay.setup.still_queued import StillQueued
 def answers_of(
     asker: Prompter, flags: dict[str, Any], document: bytes | None, config_file: Path
 ) -> tuple[Answers, bytes | None]:
-    """What flags leave open is asked; and the document of the peer, if there is one now."""
+    """The answers, with questions for those that flags leave open, and the peer's document, if any."""
     domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
     if document is None and not flags["replace"]:
         document = questions.ask_peer(asker)
@@ -60,7 +60,7 @@ def answers_of(
     everybody = flags["everybody"] or questions.ask_everybody(asker)
     postmaster = _postmaster(flags["postmaster"], domains[0])
     name = flags["name"] or domains[0].partition(".")[0]
-    # Without a KME it is a name that peers tell this site by, and no other site has this domain.
+    # Without a KME the SAE ID only identifies this site to peers, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
     postfix = questions.ask_postfix(asker) if flags["postfix"] is None else _place(flags["postfix"])
     port_base = flags["port_base"] or PORT_BASE
@@ -72,7 +72,7 @@ def answers_of(
 
 
 def _credentials(asker: Prompter, secret: str | None, config_file: Path) -> Path | None:
-    """Where the credentials shall be; None for files. Raises ConfigError where they are wanted and cannot be had."""
+    """The directory for the credentials, None for files. Raises ConfigError if they are requested and unavailable."""
     place = secret
     if place is None and not credentials.why_none(config_file):
         place = questions.ask_secret(asker, tpm2=credentials.has_tpm2())
@@ -102,10 +102,9 @@ def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, 
 
 
 def look_at_kme(answers: Answers, document: bytes | None, former: Config | None) -> None:
-    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be fixed is
-    printed.
+    """Asks the KME before anything is written, and prints faults that can be fixed.
 
-    Of a site that is there, the `former`, nothing is replaced by an SAE ID under which the KME refuses us.
+    Raises ConfigError if an existing site, the `former`, would change to an SAE ID that the KME refuses.
     """
     if answers.kme is None:
         return
@@ -121,7 +120,7 @@ def look_at_kme(answers: Answers, document: bytes | None, former: Config | None)
 
 
 def _known_peer(config: Config | None) -> str | None:
-    """The SAE ID of a peer that this site has; None where there is none."""
+    """The SAE ID of one of this site's peers, or None."""
     if config is None:
         return None
     with suppress(ConfigError), relay_rights(config):
@@ -130,7 +129,7 @@ def _known_peer(config: Config | None) -> str | None:
 
 
 def look_at_postfix(answers: Answers, places: SitePaths, flags: dict[str, Any]) -> None:
-    """Before anything is written. Raises ClickException."""
+    """Plans the change before anything is written. Raises ClickException."""
     where = answers.postfix
     if where is None or flags["apply_postfix"] is False:
         return
@@ -147,7 +146,7 @@ def _parsed_domain(text: str) -> str:
 
 
 def _postmaster(answers: tuple[str, ...], domain: str) -> tuple[str, ...]:
-    """Who is notified of alarms. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    """Recipients of alarms. Not asked for: every domain has this address (RFC 5321, 4.5.1)."""
     if answers == (NONE,):
         return ()
     addresses = tuple(str(_checked(parse_mailbox, each)) for each in answers or (f"postmaster@{domain}",))

@@ -1,5 +1,5 @@
-"""`qumail-relay setup` and the relay's ports: has systemd hold those of relay.toml, so that nobody else can take one.
-Standard: systemd.socket(5), which knows no host names; they are looked up as the relay does. Root alone can do it.
+"""Has systemd hold the TCP ports of relay.toml, so that no other program can take one. For root.
+Standard: systemd.socket(5), which knows no host names; they are looked up as the relay does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEAD = "# The addresses of relay.toml, written by `qumail-relay setup --hold-po
 
 
 def socket_unit_of(config_file: Path) -> Unit | None:
-    """The unit whose relay reads this file, where it has a socket unit that it takes its ports from. For root."""
+    """The unit whose relay reads this file, if a socket unit passes ports to it. For root."""
     unit = unit_of(config_file)
     if unit is None or not any((directory / unit.socket).exists() for directory in DIRECTORIES):
         return None
@@ -28,9 +28,9 @@ def socket_unit_of(config_file: Path) -> Unit | None:
 
 
 def hold_ports(config: Config, config_file: Path) -> str:
-    """Writes the addresses for systemd, which holds them from now on; returns what to say.
+    """Writes the addresses for systemd, which holds them from now on; returns the message to show.
 
-    Where the relay runs, that takes a restart of it, and is left to the administrator. Raises ConfigError.
+    A running relay must be restarted for that, which is left to the administrator. Raises ConfigError.
     """
     if not BOOTED.is_dir():
         return "systemd does not run this machine, so the relay binds its ports itself"
@@ -53,7 +53,7 @@ def hold_ports(config: Config, config_file: Path) -> str:
 
 
 def _none_to_hold(unit: Unit) -> str:
-    """Raises ConfigError where systemd holds ports that relay.toml does not name."""
+    """Raises ConfigError if systemd holds ports that relay.toml does not name."""
     if unit.to_hold():
         remedy = one_after_the_other(
             command("systemctl", "disable", "--now", unit.socket),
@@ -66,14 +66,14 @@ def _none_to_hold(unit: Unit) -> str:
 
 
 def hold_ports_by_default(config: Config, config_file: Path) -> str:
-    """As hold_ports, where that can be done; else "", and `check` says so. Raises ConfigError."""
+    """Calls hold_ports if possible; else returns "", and `check` reports it. Raises ConfigError."""
     if os.geteuid():
         return ""
     return hold_ports(config, config_file) if socket_unit_of(config_file) is not None else ""
 
 
 def places(config: Config) -> list[str]:
-    """The addresses, as systemd writes them, of all settings that name a TCP port. Raises ConfigError."""
+    """The addresses of all settings with a TCP port, in systemd's notation. Raises ConfigError."""
     found: list[str] = []
     for setting, where in app.listening_addresses(config).items():
         if isinstance(where, TCPAddress):

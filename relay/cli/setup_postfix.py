@@ -1,5 +1,5 @@
-"""`qumail-relay setup` and the Postfix beside the relay: changed on request, or put back; and what to do then.
-Nothing ends with "all is well" while mail waits for a relay that does not run, or goes past it.
+"""Changes the Postfix beside the relay, or restores it, and prints what remains to be done.
+Setup never reports success while mail waits for a relay that does not run, or bypasses the relay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from relay.status.standing import serves
 
 
 class BesidePostfix(NamedTuple):
-    """How Postfix stands beside the relay now: its directory (None: none was looked at), joined to it, and running."""
+    """The state of the Postfix beside the relay: its directory (None if not checked), whether it is joined and runs."""
 
     directory: Path | None
     joined: bool = False
@@ -46,12 +46,12 @@ class BesidePostfix(NamedTuple):
 
     @property
     def declined(self) -> bool:
-        """Whether it was to be changed, and was not."""
+        """Whether a change was needed and not made."""
         return self.directory is not None and not self.joined
 
 
 def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePostfix, *, well: bool) -> str:
-    """What an administrator has to do now, since mail waits or goes past the relay, in lines; "" for nothing."""
+    """What the administrator must do now because mail waits or bypasses the relay; "" for nothing."""
     if beside.directory is None:
         return ""
     with as_owner_of(beside.directory):
@@ -79,18 +79,18 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     until = f"Until then {waits}: nobody listens at {', '.join(unheard)}."
     before, _, typed = how.replace(", then:", " first:").rpartition(": ")
     now = f"{first}NOW {action.upper()} THE RELAY{f' ({before})' if before else ''}. {until}"
-    return f"{filled(now)}\n  {typed}"  # in one line, to be copied
+    return f"{filled(now)}\n  {typed}"  # one line, to be copied
 
 
 async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:
-    """Those of these addresses at which nobody listens."""
+    """The addresses at which nobody listens."""
     return [str(each) for each in addresses if not await listens_at(each)]
 
 
 def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> BesidePostfix:
-    """Shows what would change in Postfix and changes it, where somebody says so; how it stands then.
+    """Shows the change to Postfix, makes it if confirmed, and returns the state after it.
 
-    Raises ConfigError, and StillQueued where mail in the queue would be stranded.
+    Raises ConfigError, and StillQueued if mail in the queue would be stranded.
     """
     if flags["apply_postfix"] is False:
         return BesidePostfix(None)
@@ -120,14 +120,14 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
 
 
 def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePostfix:
-    """Puts back what relay.toml `said`: with another integration than Postfix has, a restart would stop all mail."""
+    """Restores the former relay.toml, `said`: if Postfix had another integration, a restart would stop all mail."""
     _write(places.config_file, said)
     click.echo(f"{places.config_file}: as it was before, since {beside.directory} was not changed")
     return beside._replace(joined=True)
 
 
 def _write_down(path: Path, config: Config, directory: Path) -> None:
-    """Names this Postfix in a relay.toml of before that named none."""
+    """Adds this Postfix to an older relay.toml that names none."""
     if config.postfix is None:
         lines = "\n".join((*postfix_lines(directory), ""))
         _write(path, path.read_bytes().rstrip(b"\n") + f"\n{lines}".encode())
@@ -135,16 +135,16 @@ def _write_down(path: Path, config: Config, directory: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """In one step, with the owner and mode that it has."""
+    """Replaces the file atomically, with the same owner and mode."""
     with as_owner_of(path.parent):
         info = path.stat()
         write_flushed(path, content, info.st_mode & 0o7777, (info.st_uid, info.st_gid) if os.geteuid() == 0 else None)
 
 
 def put_back(places: SitePaths) -> None:
-    """Puts Postfix back as it was before the last change, and says what holds then. Raises ConfigError."""
+    """Restores Postfix to its state before the last change, and prints that state. Raises ConfigError."""
     config = None
-    with suppress(ConfigError):  # Postfix can be put back whatever relay.toml says
+    with suppress(ConfigError):  # works even if relay.toml is wrong
         config = load(places.config_file)
     if config is not None:
         asyncio.run(refuse_undo_that_strands(places.directory, config))

@@ -1,5 +1,5 @@
-"""Standard output of all commands: an error there says where it was, nothing is said twice, and text is only text.
-Standard: write(2); Python says an error of the last flush by itself, and ends with status 120.
+"""Standard output of all commands: reports write errors with their cause and once only, and escapes all text.
+Standard: write(2); Python itself reports errors of the last flush, with exit status 120.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NotPrinted(OSError):
 
 class _Output(io.FileIO):
     def write(self, octets: Any) -> Any:
-        """Raises NotPrinted, and BrokenPipeError where nobody reads any more."""
+        """Raises NotPrinted, and BrokenPipeError if the reader is gone."""
         try:
             return super().write(octets)
         except BrokenPipeError:
@@ -31,16 +31,16 @@ class _Output(io.FileIO):
 
 
 class _Escaping(io.TextIOWrapper):
-    """Shows what others wrote as text: nothing in it moves a terminal's cursor, or hides from who reads it."""
+    """Escapes text of others: nothing in it moves a terminal's cursor, or is hidden from the reader."""
 
     def write(self, text: str) -> int:
-        """As text; line ends stay."""
+        """Writes the text escaped, except for line ends."""
         super().write(text if text.isprintable() else "\n".join(map(printable, text.split("\n"))))
         return len(text)
 
     @property
     def rich_proxied_file(self) -> _Styled:
-        """Where rich writes, which escapes what it is given (output.py) and adds styles of its own."""
+        """The stream for rich, which escapes its input (output.py) and adds styles."""
         return _Styled(self)
 
 
@@ -61,12 +61,12 @@ class _Styled:
 
 
 def open_output() -> None:
-    """From here on `sys.stdout` raises NotPrinted, and both streams escape; those that a program has put there stay."""
+    """Makes `sys.stdout` raise NotPrinted and both streams escape; streams that a program has replaced stay."""
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         raw_error = io.BufferedWriter(io.FileIO(sys.stderr.fileno(), "wb", closefd=False))
         sys.stderr = _Escaping(raw_error, sys.stderr.encoding, "backslashreplace", line_buffering=True)
     before = sys.stdout
-    if before is None:  # it was closed: without this the next file that is opened has its number, and gets the output
+    if before is None:  # closed: without this the next file opened gets descriptor 1, and the output
         nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         if nowhere != _STANDARD_OUTPUT:
             os.dup2(nowhere, _STANDARD_OUTPUT)
@@ -79,7 +79,7 @@ def open_output() -> None:
 
 
 def flush_output() -> None:
-    """Writes what was printed and is not written yet. Raises NotPrinted."""
+    """Flushes standard output. Raises NotPrinted."""
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
@@ -88,12 +88,12 @@ def flush_output() -> None:
 
 
 def drop_output() -> None:
-    """What was printed and is not written is written nowhere."""
+    """Discards output that could not be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(nowhere, _STANDARD_OUTPUT)
     os.close(nowhere)
 
 
 def why(error: NotPrinted) -> str:
-    """One line for people."""
+    """The error as one line for people."""
     return f"standard output cannot be written: {os.strerror(error.errno or errno.EIO)}"

@@ -1,5 +1,5 @@
-"""`qumail-relay store accept`: the store that is there is the one that is meant, as after a restore.
-Exit status 0 where that is so from now on; relay/store/restore_check.py says what is doubted and why.
+"""`qumail-relay store accept`: accepts the present store as the intended one, as after a restore.
+Exit status 0 on success; relay/store/restore_check.py explains the doubts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def accept(config_file: Path) -> None:
 
 
 async def _accept(config: Config) -> str:
-    """What to say. Raises ConfigError and StoreUnavailable."""
+    """Accepts, and returns the message to show. Raises ConfigError and StoreUnavailable."""
     from relay.cli.quarantine import existing_store
 
     if not is_there(config.store.secret):

@@ -1,5 +1,5 @@
-"""`qumail-relay trace`: what happened to one mail here, in order, from the audit record and from a log.
-Exit status 0 found, 1 nothing is known of it, 2 usage; reading changes nothing, and what could not be read is said.
+"""`qumail-relay trace`: the history of one mail here, in order, from the audit record and a log.
+Exit status 0 found, 1 not found, 2 usage; changes nothing, and reports what could not be read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relay.policy.names import printable
 DAYS = 7
 UNIT = "qumail-relay"
 MAX_PASSES = 5
-"""Maximum number of readings of the record, where later lines name the mail otherwise."""
+"""Maximum number of passes over the record, in case later lines add names of the mail."""
 _HASH = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}")
 _OF_MAIL = re.compile(r"\bmail=([0-9a-f]{12})\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*")
@@ -81,7 +81,7 @@ def trace(
 
 
 def _read_records(story: Story, directory: Path, since: str) -> None:
-    """All records about the mail, also those that stand before the one that has its further names."""
+    """Reads all records about the mail, including those before the record that adds further names."""
     try:
         if not directory.exists():
             click.echo(f"{directory}: there are no records", err=True)
@@ -100,7 +100,7 @@ def _read_records(story: Story, directory: Path, since: str) -> None:
 
 
 def _read_line(story: Story, line: str) -> None:
-    """One line of a log, as the relay writes it for programs or for people."""
+    """Reads one log line, in the format for programs or for people."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
@@ -115,7 +115,7 @@ def _read_line(story: Story, line: str) -> None:
 
 @contextmanager
 def _log(log: str | None, since: str) -> Iterator[Iterable[str]]:
-    """The lines of the log. Raises ConfigError where a file cannot be read."""
+    """The lines of the log. Raises ConfigError if a file cannot be read."""
     if log == "-":
         yield sys.stdin
     elif log is not None:

@@ -1,9 +1,8 @@
-"""One mail's story put together: which records and log lines are about it, over all its ways through the relay.
-A mail may pass twice (in by one filter, out by the other); what is said last is of the last time.
+"""Collects the records and log lines about one mail, over all its passes through the relay.
+A mail may pass twice (in by one filter, out by the other); the final outcome is that of the last pass.
 
-From one pass to the next leads the mail server's queue ID. It says it when it takes a mail (`queued_as`), and by
-XFORWARD or in its Received field when it hands it on (`queue_id`). Queue IDs are used again some day, so Message-IDs
-must agree.
+The mail server's queue ID links the passes. The server returns it when it accepts a mail (`queued_as`), and passes it
+on by XFORWARD or in a Received field (`queue_id`). Queue IDs are reused, so Message-IDs must agree.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from relay.policy.names import printable
 
 NAMES = ("mail", "queue_id", "queued_as", "message_id", "sealed")
-"""The members of records and log lines by which a mail is known."""
+"""Fields of records and log lines that identify a mail."""
 _LEAD_ON = ("queue_id", "queued_as")
 _NOT_TOLD = ("event", "mail", "queue_id", "message_id", "level", "timestamp", "number", "time", "previous", "worker")
 
@@ -25,7 +24,7 @@ Step = dict[str, Any]
 
 @dataclass
 class Story:
-    """What is known of a mail: by which names it was asked for, where these led, and what was written of it."""
+    """All that is known of a mail: the names asked for, the names found from these, and its records and log lines."""
 
     names: set[str]
     mails: set[str] = field(default_factory=set)
@@ -35,16 +34,16 @@ class Story:
 
     @property
     def known(self) -> int:
-        """It grows with each name that was learned: what was read before may be about the mail after all."""
+        """A count that grows with each name found: earlier lines may then be about the mail after all."""
         return len(self.mails) + len(self.queue_ids)
 
     @property
     def words(self) -> list[bytes]:
-        """The texts of which each record about the mail has at least one."""
+        """Texts of which each record about the mail contains at least one."""
         return [name.encode() for name in self.names | self.mails | self.queue_ids]
 
     def take(self, said: dict[str, Any], source: str, when: str) -> None:
-        """Adds what a record or a log line says, where that is about this mail."""
+        """Adds a record or log line if it is about this mail."""
         if not self._is_about(said):
             return
         for name, values in (
@@ -63,9 +62,7 @@ class Story:
 
 
 def story_lines(story: Story) -> Iterator[str]:
-    """The story for people: each attempt with what was written of it, the first one first, and what became of the
-    mail.
-    """
+    """The history for people: each attempt with its lines, in order, then the outcome."""
     for mail in dict.fromkeys(step["mail"] for step in story.steps if step.get("mail")):
         steps = [step for step in story.steps if step.get("mail") == mail]
         values = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}
@@ -76,7 +73,7 @@ def story_lines(story: Story) -> Iterator[str]:
 
 
 def _in_the_end(story: Story) -> Iterator[str]:
-    """The last word of each recipient, by the records; the last of all stands last."""
+    """The last outcome of each recipient by the records, latest last."""
     last: dict[str, Step] = {}
     for step in story.steps:
         if step["source"] == "record" and step.get("event") == "mail":
@@ -92,7 +89,7 @@ def _in_the_end(story: Story) -> Iterator[str]:
 
 
 def _step_text(step: Step) -> str:
-    """One line of text."""
+    """The step as one line of text."""
     if step["source"] == "record" and step.get("event") == "mail":
         return _record_told(step)
     rest = {name: value for name, value in step.items() if name not in (*_NOT_TOLD, "source") and value not in ("", [])}
@@ -114,7 +111,7 @@ def _record_told(record: Step) -> str:
 
 
 def outcome_of(record: Step) -> str:
-    """In words: what the next hop has taken is not yet in anybody's mailbox."""
+    """The outcome in words; acceptance by the next hop is not yet delivery to a mailbox."""
     return "handed on" if record.get("outcome") == "delivered" else str(record.get("outcome"))
 
 

@@ -1,5 +1,5 @@
-"""How the relay of a relay.toml is started and restarted here: by the systemd unit that reads this file, else by hand.
-Standard: systemd.unit(5) (where units are, and which of two goes first), systemd.socket(5), sd_booted(3), proc(5).
+"""Starting and restarting the relay of a relay.toml on this machine: by its systemd unit, else by hand.
+Standard: systemd.unit(5) (unit directories and their precedence), systemd.socket(5), sd_booted(3), proc(5).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from relay.files.commands import as_user, command, one_after_the_other
 DIRECTORIES = tuple(
     Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 )  # fmt: skip
-"""Where units are; of two with one name the first counts."""
+"""Unit directories, by descending precedence."""
 BOOTED = Path("/run/systemd/system")
-"""There where systemd runs this machine."""
+"""Exists if systemd runs this machine."""
 DEFAULT_CONFIG = Path("/etc/qumail-relay/relay.toml")
-"""What the relay of deploy/qumail-relay.service reads."""
+"""The configuration of deploy/qumail-relay.service."""
 INSTALL_UNIT = (
     "in the clone: install -m 644 deploy/qumail-relay.service deploy/qumail-relay.socket "
     "deploy/qumail-relay-waiting.service /etc/systemd/system/ && systemctl daemon-reload && "
     "systemctl enable --now qumail-relay"
 )
-"""What deploy/INSTALL.md says of that unit, where it is not installed yet."""
+"""Commands of deploy/INSTALL.md that install the unit."""
 HOLD_PORTS = "qumail-relay setup --hold-ports --config"
-"""The command that has systemd hold the ports of a relay.toml."""
+"""Command by which systemd holds the ports of a relay.toml."""
 _STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 _CONFIG = re.compile(r"--config[=\s]+(\S+)")
@@ -48,9 +48,9 @@ _TIMEOUT_S = 20.0
 
 
 class Unit(NamedTuple):
-    """A unit that starts a relay: its name without `.service`, the file that this relay reads, and as whom it runs.
+    """A unit that starts a relay: name without `.service`, the configuration file, and the user.
 
-    `before` is the file that it would read without drop-ins.
+    `before` is the configuration file without drop-ins.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Unit(NamedTuple):
 
     @property
     def socket(self) -> str:
-        """The socket unit, by which systemd holds the relay's ports."""
+        """The socket unit by which systemd holds the relay's ports."""
         return f"{self.name}.socket"
 
     @property
     def addresses_file(self) -> Path:
-        """The drop-in of the socket unit with the addresses, written by setup."""
+        """The socket unit's drop-in with the addresses, written by setup."""
         return DIRECTORIES[0] / f"{self.socket}.d" / "addresses.conf"
 
     def to_hold(self) -> frozenset[str]:
-        """The addresses that systemd shall hold: none where the file is missing."""
+        """The addresses that systemd should hold; none if the file is missing."""
         try:
             return frozenset(_LISTENS.findall(self.addresses_file.read_text()))
         except (OSError, ValueError):
@@ -77,7 +77,7 @@ class Unit(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether systemd holds all of these, by sockets of root's: what it says itself is what it shall hold."""
+        """Whether root's sockets listen at all of these; systemd itself only lists what it should hold."""
         return bool(self.to_hold()) and self.to_hold() <= listening_as(ROOT)
 
     @property
@@ -90,7 +90,7 @@ class Unit(NamedTuple):
 
 
 def unit_of(config_file: Path) -> Unit | None:
-    """The unit whose relay reads this file; None where there is none, or systemd does not run."""
+    """The unit whose relay reads this file; None if there is none, or systemd does not run."""
     file = resolved(config_file)
     if not BOOTED.is_dir():
         return None
@@ -98,7 +98,7 @@ def unit_of(config_file: Path) -> Unit | None:
 
 
 def led_astray(config_file: Path) -> Unit | None:
-    """The unit that reads another file than this one, only since a drop-in says so; None where there is none."""
+    """The unit that a drop-in makes read another file than this one, or None."""
     file = resolved(config_file)
     if not BOOTED.is_dir():
         return None
@@ -106,7 +106,7 @@ def led_astray(config_file: Path) -> Unit | None:
 
 
 def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
-    """What to type; `user` is as whom the relay runs, where this process is root's and the relay is not."""
+    """The command to type. `user` is the relay's user, if this process is root's and the relay is not."""
     if unit := unit_of(config_file):
         anew = action == "restart" and unit.to_hold() and not unit.holds
         return command("systemctl", action, unit.socket if anew else unit.name)
@@ -119,19 +119,19 @@ def how_to(action: Literal["start", "restart"], config_file: Path, user: str = "
 
 
 def how_to_run_what_is_installed(config_file: Path) -> str:
-    """What to type after another release was put in place: its unit may lie elsewhere than the one that runs."""
+    """The command after the installation of a release, whose unit may be in another directory."""
     restart = how_to("restart", config_file)
     return one_after_the_other("systemctl daemon-reload", restart) if unit_of(config_file) else restart
 
 
 def shown(unit: str, *properties: str) -> list[tuple[str, str]]:
-    """What `systemctl show` says of these properties; one may be there more than once. Raises ConfigError."""
+    """Properties from `systemctl show`; a name may occur more than once. Raises ConfigError."""
     said = systemctl("show", unit, *(f"--property={each}" for each in properties))
     return [(name, value) for name, _, value in (line.partition("=") for line in said.splitlines())]
 
 
 def systemctl(*words: str) -> str:
-    """What it says. Raises ConfigError where it fails, or is not there."""
+    """The output. Raises ConfigError if the command fails or is missing."""
     program = shutil.which("systemctl")
     if program is None:
         raise ConfigError("systemctl: not found")
@@ -147,7 +147,7 @@ def systemctl(*words: str) -> str:
 
 
 def listening_as(user: int) -> frozenset[str]:
-    """The addresses at which a socket of this user listens, as systemd writes them."""
+    """The addresses at which a socket of this user listens, in systemd's notation."""
     found = set()
     for family, table in _TCP.items():
         with suppress(OSError, ValueError):
@@ -162,7 +162,7 @@ def listening_as(user: int) -> frozenset[str]:
 
 
 def _as_whom(config_file: Path) -> str:
-    """The user that we are, where root has to become that first: relay.toml is root's. Else ""."""
+    """This user, if root must become it first because relay.toml is root's; else ""."""
     try:
         return permissions.user() if config_file.stat().st_uid == 0 != os.geteuid() else ""
     except OSError:
@@ -181,14 +181,14 @@ def _units() -> Iterator[Unit]:
 
 
 def _settings(text: str) -> tuple[Path, str]:
-    """relay.toml and the user; of two lines the last counts."""
+    """relay.toml and the user; the last of several lines counts."""
     *_, starts = _STARTS.findall(text)
     config, users = _CONFIG.search(starts), _USER.findall(text)
     return Path(config[1]) if config else DEFAULT_CONFIG, users[-1] if users else "root"
 
 
 def _first_of_each(pattern: str, directories: Iterable[Path]) -> dict[str, Path]:
-    """The files by name; of two with one name that of the directory that goes first."""
+    """The files by name; of two with one name, that of the first directory."""
     found: dict[str, Path] = {}
     for directory in directories:
         for file in sorted(directory.glob(pattern)):
@@ -197,7 +197,7 @@ def _first_of_each(pattern: str, directories: Iterable[Path]) -> dict[str, Path]
 
 
 def _text(file: Path) -> str:
-    """ "" where it cannot be read."""
+    """The text, "" if unreadable."""
     try:
         return file.read_text()
     except (OSError, ValueError):

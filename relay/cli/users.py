@@ -28,7 +28,7 @@ from relay.files import rights
 from relay.policy.names import printable
 
 SHORTEST = 8
-"""Minimum length of a password, in characters (NIST SP 800-63B, 5.1.1.1): a slow hash does not make it long."""
+"""Minimum length of a password, in characters (NIST SP 800-63B, 5.1.1.1): a slow hash does not replace length."""
 
 file_option = click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Another file than the configured one."
@@ -121,7 +121,7 @@ def check(config_file: Path, path: Path | None) -> None:
 
 
 def _path(config_file: Path, path: Path | None) -> tuple[Path, rights.UnixUser | None]:
-    """The file, and for whom root makes it: the relay's user, if the settings say who that is."""
+    """The file, and the user that root creates it for: the relay's user, if the settings name one."""
     if path is not None:
         return path.absolute(), rights.owner_of(path) if os.geteuid() == 0 else None
     config = load(config_file)
