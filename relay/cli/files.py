@@ -19,6 +19,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import InputFile, as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
+from relay.formats import mime
 from relay.mail import Envelope, Mail, Recipient
 from relay.outcome.trail import record_opened
 from relay.process import assembly
@@ -96,10 +97,10 @@ def _give(message: bytes) -> None:
 
 
 def _message(file: BinaryIO, config: Config) -> bytes:
-    """The file's bytes; a file without any CR gets CRLF line ends, since mail programs save mail with LF."""
+    """The message in the file. Raises MessageTooBig."""
     ways = [each for each in (config.outgoing, config.incoming, *config.imap.values()) if each is not None]
     limit = max(each.max_message_size for each in ways)
     message = file.read(2 * limit + 1)
     if len(message) > 2 * limit:
         raise MessageTooBig(f"{file.name}: more than {2 * limit} bytes")
-    return message if b"\r" in message else message.replace(b"\n", b"\r\n")
+    return mime.as_sent(message)

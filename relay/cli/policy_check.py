@@ -26,6 +26,7 @@ from relay.cli.policy_list import listed, print_files
 from relay.cli.policy_print import print_explanation
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.errors import ConfigError
+from relay.formats import mime
 from relay.mail import MAILBOX
 from relay.policy.content import MessageFacts
 from relay.policy.expected import DescribedMessage, failures
@@ -143,7 +144,7 @@ def explain(
     say_if_not_in_force(site.config, site.policies.version)
     user = "" if login == "<>" else login
     content = (
-        MessageFacts(_message(message), user)
+        MessageFacts(mime.as_sent(message.read(MAX_MESSAGE_OCTETS + 1)), user)
         if message is not None
         else DescribedMessage.small(sender, "" if login is None and site.asks_login else user)
     )
@@ -156,9 +157,3 @@ def explain(
         print_explanation(plain_console(), explanation, now)
     if explanation.decision is None:
         raise SystemExit(1)
-
-
-def _message(file: BinaryIO) -> bytes:
-    """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
-    message = file.read(MAX_MESSAGE_OCTETS + 1)
-    return message if b"\r" in message else message.replace(b"\n", b"\r\n")

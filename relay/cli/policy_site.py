@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
-from relay.errors import ConfigError, MalformedMessage, RelayError
+from relay.errors import ConfigError, RelayError
 from relay.formats import mime
 from relay.identity import PeerCertificates, only_sending, own_identity
-from relay.journey.plan import Group, Outcome, Planned
+from relay.journey.plan import Outcome
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
 from relay.levels import AES, SIGNED, bare
 from relay.mail import Recipient
@@ -88,21 +88,20 @@ class PolicySite:
         What the relay refuses before it asks policy is refused here, by the same checks.
         """
         everybody, content, size = list(map(Recipient, recipients)), sample.content, sample.size
-        if (refused := self.refused_at_once(sample)) is not None:
-            group = Group(tuple(Planned(each, None) for each in everybody), error=refused)
-            return [replace(each, policy="before any policy") for each in group.outcomes(sample.sender, size)]
-        decided: list[Decided] = []
-        seconds, original = None, None
+        refused, seconds, original = self.refused_at_once(sample), None, None
         try:
-            decided = decide(self.policies, sample.sender, everybody, content)
+            if refused is not None:
+                raise refused
+            decided: list[Decided] = decide(self.policies, sample.sender, everybody, content)
             if content is not None:
                 original = mime.without_hidden_fields(content.message)
                 size -= content.size - len(original)
                 seconds = seconds_waited(content, decided)
-        except MalformedMessage as error:
+        except RelayError as error:
             decided = [(each, error) for each in everybody]
         plan = await planner.foresee(decided, size, seconds, keys, original)
-        return [each for group in plan for each in group.outcomes(sample.sender, sample.size)]
+        outcomes = [each for group in plan for each in group.outcomes(sample.sender, sample.size)]
+        return outcomes if refused is None else [replace(each, policy="before any policy") for each in outcomes]
 
     def refused_at_once(self, sample: TrafficSample) -> RelayError | None:
         """Why the relay refuses a message whatever its policies say, if so; without content nothing is known."""
@@ -210,13 +209,9 @@ class OutcomeNow:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
-        outcome = self.outcome
-        return {
-            "result": outcome.result if outcome else None,
-            "protection": outcome.protection if outcome else None,
-            "quantum_bits": outcome.quantum_bits if outcome else None,
-            "causes": list(outcome.causes) if outcome else [],
-            "smtp_reply": outcome.reply if outcome else None,
+        names = {"result": "result", "protection": "protection", "quantum_bits": "quantum_bits", "smtp_reply": "reply"}
+        return {name: getattr(self.outcome, attribute, None) for name, attribute in names.items()} | {
+            "causes": list(self.outcome.causes) if self.outcome else [],
             "octets": self.size,
             "keys": [asdict(row) for row in self.keys],
             "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],

@@ -78,6 +78,11 @@ _WHOLE = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS) + "0s")
 """Splits the base64 of a whole piece; the empty rest ends the last line."""
 
 
+def as_sent(saved: bytes) -> bytes:
+    """The message in a file. One without any CR gets CRLF line ends, since mail programs save mail with LF."""
+    return saved if b"\r" in saved else saved.replace(b"\n", b"\r\n")
+
+
 def check_size(size: int, limit: int) -> None:
     """Raises MessageTooBig for a message of more octets than the limit."""
     if size > limit:

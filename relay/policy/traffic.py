@@ -105,7 +105,7 @@ def _messages(path: Path) -> Iterator[TrafficSample]:
 
 
 def _sample(name: str, raw: bytes, read: int) -> TrafficSample:
-    message = raw if b"\r" in raw else raw.replace(b"\n", b"\r\n")
+    message = mime.as_sent(raw)
     size = max(len(message), read if read > MAX_MESSAGE_OCTETS else 0)
     try:
         sender, recipients = _envelope(message)
