@@ -1,5 +1,5 @@
-"""Makes a site out of a few answers: relay.toml, policies, identity, secret, the KME's files, and Postfix beside it.
-What an administrator has written stays: a file that is there is used as it is, or kept beside the new one.
+"""Creates a site from a few answers: relay.toml, policies, identity, secret, the KME's files, and Postfix beside it.
+An administrator's files are never lost: an existing file is used unchanged, or kept beside the new one.
 
-answers.py has what is asked for, site.py carries it out, mail_server.py changes Postfix and takes that back.
+answers.py contains the answers, site.py carries them out, mail_server.py changes Postfix and undoes it.
 """

@@ -1,5 +1,5 @@
-"""What `qumail-relay setup` needs to know, as one immutable value, and where it puts things.
-Ports are those of deploy/postfix, moved together where two sites share a machine.
+"""The answers of `qumail-relay setup` as one immutable value, and the paths of a site's files.
+Ports are those of deploy/postfix, shifted together if two sites share a machine.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Literal
 from relay.config.ports import PORT_BASE, local
 
 Integration = Literal["content-filter", "milter", "smarthost"]
-"""How mail comes to the relay: from Postfix's queue by LMTP, asked by Postfix as a milter, or sent straight by SMTP."""
+"""How mail reaches the relay: from Postfix's queue by LMTP, through Postfix as milter client, or directly by SMTP."""
 SecretPlace = Literal["credential", "file"]
-"""Where the site secret is: a credential, with a passphrase of the private keys; or a file beside the store."""
+"""Place of the site secret: a credential, with a passphrase for the private keys; or a file beside the store."""
 Everybody = Literal["hold", "refuse", "clear"]
-"""What becomes of mail for those who are no peers and not inside."""
+"""What happens to mail for everybody who is neither a peer nor inside."""
 
 
 @dataclass(frozen=True, slots=True)
 class KMEAccess:
-    """Where the KME is and how it knows us; `ca`, `certificate` and `key` are PEM files, which are copied."""
+    """The KME's address and our credentials there; `ca`, `certificate` and `key` are PEM files, which are copied."""
 
     url: str
     ca: Path
@@ -31,10 +31,11 @@ class KMEAccess:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is empty for nobody.
+    """All answers except the peer. Without `kme` only levels pqc and rsa exist; an empty `postmaster` means nobody.
 
-    `postfix` is the directory of the Postfix beside the relay, None for none. `credentials` is where the unit has those
-    of systemd that secret and passphrase are; None: the secret is a file, and there is no passphrase.
+    `postfix` is the directory of the Postfix beside the relay, or None. `credentials` is the unit's directory of
+    systemd
+    credentials; if None, the secret is a file, and there is no passphrase.
     """
 
     name: str
@@ -50,20 +51,20 @@ class Answers:
     credentials: Path | None = None
 
     def address(self, usual_port: int) -> str:
-        """The loopback address that stands for this port of deploy/postfix here."""
+        """The loopback address for this port of deploy/postfix."""
         return str(local(usual_port, self.port_base))
 
 
 @dataclass(frozen=True, slots=True)
 class SitePaths:
-    """Where relay.toml is (an absolute path), and the directory of what the relay itself writes."""
+    """The absolute path of relay.toml, and the directory of the relay's own files."""
 
     config_file: Path
     state: Path
 
     @classmethod
     def beside(cls, config_file: Path) -> SitePaths:
-        """/var/lib/NAME for /etc/NAME/relay.toml, as the unit has it; elsewhere the directory `state` beside it."""
+        """/var/lib/NAME for /etc/NAME/relay.toml, as in the unit; otherwise the directory `state` beside relay.toml."""
         config_file = config_file.absolute()
         directory = config_file.parent
         in_etc = directory.parent == Path("/etc")

@@ -1,5 +1,5 @@
-"""Asks a person at a terminal: one question, a choice, yes or no, an invitation that is pasted.
-Every line comes by the same way (click.prompt), so that what is pasted is not lost between two ways of reading.
+"""Asks a person at a terminal: a question, a choice, yes or no, a pasted invitation.
+All lines are read through click.prompt: pasted text would be lost between two buffers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from relay.identity.invitation import END, MAX_INVITATION, unquoted
 
 
 class Prompter:
-    """Asks a person, or takes the default where nobody is to be asked (`--yes`)."""
+    """Asks a person, or takes the default if nobody should be asked (`--yes`)."""
 
     def __init__(self, *, ask: bool) -> None:
-        """`asks` says whether somebody is asked."""
+        """`asks`: whether somebody is asked."""
         self.asks = ask
 
     def ask(self, why: str, question: str, default: str | None, read: Callable[[str], object] = str) -> str:
-        """The answer, asked again until `read` takes it. Raises UsageError where nobody is asked, without a default."""
+        """Returns the answer, and asks again until `read` accepts it.
+
+        Raises UsageError if nobody is asked and there is no default.
+        """
         if not self.asks:
             if default is None:
                 raise click.UsageError(f"--yes needs an answer by a flag: {question}")
@@ -40,7 +43,7 @@ class Prompter:
                 return answer
 
     def say(self, text: str) -> None:
-        """What was found, and is not asked for."""
+        """Prints information before questions."""
         if self.asks:
             click.echo(f"\n{filled(text)}")
 
@@ -54,7 +57,7 @@ class Prompter:
         return self.ask(why, f"{question} ({', '.join(of)})", default, one_of)
 
     def confirm(self, why: str, question: str, *, unasked: bool) -> bool:
-        """Yes or no; `unasked` where nobody is asked."""
+        """Returns yes or no; `unasked` if nobody is asked."""
         if not self.asks:
             return unasked
         if why:
@@ -63,12 +66,12 @@ class Prompter:
 
 
 def filled(text: str, indent: str = "") -> str:
-    """The text in lines for a terminal of 80 columns, later ones indented; paths and addresses stay whole."""
+    """The text wrapped for a terminal of 80 columns, continuation lines indented; paths and addresses stay whole."""
     return textwrap.fill(text, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def pasted_invitation(first: str = "") -> bytes:
-    """The lines of an invitation that somebody pastes, after its `first` one. Raises ValueError for too many."""
+    """The pasted lines of an invitation, after its `first` one. Raises ValueError for too many characters."""
     lines = [first]
     length = len(first)
     while unquoted(lines[-1]) != END:
@@ -81,7 +84,7 @@ def pasted_invitation(first: str = "") -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """A document or invitation; root reads it as the owner of the place where it lies. Raises ConfigError."""
+    """Reads a document or invitation; root reads it as the owner of its directory. Raises ConfigError."""
     try:
         with open_named(path) as file:
             return read_document(file)
@@ -90,5 +93,5 @@ def read_file(path: Path) -> bytes:
 
 
 def read_document(file: BinaryIO) -> bytes:
-    """A document or invitation out of a file that is open, as far as one can be long."""
+    """Reads a document or invitation from an open file, up to the maximum length."""
     return file.read(MAX_INVITATION + 1)

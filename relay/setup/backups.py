@@ -1,9 +1,9 @@
-"""What setup keeps of a Postfix that it changes: the files before and after, and which Postfix on which machine it was.
-Standard: half of a backup, which a crash has left, is none; machine-id(5) says that the ID itself is not to be shown.
+"""Backups of a Postfix that setup changes: its files before and after, its directory, and the machine.
+Standard: machine-id(5). An incomplete backup, left by a crash, counts as none.
 
-    postfix-backup/1/before/main.cf     what `apply` found
-    postfix-backup/1/after/main.cf      what it wrote; `undo` wants to find just this
-    postfix-backup/1/directory          which Postfix, and which machine
+postfix-backup/1/before/main.cf     the file that `apply` found
+postfix-backup/1/after/main.cf      the file that it wrote; `undo` requires this content
+postfix-backup/1/directory          Postfix's directory, and the machine
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from relay.errors import ConfigError
 
 MACHINE_ID = Path("/etc/machine-id")
 BACKUP = "postfix-backup"
-"""The directory beside relay.toml that keeps what was there."""
+"""Directory of the backups, beside relay.toml."""
 
 
 def new_backup(directory: Path) -> Path:
-    """The next one; half of one that a crash has left is no backup, and its number is not used again."""
+    """Creates the next one; the number of an incomplete one is not reused."""
     directory.mkdir(mode=0o700, exist_ok=True)
     numbers = [int(each.name) for each in directory.iterdir() if each.name.isdigit()]
     path = directory / str(max(numbers, default=0) + 1)
@@ -28,31 +28,31 @@ def new_backup(directory: Path) -> Path:
 
 
 def backups(directory: Path) -> list[Path]:
-    """The whole ones in this directory, the oldest first."""
+    """The complete backups in this directory, oldest first."""
     entries = directory.iterdir() if directory.is_dir() else ()
     whole = [each for each in entries if each.name.isdigit() and (each / "directory").is_file()]
     return sorted(whole, key=lambda each: int(each.name))
 
 
 def backups_of(directory: Path, beside: Path) -> list[Path]:
-    """Those of this Postfix, the oldest first."""
+    """The backups of this Postfix, oldest first."""
     own = [each for each in backups(beside / BACKUP) if made_here(each)]
     return [each for each in own if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
 
 
 def changed_last(beside: Path) -> str | None:
-    """The directory of the Postfix here that setup has changed last."""
+    """The directory of the Postfix on this machine that setup changed last."""
     here = [each for each in backups(beside / BACKUP) if made_here(each)]
     return (here[-1] / "directory").read_text().splitlines()[0] if here else None
 
 
 def made_here(backup: Path) -> bool:
-    """A backup travels along when a site is moved or restored, and is of no Postfix here then."""
+    """Whether the backup is of this machine: a moved or restored site brings along backups of another."""
     return (backup / "directory").read_text().splitlines()[1:2] == [this_machine()]
 
 
 def this_machine() -> str:
-    """What tells this machine from others, or "none"; its ID itself is not to be shown (machine-id(5))."""
+    """A hash that identifies this machine, or "none"; the ID itself must stay confidential (machine-id(5))."""
     try:
         machine = MACHINE_ID.read_bytes().strip()
     except OSError:
@@ -61,7 +61,7 @@ def this_machine() -> str:
 
 
 def last_backup(beside: Path) -> Path:
-    """The change that `undo` takes back. Raises ConfigError where there is none."""
+    """The backup of the change that `undo` reverts. Raises ConfigError if there is none."""
     candidates = backups(beside / BACKUP)
     here = [each for each in candidates if made_here(each)]
     if candidates and not here:

@@ -1,5 +1,5 @@
-"""The development KMEs as a new site's KME: which of the two is ours, its certificates, its address.
-Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the site set up last is what its peer is not.
+"""The development KMEs as a new site's KME: our SAE ID, certificates and address.
+Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the second site takes the ID that its peer lacks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from relay.kme.certificates import prepare
 from relay.setup.answers import KMEAccess
 
 SAES = ("2", "1")
-"""SAE IDs of the first site and of the other one."""
+"""SAE IDs of the first and the second site."""
 
 
 def sae_beside(peer_sae: str | None) -> str:
-    """Our SAE ID where the peer has this one (None: no peer is known yet). Raises ConfigError."""
+    """Our SAE ID beside a peer with this one (None: no peer yet). Raises ConfigError."""
     if peer_sae is None:
         return SAES[0]
     if peer_sae not in SAES:
@@ -26,7 +26,7 @@ def sae_beside(peer_sae: str | None) -> str:
 
 
 def development_kme(sae_id: str, group: str, state: Path | None = None) -> KMEAccess:
-    """How this SAE reaches its development KME; certificates are made where there are none. Raises ConfigError."""
+    """This SAE's access to its development KME; creates missing certificates. Raises ConfigError."""
     if sae_id not in SAES:
         raise ConfigError(f"the development KMEs know the SAE IDs 1 and 2, and no {sae_id!r}")
     if state is None:

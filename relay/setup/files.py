@@ -1,4 +1,4 @@
-"""Writes files of a site whole, with owner and mode, and never over what somebody else has written.
+"""Writes files of a site atomically, with owner and mode, and never over anybody else's.
 Write, fsync, rename, fsync of the directory; as root, configuration is root's and state is the service's.
 """
 
@@ -21,7 +21,7 @@ Outcome = Literal["made", "there already", "kept, though it says something else"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one file or directory."""
+    """The outcome for one file or directory."""
 
     path: Path
     outcome: Outcome
@@ -34,14 +34,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The user that the relay runs as. Where root sets up, it may read the configuration, and owns the state."""
+    """The relay's user. If root sets up, this user may read the configuration, and owns the state."""
 
     uid: int
     gid: int
 
     @classmethod
     def named(cls, user: str) -> Owner:
-        """Raises ConfigError where there is no such user."""
+        """Raises ConfigError if there is no such user."""
         try:
             entry = pwd.getpwnam(user)
         except KeyError:
@@ -55,29 +55,30 @@ class Owner:
 
     @classmethod
     def myself(cls) -> Owner:
-        """The user who runs this."""
+        """The current user."""
         return cls(os.geteuid(), os.getegid())
 
     @property
     def is_another(self) -> bool:
-        """Whether root sets up, and the relay runs as somebody else."""
+        """Whether root sets up a relay that runs as another user."""
         return os.geteuid() == 0 and self.uid != 0
 
     @property
     def name(self) -> str:
-        """The name, for people."""
+        """The user name."""
         return pwd.getpwuid(self.uid).pw_name
 
     @property
     def groups(self) -> list[int]:
-        """The groups that its user is in."""
+        """The user's groups."""
         return os.getgrouplist(self.name, self.gid)
 
 
 def make_directory(path: Path, owner: Owner, *, state: bool = False) -> Written:
-    """A directory of mode 0700, or one of configuration that its group may read (0750); one that is there is left.
+    """Makes a directory of mode 0700, or 0750 for configuration that the relay's group may read; an existing one is
+    kept.
 
-    Root makes it as the owner of the directory above. Raises ConfigError.
+    Root makes it as the owner of the parent directory. Raises ConfigError.
     """
     try:
         with as_owner_of(path):
@@ -99,11 +100,11 @@ def make_directory(path: Path, owner: Owner, *, state: bool = False) -> Written:
 
 
 def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> Written:
-    """A file of configuration: made where it is missing, left where it says the same.
+    """Creates a configuration file; one with the same content is kept.
 
-    Another one is kept as it is; with `replace` it is put beside (`backed_up`), and the new one takes its place.
-    Mode 0600, or 0640 where the relay runs as somebody else, who may read it. Root writes it as the owner of its
-    directory. Raises ConfigError.
+    A file with other content is kept too; with `replace` it is copied (`backed_up`) and replaced. The mode is 0600, or
+    0640
+    if the relay runs as another user, who may read it. Root writes as the owner of the directory. Raises ConfigError.
     """
     outcome: Outcome = "made"
     try:
@@ -124,7 +125,7 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
 
 
 def backed_up(path: Path) -> Path:
-    """A copy of the file as it is, beside it, under a name that says when; with the same mode and owner."""
+    """Copies the file to a name beside it that contains the time; with the same mode and owner."""
     with open_named(path) as file:
         info, content = os.fstat(file.fileno()), file.read()
     copy = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
@@ -134,6 +135,6 @@ def backed_up(path: Path) -> Path:
 
 
 def write_flushed(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """The file in one step: a reader sees the old or the new, also after a crash. Raises OSError."""
+    """Writes the file atomically: a reader sees the old or the new content, even after a crash. Raises OSError."""
     with written_beside(path, content, mode, owner) as temporary:
         temporary.replace(path)

@@ -1,5 +1,5 @@
-"""Takes out of a Postfix what setup wrote for another integration, and what leads where nobody listens.
-What setup's backups say was there before comes back; what an administrator has edited since stays.
+"""Removes from a Postfix what setup wrote for another integration, and settings that lead to former listeners.
+Values from setup's backups are restored; later edits of an administrator are kept.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from relay.setup.postfix_lines import Key, Lines, snapshot
 FILTERS = ("content_filter", "smtpd_proxy_filter", "relayhost", "default_transport", "relay_transport")
 MILTERS = ("smtpd_milters", "non_smtpd_milters")
 LOG_NAMES = ("postfix/sealed", "postfix/opened")
-"""The syslog_name of the services that take mail back from the relay."""
+"""The syslog_name of services that take mail back from the relay."""
 NOTICES = ("bounce/unix", "defer/unix", "trace/unix")
 
 
 async def as_before(now: Lines, backups: Sequence[Path]) -> Lines:
-    """The settings without what setup changed, of which `backups` tell, the oldest first. Raises ConfigError.
+    """The settings without setup's changes, known from `backups`, oldest first. Raises ConfigError.
 
-    A setting that says something else by now is an administrator's, and stays.
+    A setting that was changed again is an administrator's, and stays.
     """
     former = dict(now)
     for backup in reversed(backups):
@@ -36,9 +36,9 @@ async def as_before(now: Lines, backups: Sequence[Path]) -> Lines:
 
 
 def without_stale(lines: Lines, settings: PostfixSettings, config: Config, *, by_filter: bool) -> Lines:
-    """The settings without what leads to where the relay no longer listens.
+    """The settings without those that lead to former listeners of the relay.
 
-    `by_filter`: Postfix goes on giving its mail to the transport `qumail`.
+    `by_filter`: Postfix continues to use the transport `qumail`.
     """
     kept = dict(lines)
     for service in settings.services:
@@ -67,12 +67,12 @@ def without_stale(lines: Lines, settings: PostfixSettings, config: Config, *, by
 
 
 def address_of(item: str) -> str:
-    """The address of a milter, without the settings of its own that it may have in braces."""
+    """The address of a milter, without its settings in braces."""
     return item.strip("{} ").replace(",", " ").split()[0]
 
 
 def _take_filter(lines: Lines, key: Key, settings: PostfixSettings) -> None:
-    """Takes it out; where a scanner hands mail back nothing may lead to that scanner again."""
+    """Removes a filter; it becomes empty where a scanner hands mail back, which must not reach the scanner again."""
     service, setting = key
     if _is_back(settings, service):
         lines[key] = ""

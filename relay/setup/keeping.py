@@ -1,5 +1,5 @@
-"""Carries what an administrator has added to relay.toml into the one that setup writes anew.
-Standard: TOML 1.0. Tables and settings that are not setup's own stay as they are written, comments included.
+"""Carries an administrator's additions to relay.toml over into the new one that setup writes.
+Standard: TOML 1.0. Tables and settings that are not setup's stay as written, including comments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.config import load_config
 from relay.errors import ConfigError
 
 Name = tuple[str, ...]
-"""The names of a table's header; () is what stands in front of the first."""
+"""The names in a table's header; () for the lines before the first table."""
 OWN: dict[Name, frozenset[str]] = {
     ("site",): frozenset({"name", "domains", "sae_id"}),
     ("outgoing",): frozenset({"lmtp", "listen", "milter", "next_hop"}),
@@ -26,12 +26,12 @@ OWN: dict[Name, frozenset[str]] = {
     ("postfix",): frozenset({"directory"}),
     ("kmes", "kme"): frozenset({"url", "group", "ca", "certificate", "key"}),
 }
-"""The tables that setup writes, and their settings that it answers for."""
+"""The tables that setup writes, and their settings that setup determines."""
 
 
 @dataclass
 class _Block:
-    """A table: its header with the comments above, and its settings, each with the comments above it."""
+    """A table: its header and settings, each with the comments above."""
 
     name: Name
     head: str
@@ -42,9 +42,9 @@ class _Block:
 
 
 def with_what_was_added(path: Path, text: str, former: str) -> str:
-    """The new `text` of relay.toml at `path`, with what the `former` one has beside setup's own settings.
+    """The new `text` of relay.toml at `path`, plus the additions of the `former` one.
 
-    Raises ConfigError where the two together are no configuration.
+    Raises ConfigError if the result is invalid.
     """
     try:
         new, old = list(_blocks(text)), list(_blocks(former))
@@ -68,16 +68,16 @@ def with_what_was_added(path: Path, text: str, former: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[_Block]:
-    """The tables in their order, first what stands in front of all. Raises TOMLDecodeError."""
+    """The tables in order, first the lines before them. Raises TOMLDecodeError."""
     block, piece = _Block((), ""), ""
     for line in text.splitlines(keepends=True):
         piece += line
         try:
             said = tomllib.loads(piece)
         except tomllib.TOMLDecodeError:
-            continue  # a value that goes on in the next line
+            continue  # a value that continues on the next line
         if not said:
-            continue  # a comment, which belongs to what follows
+            continue  # a comment, which belongs to the next entry
         first = next(each for each in piece.splitlines() if each.strip() and not each.lstrip().startswith("#"))
         if first.lstrip().startswith("["):
             yield block
@@ -92,7 +92,7 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 
 def _name(said: object) -> Name:
-    """The names of a header, out of what it alone says."""
+    """The names in a header, parsed alone."""
     if isinstance(said, list):
         return _name(said[0])
     if not isinstance(said, dict) or not said:

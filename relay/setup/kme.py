@@ -1,5 +1,5 @@
-"""Looks at a KME before anything is written down of it: do its files fit together, and whom does it take us for?
-Standard: ETSI GS QKD 014 V1.1.1, 5.1 (both sides are authenticated); no key is taken.
+"""Tests a KME before its settings are written: whether its files match, and which SAE it takes us for.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (both sides are authenticated); no key is used.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from relay.setup.answers import KMEAccess
 from relay.setup.asking import read_file
 
 MAX_BESIDE = 20
-"""Maximum number of files beside the CA's that are looked at."""
+"""Maximum number of files beside the CA's that are examined."""
 PATIENCE_S = 5.0
-"""The longest wait for the KME, in seconds: somebody is waiting, and it may not be there yet."""
+"""Timeout for the KME, in seconds: somebody is waiting, and the KME may not exist yet."""
 
 
 def check_ca(path: Path) -> None:
-    """Raises ConfigError where it holds no certificate of a CA; root reads it as the owner of its place."""
+    """Raises ConfigError if the file holds no CA certificate; root reads it as the owner of its directory."""
     read_file(path)
     tls.check_ca(path)
 
 
 def check_files(ca: Path, certificate: Path, key: Path) -> None:
-    """Raises ConfigError where one is no PEM file of its kind, or the key is not the certificate's.
+    """Raises ConfigError if a file is no PEM file of its kind, or the key is not the certificate's.
 
-    Root takes none that the owner of its place could not read.
+    Root refuses files that the owner of their directory could not read.
     """
     for path in (ca, certificate, key):
         read_file(path)
@@ -44,7 +44,7 @@ def check_files(ca: Path, certificate: Path, key: Path) -> None:
 
 
 def pair_beside(ca: Path) -> tuple[Path, Path] | None:
-    """The certificate and its private key that lie beside the CA's file, where there is one such pair and no other."""
+    """The certificate and its private key beside the CA's file, if there is exactly one such pair."""
     others = sorted(
         path for path in ca.parent.iterdir() if path.suffix in (".pem", ".crt", ".cer", ".key") and path != ca
     )
@@ -68,9 +68,9 @@ def _keys(paths: list[Path]) -> Iterator[tuple[Path, PublicKeyTypes]]:
 
 
 async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:
-    """What is wrong with it now, or "". Raises ConfigError where no peer could ever open what is sealed under its keys.
+    """The KME's present fault, or "". Raises ConfigError if no peer could ever open what is sealed under its keys.
 
-    A KME that does not answer may do so later; one that takes us for another SAE will not know us by this name.
+    A KME that does not answer may do so later; one that takes us for another SAE will not accept this SAE ID.
     """
     client = OptimizedKMClient(
         kme.url, ca=kme.ca, certificate=kme.certificate, key=kme.key, retry_attempts=0, timeout=PATIENCE_S, name="kme"

@@ -1,5 +1,5 @@
-"""Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
-Everything is tried on a copy first; what was there is kept, and later edits are not lost.
+"""Joins the relay to a Postfix as the files of deploy/postfix say, and undoes it.
+All changes are tried on a copy first; the former files are backed up, and later edits are not lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from relay.setup.scanners import before_smarthost, behind_scanners, between_milt
 from relay.setup.still_queued import raise_if_queued
 
 DELAY = ("", "delay_warning_time")
-"""Where an administrator has set this, it stays."""
+"""An administrator's value is kept."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
 _SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
 _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
@@ -39,9 +39,9 @@ _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
 
 @dataclass(frozen=True, slots=True)
 class PostfixChange:
-    """What would be done to the Postfix configured in `directory`: the files before and after, by name.
+    """A change to the Postfix configured in `directory`: the files before and after, by name.
 
-    `faults` is what `check --postfix` says of the result.
+    `faults` are those that `check --postfix` finds in the result.
     """
 
     directory: Path
@@ -55,18 +55,18 @@ class PostfixChange:
         return self.before != self.after
 
     def diff(self) -> str:
-        """The change as text for people, as diff -u shows it."""
+        """The change in the format of diff -u."""
         return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
 
 
 async def planned_change(
     directory: Path, config: Config, *, beside: Path | None = None, service: str | None = None
 ) -> PostfixChange:
-    """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
+    """The change that deploy/postfix requires; `service` is where mail from outside arrives, detected if unambiguous.
 
-    What setup did for another integration, of which the backups in the directory `beside` tell, is taken back. Nothing
-    is changed. Raises ConfigError, and StillQueued where mail in the queue goes, or may go, to a filter that would be
-    gone.
+    Setup's changes for another integration, known from the backups in `beside`, are reverted. Nothing is written.
+    Raises
+    ConfigError, and StillQueued if queued mail needs, or may need, a filter that the change removes.
     """
     fragments = _fragments(config)
     before = _read(directory)
@@ -78,7 +78,7 @@ async def planned_change(
                 (each / name).write_bytes(content)
             look_old(each)
         now = await snapshot(copy)
-        # Tried on a copy of what was there before setup; then only what differs is changed.
+        # Applied to a copy of Postfix without setup's changes; then only the difference is written.
         by_filter = not {"outgoing-lmtp", "incoming-lmtp"}.isdisjoint(fragments)
         backups = backups_of(directory, beside) if beside is not None else []
         lines = await as_before(now, backups)
@@ -90,7 +90,7 @@ async def planned_change(
         if "incoming-lmtp" in fragments:
             service = service or await _arrival(target)
         elif service is None:
-            with suppress(ConfigError):  # it is only looked at, and several may be
+            with suppress(ConfigError):  # only for inspection, so ambiguity does not matter
                 service = await _arrival(target)
         for fragment in fragments:
             await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), target)
@@ -103,7 +103,7 @@ async def planned_change(
             then[DELAY] = lines[DELAY]
         await lead_to(copy, now, then)
         after = _read(copy)
-        # Tables that main.cf names without a directory are looked for beside it.
+        # Tables without a directory in main.cf are looked up beside it.
         faults_after = await faults(copy, config)
         then_in_force = await read_settings(copy)
     if before != after:
@@ -112,9 +112,9 @@ async def planned_change(
 
 
 def apply(change: PostfixChange, beside: Path) -> Path:
-    """Carries it out, and gives the directory of the backup, in the directory `beside`.
+    """Applies the change, and returns the directory of its backup, inside `beside`.
 
-    Raises ConfigError, also where somebody has edited the files since they were looked at.
+    Raises ConfigError, also if somebody has edited the files since.
     """
     if _read(change.directory) != change.before:
         raise ConfigError(f"{change.directory}: was edited meanwhile; run this again")
@@ -124,7 +124,7 @@ def apply(change: PostfixChange, beside: Path) -> Path:
             (backup / when).mkdir(mode=0o700)
             for name, content in contents.items():
                 write_flushed(backup / when / name, content, 0o600)
-        # Last: `undo` finds a whole backup, or none.
+        # Written last: `undo` finds a complete backup, or none.
         write_flushed(backup / "directory", f"{change.directory.absolute()}\n{this_machine()}\n".encode(), 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
@@ -137,9 +137,9 @@ def apply(change: PostfixChange, beside: Path) -> Path:
 
 
 def undo(beside: Path) -> Path:
-    """Puts back what the last `apply` found, and gives the directory of that Postfix.
+    """Restores the files of before the last `apply`, and returns that Postfix's directory.
 
-    Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
+    Raises ConfigError if there is none, or if the files were edited since: that edit would be lost.
     """
     backup = last_backup(beside)
     try:
@@ -155,7 +155,7 @@ def undo(beside: Path) -> Path:
             )
             raise ConfigError([lost, *said.rstrip().split("\n")])
         _put_back(directory, before)
-        (backup / "directory").unlink()  # first: half of a backup is none
+        (backup / "directory").unlink()  # first: an incomplete backup counts as none
         shutil.rmtree(backup)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
@@ -163,7 +163,7 @@ def undo(beside: Path) -> Path:
 
 
 def _fragments(config: Config) -> tuple[str, ...]:
-    """The directories of deploy/postfix that fit relay.toml."""
+    """The directories of deploy/postfix that match relay.toml."""
     outgoing, incoming = config.outgoing, config.incoming
     if any(direction is not None and direction.milter for direction in (outgoing, incoming)):
         return ("milter",)
@@ -177,7 +177,7 @@ def _fragments(config: Config) -> tuple[str, ...]:
 
 
 def _ports(config: Config) -> dict[str, str]:
-    """What stands here for each port that deploy/postfix names."""
+    """This site's port for each port of deploy/postfix."""
     found: dict[str, str] = {}
     for direction, ports in ((config.outgoing, OUTGOING), (config.incoming, INCOMING)):
         if direction is not None:
@@ -189,7 +189,7 @@ def _ports(config: Config) -> dict[str, str]:
 
 
 async def _arrival(directory: Path) -> str:
-    """The service at which mail from outside arrives. Raises ConfigError where several could be."""
+    """The service at which mail from outside arrives. Raises ConfigError if several could be."""
     services = [each for each in (await read_settings(directory)).services if each.command == "smtpd"]
     screened = [each.key for each in services if each.type == "pass"]
     arriving = [
@@ -209,7 +209,7 @@ async def _arrival(directory: Path) -> str:
 
 
 def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) -> Path:
-    """A copy of the fragment with the ports and the service of this site."""
+    """A copy of the fragment with this site's ports and service."""
     source, copy = (_SHIPPED if _SHIPPED.is_dir() else _SOURCE) / fragment, work / fragment
     if not source.is_dir():
         raise ConfigError(f"{source}: missing; this installation is not whole")
@@ -222,7 +222,7 @@ def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) ->
 
 
 async def _run(fragment: Path, configuration: Path) -> None:
-    """The commands that the comments of its main.cf name, on this configuration. Raises ConfigError."""
+    """Runs the commands in the comments of the fragment's main.cf on this configuration. Raises ConfigError."""
     commands = "\n".join(re.findall(r"^#     (.*)$", (fragment / "main.cf").read_text(), re.MULTILINE))
     path = os.pathsep.join((os.environ.get("PATH", ""), *ADMIN_PATHS))
     process = await asyncio.create_subprocess_exec(
@@ -256,9 +256,9 @@ def _content(path: Path) -> bytes:
 
 
 def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
-    """Each file in one step, with the owner and mode that it has; one that is the same is not touched.
+    """Replaces each changed file atomically, with the same owner and mode.
 
-    Root writes it as the owner of its directory.
+    Root writes as the owner of the directory.
     """
     for name, content in contents.items():
         path = resolved(directory / name)

@@ -1,5 +1,5 @@
-"""Takes a peer in: its document is pinned, and its domains get a first policy file where they have none.
-What `identity accept` and `setup` do alike, so that two sites which do it end up configured alike.
+"""Takes a peer in: pins its document, and writes a first policy file for its domains that have none.
+`identity accept` and `setup` share this code, so that two sites end up configured alike.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from relay.setup.files import Owner, Written
 from relay.setup.policies import peer_policy, policy_file, write_peer_policies
 
 _USUAL = (AES.name, PQC.name, RSA.name, OTP.name)
-"""The level of a first policy file is the first of these that both sites have: pads are spent by no default."""
+"""The level of a first policy file is the first of these that both sites have: no default uses pads."""
 
 
 def document_in(raw: bytes) -> bytes:
-    """The peer document in an invitation, or the bytes themselves where they are none. Raises BadInvitation."""
+    """The peer document in an invitation, or the bytes unchanged if they are none. Raises BadInvitation."""
     if not is_invitation(raw):
         return raw
     try:
@@ -34,7 +34,7 @@ def document_in(raw: bytes) -> bytes:
 
 
 def possible_levels(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
-    """The levels that both sites have: the peer opens them, and we share the quantum keys that they need."""
+    """The levels of both sites: the peer opens them, and we share the quantum keys that they need."""
     groups = joined(config, {peer.name: peer}).peers[peer.name].kme_groups
     return tuple(
         level.name
@@ -46,11 +46,11 @@ def possible_levels(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
 def examined(
     config: Config, document: bytes, *, name: str | None = None, replace: bool = False, levels: tuple[str, ...] = ()
 ) -> Import:
-    """What taking this document would do. Raises ConfigError with what speaks against it, or against `levels`."""
+    """The effect of taking this document in. Raises ConfigError with the obstacle, also for `levels`."""
     examined_document = examine(config, document, name=name, replace=replace, now=datetime.now(UTC))
     peer = examined_document.peer
     for domain in peer.domains:
-        # Before it is pinned: a stranger names these, and must not come to write floors.toml or default.toml.
+        # Before the document is pinned: a stranger chose the names, which must not be floors.toml or default.toml.
         policy_file(domain)
     possible = possible_levels(config, peer)
     if never := [level for level in levels if level not in possible]:
@@ -60,7 +60,7 @@ def examined(
 
 
 def lacks_policy(config: Config, peer: PeerCertificates) -> bool:
-    """Whether a first policy file will be written for one of its domains."""
+    """Whether one of the peer's domains needs a first policy file."""
     return not all(os.path.lexists(config.policies.directory / policy_file(domain)) for domain in peer.domains)
 
 
@@ -75,9 +75,11 @@ def take_in(
     confirmed: Collection[str],
     user: UnixUser | None = None,
 ) -> tuple[Import, list[Written]]:
-    """Pins it and writes policies, which the relay can read. Raises ConfigError, also for a domain not `confirmed`.
+    """Pins the document and writes policies that the relay can read.
 
-    Root pins it as `user`, whom the relay runs as, and writes policies as the owner of their directory.
+    Root pins as `user`, the relay's, and writes policies as the owner of their directory. Raises ConfigError, also for
+    a
+    domain not `confirmed`.
     """
     with acting_as(user):
         pinned = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))

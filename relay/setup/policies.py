@@ -1,5 +1,5 @@
-"""The first policy files of a site: its own domains stay inside, peers are sealed for, everybody else as answered.
-Standard: policies/README.md; a file that is there is never changed.
+"""The first policy files of a site: for its own domains, which stay inside, for peers, and for everybody else.
+Standard: policies/README.md; an existing file is never changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
 
 HOLD_FOR = "2 d"
-"""Time that mail to a peer is held before its sender is notified; less than a queue's lifetime (Postfix: 5 days)."""
+"""Time that mail to a peer is held before the sender is notified; less than a queue's lifetime (Postfix: 5 days)."""
 EVERYBODY = {
     "clear": (
         "# Everybody who has no file of their own: their mail leaves IN CLEAR.\n"
@@ -28,11 +28,11 @@ EVERYBODY = {
         'levels = ["pqc"]\n'
     ),
 }
-"""The file default.toml for each answer; without one, mail that no file covers is held."""
+"""The default.toml for each answer; without one, mail that no file covers is held."""
 
 
 def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> list[Written]:
-    """The files for our own domains and for everybody else. Raises ConfigError."""
+    """Writes the files for our own domains and everybody else. Raises ConfigError."""
     own = '# Our own domain: its mail stays inside, as it is.\nlevels = ["plaintext"]\nreason = "stays inside"\n'
     written = [_put(directory, domain, own, owner) for domain in answers.domains]
     default = directory / "default.toml"
@@ -44,10 +44,11 @@ def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> lis
 
 
 def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected | None) -> str:
-    """The first policy file of a peer that opens these levels; one that opens none has its mail refused.
+    """The first policy file of a peer that opens these levels; without levels, mail to it is refused.
 
-    `on_top`: a layer under a quantum key may go around them. `unprotected` is for mail in the peer's name that arrives
-    unsealed, None where this relay opens no mail.
+    `on_top`: a layer under a quantum key may wrap them. `unprotected` is for unsealed mail in the peer's name, None if
+    this
+    relay opens no mail.
     """
     if levels:
         text = "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
@@ -68,17 +69,17 @@ def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected
 
 
 def _on_top(level: str) -> tuple[str, ...]:
-    """The level with a quantum key on top and without, or as it is where it takes such a key itself."""
+    """The level with and without a quantum key on top; unchanged if it uses such a key itself."""
     return (f"{level}+{ON_TOP}", level) if level in SIGNED else (level,)
 
 
 def write_peer_policies(directory: Path, domains: Iterable[str], text: str, owner: Owner) -> list[Written]:
-    """This file for each domain of a peer that has none. Raises ConfigError."""
+    """Writes this file for each domain without one. Raises ConfigError."""
     return [_put(directory, domain, text, owner) for domain in domains]
 
 
 def policy_file(domain: str) -> str:
-    """The name of a domain's policy file. Raises ConfigError where a file of another meaning has that name."""
+    """The name of a domain's policy file. Raises ConfigError if the name has another meaning."""
     try:
         name = fold_domain(domain) + SUFFIX
     except ValueError as error:

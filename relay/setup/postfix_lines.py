@@ -1,4 +1,4 @@
-"""A Postfix configuration as a table of what it sets, and the commands that lead from one such table to another.
+"""A Postfix configuration as a table of settings, and the commands that turn one table into another.
 Standard: postconf(1): main.cf by -n, -e and -X; services by -M and -MX; their own settings by -P and -PX.
 """
 
@@ -12,16 +12,16 @@ from relay.postfix.settings import command, pairs
 
 FILES = ("main.cf", "master.cf")
 Key = tuple[str, str]
-"""Service ("smtp/inet", "" for main.cf) and setting; a service itself is the setting ""."""
+"""Service ("smtp/inet", "" for main.cf) and setting; "" stands for the service itself."""
 Lines = dict[Key, str]
-"""What is set, as it stands there; of a service itself the fields, without its own settings."""
+"""The values as written; for a service itself its fields, without its own settings."""
 
 
 async def snapshot(directory: Path) -> Lines:
-    """What the configuration in this directory sets. Raises ConfigError."""
+    """The settings of the configuration in this directory. Raises ConfigError."""
     look_old(directory)
     main, master, own = [(await command("postconf", directory, option))[0] for option in ("-n", "-M", "-P")]
-    lines = {("", name): value for name, value in pairs(main) if name != "config_directory"}  # that is where we look
+    lines = {("", name): value for name, value in pairs(main) if name != "config_directory"}  # our argument
     for line in master.splitlines():
         fields = line.partition(" -o ")[0].split()
         lines["/".join(fields[:2]), ""] = " ".join(fields)
@@ -32,7 +32,7 @@ async def snapshot(directory: Path) -> Lines:
 
 
 def look_old(directory: Path) -> None:
-    """Has a copy that was just written look a minute old: Postfix reads a younger file again and again for a second."""
+    """Dates a new copy back by a minute: Postfix rereads files younger than a second."""
     before = time.time() - 60
     for name in FILES:
         if (path := directory / name).exists():
@@ -40,10 +40,10 @@ def look_old(directory: Path) -> None:
 
 
 async def lead_to(directory: Path, now: Lines, then: Lines) -> None:
-    """Changes the configuration in this directory from `now` to `then`, and nothing else of it. Raises ConfigError."""
+    """Changes the configuration in this directory from `now` to `then`, and nothing else. Raises ConfigError."""
     gone = [service for service, setting in now if not setting and (service, "") not in then]
     to_set = [key for key, value in then.items() if now.get(key) != value]
-    # A setting with a blank can be written only with the whole line.
+    # A setting with a space can only be written with the whole line.
     anew = list(
         dict.fromkeys(service for service, name in to_set if service and (not name or " " in then[service, name]))
     )
@@ -59,7 +59,7 @@ async def lead_to(directory: Path, now: Lines, then: Lines) -> None:
 
 
 def _line(lines: Lines, service: str) -> str:
-    """The line of master.cf for this service."""
+    """This service's line of master.cf."""
     own = [f"{name}={value}" for (of, name), value in lines.items() if of == service and name]
     return " -o ".join((lines[service, ""], *(f"{{{each}}}" if " " in each else each for each in own)))
 

@@ -1,6 +1,5 @@
-"""Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Six answers beside a Postfix. A KME whose files lie in one directory adds two, a peer with one domain three,
-a machine with a TPM2 one.
+"""Asks setup's questions, each with a sentence of explanation and a default if possible.
+Six answers beside a Postfix. A KME with its files in one directory adds two, a peer with one domain three, a TPM2 one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from relay.setup.peers import document_in
 
 USUAL_POSTFIX = Path("/etc/postfix")
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
-"""Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or no Postfix at all."""
+"""Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or Postfix."""
 
 
 def ask_domains(asker: Prompter) -> tuple[str, ...]:
@@ -43,7 +42,7 @@ def _domains(answer: str) -> tuple[str, ...]:
 
 
 def usual_domain() -> str | None:
-    """What Postfix takes for its domain, else that of this host's name; None where neither is a domain."""
+    """Postfix's domain, else that of the host name; None if neither is one."""
     if postconf := shutil.which("postconf", path=":".join(ADMIN_PATHS)):
         try:
             said = subprocess.run([postconf, "-hx", "mydomain"], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
@@ -56,7 +55,7 @@ def usual_domain() -> str | None:
 
 
 def ask_peer(asker: Prompter) -> bytes | None:
-    """The document of the first peer, out of a file or pasted; None where there is none yet."""
+    """The document of the first peer, from a file or pasted; None if there is none yet."""
     why = (
         "The other site with which you share keys. Paste its invitation (the whole block), or name the file of it, or "
         "of its peer document. Neither is secret. Without one yet: later, with `qumail-relay identity accept`."
@@ -76,7 +75,7 @@ def ask_peer(asker: Prompter) -> bytes | None:
 
 
 def ask_kme(asker: Prompter, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
-    """Our SAE ID, "" where no KME has to know one, and where the KME is."""
+    """Our SAE ID, "" if no KME needs one, and the KME's address and files."""
     why = (
         "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have "
         "none, or `development` for those that `qumail-relay kme` runs on this machine, which are NOT quantum and for "
@@ -112,7 +111,7 @@ def _kme_place(answer: str) -> None:
 
 
 def ask_integration(asker: Prompter) -> tuple[Integration, str]:
-    """How mail comes to the relay, and for a smarthost where it goes on to."""
+    """How mail reaches the relay, and a smarthost's next hop."""
     why = (
         "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter: "
         "Postfix asks while it takes mail in. smarthost: this host only sends, and sends straight to the relay."
@@ -126,7 +125,7 @@ def ask_integration(asker: Prompter) -> tuple[Integration, str]:
 
 
 def ask_everybody(asker: Prompter) -> Everybody:
-    """What becomes of mail for those who are neither inside nor peers."""
+    """What happens to mail for those who are neither inside nor peers."""
     why = (
         "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do. "
         "refuse: its sender is notified. clear: it leaves IN CLEAR, as it does today."
@@ -137,7 +136,9 @@ def ask_everybody(asker: Prompter) -> Everybody:
 
 
 def ask_secret(asker: Prompter, *, tpm2: bool) -> SecretPlace:
-    """Where the site secret is, on a machine that can have credentials: asked where a thief of the disk lacks them."""
+    """The place of the site secret, on a machine with credentials: asked only if they protect against theft of the
+    disk.
+    """
     if not tpm2:
         asker.say(
             "The site secret and the private keys lie on the disk, beside what they protect: who has the disk has all "
@@ -155,7 +156,7 @@ def ask_secret(asker: Prompter, *, tpm2: bool) -> SecretPlace:
 
 
 def ask_unprotected(asker: Prompter) -> Unprotected:
-    """What happens to mail in a peer's name that arrives unsealed."""
+    """What happens to unsealed mail in a peer's name."""
     why = (
         "Mail in this peer's name that arrives unsealed is forged, or went past its relay. mark: it is delivered with "
         "the field X-QuMail-Protection, and logged. quarantine: it is put aside. refuse: its sender is notified. Begin "
@@ -167,7 +168,7 @@ def ask_unprotected(asker: Prompter) -> Unprotected:
 
 
 def ask_postfix(asker: Prompter) -> Path | None:
-    """The directory of the Postfix that the relay stands beside."""
+    """The directory of the Postfix beside the relay."""
     if (USUAL_POSTFIX / "main.cf").exists():
         shown = "What would change in it is shown first. `--postfix` names another one, or `none`."
         asker.say(f"The Postfix beside the relay is that of {USUAL_POSTFIX}. {shown}")

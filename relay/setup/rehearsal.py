@@ -1,5 +1,5 @@
-"""A test message to ourselves, and one to each peer, as far as the tripwire: by the real policies and keys, to nobody.
-What is sealed here is thrown away; store, secret and audit record are others for this, which end with it.
+"""Seals a test message to our own domain and one to each peer, with real policies and keys, and delivers none.
+Results are discarded; store, secret and audit record are temporary.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly
 
 Result = tuple[str, str, str]
-"""To whom, what became of the message, and what is wrong (or nothing)."""
+"""The recipient, the outcome, and the fault, or ""."""
 
 
 async def rehearse(config: Config) -> list[Result]:
-    """What would become of a mail to our first domain, and of one to each peer's. One key is spent for each peer.
+    """The outcome of a mail to our first domain and to each peer's. Uses one key for each peer.
 
     Raises ConfigError and StoreUnavailable.
     """
@@ -41,7 +41,7 @@ async def rehearse(config: Config) -> list[Result]:
 
 
 def _aside(config: Config, work: Path) -> Config:
-    """The same relay with another memory: nothing of this stays."""
+    """The configuration with temporary state."""
     store = config.store.model_copy(update={"database": work / "relay.db", "secret": work / "site.secret"})
     audit = config.audit.model_copy(update={"directory": work / "audit"})
     return config.model_copy(update={"store": store, "audit": audit})
@@ -71,7 +71,7 @@ def _to_peer(name: str, domain: str, outcome: SealedCopy | RelayError, all_in_cl
     if isinstance(outcome, RelayError):
         return to, "", str(outcome)
     if outcome.in_clear or all_in_clear:
-        # An administrator wants it so: no reason to let all other mail go past the relay.
+        # The administrator wants it: no reason to let all other mail bypass the relay.
         return to, f"leaves IN CLEAR: {all_in_clear or outcome.policy}", ""
     check_sealed(outcome.message, outcome.protection)
     bits = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ", no quantum key"

@@ -1,5 +1,5 @@
-"""Writes the relay.toml of a new site: only what differs from the defaults, each table with a word on what it is for.
-Standard: TOML 1.0; JSON's strings are basic strings of TOML.
+"""Writes the relay.toml of a new site: only what differs from the defaults, each table with its purpose.
+Standard: TOML 1.0; JSON strings are TOML basic strings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.setup.answers import Answers, SitePaths
 
 
 def relay_toml(answers: Answers, places: SitePaths) -> str:
-    """The text; paths in the configuration's own directory are relative to it."""
+    """The text; paths below the configuration's directory are relative to it."""
     lines = [
         "# The settings of this relay, as `qumail-relay setup` has written them. What is not here has its default:",
         "# deploy/SETTINGS.md explains every setting (by package: /usr/share/doc/qumail-relay/deploy/SETTINGS.md).",

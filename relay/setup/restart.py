@@ -1,7 +1,7 @@
-"""Has a Postfix that runs begin anew, so that all of it goes by the configuration that it has now.
-Standard: postfix(1). With `reload` a client that is connected goes on by the former one, for as long as it stays.
+"""Restarts Postfix if it runs, so that all of it uses the new configuration.
+Standard: postfix(1). After a mere `reload`, a connected client keeps the former configuration until it disconnects.
 
-A content filter such as amavisd keeps its connection for the next mail. After a reload that would go past the relay.
+A content filter such as amavisd keeps its connection for the next mail, which would bypass the relay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UNIT = re.compile(r"/(postfix[^/\s]*\.service)$", re.MULTILINE)
 
 
 async def restarted(directory: Path) -> bool:
-    """Starts a Postfix that runs anew; whether there is one. Raises ConfigError."""
+    """Restarts Postfix if it runs; returns whether it does. Raises ConfigError."""
     if not await runs(directory):
         return False
     if unit := await _unit(directory):
@@ -32,7 +32,7 @@ async def restarted(directory: Path) -> bool:
 
 
 async def _start(directory: Path) -> None:
-    """Tries again for a while: processes of before may still have the ports. Raises ConfigError."""
+    """Starts Postfix, with retries: former processes may still hold the ports. Raises ConfigError."""
     for pause in PAUSES_S:
         try:
             await command("postfix", directory, "start")
@@ -55,14 +55,14 @@ async def runs(directory: Path) -> bool:
 
 
 async def _unit(directory: Path) -> str:
-    """The unit of systemd to which it belongs; "" where somebody has started it by hand."""
+    """Postfix's systemd unit; "" if it was started by hand."""
     queue, _ = await command("postconf", directory, "-hx", "queue_directory")
     match = _UNIT.search(control_groups(Path(queue.strip(), "pid", "master.pid")))
     return match[1] if match else ""
 
 
 def control_groups(pid_file: Path) -> str:
-    """Those of the process that wrote this file, a line each (cgroups(7)); "" where there is none."""
+    """The control groups of the process that wrote this file, one a line (cgroups(7)); "" if there is none."""
     try:
         return Path(f"/proc/{int(pid_file.read_text())}/cgroup").read_text()
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Puts the relay into a row with the scanners and other filters that a Postfix has, or says why that is not safe.
-Standard: FILTER_README, MILTER_README: a scanner reads what leaves before it is sealed, what arrives once it is open.
+"""Chains the relay with the scanners and other filters of a Postfix, or explains why that is unsafe.
+Standard: FILTER_README, MILTER_README: a scanner reads leaving mail before it is sealed, arriving mail once it is open.
 
-    content filter:  port 25 -> relay -> 15036 -> amavisd -> 10025 -> relay -> 15026
-    milter:          opening milter, scanners, sealing milter, signers
+content filter:  port 25 -> relay -> 15036 -> amavisd -> 10025 -> relay -> 15026
+milter:          opening milter, scanners, sealing milter, signers
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from relay.setup.former import address_of
 from relay.setup.postfix_lines import Lines
 
 CHROOT = 4
-"""Where a line of master.cf says whether the service is in the queue's directory (master(5))."""
+"""Position of the chroot column in a line of master.cf (master(5))."""
 UNCHANGED = "Postfix was not changed"
 
 
 class NoRow(ConfigError):
-    """What Postfix has cannot stand in a row with the relay, and the error says what to do."""
+    """Postfix's filters cannot be chained with the relay; the error says what to do."""
 
 
 def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
-    """What `then` (deploy/postfix as it stands) becomes where the Postfix had content filters or milters `before`.
+    """Adapts `then` (unmodified deploy/postfix) to the content filters or milters that Postfix had `before`.
 
-    `arrival` is the service at which mail arrives. Raises NoRow where they cannot be put into a row.
+    `arrival` is the service at which mail arrives. Raises NoRow if they cannot be chained.
     """
     proxies = _proxies(had)
     if arrival in proxies:
@@ -67,7 +67,7 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
 
 
 def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
-    """The same where the relay is asked as a milter."""
+    """The same for the relay as a milter."""
     for key, value in _proxies(had).items():
         raise NoRow(
             f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); "
@@ -101,7 +101,7 @@ def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
 
 
 def before_smarthost(config: Config, before: Lines) -> None:
-    """Raises NoRow where mail leaves by another server than the relay's next hop, which would be passed over."""
+    """Raises NoRow if mail leaves by another server than the relay's next hop, which would be bypassed."""
     value = before.get(("", "relayhost"), "")
     outgoing = config.outgoing
     address = address_in(value) or address_in(f"{value}:25")
@@ -115,7 +115,7 @@ def before_smarthost(config: Config, before: Lines) -> None:
 
 
 def _proxies(had: MailFlow) -> dict[str, str]:
-    """The proxy filters of other programs, by service."""
+    """Proxy filters of other programs, by service."""
     name = "smtpd_proxy_filter"
     values = {each.key: had.settings.value(name, each) for each in had.sources if each.command == "smtpd"}
     to_relay = {hop.value for side in had.sides for hop in side.filters if hop.setting == name}
@@ -123,7 +123,7 @@ def _proxies(had: MailFlow) -> dict[str, str]:
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
-    """Returns the services to which scanners hand mail back. Raises NoRow where that is unknown."""
+    """Returns the services to which scanners hand mail back. Raises NoRow if unknown."""
     for value in scanners:
         target = destination(value)
         transport = had.settings.service(value.partition(":")[0], "unix")
@@ -143,7 +143,7 @@ def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]
 
 
 def _same_root(lines: Lines, service: str, like: str) -> None:
-    """Has one service see the file system as another does: a milter's socket has a path that is meant there."""
+    """Gives a service the chroot of another, in which the path of a milter's socket is valid."""
     fields, others = lines[service, ""].split(), lines.get((like, ""), "").split()
     if len(others) > CHROOT:
         fields[CHROOT] = others[CHROOT]
@@ -151,7 +151,7 @@ def _same_root(lines: Lines, service: str, like: str) -> None:
 
 
 def _opened(config: Config) -> str:
-    """The service that takes opened mail back, "" for none."""
+    """The service that takes back opened mail, or ""."""
     hop = config.incoming.next_hop[0] if config.incoming is not None else None
     return f"{hop.address}/inet" if isinstance(hop, Server) else ""
 

@@ -1,5 +1,5 @@
-"""Carries the answers out: directories, relay.toml, policies, the KME's files, secret and identity, in this order.
-Each step leaves what is there, so that an interrupted run is finished by the next, and a whole one changes nothing.
+"""Carries the answers out: directories, relay.toml, policies, the KME's files, secret and identity.
+Each step keeps what exists, so that the next run completes an interrupted one, and a complete site is not changed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store.secret import SiteSecret
 
 MAX_PEM = 65_536
-"""Maximum size of a certificate or key file that is copied, in bytes."""
+"""Maximum size of a copied certificate or key file, in bytes."""
 
 
 def write_configuration(answers: Answers, places: SitePaths, owner: Owner, *, replace: bool = False) -> list[Written]:
-    """Everything that is configuration. Raises ConfigError; where a KME's file is missing nothing is written yet."""
+    """Writes all configuration. Raises ConfigError; if a KME's file is missing, before anything is written."""
     for domain in answers.domains:
         policy_file(domain)
     text = relay_toml(answers, places)
@@ -37,13 +37,13 @@ def write_configuration(answers: Answers, places: SitePaths, owner: Owner, *, re
         written.append(make_directory(places.directory / "kme", owner))
     written += [put(path, content, owner, replace=replace) for path, content in pem]
     written += write_first_policies(places.directory / "policies", answers, owner)
-    # Last of all: a relay.toml that is there tells the next run that the questions are answered.
+    # Last: an existing relay.toml tells the next run that the questions are answered.
     written.append(put(places.config_file, text.encode(), owner, replace=replace))
     return written
 
 
 def make_state(config: Config, progress: Progress) -> list[Written]:
-    """Secret and identity where relay.toml wants them, owned by the current user: the relay's. Raises ConfigError."""
+    """Makes secret and identity at relay.toml's paths, owned by the current, the relay's user. Raises ConfigError."""
     secret, files, me = config.store.secret, config.identity, Owner.myself()
     directories = dict.fromkeys((config.own_directory, config.state_directory))
     if isinstance(config.store.database, Path):
@@ -69,7 +69,7 @@ def make_state(config: Config, progress: Progress) -> list[Written]:
 
 
 def _pem_files(kme: KMEAccess, directory: Path) -> list[tuple[Path, bytes]]:
-    """What is copied, and where to. Raises ConfigError where one cannot be read."""
+    """The files to copy: destination and content. Raises ConfigError if one is unreadable."""
     sources = (kme.ca, kme.certificate, kme.key)
     return [(path, _read(source)) for path, source in zip(kme_files(directory), sources, strict=True)]
 

@@ -1,5 +1,5 @@
-"""Keeps a change of Postfix, or its undoing, from leaving queued mail or new mail without a way.
-Each mail in Postfix's queue keeps the content filter that it had when it came, whatever main.cf says later.
+"""Prevents a change of Postfix, or its undo, from stranding queued or new mail.
+Mail in Postfix's queue keeps the content filter of its arrival, whatever main.cf says later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StillQueued(ConfigError):
 
 
 async def raise_if_queued(directory: Path, then: PostfixSettings, config: Config) -> None:
-    """Raises StillQueued where mail in the queue goes to a filter that is gone by the settings `then`, or may do so."""
+    """Raises StillQueued if queued mail needs, or may need, a filter that is gone by the settings `then`."""
     try:
         stranded = without_way(await filtered(directory), then, config)
     except QueueUnknown as error:
@@ -38,9 +38,9 @@ async def raise_if_queued(directory: Path, then: PostfixSettings, config: Config
 
 
 async def refuse_undo_that_strands(beside: Path, config: Config) -> None:
-    """Raises StillQueued where `undo` would put back another integration, and queued mail would have no way then.
+    """Raises StillQueued if `undo` would restore another integration and strand queued mail.
 
-    Undoing the first change takes the relay out, which must be possible while it cannot serve. Raises what `undo` does.
+    Undo of the first change removes the relay, which must be possible while it cannot serve. Raises what `undo` raises.
     """
     backup = last_backup(beside)
     directory = Path((backup / "directory").read_text().splitlines()[0])
@@ -49,5 +49,5 @@ async def refuse_undo_that_strands(beside: Path, config: Config) -> None:
 
 
 async def left_over(directory: Path, config: Config) -> list[PostfixFault]:
-    """What leads from this Postfix to where the relay listens behind another integration only. Raises ConfigError."""
+    """Settings of this Postfix that lead to listeners of another integration only. Raises ConfigError."""
     return [fault for fault in await faults(directory, config) if fault.code == "left-over"]
