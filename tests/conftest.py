@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from structlog.testing import LogCapture
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -188,3 +190,13 @@ async def pair(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> AsyncIterat
         alice = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=incoming)
         outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
         yield Pair(alice, bob, outgoing, incoming)
+
+
+@pytest.fixture
+def log() -> Any:
+    """All events of the relay; the one before is restored."""
+    capture = LogCapture()
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
+    yield capture
+    structlog.configure(**before)

@@ -198,7 +198,7 @@ def size(message: bytes) -> int:
 
 
 @pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa", "pqc+aes"])
-async def test_a_message_looks_and_opens_the_same_for_any_blind_copy(
+async def test_a_message_looks_and_opens_the_same_for_any_bcc_recipient(
     tmp_path: Path, identities: Identities, level: str
 ) -> None:
     policies = {
@@ -230,7 +230,7 @@ async def test_a_message_looks_and_opens_the_same_for_any_blind_copy(
     }
 
 
-async def test_a_message_that_only_blind_copies_get_names_none_of_them(sites: ThreeSites) -> None:
+async def test_a_message_that_only_bcc_recipients_get_names_none_of_them(sites: ThreeSites) -> None:
     message = mails.plain().replace(b"To: Ben <ben@bob.example>\r\n", b"Bcc: bea@bob.example, cleo@carol.example\r\n")
     assert (await submit(sites.outgoing, message, recipients=[BEA, CLEO])).code == 250
     opened = await open_all(sites, sites.network.got)

@@ -20,7 +20,6 @@ from relay.process import app, assembly
 from relay.quarantine.release import Releaser
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
 from tests.integration.status.test_alarms import until_written
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run

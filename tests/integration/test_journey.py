@@ -125,7 +125,7 @@ async def test_smtputf8_and_8bitmime_pass_through(pair: Pair, sink: Sink) -> Non
     assert "SMTPUTF8" in sink.got[0].mail_options
 
 
-async def test_a_blind_copy_is_not_to_be_found_by_the_others(pair: Pair, sink: Sink) -> None:
+async def test_a_bcc_recipient_is_not_to_be_found_by_the_others(pair: Pair, sink: Sink) -> None:
     message = mails.plain().replace(b"Subject:", b"Bcc: secretary@bob.example\r\nSubject:")
     recipients = ["ben@bob.example", "secretary@bob.example"]
     assert (await submit(pair.outgoing, message, recipients=recipients)).code == 250

@@ -18,10 +18,7 @@ from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.ledger import ledger as command
 from relay.kme import DevelopmentKMEs
-from tests.integration.test_refusals import (
-    closed_port,
-    log as log,  # a fixture
-)
+from tests.integration.test_refusals import closed_port
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import LogCapture
 
 from relay.audit.entries import LEDGER
@@ -31,16 +30,6 @@ from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
 
 MARK = b"The figures are 42"
-
-
-@pytest.fixture
-def log() -> Any:
-    """All events of the relay; the one before is restored."""
-    capture = LogCapture()
-    before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
-    yield capture
-    structlog.configure(**before)
 
 
 def causes(log: LogCapture) -> str:

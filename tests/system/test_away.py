@@ -26,7 +26,6 @@ from relay.keys.build import key_ring
 from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
 from relay.process import app, assembly, upkeep
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run

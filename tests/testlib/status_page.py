@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from relay.config import TCPAddress
-from tests.integration.status.test_metrics import asked
+from tests.testlib.status_numbers import asked
 
 
 @dataclass

@@ -21,11 +21,11 @@ from tests.integration.audit.test_records import (
     alice as alice,  # a fixture
     bob as bob,  # a fixture
 )
-from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
 from tests.testlib.long import sized
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, relay_process
+from tests.testlib.status_numbers import StatusNumbers, asked, with_status
 from tests.testlib.status_page import page
 from tests.testlib.submit import submit, talking
 
@@ -49,7 +49,7 @@ async def test_page_metrics_record_log_and_trace_agree_on_a_run_of_many_mails(
         await asyncio.gather(*(send_some(out, number, chance) for number in range(8)))
         for got in list(sink.got):
             await submit(into.addresses["incoming"], got.message, sender=got.sender, recipients=got.recipients)
-        counted = [Numbers.of(await asked(each.addresses["status"])) for each in (out, into)]
+        counted = [StatusNumbers.of(await asked(each.addresses["status"])) for each in (out, into)]
         for relay, numbers in zip((out, into), counted, strict=True):
             await compare_page(relay, numbers)
     for site, numbers, relay in zip((alice, bob), counted, (out, into), strict=True):
@@ -77,7 +77,7 @@ async def send_some(relay: RelayProcess, client: int, chance: random.Random) -> 
                 await talk.say(message.decode() + ".")
 
 
-def compare(found: list[dict[str, Any]], numbers: Numbers) -> None:
+def compare(found: list[dict[str, Any]], numbers: StatusNumbers) -> None:
     """A mail counts once for each group that shares what the labels and the reason say, and so do those of it at RCPT."""
     recipients: Counter[frozenset[tuple[str, str]]] = Counter()
     groups = set()
@@ -92,7 +92,7 @@ def compare(found: list[dict[str, Any]], numbers: Numbers) -> None:
     assert counted == Counter(labels for _, _, labels, _ in groups)
 
 
-async def compare_page(relay: RelayProcess, numbers: Numbers) -> None:
+async def compare_page(relay: RelayProcess, numbers: StatusNumbers) -> None:
     """The page shows what was counted, a moment later."""
     wanted: Counter[tuple[str, str, str]] = Counter()
     for labels, value in numbers.of_name("qumail_mails_total").items():

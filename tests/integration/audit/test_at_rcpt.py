@@ -19,10 +19,10 @@ from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from tests.integration.entry.milter.mta import MTA
-from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import StatusNumbers, asked, with_status
 from tests.testlib.submit import Talk, submit, talking
 
 QUEUE_ID = "4bVxY31Qz2zXk"
@@ -52,15 +52,15 @@ def of(site: Site) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def begun(site: Site, listener: str = "outgoing_lmtp") -> AsyncIterator[tuple[Talk, Numbers]]:
+async def begun(site: Site, listener: str = "outgoing_lmtp") -> AsyncIterator[tuple[Talk, StatusNumbers]]:
     """A transaction whose first recipient is held, and what was counted when all is over."""
-    numbers = Numbers({})
+    numbers = StatusNumbers({})
     async with app.running(with_status(site).config) as addresses:
         async with talking(addresses[listener]) as talk:
             assert [(await talk.say(line)).code for line in OPENING] == [250, 250, 250, 451]
             yield talk, numbers
         async with asyncio.timeout(20):
-            while not (found := Numbers.of(await asked(addresses["status"]))).sum("qumail_recipients_total"):
+            while not (found := StatusNumbers.of(await asked(addresses["status"]))).sum("qumail_recipients_total"):
                 await asyncio.sleep(0.02)
         numbers.samples.update(found.samples)
 

@@ -31,7 +31,6 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Envelope, Mail, Recipient
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
-from tests.integration.test_refusals import log as log  # a fixture
 
 SECRET = SiteSecret(bytes(range(32)))
 MAIL = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), b"Subject: x\r\n\r\nsecret content\r\n")

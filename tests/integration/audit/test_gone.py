@@ -24,7 +24,6 @@ from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.kme import DevelopmentKMEs
 from tests.integration.audit.test_records import message_no, until
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import workers_of
 from tests.testlib.sink import Sink

@@ -32,7 +32,6 @@ from relay.process import app
 from relay.store.record_files import contents
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run, workers_of

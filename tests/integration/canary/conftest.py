@@ -20,12 +20,12 @@ from relay.outgoing import Outgoing
 from relay.process import app, assembly
 from relay.status import exposition
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
-from tests.integration.status.test_metrics import Numbers, numbers
 from tests.integration.store.conftest import postgresql, server
 from tests.testlib.identities import Identities
 from tests.testlib.mail_server import MailServer
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import StatusNumbers, numbers
 
 __all__ = ["postgresql", "server"]
 
@@ -66,7 +66,7 @@ class BetweenSites(MailServer):
         return answer.text or answer.word
 
 
-Asked = Callable[[], Awaitable[Numbers]]
+Asked = Callable[[], Awaitable[StatusNumbers]]
 
 
 @dataclass
@@ -86,13 +86,13 @@ class Scene:
     def receipts(self) -> list[Got]:
         return [each for each in self.wires[1].got if each.recipients == (ALICE,)]
 
-    async def alice(self) -> Numbers:
+    async def alice(self) -> StatusNumbers:
         return await numbers(self.addresses[0]["status"])
 
-    async def bob(self) -> Numbers:
+    async def bob(self) -> StatusNumbers:
         return await numbers(self.addresses[1]["status"])
 
-    async def until(self, whose: Asked, name: str, value: float = 1, **labels: str) -> Numbers:
+    async def until(self, whose: Asked, name: str, value: float = 1, **labels: str) -> StatusNumbers:
         """Waits until a number is that; gives all."""
         return await until_it_says(whose, name, value, **labels)
 
@@ -106,7 +106,7 @@ class Scene:
                 assert await parts.store.deliveries.waiting() == 0
 
 
-async def until_it_says(whose: Asked, name: str, value: float = 1, **labels: str) -> Numbers:
+async def until_it_says(whose: Asked, name: str, value: float = 1, **labels: str) -> StatusNumbers:
     async with asyncio.timeout(30):
         while (found := await whose()).sum(name, **labels) != value:
             await asyncio.sleep(0.02)

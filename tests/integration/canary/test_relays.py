@@ -11,10 +11,10 @@ from pathlib import Path
 from relay.config import TCPAddress
 from relay.process import app
 from tests.integration.canary.conftest import ASKS, Making, asked_long_ago, until_it_says
-from tests.integration.status.test_metrics import Numbers, numbers
 from tests.integration.store.backends import Backend
 from tests.integration.test_workers import until
 from tests.testlib.sites import Site, relay_process
+from tests.testlib.status_numbers import StatusNumbers, numbers
 
 AT_ONCE = "from relay.canary import asking; asking.LOOK_S = 0.05"
 """Run before a relay: nobody waits to be asked."""
@@ -50,7 +50,7 @@ async def test_two_workers_ask_once_and_whichever_gets_the_receipt_counts_it(mak
         to_alice.to = relay.addresses["incoming"]
         [receipt] = await to_alice.messages(1)
 
-        async def asked() -> Numbers:
+        async def asked() -> StatusNumbers:
             return await numbers(relay.addresses["status"])
 
         # The same one to both workers, either may take it first.

@@ -16,7 +16,6 @@ from relay.policy.reload import PoliciesInForce
 from relay.process import app, upkeep
 from relay.quarantine.triage import Triage
 from relay.store.received import ReceivedKeys
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 

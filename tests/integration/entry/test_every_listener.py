@@ -31,7 +31,6 @@ from relay.incoming import Incoming
 from relay.kme import DevelopmentKMEs
 from relay.mail import InPlace, Mail
 from relay.process import assembly
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import POLICIES, Site, make_site, serving

@@ -24,14 +24,13 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app, upkeep
 from tests.integration.keys.test_build import _write
 from tests.integration.status.test_alarms import until_written
-from tests.integration.status.test_metrics import numbers, with_status
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.status_page import page
 from tests.testlib.submit import submit
 

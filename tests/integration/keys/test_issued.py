@@ -34,7 +34,6 @@ from tests.integration.store.conftest import (
     server as server,
     sqlite as sqlite,
 )
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.fake_kme import FakeKME, FakeTime
 from tests.testlib.sink import Sink

@@ -36,7 +36,6 @@ from tests.integration.store.conftest import (
     postgresql as postgresql,  # a fixture
     server as server,  # a fixture
 )
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.hop import Hop
 from tests.testlib.identities import Identities

@@ -32,7 +32,6 @@ from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, Listing, read_file
 from relay.policy.watch import DirectoryWatch, Inotify
 from relay.process import app
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.counted import counted
 from tests.testlib.long import sized

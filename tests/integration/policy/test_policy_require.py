@@ -15,7 +15,6 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.content import MessageFacts
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.require import Requirements, author
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink

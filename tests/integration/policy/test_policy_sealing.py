@@ -19,7 +19,6 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import structure
 from relay.policy.load import load_policies
 from relay.process import assembly
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink

@@ -25,7 +25,6 @@ from relay.policy.comparing import pointwise
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import relay_command
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import (

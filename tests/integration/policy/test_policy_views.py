@@ -18,7 +18,6 @@ from structlog.testing import LogCapture
 
 from relay.cli.policy import policy
 from relay.kme import DevelopmentKMEs
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.system.policy_wire import PEERS, facts_of, load
 from tests.testlib.identities import Identities
 from tests.testlib.policy_files import write

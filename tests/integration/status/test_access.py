@@ -24,10 +24,10 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import server
-from tests.integration.status.test_metrics import with_status
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import with_status
 
 TOKEN = "0123456789abcdef" * 4
 REMOTE = '[status]\nlisten = "0.0.0.0:0"\ncertificate = "status.pem"\nkey = "status.key"\ntoken = "status.token"\n'

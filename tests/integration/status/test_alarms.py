@@ -21,13 +21,13 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import notifier, sight
 from relay.status.standing import Standing
-from tests.integration.status.test_metrics import asked, numbers, with_status
 from tests.integration.test_workers import workers
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import asked, numbers, with_status
 from tests.testlib.submit import submit
 
 POLICIES = {"default.toml": 'levels = ["aes"]\n', "alice.example.toml": 'levels = ["plaintext"]\n'}

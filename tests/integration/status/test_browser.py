@@ -19,12 +19,13 @@ from relay.process import app
 from relay.status import alarms, exposition, record
 from relay.status.page import feed
 from relay.status.page.feed import Feed
-from tests.integration.status.test_metrics import SEALED_TYPE, Two, numbers, two as two, with_status
+from tests.integration.status.conftest import Two
 from tests.integration.status.test_page import send
 from tests.testlib import browser as browsers, mails
 from tests.testlib.browser import ENTER, TAB, Browser
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.status_numbers import SEALED_TYPE, numbers, with_status
 from tests.testlib.status_page import page
 from tests.testlib.submit import submit
 

@@ -22,12 +22,12 @@ from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from relay.process import app, upkeep
 from relay.status import record
 from tests.integration.status.test_alarms import until_written
-from tests.integration.status.test_metrics import SEALED_TYPE, STATUS, asked, numbers, with_status
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import SEALED_TYPE, STATUS, asked, numbers, with_status
 from tests.testlib.status_page import page
 from tests.testlib.submit import submit
 

@@ -34,11 +34,11 @@ from relay.status.page import feed
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
 from relay.store.history import History
-from tests.integration.status.test_metrics import Numbers, numbers, with_status
 from tests.integration.status.test_ready import readyz
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import StatusNumbers, numbers, with_status
 from tests.testlib.status_page import page
 
 
@@ -244,7 +244,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
     assert {each["alarm"] for each in logs if each["event"] == "alarm_begins"} == set(ALARMS)
 
 
-def _in_metrics(found: Numbers) -> set[str]:
+def _in_metrics(found: StatusNumbers) -> set[str]:
     standing = [dict(labels) for labels, value in found.of_name("qumail_alarm").items() if value]
     assert all(each["severity"] == ALARMS[each["alarm"]].severity for each in standing)
     return {each["alarm"] for each in standing}

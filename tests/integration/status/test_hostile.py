@@ -20,11 +20,11 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import server
 from relay.status.exposition import Exposition
-from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
 from tests.testlib.loop_clock import loop_clock, slow
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.status_numbers import StatusNumbers, asked, with_status
 from tests.testlib.submit import submit
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -73,7 +73,7 @@ async def test_idle_connections_leave_descriptors_for_mail_and_end(
     for reader, writer in connections:
         assert await ended(reader) == b""
         writer.close()
-    assert Numbers.of(await asked(relay.status)).sum("qumail_mails_total") == 5
+    assert StatusNumbers.of(await asked(relay.status)).sum("qumail_mails_total") == 5
 
 
 async def test_a_probe_is_answered_while_as_many_are_connected_as_may_be_and_those_who_are_answered_stay(
@@ -228,7 +228,7 @@ async def test_writing_much_holds_the_loop_for_some_milliseconds_only() -> None:
 
     async def written() -> None:
         text = (await Exposition(board).text()).decode()
-        assert Numbers.of(text).sum("qumail_mails_total") == 4000
+        assert StatusNumbers.of(text).sum("qumail_mails_total") == 4000
         assert text.count("# TYPE qumail_mails_total") == 1
 
     with loop_clock() as clock:
@@ -246,4 +246,4 @@ async def test_the_text_is_not_written_more_often_than_costs_little() -> None:
     board.add(metrics.MAILS, "outgoing", "smtp", "peer0", "aes", "delivered")
     assert await exposition.text() is first
     exposition._not_before = 0.0
-    assert Numbers.of((await exposition.text()).decode()).sum("qumail_mails_total") == 1001
+    assert StatusNumbers.of((await exposition.text()).decode()).sum("qumail_mails_total") == 1001

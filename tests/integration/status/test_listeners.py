@@ -17,11 +17,11 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app
 from relay.status import exposition, measures
 from tests.integration.entry.milter.mta import MTA
-from tests.integration.status.test_metrics import Numbers, numbers, with_status
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import StatusNumbers, numbers, with_status
 from tests.testlib.submit import submit, submit_lmtp
 
 POLICIES = {
@@ -50,7 +50,7 @@ def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
     )  # fmt: skip
 
 
-async def until(status: TCPAddress, is_right: Callable[[Numbers], bool]) -> Numbers:
+async def until(status: TCPAddress, is_right: Callable[[StatusNumbers], bool]) -> StatusNumbers:
     async with asyncio.timeout(30):
         while not is_right(found := await numbers(status)):
             await asyncio.sleep(0.05)

@@ -5,95 +5,20 @@ Standard: the text format of Prometheus, read by prometheus_client's own parser.
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from relay.config import TCPAddress
-from relay.formats import cms
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import exposition, measures
+from tests.integration.status.conftest import Two
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import make_site
+from tests.testlib.status_numbers import SEALED_TYPE, StatusNumbers, asked, numbers, with_status
 from tests.testlib.submit import submit
-
-SEALED_TYPE = (
-    b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n"
-    b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n\r\n"
-    + base64.b64encode(cms.QUANTUM_KEY_NAMES[0])
-)
-"""What a message begins with that names a quantum key; what follows is base64 too, and cannot be read."""
-STATUS = '[status]\nlisten = "127.0.0.1:0"\n'
-
-
-async def asked(address: TCPAddress, path: str = "/metrics") -> str:
-    async with aiohttp.ClientSession() as session, session.get(f"http://{address}{path}") as response:
-        assert response.status == 200, await response.text()
-        return await response.text()
-
-
-@dataclass
-class Numbers:
-    """What /metrics said, by name and labels."""
-
-    samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-    @classmethod
-    def of(cls, text: str) -> Numbers:
-        families = list(text_string_to_metric_families(text))
-        assert len({family.name for family in families}) == len(families), "a name stands there once"
-        return cls({(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples})
-
-    def of_name(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
-        return {labels: value for (each, labels), value in self.samples.items() if each == name}
-
-    def sum(self, name: str, /, **labels: str) -> float:
-        return sum(value for has, value in self.of_name(name).items() if has >= set(labels.items()))
-
-
-async def numbers(address: TCPAddress) -> Numbers:
-    return Numbers.of(await asked(address))
-
-
-def with_status(site: Site, text: str = STATUS) -> Site:
-    site.config_file.write_text(f"{site.config_file.read_text()}\n{text}")
-    return site
-
-
-@dataclass
-class Two:
-    """Two sites whose status can be asked."""
-
-    alice: dict[str, TCPAddress]
-    bob: dict[str, TCPAddress]
-
-
-@pytest.fixture
-async def two(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
-    monkeypatch.setattr(exposition, "SHARE", math.inf)  # what is told is never a moment old
-    first, second = kmes.urls
-    bob = with_status(make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=sink.address))
-    async with AsyncExitStack() as stack:
-        of_bob = await stack.enter_async_context(app.running(bob.config))
-        alice = make_site(
-            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=of_bob["incoming"],
-            policies={
-                "default.toml": 'levels = ["plaintext"]\n',
-                "bob.example.toml": 'levels = ["aes"]\n',
-                "refused.example.toml": 'peer = "bob"\nlevels = ["pqc+aes", "pqc"]\notherwise = "refuse"\n',
-            },
-        )  # fmt: skip
-        of_alice = await stack.enter_async_context(app.running(with_status(alice).config))
-        yield Two(of_alice, of_bob)
 
 
 async def test_what_was_sent_and_opened_is_counted_to_the_mail(two: Two, sink: Sink) -> None:
@@ -121,7 +46,7 @@ async def test_what_was_sent_and_opened_is_counted_to_the_mail(two: Two, sink: S
     assert bob.sum("qumail_keys_received_total", outcome="fetched") == 8
 
 
-def _of_mails(found: Numbers) -> set[object]:
+def _of_mails(found: StatusNumbers) -> set[object]:
     """All names and labels that depend on mails."""
     return {each for each in found.samples if not each[0].startswith(("qumail_key", "qumail_kme", "qumail_journal"))}
 

@@ -19,12 +19,12 @@ from relay.process import app
 from relay.status import notifier, sight
 from relay.status.standing import Standing
 from tests.integration.status.test_alarms import break_policies, with_alarms
-from tests.integration.status.test_metrics import with_status
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import with_status
 from tests.testlib.submit import submit
 
 POLICIES = {

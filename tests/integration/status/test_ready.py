@@ -25,11 +25,11 @@ from relay.status import Watched, exposition, ready
 from relay.store import store
 from relay.store.secret import SiteSecret, fresh_secret
 from tests.integration.status.test_alarms import standing
-from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails
 from tests.testlib.nobody import as_nobody, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.submit import submit
 
 

@@ -13,10 +13,10 @@ import pytest
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import exposition
-from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.submit import submit
 
 NAME = "qumail_rejections_total"

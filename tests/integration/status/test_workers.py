@@ -13,10 +13,10 @@ import pytest
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from tests.integration.status.test_metrics import Numbers, numbers, with_status
 from tests.integration.test_workers import how_often, numbered, pids, until, workers
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_numbers import StatusNumbers, numbers, with_status
 from tests.testlib.submit import submit
 
 
@@ -30,7 +30,7 @@ def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
     return with_status(site)
 
 
-async def until_it_says(address: TCPAddress, number: float, name: str, **labels: str) -> Numbers:
+async def until_it_says(address: TCPAddress, number: float, name: str, **labels: str) -> StatusNumbers:
     """What is told may be a moment old; what is counted never goes back meanwhile, nor beyond the number."""
     told = 0.0
     async with asyncio.timeout(30):

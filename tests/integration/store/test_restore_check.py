@@ -21,7 +21,6 @@ from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import Backend, python, sqlite_file
 from tests.integration.store.conftest import Clock
-from tests.integration.test_refusals import log as log  # a fixture
 
 
 async def _check(

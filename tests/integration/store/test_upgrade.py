@@ -30,7 +30,6 @@ from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.opening.conftest import Clock, clock as clock  # a fixture
 from tests.integration.store.backends import Backend, python, sqlite_file
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.old_stores import BEA, BEN, BOBS_POLICIES, EVE, POLICIES, OldStores, all_stores
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

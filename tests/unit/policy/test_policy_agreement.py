@@ -37,7 +37,6 @@ from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
 from relay.policy.traffic import TrafficSample
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
 from tests.testlib.long import sized
 from tests.testlib.planning import Keys, planner_of

@@ -23,7 +23,6 @@ from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import DOUBTFUL_S, PoliciesInForce
 from tests.integration.policy.test_policy_reload import levels, until, watched
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import (
     Run,

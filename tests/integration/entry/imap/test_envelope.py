@@ -19,7 +19,6 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit
-from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.dovecot import Dovecot, requires_dovecot
 from tests.testlib.sites import Site, serving
 

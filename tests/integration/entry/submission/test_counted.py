@@ -9,15 +9,15 @@ from pathlib import Path
 import aiohttp
 
 from tests.integration.entry.submission.conftest import Start
-from tests.integration.status.test_metrics import Numbers
 from tests.testlib import mails
+from tests.testlib.status_numbers import StatusNumbers
 
 
-async def told(socket: Path) -> tuple[str, Numbers]:
+async def told(socket: Path) -> tuple[str, StatusNumbers]:
     connector = aiohttp.UnixConnector(str(socket))
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://relay/metrics") as response:
         text = await response.text()
-    return text, Numbers.of(text)
+    return text, StatusNumbers.of(text)
 
 
 async def test_what_users_submit_and_may_not_submit_is_counted(start: Start, tmp_path: Path) -> None:
