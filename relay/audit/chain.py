@@ -1,11 +1,11 @@
-"""The files of the audit record: lines are added at the end of the newest one, under a lock, by any process.
-JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
+"""The files of the audit record: any process may append lines to the newest one, under a lock.
+JSON lines, each with its number and the SHA-256 of the previous line, across all files: deploy/AUDIT.md.
 
 A confirmed line is never changed or removed. A line cut short by a crash was not confirmed; it stays, and the next
-record is bound to it and everything before. A finished file is read-only (mode 0400): a process that still has it open
-notices, and opens the next one. So it does for a file that was moved away. The chain continues after its last line, so
-that the gap is detected, and closed when the file is back. A process never appends to a file that ends before the last
-record it knows of: it finishes that file, and begins another.
+record is bound to it and everything before. A finished file is read-only (mode 0400): a process that still has the file
+open notices this, and opens the next one. A process likewise leaves a file that was moved away. The chain continues
+after the last line of a moved file, so that the gap is detected, and closed when the file returns. A process never
+appends to a file that ends before the last record that it knows: it finishes that file, and begins another.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class End(NamedTuple):
 
 
 BEGINNING = End(0, GENESIS)
-"""Of the whole chain."""
+"""The end of an empty chain."""
 
 
 def files_of(directory: Path) -> list[ChainFile]:
-    """All files in order. Where one is there twice, compressed as well, it is the one before that. Raises OSError.
+    """All files in order. Of a file and its compressed copy, the uncompressed one counts. Raises OSError.
 
-    Two of one number, begun on different days, are both there: which of them is right, nobody here can know.
+    Two files with the same number and different days are both returned: nothing here can tell which is right.
     """
     files: dict[tuple[int, str], ChainFile] = {}
     for path in sorted(directory.iterdir()):
@@ -100,18 +100,18 @@ def files_of(directory: Path) -> list[ChainFile]:
 
 
 def today() -> str:
-    """The day of a file that is begun now (UTC)."""
+    """The day of a file that begins now (UTC)."""
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 class Chain:
-    """The chain as one process adds to it; all that is here blocks, and may be called from any thread."""
+    """The chain as one process appends to it; all methods block, and may be called from any thread."""
 
     def __init__(self, directory: Path, file_octets: int = FILE_OCTETS) -> None:
-        """Opens and creates nothing before the first line."""
+        """Opens and creates nothing until the first append."""
         self.directory = directory
         self.place = START
-        """A place before all lines added from now on, as of this process's last append."""
+        """A place before all lines appended from now on, as of this process's last append."""
         self._file_octets = file_octets
         self._file = self._lock = -1
         self._newest = ChainFile(0, "", directory)
@@ -120,9 +120,9 @@ class Chain:
         self._one_at_a_time = threading.Lock()
 
     def look(self) -> None:
-        """Opens the newest file, and finds the end of the chain: once they are gone, it is too late. Creates nothing.
+        """Opens the newest file and finds the end of the chain, before somebody removes the files. Creates nothing.
 
-        To be called before the first append, and periodically: a process may append nothing for long. Blocks.
+        To be called before the first append, and periodically, since a process may append nothing for long. Blocks.
         """
         with self._one_at_a_time, suppress(OSError):
             if self._file >= 0 and os.fstat(self._file).st_mode & stat.S_IWUSR:
@@ -142,14 +142,14 @@ class Chain:
             return
         self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
         self._open_if_unfinished(newest)
-        if locked or self._file < 0:  # else another process may truncate what it is writing
+        if locked or self._file < 0:  # otherwise another process may truncate the line that it is writing
             self._end = end
-        self._size = -1  # read again before the first append
+        self._size = -1  # forces a new read before the first append
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
         """Appends a line for each of these JSON members, all or none; with `flush` they are on disk.
 
-        Returns number and hash of the last one. Raises OSError.
+        Returns the number and hash of the last line. Raises OSError.
         """
         with self._one_at_a_time:
             with self._alone():
@@ -166,7 +166,7 @@ class Chain:
                 self._write(b"".join(pieces))
                 end = End(number, head.decode()) if bodies else self._end
                 self._end, self.place = end, ChainPlace(self._newest.first, self._size)
-            if flush:  # records added meanwhile do not wait for the disk
+            if flush:  # outside the lock: others can append meanwhile
                 os.fsync(self._file)
             return end
 
@@ -225,7 +225,7 @@ class Chain:
             log.error("audit_file_gone", file=str(was), last=known.number, head=known.head)
             self._gone = known
         day = today()
-        # One without a record is not finished: the next one would have its name.
+        # A file without a record is not finished: the next one would have the same name.
         begun = self._file >= 0 and self._size and self._end.number >= self._newest.first
         if begun and (self._newest.day != day or self._size >= self._file_octets):
             self._finish()
@@ -233,9 +233,9 @@ class Chain:
             self._begin(day)
 
     def _look(self) -> bool:
-        """Reads what others have added to the open file, and closes one that is not current.
+        """Reads lines of other processes in the open file, and closes a file that is no longer current.
 
-        Returns whether it is gone, or was cut short.
+        Returns whether the file is gone or was truncated.
         """
         if self._file < 0:
             return False
@@ -249,7 +249,7 @@ class Chain:
             self._close_file()
             return cut
         if cut or not leads_to(self._newest.path, self._file):
-            with suppress(OSError):  # no process appends to it when it is put back
+            with suppress(OSError):  # nobody appends to it when it returns
                 self._finish()
             self._close_file()
             return True
@@ -284,7 +284,7 @@ class Chain:
             self._newest.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE
         )
         owner = os.fstat(self._lock)
-        if os.geteuid() == 0 and owner.st_uid:  # a person's command: the relay must be able to go on
+        if os.geteuid() == 0 and owner.st_uid:  # by a person's command: the relay must be able to append
             os.fchown(self._file, owner.st_uid, owner.st_gid)
         self._size = 0
         self._end = self._end._replace(broken=False)
@@ -317,7 +317,7 @@ def leads_to(path: Path, descriptor: int) -> bool:
 
 
 def end_of(descriptor: int, before: End = BEGINNING) -> End:
-    """Returns the end of the chain in this file, where it was `before` it; number 0 where neither has a record."""
+    """Returns the end of the chain in this file, given the end `before` it; number 0 if neither has a record."""
     size = os.fstat(descriptor).st_size
     if not size:
         return before._replace(broken=False)
@@ -325,7 +325,7 @@ def end_of(descriptor: int, before: End = BEGINNING) -> End:
         start = max(0, size - length)
         *lines, rest = os.pread(descriptor, size - start, start).split(b"\n")
         if start:
-            del lines[:1]  # its beginning was not read
+            del lines[:1]  # may be incomplete
         lines += [rest] if rest else []
         last = next((place for place in reversed(range(len(lines))) if number_of(lines[place])), None)
         if last is not None:
@@ -345,7 +345,7 @@ def end_of_file(file: ChainFile, before: End = BEGINNING) -> End:
 
 
 def end_of_files(files: Sequence[ChainFile]) -> End:
-    """Returns the end of the chain in these: the number from a file's name where it has no record. Raises OSError."""
+    """Returns the end of the chain in these files; one without a record has the number of its name. Raises OSError."""
     end, without = BEGINNING, list[ChainFile]()
     try:
         for file in reversed(files):
@@ -361,7 +361,7 @@ def end_of_files(files: Sequence[ChainFile]) -> End:
 
 
 def _behind(lines: Iterable[bytes], end: End) -> End:
-    """Where the chain is behind these lines."""
+    """Returns the end of the chain after these lines."""
     number, head = end.number, end.head
     for line in lines:
         digest = hashlib.sha256(line).hexdigest()
@@ -370,16 +370,16 @@ def _behind(lines: Iterable[bytes], end: End) -> End:
 
 
 def head_behind(head: str, digest: str, *, whole: bool) -> str:
-    """The `previous` of a record behind a line with this hash, where it was `head` before it; `whole`: it is a record.
+    """The `previous` of the record after a line with this hash, given `head` before the line; `whole`: it is a record.
 
-    A record includes the hash of the previous line. A line cut short has none, so it is hashed together with that one:
-    otherwise what preceded it could be changed.
+    A record includes the hash of the previous line. A line cut short has none, so it is hashed together with that hash:
+    otherwise the preceding lines could be changed.
     """
     return digest if whole else hashlib.sha256(f"{head}{digest}".encode()).hexdigest()
 
 
 def record_in(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line, None where it was broken off."""
+    """The JSON object in a line, None if the line was cut short."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -388,13 +388,13 @@ def record_in(line: bytes) -> dict[str, Any] | None:
 
 
 def number_of(line: bytes) -> int:
-    """The number that a line says it has; 0 for what is no record."""
+    """The record number in a line; 0 if it is no record."""
     number = (record_in(line) or {}).get("number")
     return number if isinstance(number, int) else 0
 
 
 def lines_of(file: ChainFile, behind: ChainPlace = START) -> Iterator[bytes]:
-    """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
+    """The lines without line ends, from that place on. Raises OSError, EOFError and zlib.error."""
     with _opened(file) as opened:
         if file.first == behind.first:
             opened.seek(behind.offset)
@@ -424,7 +424,7 @@ def _opened(file: ChainFile) -> Iterator[BufferedIOBase]:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes it where it is missing, for the owner of the one above it. Raises OSError."""
+    """Creates the directory if missing, with the owner of its parent. Raises OSError."""
     if not directory.exists():
         directory.mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() == 0 and (owner := directory.parent.stat()).st_uid:
@@ -433,7 +433,7 @@ def make_directory(directory: Path) -> None:
 
 
 def why_not_writable(directory: Path) -> str:
-    """Why no line can be written there, or ""; creates nothing. Blocks."""
+    """Why no line can be written in this directory, or ""; creates nothing. Blocks."""
     place = resolved(directory)
     if place.exists() and not place.is_dir():
         return f"{os.strerror(errno.ENOTDIR)}: move it away, or name another directory (audit.directory)"

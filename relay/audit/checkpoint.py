@@ -31,11 +31,13 @@ _MEMBERS = {"format", "checkpoint", "key", "signature"}
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is signed: the site's name, its SAE and the host, when (RFC 3339, UTC), and where the chain was.
+    """The signed statement: site name, SAE, host, time (RFC 3339, UTC), and the state of the chain.
 
-    `first` is the number of the first record that is covered, `number` that of the last, `head` the last line's hash.
-    `keep_days` is the promise that a record is kept for at least this number of days; None where none was given.
-    `days` says of which days the records are (verifying.py); None in checkpoints of earlier releases.
+    `first` is the number of the first record covered, `number` that of the last, `head` the last line's hash.
+    `keep_days`
+    promises to keep a record for at least this number of days, None without a promise. `days` are the days of the
+    records
+    (verifying.py); None in checkpoints of earlier releases.
     """
 
     site: str
@@ -50,7 +52,7 @@ class Checkpoint:
 
     @property
     def expected(self) -> ExpectedLine:
-        """What it proves. Without `days` all records may be of the day of the checkpoint."""
+        """The line that the checkpoint proves. Without `days` all records may be of the checkpoint's day."""
         day = f"{datetime.fromisoformat(self.time).astimezone(UTC):%Y-%m-%d}"
         days = self.days if self.days is not None else ((self.first, day),)
         return ExpectedLine(self.number, self.head, self.first, self.keep_days, days)
@@ -58,14 +60,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint whose signature is right, and whose it is: SHA-256 of the public key, as 64 hexadecimal digits."""
+    """A checkpoint with a valid signature, and its signer: SHA-256 of the public key, as 64 hexadecimal digits."""
 
     checkpoint: Checkpoint
     signer: str
 
 
 def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
-    """The file that an auditor keeps: one JSON object, in lines that can be sent by mail."""
+    """Returns the file for the auditor: one JSON object, in lines short enough for mail."""
     said = {name: value for name, value in asdict(checkpoint).items() if value is not None}
     inner = json.dumps(said).encode("ascii")
     whole = {
@@ -78,9 +80,9 @@ def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
 
 
 def read(content: bytes, source: str) -> SignedCheckpoint:
-    """The checkpoint in a file, once its signature is found to be that of the key in it. Raises ConfigError.
+    """Returns the checkpoint in a file after verification of its signature by the key in it. Raises ConfigError.
 
-    Whose key that is, is not known from this.
+    The result does not tell whose key this is.
     """
     try:
         whole = _object(content)

@@ -1,5 +1,5 @@
-"""What the downgrade ledger keeps, which is a view of the audit record, and how addresses stand in both.
-Standard: deploy/AUDIT.md; addresses under keys that follow from the site secret, unless they are wanted in clear.
+"""Entries of the downgrade ledger, which is a view of the audit record, and the form of addresses in both.
+Standard: deploy/AUDIT.md; addresses are hashed under keys derived from the site secret, unless configured in clear.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from relay.mail import Mail
 from relay.store.secret import SiteSecret
 
 Event = Literal["downgrade", "plaintext", "shadow", "released", "dropped"]
-"""Why a line was written: a weaker level, no sealing at all by policy, shadow mode, or a person's decision.
+"""Why an entry was written: a weaker level, no sealing by policy, shadow mode, or a person's decision.
 
-What a person decides about is a message in quarantine: it is handed on after all, or destroyed."""
+The decision is to release or drop a message in quarantine.
+"""
 LEDGER: tuple[str, ...] = get_args(Event)
-"""The records that are the ledger."""
+"""The events of the ledger."""
 
 MAX_REASON = 2000
 MAX_LISTED, LISTED_OCTETS = 1000, 512 * 1024
-"""Maximum number of recipients in one record, and of their bytes; a larger group has several records."""
+"""Maximum number of recipients in one record, and of their bytes; larger groups are split."""
 _ADDRESS = re.compile(
     r"""(?:"(?:[^"\\]|\\.)*"|(?<![^\s<>(),;:"'])[^\s<>(),;:"'][^\s<>(),;:"]*)@(?:[^\s<>(),;:"]*[^\s<>(),;:"'.])?"""
 )
-"""What may be one, in a text: it begins where a word does, so that long words cost no more than short ones."""
+"""A possible address in a text. It begins at the start of a word, so that long words are not slow."""
 _HASH_OCTETS = 16
 _ADDRESSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One mail, or those of its recipients that one policy treats alike.
+    """An entry about one mail, or about those of its recipients that one policy treats alike.
 
-    `policy` is `file:line`, `listed` what it lists, `level` what protected the mail instead. `message` is the SHA-256
-    of the message; `mail`, `queue_id` and `message_id` are what log lines call it. `sender` and `recipients` are
-    addresses, which are hashed before they are written. `by` is the person who decided. A retry's entry is equal to the
-    first.
+    `policy` is `file:line`, `listed` its levels, `level` the mail's actual protection. `message` is the SHA-256 of the
+    message; `mail`, `queue_id` and `message_id` are as in log lines. `sender` and `recipients` are addresses, hashed
+    when
+    they are written. `by` is the person who decided. A retry's entry equals the first.
     """
 
     event: Event
@@ -64,7 +65,7 @@ class LedgerEntry:
 
     @classmethod
     def of(cls, event: Event, mail: Mail, recipients: Sequence[str], **members: Any) -> LedgerEntry:
-        """About this mail, to these of its recipients."""
+        """An entry about this mail, to these of its recipients."""
         return cls(
             event=event,
             message=mail.digest,
@@ -77,7 +78,9 @@ class LedgerEntry:
         )
 
     def members(self, addresses: AddressHash) -> Iterator[bytes]:
-        """Yields JSON members without braces, for as many lines as the recipients need; the time is now."""
+        """Yields JSON members without braces, split by recipients into as many records as needed, with the current
+        time.
+        """
         written = [addresses.write(address) for address in self.recipients]
         return (self._members(addresses, some) for some in in_lines(written) or [[]])
 
@@ -100,7 +103,7 @@ class LedgerEntry:
 
 
 def in_lines(recipients: Sequence[str]) -> list[Sequence[str]]:
-    """These, as they stand in records, in groups of which each fits a line."""
+    """The recipients, in their recorded form, in groups that each fit a line."""
     groups: list[Sequence[str]] = []
     begin = octets = 0
     for at, each in enumerate(recipients):
@@ -113,39 +116,40 @@ def in_lines(recipients: Sequence[str]) -> list[Sequence[str]]:
 
 
 def event_members(event: str, fields: dict[str, Any]) -> bytes:
-    """The members of a record: what happened, now, and what else there is to say."""
+    """The JSON members of a record: time, event and further fields."""
     return json.dumps({"time": now(), "event": event, **fields})[1:-1].encode("ascii")
 
 
 def now() -> str:
-    """Returns the time as records have it: `2026-11-25T10:00:00.123Z`."""
+    """Returns the current time in the record's format: `2026-11-25T10:00:00.123Z`."""
     return as_time(time.time_ns())
 
 
 def as_time(nanoseconds: int) -> str:
-    """As `now`, for any time in nanoseconds since 1970."""
+    """Formats any time, in nanoseconds since 1970, like `now`."""
     milliseconds = nanoseconds // 1_000_000
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
 @lru_cache(maxsize=8)
 def _second(seconds: int) -> str:
-    """Mostly it was asked for before."""
+    """Cached, since most calls repeat the second."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 class AddressHash:
-    """Addresses as they stand in the audit record: hashed under keys that follow from the site secret. So only this
-    site can determine whether an address is meant.
+    """Hashes addresses for the audit record, under keys derived from the site secret.
+
+    So only this site can test whether a hash is of an address.
     """
 
     def __init__(self, secret: SiteSecret | None) -> None:
-        """Without a secret addresses are written as they are."""
+        """Without a secret addresses are written in clear."""
         self._keys = secret.derived(b"ledger addresses") if secret is not None else ()
         self.hide_in: Callable[[str], str] = lru_cache(maxsize=100)(self._hide_in)
-        """The text, with each address in it as `write` has it; of many recipients mostly the same is said."""
+        """Replaces each address in a text as `write` does; cached, since many recipients share the text."""
         self.quoted: Callable[[str], str] = lru_cache(maxsize=_ADDRESSES)(self._quoted)
-        """As `write`, as a JSON string; mostly it was asked for before."""
+        """Applies `write`, as a JSON string; cached."""
 
     @property
     def hides(self) -> bool:
@@ -153,11 +157,13 @@ class AddressHash:
         return bool(self._keys)
 
     def write(self, address: str) -> str:
-        """How a new record names the address; "" stays so."""
+        """The form of the address in a new record; "" stays ""."""
         return _hashed(self._keys[0], address) if self._keys and address else address
 
     def cause(self, error: BaseException | None) -> str:
-        """Why something failed: in our words alone, where addresses are hashed, for others' may name anybody."""
+        """The cause of a failure; if addresses are hashed only in our own words, since others' may contain
+        addresses.
+        """
         if error is None:
             return ""
         own = error.own_words if self._keys and isinstance(error, RelayError) else ""
@@ -167,7 +173,7 @@ class AddressHash:
         return _ADDRESS.sub(lambda match: self.write(match[0]), text) if self._keys and "@" in text else text
 
     def spellings(self, address: str) -> set[str]:
-        """Everything that records may have for the address, also under older secrets."""
+        """All forms that records may have for the address, including those under older secrets."""
         return {address, address.lower(), *(_hashed(key, address) for key in self._keys)}
 
     def _quoted(self, address: str) -> str:

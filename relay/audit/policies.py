@@ -1,7 +1,7 @@
-"""Records each set of policies that comes into force: what it changes, who has put it there, and what that weakens.
-Standard: deploy/AUDIT.md; a set that a killed relay did not record is recorded by the one that starts next.
+"""Records each set of policies that comes into force: the changes, who installed it, and what became weaker.
+Standard: deploy/AUDIT.md; the next relay records a set that a killed one did not.
 
-The set is in force by then, and nothing waits for its record. One process of a relay does this.
+A set comes into force first, and nothing waits for its record. Only one process of a relay writes these records.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from relay.policy.step import Names, SetFiles, SetStep, digest_of_all
 log = structlog.get_logger(__name__)
 
 COMPARE_S = 10.0
-"""Maximum time that a set is compared with the one before (seconds)."""
+"""Time limit of the comparison with the previous set, in seconds."""
 MAX_LOADED = 20_000
-"""Maximum number of files of a set that is read once more to be compared."""
+"""Maximum number of files of a set that are read again for comparison."""
 NOT_A_STEP = (ValueError, KeyError, TypeError)
 """Exceptions that mean an unreadable step."""
 
 
 class _Sets(NamedTuple):
-    """What is compared; `missing` says why nothing is. `digest` is over all files of the set in force, or ""."""
+    """The sets to compare, or why they are `missing`. `digest` covers all files of the set in force, or is ""."""
 
     before: SetFiles | None = None
     now: SetFiles | None = None
@@ -48,22 +48,22 @@ class _Sets(NamedTuple):
 
 
 class PolicyRecords:
-    """Puts into the audit record what `last_good` has of sets that came into force."""
+    """Writes records of the sets in `last_good` that came into force."""
 
     def __init__(self, audit: Audit, last_good: LastGood, folder: Callable[[Path], PolicyFolder]) -> None:
-        """`folder` gives an empty one for that directory, as this site reads policies."""
+        """`folder` returns an empty PolicyFolder of a directory, with this site's settings."""
         self._audit = audit
         self._last_good = last_good
         self._folder = folder
         self._places: PolicyRecordPlaces | None = None
 
     async def keep_up(self) -> None:
-        """Records what is not recorded yet, and then each set that comes."""
+        """Records earlier sets without a record, then each new set."""
         came = asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def notify() -> None:
-            with suppress(RuntimeError):  # the event loop may be closed by now
+            with suppress(RuntimeError):  # the event loop may be closed
                 loop.call_soon_threadsafe(came.set)
 
         self._last_good.notify = notify
@@ -79,7 +79,7 @@ class PolicyRecords:
     async def _try(self, came: SetInForce) -> None:
         try:
             await self._record(came)
-        except Exception as error:  # what is kept of it is recorded at the next start
+        except Exception as error:  # a stored step is recorded at the next start
             log.error("policies_not_recorded", version=came.step.version, cause=str(error), exc_info=error)
 
     async def _record(self, came: SetInForce) -> None:
@@ -92,25 +92,25 @@ class PolicyRecords:
                 try:
                     await self._audit.write_now(members)
                     break
-                except StoreUnavailable:  # the log has it
+                except StoreUnavailable:  # already logged
                     await asyncio.sleep(RETRY_S)
         await asyncio.to_thread(self._mark, came.step)
 
     def _left(self) -> list[SetInForce]:
-        """What a process before this one has kept and not recorded, the oldest first."""
+        """Steps that an earlier process stored without a record, oldest first."""
         try:
             with self._last_good.sets.reading() as book:
                 steps = [step for _, step in book.steps() if step.time not in self._last_good.mine]
         except (OSError, sqlite3.Error, ConfigError, *NOT_A_STEP):
-            steps = []  # where nothing is kept, or can be
+            steps = []  # nothing is stored, or can be
         written = self._written(steps)
         for step in steps:
-            if (as_time(step.time), step.version) in written:  # killed before it was marked
+            if (as_time(step.time), step.version) in written:  # the process was killed before it marked the step
                 self._mark(step)
         return [SetInForce(step) for step in steps if (as_time(step.time), step.version) not in written]
 
     def _written(self, steps: Sequence[SetStep]) -> set[tuple[str, str]]:
-        """Time and version of what is recorded already, from where one of these steps may be."""
+        """Time and version of recorded sets, from the first place where one of these steps may be."""
         directory = self._audit.directory
         try:
             if (places := PolicyRecordPlaces.read(directory)) is not None:
@@ -118,7 +118,7 @@ class PolicyRecords:
             if steps and self._places is not None:
                 records = records_behind(directory, self._places.behind)
                 return {(str(each.get("time")), str(each.get("version"))) for each in records}
-        except ConfigError as error:  # twice is better than not at all
+        except ConfigError as error:  # a duplicate is better than none
             log.warning("policy_records_not_read", cause=str(error))
         return set()
 
@@ -129,13 +129,13 @@ class PolicyRecords:
     # --- in a thread ------------------------------------------------------------------------------------------------
 
     def _members(self, came: SetInForce) -> bytes:
-        """The record, as JSON members; nothing where it is there already."""
+        """The record, as JSON members; empty if it exists already."""
         sets = self._sets(came)
         step = came.step
         if step.way == "start" and (last := self._last()) is not None:
             if (last.get("version"), last.get("files_sha256")) == (step.version, sets.digest):
                 return b""
-            if last.get("version") != step.before:  # what is kept is older than what is recorded
+            if last.get("version") != step.before:  # the stored step is older than the record
                 nothing = Names()
                 before = str(last.get("version"))
                 step = replace(step, before=before, added=nothing, changed=nothing, removed=nothing)
@@ -153,17 +153,17 @@ class PolicyRecords:
         return None
 
     def _compared(self, sets: _Sets) -> tuple[Comparison | None, str]:
-        """What was compared, or why nothing was."""
+        """The comparison, or why there is none."""
         if sets.before is None or sets.now is None:
             return None, sets.missing
         try:
             return compare(sets.before.policies, sets.now.policies, COMPARE_S), ""
-        except Exception as error:  # that the set came into force is to be recorded, whatever stands in the way of this
+        except Exception as error:  # whatever fails here, the set's coming into force is recorded
             log.error("policies_not_compared", version=sets.now.policies.version, cause=repr(error), exc_info=error)
             return None, f"{type(error).__name__}"
 
     def _sets(self, came: SetInForce) -> _Sets:
-        """Those in memory, or else as they are kept."""
+        """The sets in memory, or else the stored ones."""
         if came.now is not None and came.before is not None:
             return _Sets(came.before, came.now, "", digest_of_all(came.now.digests()))
         missing = came.missing or ("" if came.step.before else "no set from before is known")
@@ -176,7 +176,7 @@ class PolicyRecords:
             return _Sets(missing=missing or f"the set before cannot be read again: {error}", digest=digest)
 
     def _kept(self, came: SetInForce, missing: str) -> _Sets:
-        """Raises ConfigError, OSError and sqlite3.Error."""
+        """The stored sets. Raises ConfigError, OSError and sqlite3.Error."""
         with self._last_good.sets.reading() as book:
             kept = next((kept for kept, step in book.steps() if step == came.step), None)
             if came.now is not None:
@@ -189,7 +189,7 @@ class PolicyRecords:
             if before is None or before.version != came.step.before:
                 return _Sets(missing="the set before is not kept", digest=digest)
             texts = [book.texts(before), book.texts(kept)]
-        # Not while the file is locked, for the next set may wait to be kept.
+        # Outside the lock on the file: the next set may wait to be stored.
         now = came.now if came.now is not None else self._read(texts[1])
         return _Sets(self._read(texts[0]), now, "", digest)
 

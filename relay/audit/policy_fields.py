@@ -1,5 +1,5 @@
-"""What stands in a record of a set of policies that came into force: who, which files, what is weaker and stronger.
-Standard: deploy/AUDIT.md; addresses are hashed there as everywhere in the record, those in the names of files too.
+"""The fields of a record about a set of policies: installer, files, and which policies are weaker or stronger.
+Standard: deploy/AUDIT.md; addresses are hashed as everywhere in the record, including those in file names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from relay.policy.compare import Comparison, Difference, Unproven
 
 MAX_DIFFERENCES = 20
-"""Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""
+"""Maximum number of differences listed for each of weaker, stronger and others."""
 MAX_SAID = 500
 """Maximum length of the text of one difference, in characters."""
 _PERSONS_FILE = re.compile(r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*/[^\s/:'\"]+\.toml")
@@ -27,19 +27,19 @@ _MEANING = {"down": "weakened", "let go": "weakened", "up": "raised", "stopped":
 
 
 def file_name(name: str, addresses: AddressHash) -> str:
-    """The name of a policy file as it stands in the record: that of a person's file holds an address."""
+    """The recorded name of a policy file: a person's file name contains an address."""
     person = person_of(name)
     return f"{name.partition('/')[0]}/{addresses.write(person)}{SUFFIX}" if person and addresses.hides else name
 
 
 def person_of(name: str) -> str:
-    """The address of whom a file is for; "" for that of a domain."""
+    """The address that a person's file is for; "" for a domain's."""
     domain, person, stem = name.removesuffix(SUFFIX).partition("/")
     return f"{unquote(stem)}@{domain}" if person else ""
 
 
 def of_step(step: SetStep, addresses: AddressHash) -> dict[str, Any]:
-    """Which set, in place of which, by whom, and its files."""
+    """The fields for version, previous version, installer and files."""
     fields: dict[str, Any] = {"version": step.version, "before": step.before, "files": step.files, "way": step.way}
     fields |= _who(step.who)
     for kind in ("added", "changed", "removed"):
@@ -64,7 +64,7 @@ def _user(uid: int) -> str:
 
 
 def of_comparison(compared: Comparison | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
-    """What is weaker, stronger, and otherwise; `missing` says why nothing was compared."""
+    """The fields for weaker, stronger and other differences; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}
     differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
@@ -94,7 +94,7 @@ def _unproven(each: Unproven, directory: Path, addresses: AddressHash) -> str:
 
 
 def _hidden(said: str, addresses: AddressHash) -> str:
-    """The text with addresses as they stand in records, those in the names of people's files too."""
+    """The text with addresses in recorded form, including those in names of people's files."""
     if addresses.hides:
         said = _PERSONS_FILE.sub(lambda match: file_name(match[0], addresses), addresses.hide_in(said))
     return said[:MAX_SAID]

@@ -1,7 +1,7 @@
-"""Finds the records of policies in the audit record, the newest first, without reading all that lies between them.
-Standard: deploy/AUDIT.md; each such record says where the one before it is, and a file says where the newest is.
+"""Finds policy records in the audit record, newest first, without reading the records between them.
+Standard: deploy/AUDIT.md; each such record has the place of the previous one, and a file has the newest place.
 
-The file is written before the record, and is on the disk by then. Where it is lost, all of the record is read.
+The file is on the disk before the record is written. Without the file, the whole record is read.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from relay.files.stamps import read_json
 log = structlog.get_logger(__name__)
 
 POLICIES = "policies"
-"""The event of a record that says which set of policies came into force."""
+"""The event of a record about a set of policies that came into force."""
 _NAME = ".policies"
 
 
 class PolicyRecordPlaces(NamedTuple):
-    """The newest record of policies stands behind one place, and the one before it behind another, if that is known."""
+    """A place before the newest policy record, and one before the previous policy record, if known."""
 
     behind: ChainPlace
     earlier: ChainPlace | None
 
     @classmethod
     def read(cls, directory: Path) -> PolicyRecordPlaces | None:
-        """What was written last; None where there is nothing. Blocks, and raises nothing."""
+        """The stored places, None if there are none. Blocks, and raises nothing."""
         try:
             return read_json(directory / _NAME, cls._taken)
         except (OSError, ValueError):
@@ -48,13 +48,13 @@ class PolicyRecordPlaces(NamedTuple):
         return cls(_place(behind), _place(earlier) if earlier is not None else None)
 
     def checked(self, directory: Path) -> PolicyRecordPlaces | None:
-        """As read, or the place before where the record was no longer written. Raises ConfigError."""
+        """These places, or the previous one alone if the newest record was never written. Raises ConfigError."""
         if next(records_behind(directory, self.behind), None) is not None:
             return self
         return PolicyRecordPlaces(self.earlier, None) if self.earlier is not None else None
 
     def write(self, directory: Path) -> None:
-        """Writes it. On failure none is left, since an older one would lead past the newest record. Blocks."""
+        """Writes the file. A failure removes it, since an older one would hide the newest record. Blocks."""
         path = directory / _NAME
         beside = directory / f"{_NAME}.new"
         try:
@@ -79,7 +79,7 @@ def _place(value: Any) -> ChainPlace:
 
 
 def records_behind(directory: Path, place: ChainPlace) -> Iterator[dict[str, Any]]:
-    """The records of policies from there on, the oldest first; none where what stood there is gone.
+    """The policy records from this place on, oldest first; none if the place no longer exists.
 
     Raises ConfigError.
     """
@@ -88,7 +88,7 @@ def records_behind(directory: Path, place: ChainPlace) -> Iterator[dict[str, Any
 
 
 def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
-    """All records of policies. Raises ConfigError."""
+    """All policy records, newest first. Raises ConfigError."""
     places = PolicyRecordPlaces.read(directory)
     place = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
     if place is None:
@@ -101,7 +101,7 @@ def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
             yield from _backwards(directory, place["number"])
             return
         before = _first_behind(directory, (earlier,))
-        if before is None:  # removed as too old; or it stands at the beginning of the file after that
+        if before is None:  # removed as too old, or at the beginning of the next file
             yield from _backwards(directory, place["number"], _files(directory)[:1])
             return
         if before["number"] >= place["number"]:
@@ -116,14 +116,14 @@ def _first_behind(directory: Path, places: Iterable[ChainPlace | None]) -> dict[
 
 
 def _is_gone(files: Sequence[ChainFile], place: ChainPlace) -> bool:
-    """Whether what stood there was removed as too old, or moved away."""
+    """Whether the file of this place was removed as too old, or moved away."""
     return all(file.first != (place.first or 1) for file in files)
 
 
 def _backwards(
     directory: Path, below: int | None = None, files: Sequence[ChainFile] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Those with a number `below` that, in these files or all, file by file."""
+    """The policy records with a number `below` this one, in these or all files, newest first."""
     for file in reversed(_files(directory) if files is None else files):
         if below is None or file.first < below:
             records = [each for each in map(_record, lines_in(file)) if each is not None]
@@ -131,17 +131,17 @@ def _backwards(
 
 
 def _files(directory: Path) -> list[ChainFile]:
-    """Raises ConfigError."""
+    """All files. Raises ConfigError."""
     try:
         return files_of(directory)
-    except FileNotFoundError:  # nothing is recorded yet
+    except FileNotFoundError:  # nothing recorded yet
         return []
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
 
 
 def _record(line: Line) -> dict[str, Any] | None:
-    """The record of policies in this line; None where it is of something else."""
+    """The policy record in this line; None for other lines."""
     if line.value_of("event") != POLICIES or (record := line.record()) is None:
         return None
     return record if isinstance(record.get("number"), int) else None

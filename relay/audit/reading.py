@@ -14,30 +14,32 @@ from relay.audit.chain import BEGUN, MAX_LINE_OCTETS, START, ChainFile, ChainPla
 from relay.errors import ConfigError
 
 REMOVED = "removed"
-"""The event of a record that says which line was the last one of those that were deleted as too old."""
+"""The event of a record with the last line deleted as too old."""
 
 
 class Line(NamedTuple):
-    """One line as it stands: where it was read, and its bytes without the end of the line."""
+    """One line: its place, and its bytes without the line end."""
 
     place: str
     octets: bytes
 
     def value_of(self, name: str) -> str:
-        """What a member near the beginning says, without reading all of the line: `event`, `mail`; "" without it."""
+        """The value of a member near the beginning (`event`, `mail`) without parsing the line; "" without the
+        member.
+        """
         begin = self.octets.find(b'"%b": "' % name.encode())
         begin += len(name) + 5
         return self.octets[begin : self.octets.find(b'"', begin)].decode("ascii", "replace")
 
     def record(self) -> dict[str, Any] | None:
-        """The record in it, None where it was broken off."""
+        """The record in the line, None if it was cut short."""
         return record_in(self.octets)
 
 
 def lines(directory: Path, since: str = "", behind: ChainPlace = START) -> Iterator[Line]:
-    """All lines in order, but for files of which all are older than the day of `since`, or before a place.
+    """All lines in order, without files that are older than the day of `since`, or before a place.
 
-    On which day a file was begun says the first record in it, never its name alone. Raises ConfigError.
+    The day of a file is in its first record; its name alone is not trusted. Raises ConfigError.
     """
     files = [file for file in files_in(directory) if file.first >= behind.first]
     begun = [_begun(file) for file in files] if since else []
@@ -48,13 +50,13 @@ def lines(directory: Path, since: str = "", behind: ChainPlace = START) -> Itera
 
 
 def _begun(file: ChainFile) -> str:
-    """The day (UTC) on which it was begun, "" where an earlier release did not say. Raises ConfigError."""
+    """The day (UTC) on which the file was begun, "" in files of earlier releases. Raises ConfigError."""
     first = next(filter(None, (line.record() for line in lines_in(file))), {})
     return str(first.get(BEGUN, ""))
 
 
 def records(directory: Path, since: str = "", events: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """All records of these events, or of all, the oldest first; lines that were broken off are left out.
+    """All records of these events, or of all, oldest first; lines cut short are left out.
 
     Raises ConfigError.
     """
@@ -72,13 +74,13 @@ def files_in(directory: Path) -> list[ChainFile]:
 
 
 def lines_in(file: ChainFile, behind: ChainPlace = START) -> Iterator[Line]:
-    """The lines of one file, none where it was removed meanwhile. Raises ConfigError."""
+    """The lines of one file, none if it was removed meanwhile. Raises ConfigError."""
     try:
         for place, octets in enumerate(lines_of(file, behind), 1):
             if len(octets) > MAX_LINE_OCTETS:
                 raise ConfigError(f"{file.path}:{place}: longer than {MAX_LINE_OCTETS} octets; this is no audit record")
             yield Line(f"{file.path}:{place}", octets)
     except FileNotFoundError:
-        return  # it was removed as too old meanwhile; were it anything else, its numbers would be missed
+        return  # removed as too old; otherwise verification would miss its numbers
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{file.path}: cannot be read: {error}") from error

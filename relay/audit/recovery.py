@@ -26,26 +26,27 @@ log = structlog.get_logger(__name__)
 async def take_over_announced(
     directory: Path, audit: Audit, sent: Callable[[Collection[str]], Awaitable[Collection[str]]]
 ) -> None:
-    """Writes the records that are missing. Raises ConfigError, OSError and StoreUnavailable.
+    """Writes the missing records. Raises ConfigError, OSError and StoreUnavailable.
 
-    Who has the mail has it by the last attempt; of those before it nobody knows what the next hop said.
+    If a recipient has the mail, the last attempt delivered it; the next hop's replies to earlier attempts are unknown.
 
-    `sent` gives those of these names of recipients of whom it is known that the next hop has taken their mail. Of
-    others it is not, and their outcome is "unknown".
+    `sent` returns those of these recipients' names whose mail the next hop is known to have accepted. The outcome of
+    all
+    others is "unknown".
     """
     last: dict[str, int] | None = None
 
     async def put(notes: Sequence[bytes]) -> int:
         nonlocal last
         announced = [_read(each) for each in notes]
-        # Before the first file is deleted: a later one may report an earlier attempt.
+        # Before the first file is deleted: a later one may contain an earlier attempt.
         if last is None:
             last = await asyncio.to_thread(_last_attempts, directory)
         taken = frozenset(await sent({name for each in announced for name in each["names"]}))
         missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
-        # Not noted for later: where they cannot be written now, the next attempt would note them once more.
+        # Written now, not noted for later: after a failure the next attempt would note them again.
         await asyncio.gather(*(audit.write_now(_members(each)) for each in missing))
-        # Before the file is deleted: until then nothing else has them.
+        # Before the file is deleted, which is the only copy until then.
         await audit.flush()
         return len(missing)
 
@@ -54,7 +55,7 @@ async def take_over_announced(
 
 
 def _read(announced: bytes) -> dict[str, Any]:
-    """Raises ValueError for what is none."""
+    """The announcement. Raises ValueError if invalid."""
     said = json.loads(announced)
     try:
         first, octets = said["behind"]
@@ -68,7 +69,7 @@ def _read(announced: bytes) -> dict[str, Any]:
 
 
 def _last_attempts(directory: Path) -> dict[str, int]:
-    """When a mail was last about to leave for a recipient, by what the store calls them, in nanoseconds since 1970."""
+    """The time of the last attempt for each recipient, by their name in the store, in nanoseconds since 1970."""
     last: dict[str, int] = {}
     for note in chain.from_iterable(file.records for file in contents(directory, ANNOUNCED_SUFFIX)):
         with suppress(ValueError):
@@ -83,7 +84,7 @@ def _members(record: dict[str, Any]) -> bytes:
 
 
 _Recipients = dict[str, str]
-"""Those of one announcement, as they stand in records, and what the store calls each."""
+"""The recipients of one announcement: their form in records, and their name in the store."""
 
 
 def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], _Recipients]]:

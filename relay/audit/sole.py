@@ -21,9 +21,9 @@ from relay.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 WAIT_S, LOOK_S = 5.0, 0.05
-"""Maximum wait for a relay that ends, and the interval of looks, in seconds."""
+"""Maximum wait for a relay that is stopping, and poll interval, in seconds."""
 LOCK = ".relay"
-"""Name of the file in the directory that a relay which serves keeps under its lock."""
+"""Name of the file that a serving relay keeps locked."""
 
 
 @asynccontextmanager
@@ -48,7 +48,7 @@ async def sole_recorder(directory: Path) -> AsyncIterator[None]:
 
 
 async def _waited_for(path: Path) -> int:
-    """The descriptor of the file under its lock. Raises ConfigError and OSError."""
+    """The descriptor of the locked file. Raises ConfigError and OSError."""
     until = asyncio.get_running_loop().time() + WAIT_S
     while (file := await asyncio.to_thread(_locked, path)) is None:
         if asyncio.get_running_loop().time() > until:
@@ -60,13 +60,13 @@ async def _waited_for(path: Path) -> int:
 
 
 def _locked(path: Path) -> int | None:
-    """The file under its lock, as a descriptor; None where another process has it. Raises OSError."""
+    """The descriptor of the locked file; None if another process has the lock. Raises OSError."""
     make_directory(path.parent)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     held = False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = leads_to(path, file)  # a process that has just ended has removed it
+        held = leads_to(path, file)  # a process that was stopping may have removed it
     except BlockingIOError:
         pass
     finally:

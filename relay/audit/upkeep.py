@@ -28,7 +28,7 @@ from relay.files import open_regular, sync_directory
 log = structlog.get_logger(__name__)
 
 NEWEST = 2
-"""Number of newest files never touched: lines are added to the newest, and the one before may be needed to begin it."""
+"""Number of newest files never touched: the newest is in use, and may need the one before it."""
 COPY_OCTETS = 1024 * 1024
 
 
@@ -40,14 +40,15 @@ async def compress_finished(directory: Path) -> None:
 
 
 async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) -> None:
-    """Deletes the files of which all records are older than that, then the oldest until the rest fits.
+    """Deletes files with only older records, then the oldest until the rest fits.
 
     `now` is in seconds since 1970. Raises OSError and StoreUnavailable.
     """
     files = await asyncio.to_thread(_finished, audit.directory)
     too_old = (datetime.fromtimestamp(now, UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%d")
-    # The last record in a file is of its day, or of that of the next one: clocks may go back. No file goes while one
-    # before it stays: the chain would have a hole.
+    # A file's last record is of its day or the next file's: clocks may go back. Files are only removed from the
+    # beginning:
+    # otherwise the chain would have a hole.
     old = [file for file, _ in takewhile(lambda pair: max(each.day for each in pair) < too_old, pairwise(files))]
     if not old and await asyncio.to_thread(_octets, audit.directory) > max_octets:
         old = files[:1]
@@ -61,7 +62,7 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 
 def _finished(directory: Path) -> list[ChainFile]:
-    """Files to which no line will be added."""
+    """Files that will get no more lines."""
     files = ((file, info.st_mode) for file, info in _found(directory)[:-NEWEST])
     return [file for file, mode in files if stat.S_ISREG(mode) and not mode & stat.S_IWUSR]
 
@@ -71,7 +72,7 @@ def _octets(directory: Path) -> int:
 
 
 def _found(directory: Path) -> list[tuple[ChainFile, os.stat_result]]:
-    """All files, but for those that another process has compressed or deleted meanwhile. Raises OSError."""
+    """All files, except those that another process has just compressed or deleted. Raises OSError."""
     files = []
     for file in files_of(directory) if directory.is_dir() else []:
         with suppress(FileNotFoundError):
@@ -80,14 +81,16 @@ def _found(directory: Path) -> list[tuple[ChainFile, os.stat_result]]:
 
 
 def _compress(path: Path) -> None:
-    """The file as a gzip file; a reader sees one of the two, or both, whole. What another process does is left."""
+    """Replaces the file by a gzip file; a reader sees either or both, complete. Leaves a file that another process
+    compresses.
+    """
     beside, to = path.with_name(f".{path.name}.gz"), path.with_name(f"{path.name}.gz")
     with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        if not leads_to(beside, file.fileno()):  # it is done already, and called otherwise
+        if not leads_to(beside, file.fileno()):  # already done and renamed
             return
         try:
             with os.fdopen(open_regular(path), "rb") as plain:

@@ -1,8 +1,8 @@
-"""Whether the audit record is one chain from the first line to the last, and fits what somebody has kept elsewhere.
-Standard: deploy/AUDIT.md, "The rule"; verifying needs no secret and no database, so anybody can do it with the files.
+"""Verifies that the audit record is one chain from the first line to the last, and fits heads and checkpoints.
+Standard: deploy/AUDIT.md, "The rule"; needs no secret and no database, so anybody with the files can verify.
 
-The first records may have been removed as too old, and a record says so. Anybody who can write to the files can write
-that record, too. So what a checkpoint covers may be missing by the days that the checkpoint has signed alone.
+The first records may have been removed as too old, which a later record then says. Anybody who can write to the files
+can forge that record. So records that a checkpoint covers may only be missing by the days signed in the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from relay.audit.chain import BEGUN, GENESIS, ChainFile, head_behind
 from relay.audit.reading import REMOVED, Line, files_in, lines_in
 
 MAX_PROBLEMS = 100
-"""Maximum number of problems listed; the same number of times that go back."""
+"""Maximum number of problems listed, and of times that go back."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""Maximum amount by which times may go backwards: several processes write, each a moment later."""
+"""Maximum amount by which times may go back: several processes write, each a moment later."""
 _LATER_WRITTEN = ("policies",)
-"""Events whose time is when something happened, which may be long before its record was written."""
+"""Events whose time may be long before their record was written."""
 
 Days = tuple[tuple[int, str], ...]
-"""From the record with this number on, the latest day (UTC, as `2026-11-25`) of any record so far is this one."""
+"""Pairs: from the record with this number on, no record so far is of a later day (UTC, as `2026-11-25`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLine:
-    """A line that must be there, and all lines from number `first` on up to it, by what a checkpoint has signed.
+    """A line that must exist, with all lines from number `first` to it, as signed in a checkpoint.
 
-    Those before a line that is more than `keep_days` days old, by `days`, may be missing; None: none may.
+    Lines before one more than `keep_days` days old, by `days`, may be missing; None: no line may.
     """
 
     number: int
@@ -44,11 +44,11 @@ class ExpectedLine:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What verifying found: number of the first record and of the last, hash of that one's line, and what is wrong.
+    """The result: numbers of the first and last record, hash of the last line, and the problems.
 
-    `broken_off` are the places of lines that a crash cut short, `times_back` says which times go back: clocks are set.
-    `removed` says in which record those before the first one are removed as too old, if that is so. No record has those
-    from number `lasting` on as removed. `days` says of which days the records are.
+    `broken_off` are the places of lines that a crash cut short, `times_back` the times that go back: clocks are set.
+    `removed` names the record that reports the removal of records before the first one, if any. No record reports the
+    removal of records from number `lasting` on. `days` are the days of the records.
     """
 
     first: int
@@ -63,7 +63,7 @@ class Verified:
 
     @property
     def entries(self) -> int:
-        """How many records there are."""
+        """The number of records."""
         return self.number - self.first + 1 if self.number else 0
 
 
@@ -75,11 +75,11 @@ def verify(
     keep_days: int | None = None,
     now: datetime | None = None,
 ) -> Verified:
-    """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
+    """Verifies the chain from the first line to the last. Raises ConfigError if a file is unreadable.
 
     The chain alone does not show that lines are missing at its ends. `expected`, and `head` for a hash alone, were kept
-    elsewhere, and must be found. A head signs neither days nor retention: the time of the first record left, and
-    `keep_days`, stand for them. `now` (aware) is when records are to be old enough.
+    elsewhere, and must be found. A head signs neither days nor retention: the time of the first remaining record and
+    `keep_days` replace them. `now` (aware) is the time at which removed records must be old enough.
     """
     return _RecordVerifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
 
@@ -93,17 +93,17 @@ class _RecordVerifier:
         self._problems: list[str] = []
         self._broken_off: list[str] = []
         self._removals: dict[tuple[int, str], int] = {}
-        """Number of the first record that has those up to a line, of this number and hash, as removed."""
+        """For each removed last line (number and hash), the number of the first record that reports the removal."""
         self._before = (0, GENESIS)
         self._torn_first: list[str] = []
-        """Hashes of lines before the first record that were broken off."""
+        """Hashes of lines cut short before the first record."""
         self._first = self._number = self._number_of_head = 0
         self._head = self._last = GENESIS
         self._file: ChainFile | None = None
-        """The file of the record before."""
+        """The file of the previous record."""
         self._begins_files = False
-        """Whether a record has said that it is the first one in its file: each further file has such a record."""
-        # Of a record that was empty any one is the continuation.
+        """Whether a record is marked as the first of its file; then each further file must begin with such a record."""
+        # Every record continues an empty one.
         self._seen = {"head": head in (None, GENESIS), "checkpoint": expected is None or expected.number == 0}
         self._times = _Times()
 
@@ -133,14 +133,14 @@ class _RecordVerifier:
         )  # fmt: skip
 
     def _begin(self, record: dict[str, Any]) -> None:
-        """Those before the first record may have been removed; then a record further on says so."""
+        """Starts at the first record; earlier ones may have been removed, as a later record then says."""
         number, previous = _number(record), record.get("previous")
         if number > 1 and isinstance(previous, str):
             self._number, self._head = number - 1, previous
             self._before = (number - 1, previous)
 
     def _removal(self) -> int | None:
-        """Number of the record that has those before the first one as removed, None where there is none."""
+        """Number of the record that reports the removal of those before the first one, None if there is none."""
         number, previous = self._before
         for (last, head), removal in self._removals.items():
             if last == number and reduce(partial(head_behind, whole=False), self._torn_first, head) == previous:
@@ -148,13 +148,13 @@ class _RecordVerifier:
         return None
 
     def _lasting(self, number: int) -> int:
-        """Number of the first record that no record up to this number has as removed."""
+        """Number of the first record whose removal no record up to this number reports."""
         return max((last + 1 for (last, _), removal in self._removals.items() if removal <= number), default=1)
 
     def _one(self, file: ChainFile, line: Line) -> None:
         record, digest = line.record(), hashlib.sha256(line.octets).hexdigest()
         if record is None:
-            self._broken_off.append(line.place)  # confirmed to nobody; the record after it is bound to it
+            self._broken_off.append(line.place)  # never confirmed; the next record is bound to it
             if not self._first:
                 self._torn_first.append(digest)
         else:
@@ -183,7 +183,7 @@ class _RecordVerifier:
                 one = number == self._number + 1
                 missing = f": {self._number} {'is' if one else f'to {number - 1} are'} missing"
             self._add(f"{line.place}: number {record.get('number')!r}, and {self._number} is expected{missing}")
-            follows = follows or missing != ""  # it continues one of those
+            follows = follows or missing != ""  # it continues a missing one
             self._number = number or self._number
         if not follows:
             self._add(f"{line.place}: does not continue the line before it; one of them was changed")
@@ -196,7 +196,7 @@ class _RecordVerifier:
                 self._removals.setdefault((last, head), self._number)
 
     def _check_name(self, file: ChainFile, line: Line, record: dict[str, Any]) -> None:
-        """A file is named after the first record in it, which says on which day it was begun."""
+        """Checks that the file is named after its first record, which contains the day it was begun."""
         is_first, begun = file != self._file, record.get(BEGUN)
         self._file = file
         self._begins_files |= begun is not None
@@ -209,13 +209,13 @@ class _RecordVerifier:
             self._add(f"{line.place}: this {where} says that a file was begun on {begun!r}, {fits}")
 
     def _expected_of_head(self) -> ExpectedLine:
-        """What a head alone covers; nothing but the record says of which day the first one left is."""
+        """The lines that a head alone covers; only the record itself tells the day of its first line."""
         number = self._number_of_head
         days = tuple(each for each in self._times.days[:1] if each[0] == self._first)
         return ExpectedLine(number, "", self._lasting(number), self._keep_days, days)
 
     def _check_beginning(self, what: str, expected: ExpectedLine) -> None:
-        """What is missing before the first line, and checkpoint or head covers, must be old by the days signed."""
+        """Checks that missing first records, covered by checkpoint or head, are old enough by the days signed."""
         if expected.number == 0 or self._first <= expected.first:
             return
         missing = f"numbers {expected.first} to {self._first - 1}, which the {what} covers, are missing"
@@ -240,9 +240,9 @@ class _RecordVerifier:
 
 
 class _Times:
-    """Times of records in their order: `days` says of which days they are, `back` where they go back.
+    """Times of records in order: `days` are the days of the records, `back` the places where times go back.
 
-    A clock that was wrong for a while makes many records: one line reports all of them.
+    A clock that was wrong for a while affects many records: one line reports all of them.
     """
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ class _Times:
         self._by = timedelta(0)
 
     def see(self, place: str, number: int, record: dict[str, Any]) -> None:
-        """The next record."""
+        """Takes the next record."""
         time = _time(record)
         if time is None:
             self._add(f"{place}: has no time")
@@ -273,7 +273,7 @@ class _Times:
         self._by = max(self._by, self._latest - time)
 
     def end(self) -> None:
-        """The next one is in order again, or there is none."""
+        """Ends a run of times that go back."""
         if self._number:
             records = "its time is" if self._number == 1 else f"times of {self._number} records from here on are"
             self._add(f"{self._place}: {records} before that of a record in front of it, by up to {_span(self._by)}")
@@ -285,7 +285,7 @@ class _Times:
 
 
 def _number(record: dict[str, Any], name: str = "number") -> int:
-    """A member that counts records, from 1; 0 for what is none."""
+    """A record number, from 1; 0 if invalid."""
     number = record.get(name)
     return number if type(number) is int and number > 0 else 0
 
@@ -299,7 +299,7 @@ def _time(record: dict[str, Any]) -> datetime | None:
 
 
 def _span(time: timedelta) -> str:
-    """A time in its largest unit."""
+    """A duration in its largest unit."""
     for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if (number := int(time.total_seconds()) // seconds) >= 2:
             return f"{number} {unit}"

@@ -1,10 +1,10 @@
-"""What one process writes into the audit record: at once and flushed for the ledger, a moment later for all else.
-Standard: deploy/AUDIT.md, which says what a kill and a power failure can cost.
+"""One process's writer of the audit record: ledger entries at once and flushed, all others a moment later.
+Standard: deploy/AUDIT.md, which lists what a kill and a power failure can cost.
 
-A record that must be there before mail leaves is awaited, and shares one flush with all who come meanwhile. An ordinary
-one is noted, and written within FLUSH_S by a thread, many together; mail never waits for it. That the mail was about to
-leave is announced before it does, in a mapped file that a killed process leaves behind (recovery.py). Such a file has
-what stands in the audit record, or will, and the names of recipients as the store has them. It has nothing else.
+A record that must exist before mail leaves is awaited, and shares one flush with all concurrent ones. Ordinary records
+are queued, and a thread writes them together within FLUSH_S; mail never waits for them. Mail is announced before it
+leaves, in a mapped file that survives a kill (recovery.py). Such a file contains only present or future contents of the
+audit record, and recipients' names in the store.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from relay.store.record_files import OVERHEAD_OCTETS
 log = structlog.get_logger(__name__)
 
 FLUSH_S = 0.25
-"""Time ordinary records wait for others to be written with, in seconds."""
+"""Time that ordinary records wait for others, in seconds."""
 DISK_S = 1.0
-"""Maximum time until records are flushed, in seconds; a power failure costs those that are not."""
+"""Maximum time until records are flushed, in seconds; a power failure costs the others."""
 RETRY_S = 1.0
 MAX_WAITING = 20_000
-"""Maximum number of records in memory while none can be written; beyond it the oldest are given up, and counted."""
+"""Maximum number of records in memory while writing fails; then the oldest are dropped and counted."""
 ANNOUNCED_OCTETS = 4 * 2**20
-"""Size of a file of announcements, in bytes; one announcement that is longer has a file of its own."""
+"""Size of a file of announcements, in bytes; a longer announcement gets a file of its own."""
 TURN_OCTETS = 64 * 1024
-"""Size after which a file of announcements is left for another one, in bytes."""
+"""Size after which announcements go to another file, in bytes."""
 ANNOUNCED_SUFFIX = ".announced"
 
 
 class Announced(MappedFile):
-    """A file in which mails were announced, and how many of them are not recorded yet."""
+    """A file of announcements, and the number of those without a record."""
 
     __slots__ = ("open",)
 
@@ -54,16 +54,16 @@ class Announced(MappedFile):
 
 
 class Pending:
-    """The announcements of this process, in a few files: one that has nothing to tell any more is written anew."""
+    """The announcements of this process, in a few files; a file without open announcements is reused."""
 
     def __init__(self, directory: Path) -> None:
-        """Creates nothing before the first announcement."""
+        """Creates nothing until the first announcement."""
         self._directory = directory
         self._now: Announced | None = None
         self._others: list[Announced] = []
 
     def add(self, record: bytes) -> Announced:
-        """Announces a mail before it leaves, without an await. Raises StoreUnavailable where it cannot be written."""
+        """Announces a mail before it leaves, without an await. Raises StoreUnavailable if writing fails."""
         where = self._now
         if where is None or not where.add(record):
             where = self._another(len(record))
@@ -72,22 +72,23 @@ class Pending:
         return where
 
     def turn(self) -> None:
-        """To be called before what was announced is recorded: what is announced from here on goes elsewhere.
+        """Switches to another file for new announcements, before earlier ones are recorded.
 
-        So a file soon has nothing left to report, and the same memory is written again and again. The first byte of a
-        new page costs as much as all else here.
+        So a file soon has no open announcements, and the same memory is reused. The first byte of a new page costs as
+        much as
+        all else here.
         """
         if self._now is None or self._now.end < TURN_OCTETS:
             return
         if not self._others:
-            with suppress(StoreUnavailable):  # then it is filled first
+            with suppress(StoreUnavailable):  # otherwise the current file is filled first
                 self._others.append(Announced(self._directory, ANNOUNCED_OCTETS))
         if (empty := self._empty()) is not None:
             self._others.append(self._now)
             self._now = empty
 
     def recorded(self, where: Announced, number: int) -> None:
-        """Notes that `number` of those announced there stand in the audit record."""
+        """Notes that `number` of the announcements in this file are recorded."""
         where.open -= number
         if where.open:
             return
@@ -97,7 +98,7 @@ class Pending:
             where.discard()
 
     def close(self) -> None:
-        """What is not recorded is left for the next relay."""
+        """Closes all files, and leaves those with open announcements for the next relay."""
         for where in (*self._others, *([self._now] if self._now is not None else [])):
             if where.open:
                 where.close()
@@ -114,7 +115,7 @@ class Pending:
         return None
 
     def _another(self, size: int) -> Announced:
-        """One with room for this number. Raises StoreUnavailable."""
+        """Switches to a file with room for this many bytes. Raises StoreUnavailable."""
         where = self._empty()
         if where is None or not where.fits(size):
             self._others += [where] if where is not None else []
@@ -125,7 +126,7 @@ class Pending:
 
 
 _Noted = tuple[Callable[[], bytes], Announced | None]
-"""What makes an ordinary record, as JSON members, and where it was announced, if it was."""
+"""The function that makes an ordinary record, as JSON members, and the file of its announcement, if any."""
 
 
 class Audit:
@@ -141,17 +142,17 @@ class Audit:
         every_mail: bool = True,
         hold: bool = False,
     ) -> None:
-        """What is written into the ledger is counted on the `board`.
+        """Ledger entries are counted on the `board`.
 
-        Without `every_mail` there is the ledger and nothing else. With `hold` no mail leaves without its record.
+        Without `every_mail` only the ledger is written. With `hold` no mail leaves without its record.
 
-        Without `pending` nothing is known of mail that was leaving when the process was killed.
+        Without `pending`, mail that is leaving during a kill gets no record.
         """
         self.directory = chain.directory
         self.addresses = addresses
         self.every_mail = every_mail
         self.chain = chain
-        """Its `place` is the record's current one: no later line stands before it."""
+        """Its `place` is current: all later lines come after it."""
         self._pending = pending
         self._board = board or Board()
         self._hold = hold
@@ -165,10 +166,10 @@ class Audit:
         self._going_on: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
 
-    # What must be there before a mail leaves
+    # Records that must exist before a mail leaves
 
     async def record(self, *entries: LedgerEntry) -> None:
-        """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
+        """Returns once the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
         try:
             lines = [line for entry in entries for line in entry.members(self.addresses)]
             await asyncio.gather(*map(self._commit, lines))
@@ -179,19 +180,19 @@ class Audit:
             self._board.add(metrics.LEDGER, entry.event)
 
     def why_not_writable(self) -> str:
-        """Why the last record could not be written, or the next one could not, "" where nothing is known. Blocks."""
-        return self._trouble or why_not_writable(self.directory)  # a trial may succeed where a record does not
+        """Why the last record could not be written, or the next cannot; "" if no reason is known. Blocks."""
+        return self._trouble or why_not_writable(self.directory)  # a test may succeed where a record fails
 
     async def write_now(self, members: bytes) -> None:
-        """As `write`, for any other record, as JSON members."""
+        """Writes any other record, as JSON members, like `record`."""
         await self._commit(members)
 
-    # What is written a moment later
+    # Records written a moment later
 
     def announce(self, record: bytes) -> Announced | None:
-        """The mail is about to leave: `record` is what the next relay needs to write, should this one be killed.
+        """Announces a mail: `record` is the record that the next relay should write if this one is killed.
 
-        Raises StoreUnavailable where records cannot be written and mail shall not leave without.
+        Raises StoreUnavailable if records cannot be written and mail must not leave without.
         """
         if self._hold and self._trouble:
             raise StoreUnavailable(f"the audit record cannot be written: {self._trouble}")
@@ -210,7 +211,7 @@ class Audit:
         return where
 
     def note(self, make: Callable[[], bytes], announced: Announced | None = None) -> None:
-        """An ordinary record, which is made (as JSON members) when it is written, in a thread; never raises."""
+        """Queues an ordinary record, made (as JSON members) when it is written, in a thread; never raises."""
         self._noted.append((make, announced))
         if len(self._noted) > MAX_WAITING:
             self._given_up += 1
@@ -220,7 +221,7 @@ class Audit:
             self._going_on = asyncio.get_running_loop().create_task(self._go_on())
 
     async def flush(self) -> None:
-        """Returns when all that was noted is on the disk. Raises StoreUnavailable."""
+        """Returns once all queued records are on the disk. Raises StoreUnavailable."""
         await self._commit(b"")
         try:
             await asyncio.to_thread(self.chain.flush)
@@ -229,7 +230,7 @@ class Audit:
         self._unflushed, self._flushed_at = False, monotonic()
 
     async def close(self) -> None:
-        """Writes what waits, and lets go."""
+        """Writes queued records, and closes the files."""
         if self._going_on is not None:
             self._going_on.cancel()
             await asyncio.gather(self._going_on, return_exceptions=True)
@@ -244,7 +245,7 @@ class Audit:
             self._pending.close()
 
     async def _go_on(self) -> None:
-        """Writes what was noted for as long as there is something, and flushes that now and then."""
+        """Writes queued records while there are any, and flushes from time to time."""
         while self._noted or self._unflushed:
             await asyncio.sleep(RETRY_S if self._trouble else FLUSH_S)
             try:
@@ -253,11 +254,11 @@ class Audit:
                 else:
                     await self._commit(b"")
             except StoreUnavailable:
-                continue  # it is logged, and tried again
+                continue  # already logged; next attempt follows
 
     async def _write(self, must: Sequence[bytes]) -> None:
-        """What must be there, and all that was noted before it; b"" stands for nothing."""
-        # A cancelled caller lets the write finish: what was noted is either written, or still noted.
+        """Writes these records after all queued ones; b"" stands for none."""
+        # If the caller is cancelled, the write continues: each queued record is either written or still queued.
         self._writing = asyncio.ensure_future(self._written([each for each in must if each]))
         await asyncio.shield(self._writing)
 
@@ -285,7 +286,9 @@ class Audit:
             self._report(len(must), end)
 
     def _append(self, noted: Sequence[_Noted], others: Sequence[bytes], *, flush: bool) -> End:
-        """Made all together: one by one, while mail passes, they take several times as long. Raises OSError."""
+        """Makes all records together, which is several times faster than one by one while mail passes. Raises
+        OSError.
+        """
         return self.chain.append([*(_made(make) for make, _ in noted), *others], flush=flush)
 
     def _settle(self, noted: Sequence[_Noted]) -> None:
@@ -295,11 +298,11 @@ class Audit:
             self._pending.recorded(announced, number)
 
     def _report(self, entries: int, end: End) -> None:
-        """In the log, the head is out of reach of somebody who can write to the files."""
+        """An attacker who can write to the files cannot change the head in the log."""
         log.info("ledger_written", entries=entries, number=end.number, head=end.head)
 
     def _failed(self, error: OSError) -> StoreUnavailable:
-        """What cannot be written is reported once, and stands on the board until something is."""
+        """Reports a failure once, and shows it on the board until a write succeeds."""
         cause = error.strerror or type(error).__name__
         if error.filename and Path(error.filename) != self.directory:
             cause = f"{Path(error.filename).name}: {cause}"
@@ -312,13 +315,13 @@ class Audit:
 
 
 def _made(make: Callable[[], bytes]) -> bytes:
-    """A record that cannot be made stands in nobody's way; that it is missing is recorded in its place."""
+    """Makes a record. A failure blocks no other record, and a record of the gap takes its place."""
     try:
         members = make()
     except Exception as failure:  # noqa: BLE001 - all others are to be written
         log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
     else:
-        if len(members) <= MAX_LINE_OCTETS - FRAME_OCTETS:  # no command could read any of the record
+        if len(members) <= MAX_LINE_OCTETS - FRAME_OCTETS:  # no command could read a longer line
             return members
         log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} bytes fits no line")
     return event_members("gap", {"missing": 1})
