@@ -1,5 +1,5 @@
-"""Looks at a Postfix configuration beside relay.toml and names what is wrong between the two.
-It is read by Postfix's own postconf(1), postmap(1) and postalias(1); nothing is changed and nothing need run.
+"""Checks a Postfix configuration against relay.toml and names the faults.
+Reads through Postfix's own postconf(1), postmap(1) and postalias(1); changes nothing, and neither program need run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PAST_THE_RELAY = frozenset(
         "answers-changed",
     }
 )
-"""What may let mail leave past the relay, arrive unopened, or be thrown away: an alarm, while a relay serves."""
+"""Codes of faults by which mail may bypass the relay, arrive unopened, or be discarded: an alarm of a serving relay."""
 KEEPS_BACK = frozenset(
     {
         *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
@@ -49,11 +49,12 @@ KEEPS_BACK = frozenset(
         "given-up",
     }
 )
-"""What keeps mail waiting or refuses it where the relay does not see that: another alarm. All other findings
-concern single mails, spend keys or break signatures; `check` alone reports those.
+"""Codes of faults by which mail waits or is refused without the relay's notice: another alarm.
+
+All other faults concern single mails, waste keys or break signatures; only `check` reports those.
 """
 UNREAD = "table-unread"
-"""The code for what nobody could judge."""
+"""Code for tables that could not be judged."""
 FILES = ("main.cf", "master.cf")
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
@@ -116,26 +117,26 @@ TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is wrong with a Postfix by its files, all files that say so, and the file that each start of it writes."""
+    """The faults of a Postfix, all files that were read, and the file that each start of Postfix writes."""
 
     faults: tuple[PostfixFault, ...]
     files: frozenset[Path]
     started: Path
 
     def among(self, codes: frozenset[str]) -> tuple[PostfixFault, ...]:
-        """Those with one of these codes."""
+        """The faults with one of these codes."""
         return tuple(each for each in self.faults if each.code in codes)
 
     @property
     def unread(self) -> tuple[PostfixFault, ...]:
-        """Tables that this user cannot read."""
+        """Faults for tables that this user cannot read."""
         return self.among(frozenset({UNREAD}))
 
 
 async def judge(directory: Path, config: Config) -> Judgement:
-    """Judges the Postfix in `directory` (/etc/postfix) by its files, as this relay needs it.
+    """Judges the configuration in `directory` (/etc/postfix) by this relay's needs.
 
-    Raises ConfigError where Postfix is not installed, or its configuration cannot be read.
+    Raises ConfigError if Postfix is not installed, or its configuration is unreadable.
     """
     files = {directory / name for name in FILES}
     for file in sorted(files):
@@ -155,30 +156,30 @@ async def judge(directory: Path, config: Config) -> Judgement:
                 f"REDIRECT or BCC: [postfix] unlisted = [{json.dumps(table)}] in relay.toml, and restart the relay"
             )
         found.append(PostfixFault("table-unread", table, text, remedy))
-    # What Postfix itself writes there, such as caches of TLS sessions, says nothing of a mail's way.
+    # Files that Postfix itself writes, such as TLS session caches, do not affect the route of mail.
     of_its_own = Path(settings.value("data_directory"))
     files |= {each for each in files_of(_values(settings)) if not each.is_relative_to(of_its_own)} | tables.files
     return Judgement(tuple(dict.fromkeys(found)), frozenset(files), running.master_file(settings))
 
 
 async def faults(directory: Path, config: Config) -> list[PostfixFault]:
-    """Everything that is wrong with a Postfix, that mail in its queue has no way included. Raises what `judge` does."""
+    """All faults of a Postfix, including stranded mail in its queue. Raises what `judge` raises."""
     return [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
 
 
 async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
-    """The filters of other programs that this Postfix has on this host, each once. Raises what `faults` does."""
+    """Other programs' filters on this host that this Postfix uses, without duplicates. Raises what `faults` raises."""
     by_address = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
     return list(by_address.values())
 
 
 async def handed_to(directory: Path, config: Config) -> set[TCPAddress | Path]:
-    """The relay's own addresses that this Postfix hands mail to, or asks as a milter. Raises what `faults` does."""
+    """The relay's addresses that this Postfix hands mail to, or asks as a milter. Raises what `faults` raises."""
     return set(mail_flow(await read_settings(directory), config).handed_to)
 
 
 def _refuse_unreadable(file: Path) -> None:
-    """Raises ConfigError with what to type: postconf(1) does not say what denies access."""
+    """Raises ConfigError with the command that helps: postconf(1) does not say what denies access."""
     if (denial := permissions.denial_at(file)) is not None:
         raise ConfigError(str(denial))
 

@@ -1,4 +1,4 @@
-"""Rules about mail that leaves past the relay, in clear: other services, bounces, second ways out, added recipients.
+"""Rules against mail that bypasses the relay in clear: by other services, bounces, fallbacks, or added recipients.
 Standard: FILTER_README, postconf(5), aliases(5), local(8), cleanup(8), access(5), header_checks(5).
 """
 
@@ -18,16 +18,16 @@ COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
 CHECKS = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks", "milter_header_checks")
 FILTERLESS_MAIL = ("bounce", "defer", "trace")
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
-"""A field that every bounce has."""
+"""A field of every bounce."""
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data", "etrn")
 ENVIRONMENTS = ("import_environment", "export_environment")
-"""What processes of Postfix are given, and what they give to the commands that they run."""
+"""Environment of Postfix's processes, and of the commands that these run."""
 _ACTION = re.compile(r"(?:^|[\s{])(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
 
 
 def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail that comes in by one service is filtered, by another it is not."""
+    """A service's mail bypasses the filter that others use."""
     outgoing, incoming = flow.watched, flow.side("incoming")
     if outgoing is None:
         return
@@ -44,7 +44,7 @@ def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def misread(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What Postfix makes of a service cannot be told."""
+    """postconf and Postfix read an option of a service differently."""
     for service in flow.settings.services if flow.watched else ():
         if service.misread:
             yield PostfixFault(
@@ -56,7 +56,7 @@ def misread(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def elsewhere(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Processes of Postfix read the directory that MAIL_CONFIG names: by it postfix(1) tells them this one."""
+    """Postfix's processes read the directory in MAIL_CONFIG, by which postfix(1) names this one."""
     settings = flow.settings
     text = "processes of Postfix read another directory by it, whatever this one says, and mail leaves in clear"
     for name in ENVIRONMENTS:
@@ -70,7 +70,7 @@ def elsewhere(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
-    """When the relay does not answer, mail must wait, and not go somewhere else."""
+    """Mail goes elsewhere instead of waiting when the relay does not answer."""
     for side in flow.sides:
         for transport in side.transports.values():
             fallback = flow.settings.of(f"{transport.command}_fallback_relay", transport)
@@ -86,7 +86,7 @@ def second_ways_out(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def answers_changed(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Postfix keeps a mail because the relay answered 4xx: as 2xx it forgets it, as 5xx it bounces it."""
+    """Postfix changes the relay's 4xx, by which it keeps a mail: with 2xx the mail is forgotten, with 5xx bounced."""
     for side in flow.sides:
         for transport in side.transports.values():
             for name in ("reply_filter", "delivery_status_filter"):
@@ -97,7 +97,7 @@ def answers_changed(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def routes(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Postfix sends on, behind the relay, what the relay took for mail to another domain."""
+    """Postfix forwards to other sites mail that the relay took for another domain's."""
     outgoing, settings = flow.side("outgoing"), flow.settings
     if outgoing is None or not (outgoing.ways or outgoing.by_milter):
         return
@@ -113,7 +113,7 @@ def routes(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def copies(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Where the relay is a milter, it does not hear of the recipients whom Postfix adds."""
+    """Postfix adds recipients that the relay, as a milter, does not see."""
     outgoing, settings = flow.side("outgoing"), flow.settings
     if outgoing is None or not outgoing.by_milter:
         return
@@ -133,7 +133,7 @@ def copies(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Every user of local(8) can forward to another site, behind the relay."""
+    """Users of local(8) can forward to other sites behind the relay."""
     settings = flow.settings
     for setting in _each_has(flow, "local", "forward_path") if flow.watched else ():
         if setting.value:
@@ -145,7 +145,7 @@ def dot_forward(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 async def bounces_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """Content filters do not see the mail that Postfix makes itself, and bounces quote what they are about."""
+    """Content filters do not see Postfix's own mail, and bounces quote the original."""
     outgoing = flow.watched
     if outgoing is None:
         return []
@@ -167,7 +167,7 @@ async def bounces_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
 
 
 async def aliases_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """Forwarding by aliases(5) starts behind the relay, and that by maps of cleanup(8) too where it is a milter."""
+    """Forwarding by aliases(5) happens behind the relay; if that is a milter, forwarding by maps of cleanup(8) too."""
     outgoing = flow.watched
     if outgoing is None:
         return []
@@ -192,7 +192,9 @@ async def aliases_past(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
 
 
 async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """What access tables and header checks can do to a mail's way: REDIRECT and FILTER override the content filter."""
+    """Actions of access tables and header checks that change a mail's route: REDIRECT and FILTER override the content
+    filter.
+    """
     outgoing = flow.watched
     if outgoing is None:
         return []
@@ -214,7 +216,7 @@ async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
 
 
 async def _filtered(flow: MailFlow, tables: Tables, outgoing: RelayDirection, service: MasterService) -> bool:
-    """Whether the notices that this service makes are sent through the relay, or nobody can read where."""
+    """Whether this service's notices go through the relay, or their route is unreadable."""
     settings = flow.settings
     cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
     if cleanup is None or "bounce" not in settings.of("internal_mail_filter_classes", service).words:
@@ -230,7 +232,7 @@ async def _filtered(flow: MailFlow, tables: Tables, outgoing: RelayDirection, se
 
 
 def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) -> bool:
-    """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
+    """Whether an action keeps the mail's route, leads it to the relay, or applies to sealed mail."""
     if "$" in target:
         return False
     if verb == "FILTER":
@@ -242,7 +244,7 @@ def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) 
 
 
 def tables_of_fields(flow: MailFlow) -> Iterator[tuple[str, str]]:
-    """Every table with actions on header fields or lines of the body (header_checks(5)), and where it stands."""
+    """Each table with actions on header fields or body lines (header_checks(5)), and its place."""
     settings = flow.settings
     for source in flow.sources:
         cleanup = settings.service(settings.value("cleanup_service_name", source), "unix")
@@ -251,7 +253,7 @@ def tables_of_fields(flow: MailFlow) -> Iterator[tuple[str, str]]:
 
 
 def tables_of_access(flow: MailFlow) -> Iterator[tuple[str, str]]:
-    """Every table with actions on clients and addresses (access(5)), and where it stands."""
+    """Each table with actions on clients and addresses (access(5)), and its place."""
     settings = flow.settings
     for source in flow.sources:
         classes = split_list(settings.value("smtpd_restriction_classes", source))
@@ -264,7 +266,7 @@ def tables_of_access(flow: MailFlow) -> Iterator[tuple[str, str]]:
 
 
 def _each_has(flow: MailFlow, command: str, name: str) -> list[Setting]:
-    """A setting as each service that runs this program has it."""
+    """A setting of each service that runs this program."""
     settings = flow.settings
     return [settings.of(name, each) for each in settings.services if each.command == command]
 
@@ -276,13 +278,13 @@ def _forwards(setting: Setting, table: str, outside: list[str], remedy: str) -> 
 
 
 def _outside(flow: MailFlow, targets: list[str]) -> list[str]:
-    """Those of the addresses that are at no domain of this site."""
+    """The addresses outside this site's domains."""
     own = {*flow.config.site.domains, *flow.settings.of("mydestination").words}
     return [target for target in targets if domain_of(target) and domain_of(target) not in own]
 
 
 async def _alias_targets(tables: Tables, program: str, table: str) -> list[str] | None:
-    """The addresses with a domain to which an alias table forwards; None where it cannot be listed."""
+    """The addresses with a domain in an alias table; None if it cannot be listed."""
     listed = await tables.listed(table, program)
     if listed is None:
         return None
@@ -295,5 +297,5 @@ async def _alias_targets(tables: Tables, program: str, table: str) -> list[str] 
 
 
 def _included(text: str) -> list[str]:
-    """The addresses in a file that an alias includes."""
+    """The addresses in an alias's include file."""
     return [word for line in text.splitlines() if not line.startswith("#") for word in re.split(r"[,\s]+", line)]

@@ -1,4 +1,4 @@
-"""Rules about content_filter, smtpd_proxy_filter and relayhost: that one leads to the relay, and wastes no keys.
+"""Rules on content_filter, smtpd_proxy_filter and relayhost: they must lead to the relay, without wasting keys.
 Standard: FILTER_README, SMTPD_PROXY_README, postconf(5).
 """
 
@@ -24,15 +24,15 @@ from relay.postfix.flow import (
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings, split_list
 
 FEW_RECIPIENTS = 10
-"""Minimum number of recipients at a time; a transport that takes fewer spends noticeably more keys."""
+"""Minimum number of recipients at a time; below it a transport uses noticeably more keys."""
 _LOCAL = ipaddress.ip_address("127.0.0.1")
-"""Where Postfix connects from."""
+"""Postfix's address as a client."""
 TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtual_transport", "mailbox_transport")
 TO_OTHERS = ("default_transport", "relay_transport")
 BY_NAME = ("smtp", "lmtp", "relay", "local", "virtual")
-"""Services that deliver mail, and run what their names say."""
+"""Services that deliver mail, and run the program of their name."""
 DELIVERS = (*PROTOCOLS, "local", "virtual", "error")
-"""Programs that deliver mail or bounce it, and do nothing else with it."""
+"""Programs that only deliver or bounce mail."""
 TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 
 
@@ -69,7 +69,7 @@ def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A filter names a service that master.cf does not have: mail waits for ever."""
+    """A filter names a service that master.cf lacks: mail waits for ever."""
     for handover in (handover for side in flow.sides for handover in side.filters):
         if handover.setting == "content_filter" and handover.transport is None:
             yield flow.settings.of(handover.setting, handover.source).fault(
@@ -80,7 +80,7 @@ def unknown_transport(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def lost(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A filter names a service that hands nothing on: discard(8) says that all is sent."""
+    """A filter names a service that hands nothing on: discard(8) reports success."""
     for handover in (handover for side in flow.sides for handover in side.ways):
         transport = handover.transport
         if transport is not None and transport.command not in PROTOCOLS:
@@ -93,7 +93,7 @@ def lost(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A service that delivers runs a program that may throw mail away. For mailboxes pipe(8) is usual."""
+    """A delivering service runs a program that may discard mail. For mailboxes pipe(8) is usual."""
     settings = flow.settings
     for service in settings.services:
         if service.name in BY_NAME and service.type == "unix" and service.command not in DELIVERS:
@@ -111,7 +111,7 @@ def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def unreachable(flow: MailFlow) -> Iterator[PostfixFault]:
-    """An address of a kind that Postfix does not speak has no host: mail bounces, and so does its bounce."""
+    """Postfix does not use this address family: mail bounces, and so does its bounce."""
     for handover in (handover for side in flow.sides for handover in side.ways):
         target, transport = _target(handover), handover.transport
         kind = _kind_of(target.host) if target is not None else ""
@@ -124,7 +124,7 @@ def unreachable(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
-    """SMTP is spoken where the relay speaks LMTP, or the other way round."""
+    """Postfix speaks SMTP where the relay speaks LMTP, or vice versa."""
     for side in flow.sides:
         for handover in side.ways:
             target = _target(handover)
@@ -142,13 +142,13 @@ def wrong_protocol(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def _target(way: Way) -> TCPAddress | None:
-    """Where mail is handed over; None where that is no TCP address."""
+    """The address that mail is handed to; None if it is no TCP address."""
     found = destination(f"{way.transport_name}:{way.value.removeprefix(f'{way.transport_name}:')}")
     return found[1] if found else None
 
 
 def _kind_of(host: str) -> str:
-    """The word of inet_protocols for a numeric address; "" for a name, which may have addresses of both kinds."""
+    """The word of inet_protocols for a numeric address; "" for a name, which may have addresses of both families."""
     try:
         return f"ipv{ipaddress.ip_address(host).version}"
     except ValueError:
@@ -156,7 +156,7 @@ def _kind_of(host: str) -> str:
 
 
 def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:
-    """One service sends its mail through one direction before and after the queue."""
+    """A service sends its mail through one direction both before and after the queue."""
     for source in flow.sources:
         names = flow.leads_to(source)
         if len(names) != len(set(names)):
@@ -169,7 +169,7 @@ def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Rules about the options of the services that carry mail to the relay."""
+    """Rules on options of services that carry mail to the relay."""
     for side in flow.sides:
         for name, transport in side.transports.items():
             yield from _at_once(flow.settings, name, transport, side)
@@ -189,7 +189,7 @@ def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Rules about the options of smtpd(8) where it is a proxy in front of the relay."""
+    """Rules on options of smtpd(8) as a proxy in front of the relay."""
     for side in flow.sides:
         for handover in side.filters:
             if handover.setting != "smtpd_proxy_filter":
@@ -212,7 +212,7 @@ def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def _leads_astray(flow: MailFlow) -> str:
-    """The first proxy on this host that is no direction of the relay, "" for none."""
+    """The first proxy on this host that is none of the relay's, or ""."""
     name = "smtpd_proxy_filter"
     sources: list[MasterService | None] = [None, *(each for each in flow.sources if name in each.overrides)]
     for setting in (flow.settings.of(name, source) for source in sources):
@@ -226,7 +226,7 @@ def _leads_astray(flow: MailFlow) -> str:
 def _at_once(
     settings: PostfixSettings, name: str, transport: MasterService, side: RelayDirection
 ) -> Iterator[PostfixFault]:
-    """How many mails go to the relay at a time: more than one, and not more than it takes."""
+    """The number of simultaneous mails to the relay: more than one, and within the relay's limit."""
     limit = settings.of(f"{name}_destination_concurrency_limit")
     if limit.number == 1:
         text = "all mail has the relay as its destination, so one slow mail stops every other"
@@ -246,7 +246,7 @@ def _at_once(
 
 
 def _transport(settings: PostfixSettings, transport: MasterService, side: RelayDirection) -> Iterator[PostfixFault]:
-    """Rules about the options of smtp(8) or lmtp(8) itself: lines unchanged, timeouts, no TLS that the relay lacks."""
+    """Rules on options of smtp(8) or lmtp(8): lines unchanged, timeouts, no TLS that the relay lacks."""
     lines = settings.of(f"{transport.command}_line_length_limit", transport)
     if lines.number != 0:
         text = "Postfix breaks longer lines before the relay seals them, which breaks signatures"

@@ -1,4 +1,4 @@
-"""How a Postfix and the relay are joined: which mail goes into which direction, and where it comes back.
+"""How Postfix and relay are connected: which mail enters which direction, and where it returns.
 Standard: FILTER_README (after-queue), SMTPD_PROXY_README (before-queue), transport(5) for the form of destinations.
 """
 
@@ -22,10 +22,10 @@ RELAYHOST_SETTINGS = ("relayhost", "default_transport", "relay_transport")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One setting that leads from Postfix to the relay.
+    """A setting that leads from Postfix to the relay.
 
-    `source` is the service that has the setting, None for main.cf. `transport` is the service of master.cf that carries
-    the mail. It is None with smtpd_proxy_filter (smtpd(8) itself speaks), or where there is no such service.
+    `source` is the service with the setting, None for main.cf. `transport` is the service of master.cf that carries the
+    mail; None with smtpd_proxy_filter (smtpd(8) itself does), or if the service is missing.
     """
 
     setting: str
@@ -38,10 +38,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class RelayDirection:
-    """One direction of the relay as this Postfix sees it.
+    """One direction of the relay, as this Postfix uses it.
 
-    `handed_back` are the local addresses to which the relay hands mail, `reinjections` the services there.
-    `by_milter` says whether Postfix asks the relay's milter of this direction.
+    `handed_back` are the local addresses that the relay hands mail to, `reinjections` the services there. `by_milter`:
+    whether Postfix asks the relay's milter of this direction.
     """
 
     name: str
@@ -53,19 +53,19 @@ class RelayDirection:
 
     @property
     def filters(self) -> tuple[Way, ...]:
-        """The ways that are filters, after or before the queue."""
+        """The ways by a filter, after or before the queue."""
         return tuple(handover for handover in self.ways if handover.setting not in RELAYHOST_SETTINGS)
 
     @property
     def transports(self) -> dict[str, MasterService]:
-        """The services of master.cf that bring mail here, by name: smtp(8) and lmtp(8), since no other does."""
+        """The services of master.cf that bring mail here, by name; only smtp(8) and lmtp(8) can."""
         known = ((each.transport_name, each.transport) for each in self.ways if each.transport is not None)
         return {name: transport for name, transport in known if transport.command in PROTOCOLS}
 
 
 @dataclass(frozen=True, slots=True)
 class MailFlow:
-    """All that the rules look at."""
+    """The input of all rules."""
 
     settings: PostfixSettings
     config: Config
@@ -73,17 +73,17 @@ class MailFlow:
 
     @property
     def watched(self) -> RelayDirection | None:
-        """The outgoing side, where mail is meant to be filtered: then all of it must be."""
+        """The outgoing direction if it is used as a filter: then all mail must pass through it."""
         outgoing = self.side("outgoing")
         return outgoing if outgoing is not None and (outgoing.filters or outgoing.by_milter) else None
 
     def side(self, name: str) -> RelayDirection | None:
-        """`outgoing` or `incoming`, or None where relay.toml does not have it."""
+        """The direction `outgoing` or `incoming`, None if relay.toml lacks it."""
         return next((side for side in self.sides if side.name == name), None)
 
     @property
     def handed_to(self) -> Iterator[TCPAddress | Path]:
-        """The addresses of the relay that Postfix hands mail to, or asks as a milter."""
+        """The relay's addresses that Postfix hands mail to, or asks as a milter."""
         for side in self.sides:
             targets = [_target(handover.setting, handover.value) for handover in side.ways]
             for address in entries(side.direction):
@@ -94,13 +94,13 @@ class MailFlow:
 
     @property
     def sources(self) -> list[MasterService]:
-        """The services through which mail comes in from outside the relay."""
+        """The services that accept mail from anybody but the relay."""
         back = {service.key for side in self.sides for service in side.reinjections}
         kinds = ("smtpd", "pickup", "qmqpd")
         return [each for each in self.settings.services if each.command in kinds and each.key not in back]
 
     def leads_to(self, service: MasterService) -> list[str]:
-        """The names of the directions that filter what comes in by this service, once for each way."""
+        """The names of the directions that filter this service's mail, once for each way."""
         settings = ("smtpd_proxy_filter", "content_filter") if service.command == "smtpd" else ("content_filter",)
         targets = [_target(name, self.settings.value(name, service)) for name in settings]
         by_filter = [
@@ -111,9 +111,9 @@ class MailFlow:
 
     @property
     def handing_back(self) -> list[MasterService]:
-        """The services at which content filters of other programs hand mail back: on this host, not to them again.
+        """The services on this host where other content filters hand mail back, without being filtered by these again.
 
-        What arrives on a service goes to the incoming side, which is no way back.
+        A service whose mail goes to the incoming direction is for arriving mail, and is left out.
         """
         return [
             each
@@ -123,12 +123,12 @@ class MailFlow:
         ]
 
     def _filtered_by(self, service: MasterService) -> list[str]:
-        """The directions that its own content filter leads to."""
+        """The directions that this service's content filter leads to."""
         target = _target("content_filter", self.settings.value("content_filter", service))
         return [side.name for side in self.sides if target is not None and listens(side.direction, target[1])]
 
     def _behind_scanner(self, service: MasterService) -> list[str]:
-        """The directions into which a scanner hands on what comes in by this service."""
+        """The directions that a scanner of this service's mail hands on to."""
         value = foreign_filter(self, service)
         back = self.handing_back if value and self._is_scanner(value) else []
         return [side.name for side in self.sides if back and all(side.name in self._filtered_by(each) for each in back)]
@@ -143,14 +143,14 @@ class MailFlow:
         return transport.command == "pipe" or rest.startswith("unix:") or here
 
     def _is_here_and_no_way_back(self, address: TCPAddress) -> bool:
-        """Whether an address is on this host, and not where the relay hands mail back, which goes past it."""
+        """Whether an address is on this host and not a reinjection service, which would bypass the scanner."""
         back = {at[1] for side in self.sides for each in side.reinjections if (at := service_address(each))}
         return is_loopback(address.host) and address.port not in back
 
     def _leaves_before_the_queue(self, service: MasterService) -> bool:
         """Whether smtpd(8) hands its mail to a proxy that is neither ours nor another program on this host.
 
-        Its content_filter then sees nothing of the mail.
+        The service's content_filter then sees none of the mail.
         """
         value = self.settings.value("smtpd_proxy_filter", service) if service.command == "smtpd" else ""
         if not value:
@@ -162,7 +162,7 @@ class MailFlow:
         return not (ours or self._is_here_and_no_way_back(target[1]))
 
     def is_asked(self, side: RelayDirection, service: MasterService) -> bool:
-        """Whether what comes in by this service is shown to the relay's milter of this direction, for all clients."""
+        """Whether the relay's milter of this direction sees this service's mail, for all clients."""
         if service.command == "smtpd" and self.settings.value("smtpd_milter_maps", service):
             return False
         running = milters(self.settings, service)
@@ -177,7 +177,7 @@ def mail_flow(settings: PostfixSettings, config: Config) -> MailFlow:
 
 
 def foreign_filter(flow: MailFlow, service: MasterService) -> str:
-    """The content filter of another program that what comes in by this service is given to, "" for none."""
+    """The other program's content filter that this service's mail goes to, or ""."""
     value = flow.settings.value("content_filter", service)
     target = destination(value)
     is_ours = target is not None and any(listens(side.direction, target[1]) for side in flow.sides)
@@ -191,7 +191,7 @@ def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
 
 
 def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | None:
-    """What the relay speaks at this address, or None where it does not listen there."""
+    """The relay's protocol at this address, None if it does not listen there."""
     for entry, protocol in entries(direction).items():
         if _is_at(entry, address):
             return protocol
@@ -199,12 +199,12 @@ def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | Non
 
 
 def _is_at(entry: TCPAddress, address: TCPAddress) -> bool:
-    """Whether a connection to the address reaches what listens at the entry."""
+    """Whether a connection to the address reaches the listener at the entry."""
     return entry.port == address.port and _same_host(entry.host, address.host)
 
 
 def milters(settings: PostfixSettings, service: MasterService) -> list[str]:
-    """The milters that really run for what comes in by this service, each as `inet:host:port` or `unix:path`."""
+    """The milters in effect for this service's mail, each as `inet:host:port` or `unix:path`."""
     if "no_milters" in settings.of("receive_override_options", service).words:
         return []
     name = "smtpd_milters" if service.command == "smtpd" else "non_smtpd_milters"
@@ -213,7 +213,7 @@ def milters(settings: PostfixSettings, service: MasterService) -> list[str]:
 
 
 def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter: str) -> bool:
-    """Whether this milter is the relay's, for this direction."""
+    """Whether this milter is the relay's of this direction."""
     ours = direction.milter
     if isinstance(ours, TCPAddress):
         address = address_in(milter)
@@ -223,7 +223,7 @@ def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this host can be reached, or reach us, by it."""
+    """Whether the address is only reachable on this host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -231,7 +231,7 @@ def is_loopback(host: str) -> bool:
 
 
 def service_address(service: MasterService) -> tuple[str, int] | None:
-    """Host ("" for every interface) and port of an inet service; None for others."""
+    """Host ("" for all interfaces) and port of an inet service; None for others."""
     match = re.fullmatch(r"(?:\[?(?P<host>[^\]]*?)\]?:)?(?P<port>[^:]+)", service.name)
     if service.type not in ("inet", "pass") or not match:
         return None
@@ -240,7 +240,7 @@ def service_address(service: MasterService) -> tuple[str, int] | None:
 
 
 def destination(value: str) -> tuple[str, TCPAddress] | None:
-    """Transport and address of `transport:[host]:port`; None where it names no TCP address."""
+    """Transport and address in `transport:[host]:port`; None without a TCP address."""
     transport, _, rest = value.partition(":")
     target = address_in(rest)
     return (transport, target) if target else None
@@ -262,7 +262,7 @@ def _side(settings: PostfixSettings, name: str, direction: DirectionSettings) ->
 
 
 def _handed_back(settings: PostfixSettings, direction: DirectionSettings) -> Iterator[TCPAddress]:
-    """The next hops that are on this host: loopback, or an address that master.cf names."""
+    """The next hops on this host: loopback, or an address in master.cf."""
     named = {at for service in settings.services if (at := service_address(service))}
     for hop in direction.next_hop:
         if not isinstance(hop, Server) or hop.protocol != "smtp" or not isinstance(hop.address, TCPAddress):
@@ -272,7 +272,7 @@ def _handed_back(settings: PostfixSettings, direction: DirectionSettings) -> Ite
 
 
 def _ways(settings: PostfixSettings, direction: DirectionSettings) -> Iterator[Way]:
-    """Every setting of main.cf, and of each service that takes mail, that leads here."""
+    """Each setting of main.cf, and of services that accept mail, that leads to this direction."""
     takers = [each for each in settings.services if each.command in ("smtpd", "pickup", "qmqpd")]
     for setting in ("content_filter", "smtpd_proxy_filter", *RELAYHOST_SETTINGS):
         sources: list[MasterService | None] = [None, *(each for each in takers if setting in each.overrides)]
@@ -292,7 +292,7 @@ def _way(settings: PostfixSettings, setting: str, value: str, source: MasterServ
 
 
 def _target(setting: str, value: str) -> tuple[str, TCPAddress] | None:
-    """Transport and address in the value of a setting; None where it is empty or names no TCP address."""
+    """Transport and address in the value of a setting; None if it has no TCP address."""
     if setting == "smtpd_proxy_filter":
         address = address_in(value if ":" in value else f"127.0.0.1:{value}")
         return ("smtpd", address) if address else None
@@ -303,7 +303,7 @@ def _target(setting: str, value: str) -> tuple[str, TCPAddress] | None:
 
 
 def address_in(text: str) -> TCPAddress | None:
-    """The address in `[host]:port`, `host:port` or `inet:host:port`; None for anything else."""
+    """The address in `[host]:port`, `host:port` or `inet:host:port`; None for other texts."""
     match = re.fullmatch(r"(?:inet:)?(?:\[([^\]]+)\]|([^:\[\]/]+)):([^:]+)", text.strip())
     port = _port(match[3]) if match else None
     return TCPAddress(match[1] or match[2], port) if match and port else None
@@ -319,5 +319,5 @@ def _port(text: str) -> int | None:
 
 
 def _same_host(ours: str, theirs: str) -> bool:
-    """Whether a connection to `theirs` can reach what listens on `ours`."""
+    """Whether a connection to `theirs` can reach a listener on `ours`."""
     return ours == theirs or ours in ("0.0.0.0", "::") or (is_loopback(ours) and is_loopback(theirs))  # noqa: S104

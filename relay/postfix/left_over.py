@@ -1,5 +1,5 @@
-"""Rules about what another integration left in main.cf and master.cf: it leads to ports of ours where nobody listens.
-Standard: postconf(5): a milter that does not answer has Postfix say 4xx, a filter that does not keeps all mail waiting.
+"""Rules on leftovers of another integration in main.cf and master.cf, which lead to ports that the relay has left.
+Standard: postconf(5): without its milter Postfix answers 4xx, without its filter all mail waits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REMEDY = (
 
 
 def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail is given to the relay where it no longer listens."""
+    """Mail is handed to an address that the relay has left."""
     settings = mail_flow.settings
     for name in ("content_filter", "smtpd_proxy_filter", "relayhost"):
         for source in _sources(mail_flow, name):
@@ -30,7 +30,7 @@ def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
-    """The relay is asked as a milter where it no longer is one."""
+    """A milter is asked at an address that the relay has left."""
     settings = mail_flow.settings
     for source in mail_flow.sources:
         name = "smtpd_milters" if source.command == "smtpd" else "non_smtpd_milters"

@@ -1,4 +1,4 @@
-"""Rules about settings of the whole Postfix: misspelt ones, size limits, and what makes refusals and notices go wrong.
+"""Rules on global settings: misspelt ones, size limits, and those that break refusals and notices.
 Standard: postconf(5), where 0 means no limit; FORMAT.md (a sealed mail is up to 1.4 times as large).
 """
 
@@ -17,21 +17,21 @@ CLASSES = (
     ("relay_domains", "relay_recipient_maps"),
     ("virtual_mailbox_domains", "virtual_mailbox_maps"),
 )
-"""The domains that Postfix takes mail for, and how it knows who is there: nothing means everybody."""
+"""The domains that Postfix accepts mail for, and the tables of their recipients: an empty one means everybody."""
 GROWTH = 1.4
-"""Growth of a sealed message: base64 in lines makes 1.37 of it, the rest is header, keys and padding."""
+"""Growth factor of a sealed message: 1.37 for base64 in lines; the rest is header, keys and padding."""
 HEADER_ALONE = 100
-"""Size that every mail exceeds, in bytes; of a mail over bounce_size_limit Postfix returns the header alone."""
+"""A size, in bytes, that all mails exceed; of mails above bounce_size_limit only the header is returned."""
 
 
 def warnings(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What postconf itself finds: settings that nothing uses, and undefined names."""
+    """postconf's own warnings: unused settings and undefined names."""
     for warning in flow.settings.warnings:
         yield PostfixFault("postconf", str(flow.settings.directory), warning, "fix or remove it")
 
 
 def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Refusals are turned into deferrals."""
+    """Refusals become deferrals."""
     services = [service for side in flow.sides for service in side.reinjections]
     for service in (None, *services):
         setting = flow.settings.of("soft_bounce", service)
@@ -46,7 +46,7 @@ def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def notices(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Copies of bounces and headers for the postmaster."""
+    """The postmaster gets copies of bounces and headers."""
     setting = flow.settings.of("notify_classes")
     if classes := [word for word in setting.words if word in NOTICES]:
         text = f"{', '.join(classes)}: the postmaster gets the header, with its subject, of mail sealed for others"
@@ -54,7 +54,7 @@ def notices(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail waits for keys, for the relay or for the peer, and its sender thinks that it has arrived."""
+    """Mail waits for keys, the relay or the peer, while the sender believes that it has arrived."""
     setting, outgoing = flow.settings.of("delay_warning_time"), flow.side("outgoing")
     if outgoing is not None and (outgoing.ways or outgoing.by_milter) and not setting.seconds:
         given_up = flow.settings.value("maximal_queue_lifetime")
@@ -63,7 +63,7 @@ def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
+    """Mail for unknown recipients is bounced, possibly to a peer whose address an outsider has forged."""
     settings = flow.settings
     text = "mail for recipients who do not exist is taken and bounced later: forged in a peer's name, that costs key"
     remedy = "name the table of those who exist, or add reject_unverified_recipient to smtpd_recipient_restrictions"
@@ -81,7 +81,7 @@ def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def sealed_too_large(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Postfix refuses the sealed form of a mail that the relay has taken."""
+    """Postfix refuses the sealed form of a mail that the relay accepted."""
     outgoing = flow.side("outgoing")
     if outgoing is not None:
         needed: float = int(GROWTH * outgoing.direction.max_message_size)
@@ -94,12 +94,12 @@ def sealed_too_large(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What peers have sealed must come in, by Postfix and by the relay."""
+    """Postfix or the relay refuses mail that peers have sealed."""
     incoming, outgoing = flow.side("incoming"), flow.side("outgoing")
     if incoming is None:
         return
     usual: int = OutgoingSettings.model_fields["max_message_size"].default
-    original = outgoing.direction.max_message_size if outgoing else usual  # peers are taken to be like us
+    original = outgoing.direction.max_message_size if outgoing else usual  # the peers' limit is assumed to equal ours
     for source in flow.sources:
         if source.command != "smtpd" or "incoming" not in flow.leads_to(source):
             continue
@@ -121,7 +121,7 @@ def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
-    """local(8) and virtual(8) deliver nothing at all where a mailbox may be smaller than a mail."""
+    """local(8) and virtual(8) deliver nothing if the mailbox limit is below the message limit."""
     mail = flow.settings.of("message_size_limit").number
     for mailbox in (flow.settings.of(name) for name in ("mailbox_size_limit", "virtual_mailbox_limit")):
         if 0 < mailbox.number < mail:
@@ -130,7 +130,7 @@ def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Outsiders can cause bounces, and each byte of one that is sealed for a peer may cost a byte of key."""
+    """Outsiders can cause bounces, and each byte of a sealed bounce may use a byte of key."""
     for service in flow.settings.services if flow.watched else ():
         setting = flow.settings.of("bounce_size_limit", service)
         if service.command == "bounce" and not 0 < setting.number <= HEADER_ALONE:
@@ -149,5 +149,5 @@ def _too_small(flow: MailFlow, side: RelayDirection, needed: float, text: str) -
 
 
 def _limit(flow: MailFlow, service: MasterService) -> float:
-    """message_size_limit of a service in bytes; infinite for 0."""
+    """message_size_limit of a service, in bytes; infinite for 0."""
     return flow.settings.of("message_size_limit", service).number or float("inf")

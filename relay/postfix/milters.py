@@ -1,4 +1,4 @@
-"""Rules about milters: what signs must see the sealed form, nothing runs twice, and none lets mail pass in clear.
+"""Rules on milters: signers must see the sealed form, none runs twice, and none lets mail pass in clear.
 Standard: MILTER_README, RFC 6376 (a signature holds for the message that leaves, which is the sealed one).
 """
 
@@ -11,13 +11,11 @@ from relay.postfix.flow import MailFlow, is_milter_of, milters
 from relay.postfix.settings import MasterService, PostfixFault, split_list
 
 SIGNS = re.compile(r"dkim|:8891\b|:12301\b", re.IGNORECASE)
-"""Names and usual ports of milters that are there to sign. One that looks for spam (rspamd, which can sign too) belongs
-in front of the relay.
-"""
+"""Names and usual ports of milters that sign. One that also detects spam (rspamd) belongs in front of the relay."""
 
 
 def around_the_filter(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Milters in front of a content filter against those behind it."""
+    """Milters in front of a content filter that belong behind it, or run at both places."""
     outgoing = flow.side("outgoing")
     if outgoing is None or not outgoing.filters:
         return
@@ -36,7 +34,7 @@ def around_the_filter(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def in_order(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Where the relay itself is a milter, what signs comes after it."""
+    """If the relay is a milter, signers come after it."""
     outgoing = flow.side("outgoing")
     if outgoing is None or _relay_signs(flow):
         return
@@ -72,7 +70,7 @@ def let_pass(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def _relay_signs(flow: MailFlow) -> bool:
-    """Then a signer in front of it is that of the originals, which is right (deploy/dkim)."""
+    """Whether the relay signs; then a signer in front of it correctly signs the originals (deploy/dkim)."""
     return flow.config.dkim is not None and bool(flow.config.dkim.keys)
 
 

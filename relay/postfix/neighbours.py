@@ -1,4 +1,4 @@
-"""The filters of other programs that a Postfix has: milters, and content filters such as amavisd.
+"""Other programs' filters that a Postfix uses: milters, and content filters such as amavisd.
 Standard: MILTER_README, FILTER_README: without its milter Postfix answers 4xx, without its filter mail waits.
 """
 
@@ -15,7 +15,7 @@ from relay.postfix.flow import MailFlow, address_in, destination, foreign_filter
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A filter on this host that is not the relay's; `until` is what happens while it does not answer."""
+    """Another program's filter on this host; `until` is the effect while it does not answer."""
 
     address: TCPAddress | Path
     where: str
@@ -23,7 +23,7 @@ class Neighbour:
 
 
 def neighbours(mail_flow: MailFlow) -> Iterator[Neighbour]:
-    """Each filter of another program, where it is on this host."""
+    """Each filter of another program on this host."""
     settings = mail_flow.settings
     for service in settings.services:
         if service.command not in ("smtpd", "pickup", "qmqpd"):
@@ -41,7 +41,7 @@ def neighbours(mail_flow: MailFlow) -> Iterator[Neighbour]:
 
 
 def _socket(milter: str, queue: Path) -> Path | None:
-    """The socket of a milter; for a service in a chroot an absolute path is within the queue's directory."""
+    """A milter's socket; for a service in a chroot an absolute path is relative to the queue directory."""
     kind, _, path = milter.partition(":")
     within = queue / path.lstrip("/")
     return None if kind != "unix" else within if within.exists() or not path.startswith("/") else Path(path)

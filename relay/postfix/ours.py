@@ -1,5 +1,5 @@
-"""What in a Postfix configuration leads to the relay, or led to it when its integration was another one.
-Standard: deploy/postfix, whose ports all lie at one base, and whose transport is called `qumail`.
+"""Which settings of a Postfix lead to the relay, or led to it under its former integration.
+Standard: deploy/postfix, whose ports have one base, and whose transport is `qumail`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from relay.postfix.flow import address_in, destination, is_loopback, is_milter_o
 from relay.postfix.settings import PostfixSettings
 
 TRANSPORT, BOUNCES = "qumail", "qumail-bounces"
-"""Services of master.cf in deploy/postfix."""
+"""Services of deploy/postfix's master.cf."""
 
 
 def directions(config: Config) -> list[DirectionSettings]:
-    """Those that relay.toml has."""
+    """The directions in relay.toml."""
     return [each for each in (config.outgoing, config.incoming) if each is not None]
 
 
 def site_ports(config: Config) -> tuple[Ports, Ports] | None:
-    """The ports of deploy/postfix as this site has them; None where relay.toml has ports of its own choice."""
+    """This site's ports of deploy/postfix; None if relay.toml has others."""
     bases = set(_bases(config))
     if len(bases) != 1:
         return None
@@ -32,7 +32,7 @@ def site_ports(config: Config) -> tuple[Ports, Ports] | None:
 
 
 def led_here(config: Config, address: TCPAddress, kind: str) -> bool:
-    """Whether the ports of this site have an address of this kind (`lmtp`, `listen`, `milter`, `back`) there."""
+    """Whether this site's ports reserve the address for this kind (`lmtp`, `listen`, `milter`, `back`)."""
     ports = site_ports(config)
     return (
         ports is not None and is_loopback(address.host) and any(getattr(each, kind) == address.port for each in ports)
@@ -40,7 +40,7 @@ def led_here(config: Config, address: TCPAddress, kind: str) -> bool:
 
 
 def stale_filter(config: Config, value: str) -> bool:
-    """Whether a content_filter or relayhost leads to where the relay listened behind another integration."""
+    """Whether a content_filter or relayhost leads to the relay's address under another integration."""
     target = destination(value) or (("", address) if (address := address_in(value)) else None)
     if target is None or any(listens(each, target[1]) for each in directions(config)):
         return False
@@ -49,7 +49,7 @@ def stale_filter(config: Config, value: str) -> bool:
 
 
 def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool:
-    """Whether a milter is where the relay's was behind another integration."""
+    """Whether a milter is at the relay's address under another integration."""
     address = address_in(milter)
     if address is None or any(is_milter_of(settings, each, milter) for each in directions(config)):
         return False
@@ -57,7 +57,7 @@ def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool
 
 
 def is_foreign(settings: PostfixSettings, config: Config, milter: str) -> bool:
-    """Whether it is a milter of another program."""
+    """Whether this is another program's milter."""
     is_ours = any(is_milter_of(settings, each, milter) for each in directions(config))
     return not (is_ours or stale_milter(settings, config, milter))
 
@@ -65,7 +65,7 @@ def is_foreign(settings: PostfixSettings, config: Config, milter: str) -> bool:
 def _bases(config: Config) -> Iterator[int]:
     for direction, usual in ((config.outgoing, OUTGOING), (config.incoming, INCOMING)):
         if direction is not None:
-            beside = direction.lmtp or direction.milter  # a smarthost hands on to a server of its own
+            beside = direction.lmtp or direction.milter  # a smarthost has a next hop of its own
             hop = getattr(direction.next_hop[0], "address", None) if beside else None
             ports = Ports(*(_port(each) for each in (direction.lmtp, direction.listen, hop, direction.milter)))
             yield from (port - each + PORT_BASE for each, port in zip(usual, ports, strict=True) if port)

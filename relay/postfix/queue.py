@@ -1,5 +1,5 @@
-"""Mail in Postfix's queue that goes to the relay by a content filter: each mail carries its own, whatever main.cf says.
-Standard: postqueue(1) -j and postcat(1) -e. Of a mail that is requeued (postsuper -r) Postfix asks no milter.
+"""Queued mail whose content filter is the relay: each mail keeps its own filter, whatever main.cf says later.
+Standard: postqueue(1) -j and postcat(1) -e. Postfix asks no milter about requeued mail (postsuper -r).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from relay.postfix.ours import TRANSPORT, directions
 from relay.postfix.settings import PostfixFault, PostfixSettings, command, read_settings
 
 AT_ONCE = 1000
-"""Number of mails that one command looks at; however many wait, none is passed over."""
+"""Number of mails for one command; any number of mails is read."""
 _FILTER = "content_filter: "
 
 
 class QueueUnknown(ConfigError):
-    """What waits in the queue cannot be read."""
+    """The queue cannot be read."""
 
 
 async def filtered(directory: Path) -> list[str]:
     """The relay's content filter of each queued mail that has one.
 
-    Raises QueueUnknown where not all of the queue can be read, by another user than root for instance.
+    Raises QueueUnknown if any of the queue is unreadable, for instance by another user than root.
     """
     ids = await _queued(directory)
     said = "".join([await _envelopes(directory, ids[at : at + AT_ONCE]) for at in range(0, len(ids), AT_ONCE)])
@@ -37,13 +37,13 @@ async def filtered(directory: Path) -> list[str]:
 
 
 def without_way(waiting: Sequence[str], settings: PostfixSettings, config: Config) -> list[str]:
-    """Those of these filters that lead nowhere: not in master.cf, or not where the relay takes mail."""
+    """The filters that lead nowhere: missing in master.cf, or without a listener of the relay."""
     here = settings.service(TRANSPORT, "unix") is not None
     return [each for each in waiting if not (here and _listens(config, each))]
 
 
 async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
-    """That queued mail waits for a filter which is gone, or that root cannot read whether it does."""
+    """Faults for queued mail with a missing filter, or for a queue that root cannot read."""
     try:
         waiting = await filtered(directory)
     except QueueUnknown as error:
@@ -69,7 +69,7 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
 
 
 async def _queued(directory: Path) -> list[str]:
-    """The queue IDs of all mails; none where Postfix has not made its queue yet. Raises QueueUnknown."""
+    """The queue IDs of all mails; none if Postfix has no queue yet. Raises QueueUnknown."""
     try:
         listed, _ = await command("postqueue", directory, "-j")
         return [json.loads(line)["queue_id"] for line in listed.splitlines()]
@@ -80,7 +80,7 @@ async def _queued(directory: Path) -> list[str]:
 
 
 async def _has_queue(directory: Path) -> bool:
-    """Whether mail may wait: Postfix makes the directories of its queue when it starts for the first time."""
+    """Whether mail may be queued: Postfix makes the queue directories at its first start."""
     try:
         queue, _ = await command("postconf", directory, "-hx", "queue_directory")
         return await asyncio.to_thread(_is_made, Path(queue.strip()))
@@ -95,12 +95,12 @@ def _is_made(queue: Path) -> bool:
 
 
 async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
-    """What postcat says of these mails; of those alone that are still there. Raises QueueUnknown."""
+    """postcat's output for those mails that are still queued. Raises QueueUnknown."""
     try:
         return (await command("postcat", directory, "-eq", *ids))[0]
     except ConfigError:
         said, unread = "", {}
-    for each in ids:  # one of them has left meanwhile, or cannot be read
+    for each in ids:  # one has left since, or is unreadable
         try:
             said += (await command("postcat", directory, "-eq", each))[0]
         except ConfigError as error:

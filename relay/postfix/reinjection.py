@@ -1,4 +1,4 @@
-"""Rules about the service that takes mail back from the relay: only for it, not again to it, and unchanged.
+"""Rules on the service that takes mail back from the relay: for the relay only, not to it again, and unchanged.
 Standard: FILTER_README, XFORWARD_README, postconf(5).
 """
 
@@ -19,7 +19,7 @@ HANDLED_BEFORE = ("no_unknown_recipient_checks", "no_header_body_checks")
 
 
 def no_reinjection(flow: MailFlow) -> Iterator[PostfixFault]:
-    """The relay hands mail to a port of this host on which Postfix does not listen."""
+    """The relay hands mail to a port of this host without a listening Postfix."""
     for side in flow.sides:
         if side.handed_back and not side.reinjections:
             address = side.handed_back[0]
@@ -32,7 +32,7 @@ def no_reinjection(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def loop(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What comes back goes into the relay again."""
+    """Mail that the relay hands back enters it again."""
     for side, service in _reinjections(flow):
         again = set(flow.leads_to(service)) - ({"outgoing"} if side.name == "incoming" else set())
         for name in ("smtpd_proxy_filter", "content_filter", "smtpd_milters") if again else ():
@@ -45,7 +45,7 @@ def loop(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def open_to_others(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Other hosts can reach the port, and so send as anybody and past the relay."""
+    """Other hosts can reach the port, and so send as anybody past the relay."""
     only_here = flow.settings.of("inet_interfaces").words in (["loopback-only"], ["127.0.0.1"], ["localhost"])
     for side, service in _reinjections(flow):
         at = service_address(service)
@@ -59,7 +59,7 @@ def open_to_others(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def strangers_trusted(flow: MailFlow) -> Iterator[PostfixFault]:
-    """mynetworks must name this host, and only it, since it decides who may use the port."""
+    """mynetworks, which decides who may use the port, does not name this host, or not this host alone."""
     for side, service in _reinjections(flow):
         if not all(is_loopback(address.host) for address in side.handed_back):
             continue
@@ -72,7 +72,7 @@ def strangers_trusted(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def restrictions(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Restrictions made for clients must not refuse what the relay has sealed or opened."""
+    """Restrictions for clients refuse what the relay has sealed or opened."""
     for _, service in _reinjections(flow):
         every = {kind: flow.settings.of(f"smtpd_{kind}_restrictions", service) for kind in RESTRICTIONS}
         for setting in every.values():
@@ -93,7 +93,7 @@ def restrictions(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What was done in front of the relay must not be done behind it again."""
+    """Processing in front of the relay is repeated behind it, or done at neither place."""
     for side, service in _reinjections(flow):
         setting = flow.settings.of("receive_override_options", service)
         options = setting.words
@@ -112,7 +112,7 @@ def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
                 "what fails there is lost to a bounce",
                 f"add {','.join(missing)}",
             )
-        if side.by_milter and not side.filters:  # milters, which see recipients before these maps
+        if side.by_milter and not side.filters:  # milters see recipients before these maps apply
             if "no_address_mappings" in options:
                 yield setting.fault(
                     "not-mapped",
@@ -147,7 +147,7 @@ def done_again(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def _mapped_in_front(flow: MailFlow, service: MasterService, sources: list[MasterService]) -> Iterator[PostfixFault]:
-    """A sealed mail is opened for the recipients that its sender named, so these must not be rewritten before."""
+    """Recipients are rewritten before the relay, which opens a sealed mail only for those whom its sender named."""
     for source in sources:
         setting = flow.settings.of("receive_override_options", source)
         yield setting.fault(
@@ -169,13 +169,13 @@ def _without_mappings(flow: MailFlow, service: MasterService) -> bool:
 
 
 def _in_front_of_the_queue(side: RelayDirection) -> bool:
-    """Whether what arrives has seen nothing of cleanup(8) before the relay hands it back; then it must see it now."""
+    """Whether arriving mail bypasses cleanup(8) before the relay; then it must pass cleanup(8) afterwards."""
     settings = {handover.setting for handover in side.filters}
     return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
 
 
 def rewritten(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Header fields must pass unchanged: signatures cover them."""
+    """Header fields change, although signatures cover them."""
     for _, service in _reinjections(flow):
         setting = flow.settings.of("local_header_rewrite_clients", service)
         if setting.value:
@@ -184,7 +184,7 @@ def rewritten(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def refused(flow: MailFlow) -> Iterator[PostfixFault]:
-    """The relay must be able to hand back all that came to it, with all its parameters."""
+    """The relay cannot hand back all that it accepted, with all parameters."""
     for side, service in _reinjections(flow):
         tls = flow.settings.of("smtpd_tls_security_level", service)
         if side.direction.next_hop_tls in ("auto", "none") and tls.value in TLS_THAT_REFUSES:
@@ -219,7 +219,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _network(word: str) -> _Network | None:
-    """`127.0.0.0/8` or `[::1]/128`; None for tables, names and exclusions."""
+    """The network in `127.0.0.0/8` or `[::1]/128`; None for tables, names and exclusions."""
     try:
         return ipaddress.ip_network(word.replace("[", "").replace("]", ""), strict=False)
     except ValueError:
@@ -227,7 +227,7 @@ def _network(word: str) -> _Network | None:
 
 
 def _is_here(network: _Network | None) -> bool:
-    """Whether it is on loopback, also where it is written as IPv4 in IPv6."""
+    """Whether the network is loopback, including IPv4 mapped into IPv6."""
     if network is None:
         return False
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None

@@ -1,5 +1,5 @@
-"""What a Postfix that runs does otherwise than its files say: processes that began before these were changed.
-Standard: proc(5); smtpd(8), pickup(8) and qmqpd(8) read their settings when they start, and can run for hours.
+"""Processes of a running Postfix that started before its files changed, and so use other settings.
+Standard: proc(5); smtpd(8), pickup(8) and qmqpd(8) read settings only when they start, and can run for hours.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from relay.postfix.settings import PostfixFault, PostfixSettings, command
 
 RESTART = "restart Postfix (`systemctl restart postfix`; without systemd `postfix stop; postfix start`)"
 _PPID, _STARTTIME = 1, 19
-"""Fields of /proc/PID/stat, counted behind the name."""
+"""Fields of /proc/PID/stat, counted after the name."""
 _TAKES_MAIL_IN = ("pickup", "qmqpd", "smtpd")
 
 
 def master_file(settings: PostfixSettings) -> Path:
-    """The file that master(8) writes whenever Postfix is started, and at no reload."""
+    """The file that master(8) writes at each start of Postfix, but at no reload."""
     return Path(settings.value("queue_directory"), "pid", "master.pid")
 
 
 def not_started_since(stamps: Stamps, master: Path) -> str:
-    """Why a Postfix may still go by what these files said before, "" where it was started since they changed. Blocks.
+    """Why a Postfix may still use former contents of these files, "" if it was started after they changed. Blocks.
 
-    A reload does not count: a connected client goes on by the former settings, and no file has the time of a reload.
-    The time of change (ctime) counts: a file that comes out of a backup has the time of its writing.
+    A reload does not count: connected clients keep the former settings, and no file shows a reload's time. The time of
+    change (ctime) counts: a file restored from a backup has its old modification time.
     """
     changed = max((stamp[1] for stamp in stamps.values() if isinstance(stamp, tuple)), default=0)
     try:
@@ -44,9 +44,9 @@ def not_started_since(stamps: Stamps, master: Path) -> str:
 
 
 async def by_former_settings(directory: Path) -> list[PostfixFault]:
-    """Processes of this Postfix that take mail in and have run since before main.cf or master.cf was changed.
+    """Processes of this Postfix that accept mail and started before main.cf or master.cf changed.
 
-    Raises ConfigError where postconf does not tell where its queue is.
+    Raises ConfigError if postconf does not tell the queue directory.
     """
     queue, _ = await command("postconf", directory, "-hx", "queue_directory")
     older = await asyncio.to_thread(_older, directory, Path(queue.strip()))
@@ -59,7 +59,7 @@ async def by_former_settings(directory: Path) -> list[PostfixFault]:
 
 
 def _older(directory: Path, queue: Path) -> dict[str, list[int]]:
-    """The processes that began before a file was changed last, by their program. Blocks."""
+    """The processes that started before the last change of the files, by program. Blocks."""
     try:
         master = int((queue / "pid" / "master.pid").read_text())
         changed = max((directory / name).stat().st_mtime for name in ("main.cf", "master.cf"))
@@ -73,13 +73,13 @@ def _older(directory: Path, queue: Path) -> dict[str, list[int]]:
 
 
 def _children(master: int) -> Iterator[tuple[str, int, float]]:
-    """The children of a process that take mail in: program, number, and start in seconds since the epoch."""
+    """Children of a process that accept mail: program, PID, and start in seconds since the epoch."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = os.sysconf("SC_CLK_TCK")
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
-        with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+        with suppress(OSError, ValueError, IndexError):  # it has ended
             _, _, said = (process / "stat").read_text().partition(" (")
             name, _, fields = said.rpartition(") ")
             if name in _TAKES_MAIL_IN and int(fields.split()[_PPID]) == master:

@@ -1,5 +1,5 @@
-"""Rules about scanners: they read what leaves before it is sealed, and what arrives once it is opened.
-Standard: FILTER_README, MILTER_README; a virus in a sealed mail is one that no scanner has seen.
+"""Rules on scanners: they must read leaving mail before it is sealed, and arriving mail once it is opened.
+Standard: FILTER_README, MILTER_README; no scanner has seen a virus in a sealed mail.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from relay.postfix.milters import SIGNS
 from relay.postfix.settings import PostfixFault
 
 READS = re.compile(r"rspamd|clam|amavis|spam|virus|:1133\d\b", re.IGNORECASE)
-"""Names and usual ports of milters that are there to read content."""
+"""Names and usual ports of milters that read content."""
 PASSES = "what a virus scanner refuses in clear is delivered when a peer has sealed it"
 
 
 def opened_not_filtered(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Opened mail is not given to the content filter that mail in clear goes through."""
+    """Opened mail bypasses the content filter that reads mail in clear."""
     incoming = flow.side("incoming")
     scanners = list(dict.fromkeys(filter(None, (foreign_filter(flow, each) for each in flow.sources))))
     for back in incoming.reinjections if incoming is not None and scanners else ():
@@ -29,7 +29,7 @@ def opened_not_filtered(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def opened_not_shown(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Milters see mail when it arrives sealed, and do not see it opened."""
+    """Milters see sealed arriving mail, and not the opened mail."""
     incoming, settings = flow.side("incoming"), flow.settings
     if incoming is None:
         return
@@ -58,7 +58,7 @@ def opened_not_shown(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def leaving_sealed(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Where the relay is a milter, what stands behind it sees sealed mail."""
+    """If the relay is a milter, milters behind it see sealed mail."""
     outgoing, settings = flow.side("outgoing"), flow.settings
     if outgoing is None:
         return

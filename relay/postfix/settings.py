@@ -1,5 +1,5 @@
-"""Reads a Postfix configuration with Postfix's own postconf(1) into one immutable value; says where a fault stands.
-Standard: postconf(1), postconf(5), master(5): a service's own `-o name=value` stands before main.cf.
+"""Reads a Postfix configuration with postconf(1) into one immutable value; names the place of a fault.
+Standard: postconf(1), postconf(5), master(5): a service's own `-o name=value` overrides main.cf.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from relay.files import commands
 TIMEOUT_S = 30.0
 """Timeout of postconf, in seconds: a directory on a dead network drive must not block us."""
 ADMIN_PATHS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
-"""Where Postfix's commands are, also for users whose PATH does not say so."""
+"""Directories of Postfix's commands, for users without them in PATH."""
 _NO_SETTING = re.compile(r"\s-o\s+[^={\s][^=\s]*(?=\s|$)")
-"""An option that sets nothing: what postconf makes of `-oname=value`, which it splits behind the second letter."""
+"""An option without a value: postconf splits `-oname=value` after the second letter."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True, slots=True)
 class PostfixFault:
-    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` fixes it.
+    """A fault: its place in main.cf or master.cf, what is wrong, and the remedy.
 
-    `code` stays the same, for scripts and for the table of bad configurations in the tests.
+    `code` never changes; scripts and the tests' table of bad configurations use it.
     """
 
     code: str
@@ -43,9 +43,9 @@ class PostfixFault:
 
 @dataclass(frozen=True, slots=True)
 class MasterService:
-    """One line of master.cf; `command` is the program's name, `process_limit` as it stands there ("-": default).
+    """A line of master.cf; `command` is the program's name, `process_limit` as written ("-": default).
 
-    `misread`: postconf(1) reads an option otherwise than the program does, such as `-ocontent_filter=`.
+    `misread`: postconf(1) and the program read an option differently, such as `-ocontent_filter=`.
     """
 
     name: str
@@ -57,13 +57,13 @@ class MasterService:
 
     @property
     def key(self) -> str:
-        """Its name for postconf: `smtp/inet`."""
+        """The name for postconf: `smtp/inet`."""
         return f"{self.name}/{self.type}"
 
 
 @dataclass(frozen=True, slots=True)
 class PostfixSettings:
-    """One configuration: main.cf with every default, master.cf, and what postconf warned of."""
+    """A configuration: main.cf with all defaults, master.cf, and postconf's warnings."""
 
     directory: Path
     main: Mapping[str, str]
@@ -71,13 +71,13 @@ class PostfixSettings:
     warnings: tuple[str, ...] = ()
 
     def value(self, name: str, service: MasterService | None = None) -> str:
-        """A setting as this service has it, "" where it is empty or unknown."""
+        """The value for this service, "" if empty or unknown."""
         if service is not None and name in service.overrides:
             return service.overrides[name]
         return self.main.get(name, "")
 
     def of(self, name: str, service: MasterService | None = None) -> Setting:
-        """A setting as this service has it, with what can be said of it."""
+        """The setting of this service, with its place."""
         return Setting(self, name, service)
 
     def service(self, name: str, type_: str) -> MasterService | None:
@@ -87,7 +87,7 @@ class PostfixSettings:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting, as a service of master.cf has it, or as main.cf does."""
+    """A setting of a service of master.cf, or of main.cf."""
 
     settings: PostfixSettings
     name: str
@@ -95,34 +95,34 @@ class Setting:
 
     @property
     def value(self) -> str:
-        """ "" where it is empty or unknown."""
+        """The value, "" if empty or unknown."""
         return self.settings.value(self.name, self.service)
 
     @property
     def words(self) -> list[str]:
-        """A list setting, in lower case."""
+        """The words of a list, in lower case."""
         return [word for word in re.split(r"[,\s]+", self.value.lower()) if word]
 
     @property
     def number(self) -> int:
-        """A setting that is a number; 0 where it is not one."""
+        """The value as a number; 0 if it is none."""
         return int(self.value) if self.value.isascii() and self.value.isdigit() else 0
 
     @property
     def seconds(self) -> float:
-        """A setting that is a time ("600s", "1h")."""
+        """The value of a time ("600s", "1h"), in seconds."""
         match = re.fullmatch(r"(\d+)([smhdw]?)", self.value)
         return int(match[1]) * _UNITS[match[2]] if match else 0
 
     @property
     def where(self) -> str:
-        """Its place, for a person."""
+        """Its place, for people."""
         if self.service is not None and self.name in self.service.overrides:
             return f"master.cf {self.service.key}: {self.name}={self.value}"
         return f"main.cf: {self.name} = {self.settings.main.get(self.name, '')}"
 
     def to(self, value: object) -> str:
-        """The command that sets it so."""
+        """The command that sets this value."""
         if self.service is not None:
             return commands.command("postconf", "-P", f"{self.service.key}/{self.name}={value}")
         return commands.command("postconf", "-e", f"{self.name} = {value}".rstrip())
@@ -133,7 +133,7 @@ class Setting:
 
 
 def split_list(value: str) -> list[str]:
-    """The items of a list setting: split at commas and blanks that stand in no braces."""
+    """The items of a list: split at commas and spaces outside braces."""
     items, depth, item = [], 0, ""
     for character in value + " ":
         depth += {"{": 1, "}": -1}.get(character, 0)
@@ -146,7 +146,7 @@ def split_list(value: str) -> list[str]:
 
 
 async def read_settings(directory: Path) -> PostfixSettings:
-    """The configuration in this directory. Raises ConfigError where Postfix is missing or cannot read it."""
+    """Reads the configuration in this directory. Raises ConfigError if Postfix is missing or cannot read it."""
     outputs = [await command("postconf", directory, option) for option in ("-x", "-Fx", "-Px", "-n")]
     main, fields, overrides, _ = (output for output, _ in outputs)
     warned = [
@@ -158,16 +158,16 @@ async def read_settings(directory: Path) -> PostfixSettings:
 
 
 async def command(name: str, directory: Path | None, *words: str, said: str = "") -> tuple[str, str]:
-    """What one of Postfix's commands wrote on standard output and standard error; of another command without directory.
+    """Runs one of Postfix's commands, or any without `directory`; returns standard output and standard error.
 
-    `said` is its standard input. Raises ConfigError where it is missing, fails, or does not end.
+    `said` is the standard input. Raises ConfigError if the command is missing, fails, or does not end.
     """
     path = os.pathsep.join((os.environ.get("PATH", ""), *ADMIN_PATHS))
     program = shutil.which(name, path=path)
     if program is None:
         raise ConfigError(f"{name}: not found; install Postfix on this host (Debian: apt-get install postfix)")
     where = () if directory is None else ("-c", str(directory))
-    # With two users at once Postfix takes itself for set-uid, and reads /etc/postfix whatever -c says.
+    # With different real and effective users Postfix acts as set-uid, and reads /etc/postfix whatever -c says.
     wholly: dict[str, Any] = {"user": os.geteuid(), "group": os.getegid()} if os.getuid() != os.geteuid() else {}
     process = await asyncio.create_subprocess_exec(
         program, *where, *words,
@@ -179,7 +179,7 @@ async def command(name: str, directory: Path | None, *words: str, said: str = ""
             out, err = await process.communicate(said.encode() or None)
     except TimeoutError:
         raise ConfigError(f"{' '.join((name, *where, *words))}: no end after {TIMEOUT_S:.0f} s") from None
-    finally:  # also where the caller has less patience
+    finally:  # also if the caller is cancelled
         if process.returncode is None:
             process.kill()
             await process.wait()
@@ -190,13 +190,13 @@ async def command(name: str, directory: Path | None, *words: str, said: str = ""
 
 
 def pairs(output: str) -> list[tuple[str, str]]:
-    """The names and values of lines `name = value`, as postconf writes them."""
+    """The names and values in postconf's lines `name = value`."""
     lines = (line.partition(" =") for line in output.splitlines() if " =" in line)
     return [(name, value.strip()) for name, _, value in lines]
 
 
 def _services(fields: str, overrides: str) -> list[MasterService]:
-    """master.cf out of `postconf -F` and `postconf -P`, whose names are service/type/field."""
+    """The services from `postconf -F` and `postconf -P`, whose names are service/type/field."""
     services: dict[tuple[str, str], dict[str, str]] = {}
     own: dict[tuple[str, str], dict[str, str]] = {}
     for output, into in ((fields, services), (overrides, own)):

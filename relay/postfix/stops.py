@@ -1,5 +1,5 @@
-"""Rules about mail that Postfix itself keeps back, refuses or throws away, so that the relay never hears of it.
-Standard: postconf(5), defer_transports; header_checks(5) and access(5). Tables are asked as Postfix asks them.
+"""Rules on mail that Postfix itself holds, refuses or discards, unseen by the relay.
+Standard: postconf(5), defer_transports; header_checks(5) and access(5). Tables are queried as Postfix does.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ FIELDS = (
 )
 """Fields of every sealed mail (relay/FORMAT.md)."""
 SAYS_SEALED = FIELDS[3:]
-"""Those without which nobody opens it."""
+"""Fields without which nobody can open it."""
 CHECKS_ON_THE_WAY = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks")
-"""What smtp(8) and lmtp(8) do to the text that they send."""
+"""Checks of smtp(8) and lmtp(8) that can change the text they send."""
 CHANGES = re.compile(r"IGNORE|REPLACE|PREPEND|STRIP", re.IGNORECASE)
 NEEDED = tuple(f"{each}_service_name" for each in ("cleanup", "queue", "rewrite", "bounce", "defer"))
-"""Who names the services without which no mail goes anywhere."""
+"""Settings that name the services without which no mail moves."""
 SLOW_S = 5
-"""Maximum pause between two mails to one destination, in seconds: who sends in bulk takes one or two."""
+"""Maximum pause between two mails to one destination, in seconds: bulk senders use one or two."""
 RETRIES = ("queue_run_delay", "minimal_backoff_time", "maximal_backoff_time")
 RETRY_S = 4 * 3600
-"""Maximum pause until mail that waits is tried again, in seconds; Postfix has 4000 s."""
+"""Maximum pause before waiting mail is retried, in seconds; Postfix's default is 4000 s."""
 PATIENT_S = 86_400
-"""Minimum time for which mail waits before it is given up, in seconds; Postfix has five days."""
+"""Minimum time that mail waits before it is returned, in seconds; Postfix's default is five days."""
 ADDRESSES = ("anybody@nowhere.invalid",)
-"""An address that no table names: an action on it is one on everybody. Refusals are what such tables are for."""
+"""An address in no table: an action on it applies to everybody. Refusals are the normal use of such tables."""
 STOPS = re.compile(r"HOLD|REJECT|[45]\d\d\b", re.IGNORECASE)
 STOPS_EVERYBODY = re.compile(r"HOLD", re.IGNORECASE)
 DISCARDS = re.compile(r"DISCARD", re.IGNORECASE)
 
 
 def transports_deferred(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail for these transports is tried by `postqueue -f` alone."""
+    """Mail for these transports is only tried by `postqueue -f`."""
     managers = [each for each in flow.settings.services if each.command in ("qmgr", "oqmgr")]
     for setting in (flow.settings.of("defer_transports", each) for each in managers):
         if setting.value:
@@ -55,7 +55,7 @@ def transports_deferred(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def slowed(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Postfix waits between two mails, and the queue grows."""
+    """Postfix pauses between two mails, and the queue grows."""
     settings = flow.settings
     ways = {name for side in flow.sides for name in side.transports}
     names = sorted(ways | {settings.value(each).partition(":")[0] for each in TRANSPORTS} - {""})
@@ -72,7 +72,7 @@ def slowed(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def given_up(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What the relay holds for an hour without keys is returned instead."""
+    """Mail that the relay holds for an hour without keys is returned."""
     for setting in map(flow.settings.of, ("maximal_queue_lifetime", "bounce_queue_lifetime")):
         if setting.seconds < PATIENT_S:
             text = "mail that the relay holds, until there are keys for instance, is returned and not tried again"
@@ -80,7 +80,7 @@ def given_up(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def disabled(flow: MailFlow) -> Iterator[PostfixFault]:
-    """master(8) runs no such service; only a listener that takes mail in may be missing."""
+    """master(8) does not run a required service; only listeners may be missing."""
     setting, listeners = flow.settings.of("master_service_disable"), [each.key for each in flow.sources]
     if any(each not in listeners for each in split_list(setting.value)):
         text = "Postfix does not run these services: mail that needs one waits, and the relay does not see it"
@@ -102,13 +102,13 @@ def everybody_refused(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 async def changed_on_the_way(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """Checks of smtp(8) and lmtp(8) change what is sealed, or what is to be; lines of bodies look like anything."""
+    """Checks of smtp(8) and lmtp(8) change sealed mail, or mail to be sealed; a body line may match anything."""
     faults = []
     for service in (each for each in flow.settings.services if each.command in PROTOCOLS):
         for kind in CHECKS_ON_THE_WAY:
             setting = flow.settings.of(f"{service.command}_{kind}", service)
             for table in split_list(setting.value):
-                await tables.text(table)  # notes one that nobody can read or list
+                await tables.text(table)  # records tables that cannot be read or listed
                 said = (await tables.answers(table, SAYS_SEALED)).values()
                 if kind == "body_checks" or any(CHANGES.match(each) for each in said):
                     text = f"{table} changes sealed mail on its way, or empties it: it IS LOST, and nobody is told"
@@ -118,7 +118,7 @@ async def changed_on_the_way(flow: MailFlow, tables: Tables) -> list[PostfixFaul
 
 
 async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """What header checks do to every sealed mail, and access tables to everybody's mail."""
+    """Header checks act on every sealed mail, or access tables on everybody's."""
     faults = []
     asked = ((tables_of_fields(flow), FIELDS, STOPS), (tables_of_access(flow), ADDRESSES, STOPS_EVERYBODY))
     for places, samples, stops in asked:

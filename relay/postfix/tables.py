@@ -1,4 +1,4 @@
-"""Reads the tables that a Postfix configuration names, and notes those that cannot be read: nobody knows what they do.
+"""Reads the tables of a Postfix configuration, and records the unreadable ones, whose effect is unknown.
 Standard: postmap(1) and postalias(1), -s and -q; access(5) and aliases(5) for the form of texts.
 """
 
@@ -14,26 +14,28 @@ from relay.files import permissions
 from relay.postfix.settings import command, split_list
 
 SEQUENTIAL_TABLES = ("hash", "btree", "lmdb", "cdb", "dbm", "texthash", "inline")
-"""The kinds of tables that can be listed."""
+"""Types of tables that can be listed."""
 TEXT_TABLES = ("regexp", "pcre", "cidr")
-"""Those that are files to read, or stand in the setting itself."""
+"""Types that are text files, or inline in the setting."""
 ANSWERS, COMBINED = ("static", "randmap"), ("pipemap", "unionmap")
-"""Those whose answers stand in the setting, and those that are made of other tables."""
+"""Types with inline answers, and types made of other tables."""
 INDEXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag"}
-"""Suffix of the file that Postfix reads, by kind of table."""
+"""Suffix of the file that Postfix reads, by type."""
 _TABLE = re.compile(r"\b([a-z]+):(/[^\s,}]+)")
 MAX_READ = 10_000_000
-"""Maximum number of characters read of one table file."""
+"""Maximum number of characters read from a table file."""
 
 
 class Tables:
-    """The tables of one Postfix; `unread` says of each that cannot be read why, `files` has what was read as text.
+    """The tables of one Postfix; `unread` maps unreadable ones to the cause, `files` are those read as text.
 
-    `asks_servers` are those of `unread` that no right to read a file makes readable.
+    `asks_servers` are those of `unread` that no file permission makes readable.
     """
 
     def __init__(self, directory: Path, unlisted: Sequence[str] = ()) -> None:
-        """`directory` has its main.cf; `unlisted` are tables that nobody can list and that somebody answers for."""
+        """`directory` contains main.cf; `unlisted` are tables that cannot be listed and that the administrator vouches
+        for.
+        """
         self._directory = directory
         self._unlisted = unlisted
         self.unread: dict[str, str] = {}
@@ -41,7 +43,7 @@ class Tables:
         self.files: set[Path] = set()
 
     async def listed(self, table: str, program: str = "postmap") -> str | None:
-        """All of a table, as a line `key<tab>value` for each entry; None where it cannot be listed."""
+        """The whole table, as a line `key<tab>value` for each entry; None if it cannot be listed."""
         bare = table.removeprefix("proxy:")
         kind, _, name = bare.partition(":")
         if kind not in SEQUENTIAL_TABLES:
@@ -53,7 +55,7 @@ class Tables:
             return None
 
     async def text(self, table: str) -> str:
-        """What a table says; "" where it cannot be read or listed, which is noted."""
+        """The table's text; "" if it cannot be read or listed, which is recorded."""
         kind, _, name = table.removeprefix("proxy:").partition(":")
         if kind in TEXT_TABLES:
             return name if name.startswith("{") else self.file(Path(name), table)
@@ -67,7 +69,7 @@ class Tables:
         return await self.listed(table) or ""
 
     async def look_up(self, table: str, key: str) -> str:
-        """What a table says of this key; "" for nothing, or where it cannot be read."""
+        """The table's value for this key; "" if it has none, or is unreadable."""
         kind, _, name = table.removeprefix("proxy:").partition(":")
         if kind in TEXT_TABLES and not name.startswith("{") and not os.access(name, os.R_OK, effective_ids=True):
             self.file(Path(name), table)
@@ -75,12 +77,12 @@ class Tables:
         try:
             return (await command("postmap", self._directory, "-q", key, table))[0]
         except ConfigError as error:
-            if "fatal: " in str(error):  # it fails as well, without a word, where the table does not have the key
+            if "fatal: " in str(error):  # without this word the key is just missing
                 self._note(table, str(error), Path(f"{name}{INDEXES.get(kind, '')}"))
             return ""
 
     async def answers(self, table: str, keys: Sequence[str]) -> dict[str, str]:
-        """What a table says of those of these keys that it has; nothing where it cannot be read, or asks a server."""
+        """The table's values for those of the keys that it has; empty if it is unreadable, or queries a server."""
         kind = table.removeprefix("proxy:").partition(":")[0]
         if kind not in (*TEXT_TABLES, *SEQUENTIAL_TABLES, *ANSWERS, *COMBINED):
             return {}
@@ -94,7 +96,7 @@ class Tables:
         return dict(pair for pair in (line.split("\t", 1) for line in found.splitlines()) if len(pair) == 2)
 
     def file(self, path: Path, table: str) -> str:
-        """The beginning of a file that belongs to a table; "" where it cannot be read."""
+        """The beginning of a table's file; "" if unreadable."""
         self.files.add(path)
         try:
             with path.open(encoding="utf-8", errors="replace") as file:
@@ -111,7 +113,7 @@ class Tables:
 
 
 def files_of(values: Iterable[str]) -> Iterator[Path]:
-    """The files of all tables that stand in these settings, with their indexes."""
+    """The files of all tables in these settings, with their indexes."""
     for value in values:
         for kind, name in _TABLE.findall(value):
             yield Path(name)
@@ -120,5 +122,5 @@ def files_of(values: Iterable[str]) -> Iterator[Path]:
 
 
 def logical_lines(text: str) -> list[str]:
-    """The lines of a table, each with those that continue it (access(5))."""
+    """The logical lines of a table, with continuation lines joined (access(5))."""
     return re.sub(r"\n[ \t]", " ", text).split("\n")

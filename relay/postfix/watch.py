@@ -1,5 +1,5 @@
-"""Watches the Postfix beside a serving relay: judges it at the start, after a change of its files, and now and then.
-Standard: no mail waits for it. Files are looked at, and postconf(1) runs, in a thread with an event loop of its own.
+"""Watches the Postfix beside a serving relay: judges it at start, after a change of its files, and periodically.
+Standard: no mail waits for it. Files and postconf(1) are read in a thread with an event loop of its own.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from relay.postfix.running import not_started_since
 log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
-"""Interval at which the files' metadata is read, in seconds."""
+"""Poll interval of the files' metadata, in seconds."""
 ANEW_S = 600.0
 """Maximum age of a judgement, in seconds: not all that Postfix reads is a file."""
 JUDGE_S = 30.0
 """Timeout of a judgement, in seconds."""
 STALE_S = 60.0
-"""Maximum age of the last look, in seconds."""
+"""Maximum age of the last poll, in seconds."""
 MAX_SHOWN = 3
 """Maximum number of findings in a cause."""
 _ADDRESS = re.compile(r"[^\s,:]+@[^\s,:]+")
 
 
 class PostfixWatch:
-    """The last judgement: `past` has, by code, by what mail may leave past the relay, arrive unopened or be lost.
+    """The last judgement: `past` maps codes to faults by which mail may bypass the relay, arrive unopened or be lost.
 
-    `kept_back` has by what Postfix keeps it waiting or refuses it. `former` is why Postfix may still go by what the
-    files said before, "" where it was started since.
+    `kept_back` maps codes to faults by which Postfix holds or refuses mail. `former` is why Postfix may still use
+    former
+    settings, "" if it was started since.
     """
 
     def __init__(self, directory: Path, config: Config) -> None:
@@ -56,12 +57,12 @@ class PostfixWatch:
 
     @property
     def unknown(self) -> str:
-        """Why nobody knows whether mail goes past the relay, "" if it is known."""
+        """Why it is unknown whether mail bypasses the relay, "" if it is known."""
         ago = time.monotonic() - self._looked_at
         return self._unknown if ago <= STALE_S else f"{self._directory}: nobody has looked for {ago:.0f} s"
 
     async def keep_up(self) -> None:
-        """Looks every LOOK_S seconds, until cancelled."""
+        """Polls every LOOK_S seconds, until cancelled."""
         while True:
             try:
                 await self.look()
@@ -70,8 +71,8 @@ class PostfixWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Judges anew if a file has changed since, or the judgement is old."""
-        # Taken before the files are read: what changes meanwhile, or is named for the first time, is judged once more.
+        """Judges again if a file has changed, or the judgement is old."""
+        # Stamped before the files are read: a file that changes meanwhile, or is new, causes another judgement.
         stamps = await asyncio.to_thread(_stamps, self._files)
         self._looked_at = time.monotonic()
         if stamps == self._stamps and self._looked_at - self._judged_at < ANEW_S:
@@ -99,7 +100,7 @@ class PostfixWatch:
 
 
 def by_code(faults: Iterable[PostfixFault]) -> dict[str, str]:
-    """The findings by their codes, as `shown`."""
+    """The findings by code, as `shown`."""
     found: dict[str, list[PostfixFault]] = {}
     for each in faults:
         found.setdefault(each.code, []).append(each)
@@ -107,14 +108,14 @@ def by_code(faults: Iterable[PostfixFault]) -> dict[str, str]:
 
 
 def shown(faults: Iterable[PostfixFault]) -> str:
-    """The findings in one line, without addresses of people, which tables have."""
+    """The findings in one line, without people's addresses from tables."""
     lines = [_ADDRESS.sub("an address", str(each)) for each in faults]
     more = f"; and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
     return f"{'; '.join(lines[:MAX_SHOWN])}{more}"
 
 
 def _judged(directory: Path, config: Config) -> Judgement:
-    """Blocks. Raises ConfigError."""
+    """The judgement. Blocks. Raises ConfigError."""
 
     async def bounded() -> Judgement:
         async with asyncio.timeout(JUDGE_S):
@@ -127,5 +128,5 @@ def _judged(directory: Path, config: Config) -> Judgement:
 
 
 def _stamps(files: Iterable[Path]) -> Stamps:
-    """Blocks."""
+    """The files' metadata. Blocks."""
     return {file: stamp_of(file) for file in files}
