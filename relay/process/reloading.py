@@ -196,16 +196,22 @@ class Reloading:
     """Polls files and reloads what depends on them, in the thread that watches policies."""
 
     def __init__(
-        self, settings: Settings, sites: SitesInForce, policies: PoliciesInForce, others: Sequence[Reloadable]
+        self,
+        settings: Settings,
+        sites: SitesInForce,
+        policies: PoliciesInForce,
+        others: Sequence[Reloadable],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create it in the event loop."""
+        """Create it in the event loop. `clock` gives seconds since any moment."""
         self._settings, self._sites, self._policies = settings, sites, policies
         self._loop = asyncio.get_running_loop()
         self._asked = False
+        self._clock = clock
         self._looked_at = float("-inf")
         self._watched = [
-            (_WatchedFiles(sites), self._reload_sites),
-            *((_WatchedFiles(each), each.reload) for each in others),
+            (_WatchedFiles(sites, clock), self._reload_sites),
+            *((_WatchedFiles(each, clock), each.reload) for each in others),
         ]
 
     def ask(self) -> None:
@@ -215,7 +221,7 @@ class Reloading:
 
     def look(self) -> None:
         """Polls all files once and reloads what has changed; raises nothing."""
-        now = time.monotonic()
+        now = self._clock()
         if not self._asked and now - self._looked_at < LOOK_S:
             return
         self._looked_at = now
@@ -242,10 +248,10 @@ class Reloading:
 class _WatchedFiles:
     """Detects files that have changed and are quiet."""
 
-    def __init__(self, what: Reloadable | SitesInForce) -> None:
+    def __init__(self, what: Reloadable | SitesInForce, clock: Callable[[], float]) -> None:
         self.what = what
         self.trouble = ""
-        self._quiet = Quiet()
+        self._quiet = Quiet(clock)
 
     def is_to_be_read(self, now: float) -> bool:
         """Whether to read them, true once for each change; `now` in seconds."""
