@@ -34,10 +34,8 @@ class Checkpoint:
     """The signed statement: site name, SAE, host, time (RFC 3339, UTC), and the state of the chain.
 
     `first` is the number of the first record covered, `number` that of the last, `head` the last line's hash.
-    `keep_days`
-    promises to keep a record for at least this number of days, None without a promise. `days` are the days of the
-    records
-    (verifying.py); None in checkpoints of earlier releases.
+    `keep_days` promises to keep a record for at least this number of days, None without a promise. `days` are the days
+    of the records (verifying.py); None in checkpoints of earlier releases.
     """
 
     site: str

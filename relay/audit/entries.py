@@ -44,8 +44,7 @@ class LedgerEntry:
 
     `policy` is `file:line`, `listed` its levels, `level` the mail's actual protection. `message` is the SHA-256 of the
     message; `mail`, `queue_id` and `message_id` are as in log lines. `sender` and `recipients` are addresses, hashed
-    when
-    they are written. `by` is the person who decided. A retry's entry equals the first.
+    when they are written. `by` is the person who decided. A retry's entry equals the first.
     """
 
     event: Event

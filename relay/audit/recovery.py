@@ -31,8 +31,7 @@ async def take_over_announced(
     If a recipient has the mail, the last attempt delivered it; the next hop's replies to earlier attempts are unknown.
 
     `sent` returns those of these recipients' names whose mail the next hop is known to have accepted. The outcome of
-    all
-    others is "unknown".
+    all others is "unknown".
     """
     last: dict[str, int] | None = None
 

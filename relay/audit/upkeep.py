@@ -47,8 +47,7 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
     files = await asyncio.to_thread(_finished, audit.directory)
     too_old = (datetime.fromtimestamp(now, UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%d")
     # A file's last record is of its day or the next file's: clocks may go back. Files are only removed from the
-    # beginning:
-    # otherwise the chain would have a hole.
+    # beginning: otherwise the chain would have a hole.
     old = [file for file, _ in takewhile(lambda pair: max(each.day for each in pair) < too_old, pairwise(files))]
     if not old and await asyncio.to_thread(_octets, audit.directory) > max_octets:
         old = files[:1]

@@ -75,8 +75,7 @@ class Pending:
         """Switches to another file for new announcements, before earlier ones are recorded.
 
         So a file soon has no open announcements, and the same memory is reused. The first byte of a new page costs as
-        much as
-        all else here.
+        much as all else here.
         """
         if self._now is None or self._now.end < TURN_OCTETS:
             return

@@ -110,8 +110,7 @@ def take_in_peer(
     """Shows the peer and the words, has them compared, and takes the peer in. Raises ConfigError.
 
     `domains` are the expected ones, given by `domain_option`; without any, each is asked about. `unprotected` mail too
-    is
-    asked about if None.
+    is asked about if None.
     """
     user = relays_user(config)
     with acting_as(user):

@@ -124,8 +124,7 @@ class KeyDemand:
 
     `hidden` is the number of bytes under one pad. At most `idle_keys` a day are drawn and expire. The stock lasts for
     `stock_mails`, None if unknown. `canary_keys` a day are for canaries at the same level: our questions, and our
-    receipts
-    if the peer asks as often.
+    receipts if the peer asks as often.
     """
 
     kme: str

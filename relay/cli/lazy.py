@@ -23,8 +23,7 @@ class LaterCommand(NamedTuple):
     """A command imported on demand: `module:name` in relay.cli, and the first paragraph of its help.
 
     `listener` is the folder or file of relay.entry that the command needs. `without` are packages that libraries only
-    use
-    if installed, and that this command should not load.
+    use if installed, and that this command should not load.
     """
 
     place: str

@@ -262,8 +262,7 @@ async def existing_store(config: Config) -> AsyncIterator[Store | None]:
     """The store, or None before the relay's first start; creates nothing.
 
     Without the site secret, all but what it seals can be read. Raises ConfigError and StoreUnavailable, also if the
-    serving
-    relay has another file open.
+    serving relay has another file open.
     """
     database, file = config.store.database, config.store.secret
     if taken_away := await asyncio.to_thread(database_taken_away, config):

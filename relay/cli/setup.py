@@ -305,10 +305,8 @@ def _as_relay(owner: Owner, *arguments: str) -> bool:
     """Runs another command as the relay's user, so that root owns none of its files; returns whether it succeeded.
 
     Root would not be safe in that user's directories, which may contain links. The command starts as root, forbids
-    tracing,
-    and only then becomes that user. Otherwise the user's processes could trace its start and take over its standard
-    output.
-    It has no terminal, and a time limit because that user may stop it. Raises ConfigError.
+    tracing, and only then becomes that user. Otherwise the user's processes could trace its start and take over its
+    standard output. It has no terminal, and a time limit because that user may stop it. Raises ConfigError.
     """
     words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "relay"]
     if owner.is_another:

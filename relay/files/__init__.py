@@ -50,7 +50,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
     A file created by `flags` has mode 0600.
     """
-    # O_NONBLOCK: opening or reading a FIFO must not wait for a writer.
+    # O_NONBLOCK: a FIFO must not wait for a writer.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -62,9 +62,9 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def resolved(path: Path) -> Path:
-    """Where the path leads. What is not there stays as it is, and so does a loop of links: opening it says so.
+    """The path without symbolic links. A missing part or a loop of links stays as it is: opening it reports the error.
 
-    `Path.resolve` fails for a loop, with another exception in each version of Python.
+    `Path.resolve` fails for a loop, with different exceptions in versions of Python.
     """
     return Path(os.path.realpath(path))
 
@@ -79,7 +79,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flushes a file that something else has written. Raises OSError."""
+    """Flushes a file that another program has written. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

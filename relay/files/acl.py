@@ -1,5 +1,5 @@
-"""Says whom else a POSIX ACL lets use a file: the mode shows what it gives them as rights of the file's group.
-Standard: acl(5); the attribute system.posix_acl_access as Linux has it, version 2.
+"""Finds the users and groups that a POSIX ACL grants access; the mode shows such grants as rights of the group.
+Standard: acl(5); the attribute system.posix_acl_access in Linux's format, version 2.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 _USER, _GROUP, _MASK = 0x02, 0x08, 0x10
 _HEADER_OCTETS, _ENTRY = 4, struct.Struct("<HHI")
-"""A version, then a tag, rights, and the number of a user or group, for each entry."""
+"""A version, then tag, rights, and user or group ID for each entry."""
 
 
 def named_in_acl(file: int | str | Path, rights: int, trusted: Collection[int]) -> str:
-    """Whom else than the `trusted` users a POSIX ACL gives any of these rights (os.R_OK, ...): "user eve", or "".
+    """The user other than `trusted`, or group, with any of these rights (os.R_OK, ...) by a POSIX ACL: "user eve", or
+    "".
 
-    The mode shows its mask as the rights of the group (acl(5)), which may be ours. Raises OSError.
+    The mode shows the mask as the group's rights (acl(5)), and the group may be ours. Raises OSError.
     """
     try:
         entries = list(_ENTRY.iter_unpack(os.getxattr(file, "system.posix_acl_access")[_HEADER_OCTETS:]))

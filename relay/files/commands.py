@@ -1,7 +1,7 @@
-"""Commands that are printed for a person to paste into a shell, perhaps as root: all are made here, each word quoted.
-Standard: POSIX shell quoting (XCU 2.2); $'...' (POSIX.1-2024) for what a terminal would not show as it is.
+"""Quoted commands for a person to paste into a shell, perhaps as root.
+Standard: POSIX shell quoting (XCU 2.2); $'...' (POSIX.1-2024) for text that a terminal would not show as it is.
 
-Other users choose names of files, peers and addresses. Pasted without quotes, such a name would be a command.
+Other users choose names of files, peers and addresses. Pasted without quotes, such a name could be a command.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 
 
 def command(*words: str | Path) -> str:
-    """The command to paste; a word stays one word, whatever is in it, and a path is no option."""
+    """The command to paste; each word stays one word, and no path becomes an option."""
     return " ".join(map(_quoted, words))
 
 
 def as_user(user: str, *words: str | Path) -> str:
-    """The command, which root has another user carry out; that user gets no hold of root's terminal (--pty)."""
+    """A command by which root runs this one as another user, who gets no access to root's terminal (--pty)."""
     return command("runuser", "--pty", "-u", user, "--", *words)
 
 
 def one_after_the_other(*commands: str) -> str:
-    """Several, of which each is carried out if those before it went well."""
+    """Several commands, each run only if the previous ones succeeded."""
     return " && ".join(commands)
 
 
 def named(path: Path) -> str:
-    """The name of a file that was found, for a text: also what is pasted of a text is no command."""
+    """A file name for a message, quoted in case somebody pastes it."""
     return _quoted(path)
 
 
@@ -37,6 +37,6 @@ def _quoted(word: str | Path) -> str:
         text = f"./{text}"
     if text.isprintable():
         return shlex.quote(text)
-    # A quote mark is written as a number: a shell that does not know $'...' reads one word as well, and no such file.
+    # A quote mark is written as a number: a shell without $'...' then reads one word too, of no existing file.
     shown = (chr(each) if 32 <= each < 127 and each not in b"'\\" else f"\\{each:03o}" for each in os.fsencode(text))
     return f"$'{''.join(shown)}'"

@@ -1,8 +1,8 @@
-"""Credentials of systemd: what a service has in memory, and the disk only encrypted.
+"""systemd credentials: a service has their content in memory, and the disk only encrypted.
 Standard: systemd.exec(5), CREDENTIALS. A setting names one by its path, /run/credentials/UNIT.service/NAME.
 
-The path is there while the unit runs, for its user alone. Another unit has its credentials in a directory of its own.
-So NAME is looked for in $CREDENTIALS_DIRECTORY first.
+The path exists while the unit runs, and only for its user. Another unit has its credentials in a directory of its own.
+So NAME is first looked up in $CREDENTIALS_DIRECTORY.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PLACE = Path("/run/credentials")
 
 
 def credential_name(path: Path) -> str:
-    """The name of the credential that this path means; "" for a file that is none."""
+    """The name of the credential with this path; "" for other files."""
     return path.name if path.parent.parent == PLACE else ""
 
 
 def place_of(path: Path) -> Path:
-    """Where the content is for this process: the path itself, unless it means a credential."""
+    """The path of the content for this process: a credential may be in $CREDENTIALS_DIRECTORY."""
     if (name := credential_name(path)) and (directory := os.environ.get("CREDENTIALS_DIRECTORY")):
         given = Path(directory, name)
         return given if _is_there(given) else path
@@ -31,7 +31,7 @@ def place_of(path: Path) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or credential for this path."""
+    """Whether this path leads to a file or credential."""
     return _is_there(place_of(path))
 
 
@@ -40,7 +40,7 @@ def _is_there(path: Path) -> bool:
 
 
 def shown_by_systemd(path: Path, status: os.stat_result) -> bool:
-    """Whether only its service can read it although the mask of an ACL shows as a group's mode."""
+    """Whether this is a systemd file for its service only, though its ACL mask looks like a group's mode."""
     if status.st_uid or not stat.S_ISREG(status.st_mode):
         return False
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -48,7 +48,7 @@ def shown_by_systemd(path: Path, status: os.stat_result) -> bool:
 
 
 def missing(path: Path) -> str:
-    """What to say of a credential that is not there; "" where the path means none."""
+    """The error for a missing credential; "" if the path names none."""
     if not (name := credential_name(path)):
         return ""
     unit = path.parent.name

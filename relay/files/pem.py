@@ -1,8 +1,8 @@
-"""Files in PEM that settings name, as OpenSSL takes them: regular files alone, each opened here and by nobody else.
-Standard: open(2), fifo(7): who opens a FIFO waits for somebody at its other end, and all that the thread serves waits.
+"""Opens PEM files of settings for OpenSSL: only regular files, and only here.
+Standard: open(2), fifo(7): opening a FIFO would wait for a writer, and block everything in this thread.
 
-OpenSSL opens files by name. It gets the name that proc(5) has for a descriptor. So nobody can exchange the file between
-the look at it and its use.
+OpenSSL opens files by name, and gets the name of a descriptor in proc(5). So the file cannot be exchanged between check
+and use.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from relay.files import open_regular, permissions
 
 
 def trusting(ca: Path) -> ssl.SSLContext:
-    """A client's settings, which trusts these certificates alone. Raises ConfigError, and ssl.SSLError for content."""
+    """A client context that trusts only these certificates. Raises ConfigError, and ssl.SSLError for the content."""
     with _opened(ca) as name:
         return ssl.create_default_context(cafile=name)
 
 
 def trust(context: ssl.SSLContext, ca: Path) -> None:
-    """Trusts these certificates as well. Raises what `trusting` does."""
+    """Adds these trusted certificates. Raises what `trusting` raises."""
     with _opened(ca) as name:
         context.load_verify_locations(cafile=name)
 
@@ -32,9 +32,9 @@ def trust(context: ssl.SSLContext, ca: Path) -> None:
 def show(
     context: ssl.SSLContext, certificate: Path, key: Path | None, password: Callable[[], str] | str | None = None
 ) -> None:
-    """Takes a certificate, with its chain, and its private key; by default they are in one file.
+    """Loads a certificate, with its chain, and its private key; by default both are in one file.
 
-    Raises ConfigError, and ssl.SSLError or ValueError for their content.
+    Raises ConfigError, and ssl.SSLError or ValueError for the content.
     """
     with _opened(certificate) as shown, _opened(key or certificate, private=True) as secret:
         context.load_cert_chain(shown, secret, password=password)
@@ -42,7 +42,7 @@ def show(
 
 @contextmanager
 def _opened(path: Path, *, private: bool = False) -> Iterator[str]:
-    """The name of a descriptor of this file. Raises ConfigError, which names the file."""
+    """The name of a descriptor of this file. Raises ConfigError with the path."""
     try:
         descriptor = open_regular(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Explains why this process cannot access a file or directory: the part of the path, its mode and owner, and a remedy.
+"""Explains why this process cannot access a file or directory: the denying part of the path, its mode, and a remedy.
 Standard: path_resolution(7); the kernel is asked for effective ids (faccessat(2), AT_EACCESS), so ACLs count as well.
 """
 
@@ -27,7 +27,7 @@ _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
 
 class PathStep(NamedTuple):
-    """A directory that is searched, the name that is looked up there, and whether it is the last one."""
+    """A searched directory, the name looked up there, and whether it is the last one."""
 
     directory: str
     name: str
@@ -81,7 +81,7 @@ def steps(path: Path) -> Iterator[PathStep]:
         child = f"{at.rstrip('/')}/{part}"
         try:
             target = os.readlink(child)  # noqa: PTH115 - a thousand links may lead through one directory
-        except OSError:  # no link
+        except OSError:  # not a link
             at = child
             continue
         if (links := links + 1) > MAX_LINKS:
@@ -131,7 +131,7 @@ def give_to_us(path: Path) -> str:
 
 
 def shown_by_root(status: os.stat_result, file: int | Path) -> bool:
-    """Whether it belongs to root and our group, and no ACL names others: readable for the service, but not writable.
+    """Whether the file is root's and our group's, without others in its ACL: the service can read but not write it.
 
     Raises OSError.
     """
@@ -171,7 +171,7 @@ def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
 
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
-    """The command of root or the owner that gives this process the missing right; nobody loses any."""
+    """The command by which root or the owner grants this process the missing right; nobody loses a right."""
     in_group = status.st_gid in (os.getegid(), *os.getgroups())
     whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"
     if status.st_mode & _bits(whose, lacks) == _bits(whose, lacks):

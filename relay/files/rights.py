@@ -32,7 +32,7 @@ MAX_ATTEMPTS = 100
 """Maximum number of attempts to open a name that other users keep replacing."""
 _OPEN_ALREADY = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|std(in|out|err))")
 _NOT_LITERAL = re.compile(r"[\\*?\[\]]")
-"""What has a meaning of its own in a pattern of find(1)."""
+"""Characters with a special meaning in find(1) patterns."""
 _STANDARD = {"in": 0, "out": 1, "err": 2}
 
 
@@ -75,7 +75,7 @@ class UnixUser:
 class _PathPlace:
     """The target of a path: a name in an open directory, controlled by `owner` (None: root alone).
 
-    `status` is that of the name; None if it does not exist. `rest` are the names of the path that come after it.
+    `status` is the name's; None if it does not exist. `rest` are the remaining names of the path.
     """
 
     directory: int
@@ -86,12 +86,12 @@ class _PathPlace:
 
     @property
     def is_last(self) -> bool:
-        """False if it is only a part of the path."""
+        """False if the path continues."""
         return not self.rest
 
     @property
     def path(self) -> Path:
-        """Where it is, without links."""
+        """The path without links."""
         return Path(f"/proc/self/fd/{self.directory}").readlink() / self.name
 
 
@@ -108,8 +108,7 @@ def owner_of(path: Path) -> UnixUser | None:
 def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool = True) -> str:
     """Returns who else than root and the `trusted` users can change this path or its content; "" for nobody.
 
-    Without `groups` members of a file's group may, and those whom an ACL names. Raises ConfigError if the path cannot
-    be followed.
+    Without `groups`, group members and users in an ACL are allowed. Raises ConfigError if the path cannot be followed.
     """
     try:
         with _place(path, _FollowedPath(path, {0, *trusted}, groups=groups, whole=True)) as place:
@@ -132,9 +131,9 @@ def why_not_as_root(program: str) -> str:
 
 
 def typed_by_root(path: Path, *words: str) -> str:
-    """The command for root to paste that does this (`chmod 600`) to a file or directory.
+    """The command for root to paste that applies these words (`chmod 600`) to a file or directory.
 
-    Another user's file is changed as that user, who could put a link in its place.
+    Another user's file is changed as that user, who could replace it by a link.
     """
     path = path.absolute()
     try:
@@ -210,8 +209,8 @@ def as_owner_of(path: Path) -> Iterator[UnixUser | None]:
 def become(user: UnixUser | None) -> None:
     """Changes this process to that user permanently; does nothing for None, or if it is not root's.
 
-    Open files stay open. It leaves root's terminal. The kernel lets no other process of that user trace it from then on
-    (prctl(2), PR_SET_DUMPABLE). Raises ConfigError if it is not possible.
+    Open files stay open. The process leaves root's terminal. The kernel then forbids that user's other processes to
+    trace it (prctl(2), PR_SET_DUMPABLE). Raises ConfigError if it is not possible.
     """
     if user is None or os.geteuid():
         return
@@ -228,14 +227,14 @@ def become(user: UnixUser | None) -> None:
 def _leave_terminal() -> None:
     """Gives up the controlling terminal, through which a process can type into it (TIOCSTI).
 
-    The leader of a session keeps it: that terminal ends with it, and nobody types there afterwards.
+    A session leader keeps its terminal, which ends with it.
     """
-    import fcntl  # here, for no relay that serves needs them
+    import fcntl  # no serving relay needs them
     import termios
 
     if os.getsid(0) == os.getpid():
         return
-    with suppress(OSError):  # there is none
+    with suppress(OSError):  # no terminal
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(terminal, termios.TIOCNOTTY)
@@ -377,7 +376,7 @@ class _FollowedPath:
             return ""
         if status.st_gid:
             return f"group {_group(status.st_gid)}"
-        # The group is root's, and the right may be that of users whom an ACL names.
+        # The group is root's, so the right may come from an ACL.
         return named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
 
     def _follow(self, name: str) -> None:

@@ -51,9 +51,10 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_json(path: Path, take: Callable[[Any], T]) -> T:
-    """What `take` makes of the JSON in a file that a relay keeps for itself.
+    """Returns `take` of the JSON in a file that the relay writes for itself.
 
-    Raises OSError where it cannot be read, and ValueError, which quotes nothing of it, for what no relay writes.
+    Raises OSError if the file is unreadable, and ValueError, without quoting the content, if the relay cannot have
+    written it.
     """
     content = read_regular(path)
     try:

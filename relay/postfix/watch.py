@@ -37,8 +37,7 @@ class PostfixWatch:
     """The last judgement: `past` maps codes to faults by which mail may bypass the relay, arrive unopened or be lost.
 
     `kept_back` maps codes to faults by which Postfix holds or refuses mail. `former` is why Postfix may still use
-    former
-    settings, "" if it was started since.
+    former settings, "" if it was started since.
     """
 
     def __init__(self, directory: Path, config: Config) -> None:

@@ -34,8 +34,7 @@ class Answers:
     """All answers except the peer. Without `kme` only levels pqc and rsa exist; an empty `postmaster` means nobody.
 
     `postfix` is the directory of the Postfix beside the relay, or None. `credentials` is the unit's directory of
-    systemd
-    credentials; if None, the secret is a file, and there is no passphrase.
+    systemd credentials; if None, the secret is a file, and there is no passphrase.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Backups of a Postfix that setup changes: its files before and after, its directory, and the machine.
 Standard: machine-id(5). An incomplete backup, left by a crash, counts as none.
 
-postfix-backup/1/before/main.cf     the file that `apply` found
-postfix-backup/1/after/main.cf      the file that it wrote; `undo` requires this content
-postfix-backup/1/directory          Postfix's directory, and the machine
+    postfix-backup/1/before/main.cf     the file that `apply` found
+    postfix-backup/1/after/main.cf      the file that it wrote; `undo` requires this content
+    postfix-backup/1/directory          Postfix's directory, and the machine
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
     """Creates a configuration file; one with the same content is kept.
 
     A file with other content is kept too; with `replace` it is copied (`backed_up`) and replaced. The mode is 0600, or
-    0640
-    if the relay runs as another user, who may read it. Root writes as the owner of the directory. Raises ConfigError.
+    0640 if the relay runs as another user, who may read it. Root writes as the owner of the directory. Raises
+    ConfigError.
     """
     outcome: Outcome = "made"
     try:

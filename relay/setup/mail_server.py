@@ -65,8 +65,7 @@ async def planned_change(
     """The change that deploy/postfix requires; `service` is where mail from outside arrives, detected if unambiguous.
 
     Setup's changes for another integration, known from the backups in `beside`, are reverted. Nothing is written.
-    Raises
-    ConfigError, and StillQueued if queued mail needs, or may need, a filter that the change removes.
+    Raises ConfigError, and StillQueued if queued mail needs, or may need, a filter that the change removes.
     """
     fragments = _fragments(config)
     before = _read(directory)

@@ -78,8 +78,7 @@ def take_in(
     """Pins the document and writes policies that the relay can read.
 
     Root pins as `user`, the relay's, and writes policies as the owner of their directory. Raises ConfigError, also for
-    a
-    domain not `confirmed`.
+    a domain not `confirmed`.
     """
     with acting_as(user):
         pinned = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))

@@ -47,8 +47,7 @@ def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected
     """The first policy file of a peer that opens these levels; without levels, mail to it is refused.
 
     `on_top`: a layer under a quantum key may wrap them. `unprotected` is for unsealed mail in the peer's name, None if
-    this
-    relay opens no mail.
+    this relay opens no mail.
     """
     if levels:
         text = "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"

@@ -1,8 +1,8 @@
 """Chains the relay with the scanners and other filters of a Postfix, or explains why that is unsafe.
 Standard: FILTER_README, MILTER_README: a scanner reads leaving mail before it is sealed, arriving mail once it is open.
 
-content filter:  port 25 -> relay -> 15036 -> amavisd -> 10025 -> relay -> 15026
-milter:          opening milter, scanners, sealing milter, signers
+    content filter:  port 25 -> relay -> 15036 -> amavisd -> 10025 -> relay -> 15026
+    milter:          opening milter, scanners, sealing milter, signers
 """
 
 from __future__ import annotations

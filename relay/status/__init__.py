@@ -1,5 +1,5 @@
-"""How a relay reports its state: metrics for Prometheus, whether it is ready, alarms, the operators' page.
-It is read-only, and mail comes first: work and connections are bounded, and no answer waits for the store.
+"""A relay's reports on its state: metrics for Prometheus, readiness, alarms, the operators' page.
+Read-only, and mail comes first: work and connections are bounded, and no response waits for the store.
 
     measures.py    metrics of each process, and of the site
     ready.py       readiness: whether mail is sealed or held safely
@@ -11,9 +11,9 @@ It is read-only, and mail comes first: work and connections are bounded, and no 
     exposition.py  the text of /metrics
     record.py      recent data in memory, history in the store, for the page
     page/          the page
-    server.py      connections: how many, how long, how fast; TLS
-    access.py      who may ask
-    listener.py        what there is to ask for, and what process/app.py and `check` know of it
+    server.py      connections: number, time and rate limits; TLS
+    access.py      access control
+    listener.py    the routes, and the interface to process/app.py and `check`
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # a command that only looks does not load all of the relay
+if TYPE_CHECKING:  # commands that only read do not import the whole relay
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
 class Watched:
     """The parts of a serving relay that the status needs; one value for its lifetime.
 
-    `postfix` is None in other processes than the first, and where relay.toml names no Postfix.
+    `postfix` is None except in the first process, and if relay.toml names no Postfix.
     """
 
     config: Config

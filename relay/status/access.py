@@ -38,9 +38,10 @@ class Access:
     """The rule for one address."""
 
     def __init__(self, token: Path | None, *, local_names: bool, changed: Callable[[], None] = lambda: None) -> None:
-        """With `local_names` only this host's own names are allowed. Otherwise also what is no name elsewhere, as
-        programs make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` is called
-        when the token is another one. Raises ConfigError.
+        """With `local_names` only this host's own names are allowed. Otherwise names without a dot are too.
+
+        Programs invent such names for a Unix socket, to which ssh may lead a browser from loopback. `changed` is called
+        when the token changes. Raises ConfigError.
         """
         self._file = token
         self._local_names = local_names

@@ -1,10 +1,9 @@
-"""Alarms: each begins once, and ends once its cause was seen to be gone, for all processes of a relay.
-Standard: relay/counting/alarms.py is the table of all; evaluating them delays no mail.
+"""Alarms: each begins once, and ends once its cause is observed to be gone, for all processes of a relay.
+Standard: relay/counting/alarms.py lists all alarms; evaluating them delays no mail.
 
-What cannot be seen now is not over: after a restart an alarm stays until its rule has seen the end of its cause. Nor is
-it reported again then.
-The state of all alarms is in a file beside the site's secret, with pending notices. The file is replaced atomically
-(rename(2)). `check` reads it, and the relay at its next start.
+A cause that cannot be observed is not over: after a restart an alarm stays active until its rule observes the end of
+the cause. It is not reported again then. The state of all alarms and pending notices is in a file beside the site's
+secret, replaced atomically (rename(2)). `check` reads it, and the relay at its next start.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 WRITE_S = 10.0
-"""Maximum age of the file, in seconds: an older one means that no relay serves."""
+"""Maximum age of the file, in seconds; an older one means that no relay serves."""
 AGAIN_S = 86_400.0
 """Interval at which an active alarm is reported again, in seconds."""
 
@@ -87,7 +86,7 @@ class Alarms:
         return {about for alarm, about in self._standing if alarm == name}
 
     def note(self, sight: Sight) -> None:
-        """Evaluates what was seen now: alarms begin, end and are repeated."""
+        """Evaluates an observation: alarms begin, end and are repeated."""
         now = self._clock()
         found = [((name, about), cause) for name, about, cause in self._seen(sight)]
         seen = {key: cause for key, cause in found if cause is not None}
@@ -110,7 +109,7 @@ class Alarms:
         self._show()
 
     def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str | None]]:
-        """Alarm, subject and cause; None where it cannot be seen whether the cause is gone: nothing ends then."""
+        """Alarm, subject and cause; None if the end of the cause cannot be observed: then nothing ends."""
         for name, rule in self._rules.items():
             try:
                 yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
@@ -129,7 +128,7 @@ class Alarms:
         self._report(begun, "begins")
 
     def _repeat(self, each: Standing) -> None:
-        """Reports it again once a day, and in a digest if its cause has changed."""
+        """Reports an active alarm again once a day, and in a digest if its cause has changed."""
         ago = time.time() - each.reported
         if not 0 <= ago < AGAIN_S:
             self._report(each, "stands")

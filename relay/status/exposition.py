@@ -1,7 +1,7 @@
 """The text of /metrics: the sums over all processes, in the text format of Prometheus.
 Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
 
-It is written in pieces, to yield to mail, and at limited cost. Between two versions clients get the last one.
+Written in pieces, which yield to mail, and at limited cost. In between, clients get the last version.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _pieces(totals: Totals) -> Iterator[bytes]:
         first = True
         while some := list(islice(series, AT_ONCE)):
             text = generate_latest(_One(_family(metric, some)))
-            yield text if first else text.split(b"\n", 2)[2]  # HELP and TYPE are only written once
+            yield text if first else text.split(b"\n", 2)[2]  # HELP and TYPE only once
             first = False
 
 

@@ -42,7 +42,7 @@ async def keep_lag(watched: Watched) -> None:
 
 
 async def keep_own(watched: Watched) -> None:
-    """Measures this process, and has it know the end of the audit record, until cancelled."""
+    """Measures this process, and updates its knowledge of the audit record's end, until cancelled."""
     board = watched.board
     board.set(metrics.STARTED, to=time.time())
     board.set(metrics.BUILD, installed().version, to=1)
@@ -89,7 +89,7 @@ async def _periodically(name: str, seconds: float, look: Callable[[], Awaitable[
 
 
 async def _site(watched: Watched, reported: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Updates the expiry of certificates; `reported`, and the result, are those on the board: peers may be removed."""
+    """Updates certificate expiry; `reported`, and the result, are those on the board: peers may be removed."""
     board, directory = watched.board, watched.config.state_directory
     expiry = await asyncio.to_thread(lambda: dict(_certificates(watched)))
     for of, name in reported - expiry.keys():
@@ -107,7 +107,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     """The expiry of each certificate; blocks."""
     config, sites = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
-        with suppress(OSError, ValueError):  # files that cannot be read are reported elsewhere
+        with suppress(OSError, ValueError):  # unreadable files are reported elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
     if sites.identity is not None:

@@ -1,16 +1,16 @@
 """Notifies administrators of alarms, as set in [alarms]: by mail, or by running a program.
-It names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
+Notices name only alarms, peers and KMEs; sending blocks nothing, is bounded in time and number, and never raises.
 
-A mail to our own domains goes straight to the next hop of incoming mail, where no policy, key or store can hold it. If
-that fails, and to all other addresses, it takes the journey out like any other, under
-policy. Where both next hops are one mail server, the port that takes sealed mail back gives nothing to the relay again.
-While the relay is not ready, mail to our own domains goes there as well: the usual one may wait for the relay itself.
-Each address, and the program, gets each notice once, independently of the others. What could not be mailed goes
-into the next mail. What is still pending survives a restart: alarms.py writes it to its file (`pending`), and reads it
-back (`resume`).
+Mail to our own domains goes straight to the next hop of incoming mail, where no policy, key or store can hold it. If
+that fails, and for all other addresses, it is outgoing mail under policy. If both next hops are one mail server, the
+port that takes back sealed mail hands nothing to the relay again. While the relay is not ready, mail to our own domains
+goes there as well: the usual route may depend on the relay itself.
+Each address, and the program, gets each notice once, independently of the others. The next mail repeats notices that
+could not be sent. Pending notices survive a restart: alarms.py writes them to its file (`pending`), and reads them back
+(`resume`).
 
-A critical alarm that begins is mailed within a minute, whatever was mailed just before. If the same one begins again
-within MAIL_EVERY_S, it waits for the next mail, so that none that flaps sends many.
+A critical alarm that begins is mailed within a minute, whatever was mailed just before. If the same alarm begins again
+within MAIL_EVERY_S, it waits for the next mail, so that a flapping alarm does not send many.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from relay.status.standing import Standing, State, public_cause
 log = structlog.get_logger(__name__)
 
 MAIL_EVERY_S = 300.0
-"""Minimum interval between mails to one address, in seconds, if none of them is urgent."""
+"""Minimum interval between mails to one address, in seconds, if no notice is urgent."""
 URGENT_EVERY_S = 15.0
-"""Minimum interval if one is, and before the first retry; later ones take twice as long, up to MAIL_EVERY_S."""
+"""Minimum interval for urgent notices, and before the first retry; it doubles for each retry up to MAIL_EVERY_S."""
 MAX_LINE = 998
 """Maximum length of a line of a mail, in octets (RFC 5322, 2.1.1)."""
 COMMAND_S = 30.0
 MAIL_S = 20.0
-"""Maximum time for one way of a mail, in seconds; with two ways and URGENT_EVERY_S within a minute."""
+"""Timeout of one route of a mail, in seconds; two routes and URGENT_EVERY_S fit into a minute."""
 MOST = 100
 """Maximum backlog of notices; the oldest are dropped, warnings first."""
 Way = Callable[[Mail], Awaitable[Outcomes]]
@@ -95,12 +95,12 @@ class _Notice:
         begun = f"{self.name}{about} {self.state}; since {self.when}\n"
         if self.state == "ends":
             return begun
-        # A mail may leave in clear, if policy says so.
+        # Policy may let this mail leave in clear.
         return f"{begun}Cause: {public_cause(self.name, self.cause)}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
 class _NoticeQueue:
-    """The notices that wait for one address, or for the program."""
+    """The pending notices of one address, or of the program."""
 
     def __init__(self) -> None:
         self.words: deque[_Notice] = deque()
@@ -117,20 +117,20 @@ class _NoticeQueue:
             self._urgent.set()
 
     def _is_new(self, word: _Notice) -> bool:
-        """Whether this alarm has not begun within MAIL_EVERY_S before."""
+        """Whether this alarm did not begin within the last MAIL_EVERY_S."""
         now = time.monotonic()
         self._urged = {key: at for key, at in self._urged.items() if now - at < MAIL_EVERY_S}
         return self._urged.setdefault((word.name, word.about), now) == now
 
     async def pause(self, least: float, most: float) -> None:
-        """Waits at least and at most this long, in seconds: for an urgent notice since the last `wait`."""
+        """Waits between `least` and `most` seconds, ended by an urgent notice since the last `wait`."""
         await asyncio.sleep(least)
         with suppress(TimeoutError):
             async with asyncio.timeout(most - least):
                 await self._urgent.wait()
 
     async def wait(self) -> list[_Notice]:
-        """All pending notices, the critical ones first, as soon as there is at least one."""
+        """All pending notices, critical ones first, once there is at least one."""
         while not self.words:
             self._not_empty.clear()
             await self._not_empty.wait()
@@ -139,12 +139,12 @@ class _NoticeQueue:
 
     def discard(self, words: Sequence[_Notice]) -> None:
         for each in words:
-            with suppress(ValueError):  # dropped meanwhile, because the queue was full
+            with suppress(ValueError):  # dropped, because the queue was full
                 self.words.remove(each)
 
 
 async def _sent(mail: Mail, way: Way) -> None:
-    """Returns once it was accepted. Raises RelayError and TimeoutError."""
+    """Returns once the mail is accepted. Raises RelayError and TimeoutError."""
     async with asyncio.timeout(MAIL_S):
         [outcome] = await way(mail)
     if outcome is not None:
@@ -152,7 +152,7 @@ async def _sent(mail: Mail, way: Way) -> None:
 
 
 def _one_server(config: Config) -> bool:
-    """Whether both directions hand on to one mail server, as beside a Postfix."""
+    """Whether both directions have one mail server as next hop, as beside a Postfix."""
     hops = [each.next_hop[0] for each in (config.outgoing, config.incoming) if each is not None]
     hosts = [each.address.host for each in hops if isinstance(each, Server) and isinstance(each.address, TCPAddress)]
     return len(hosts) == 2 and hosts[0] == hosts[1]
@@ -178,9 +178,9 @@ class AlarmNotifier:
         next_hops: Mapping[str, NextHop],
         not_ready: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Mail goes through the next hop of incoming mail, to our own domains alone, and through `way_out`.
+        """Mail leaves through the next hop of incoming mail, for our own domains only, and through `way_out`.
 
-        `not_ready` is why the relay holds all mail, empty if it does not.
+        `not_ready` returns why the relay holds all mail, empty if it does not.
         """
         self._settings = config.alarms
         self._site = config.site
@@ -239,7 +239,7 @@ class AlarmNotifier:
             queue.discard([word])
 
     async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
-        """Whether the mail was accepted."""
+        """Sends the notices; returns whether the mail was accepted."""
         mail = self._written(address, words)
         if await self._went_past_us(address, mail):
             self._board.add(metrics.ALARM_NOTICES, "mail", "sent")
@@ -255,7 +255,7 @@ class AlarmNotifier:
         return True
 
     def _ways(self, address: str) -> list[Way]:
-        """The ways to this address, best first. Raises RelayError if there is none."""
+        """The routes to this address, best first. Raises RelayError if there is none."""
         inside = domain_of(address) in self._site.domains
         ways: list[Way] = [self._deliver_inside] if inside and self._inwards is not None else []
         ways += [self._way_out.process] if self._way_out is not None else []
@@ -266,7 +266,7 @@ class AlarmNotifier:
         return ways
 
     async def _went_past_us(self, address: str, mail: Mail) -> bool:
-        """Whether the relay holds all mail, and the mail server has taken this one where it does not ask the relay."""
+        """Whether the relay holds all mail, and the mail server accepted this mail at a port without the relay."""
         if self._past_us is None or domain_of(address) not in self._site.domains or not self._not_ready():
             return False
         hop = self._past_us
@@ -276,7 +276,7 @@ class AlarmNotifier:
 
         with suppress(Exception):
             await _sent(mail, past_us)
-            # Aliases of the mail server may work only on the usual way: it may be the one that arrives.
+            # Aliases of the mail server may need the usual route, so the mail is sent there too.
             with suppress(Exception):
                 await _sent(mail, self._deliver_inside)
             return True
@@ -288,7 +288,7 @@ class AlarmNotifier:
 
     @staticmethod
     async def _send(mail: Mail, ways: Sequence[Way]) -> None:
-        """Sends it one of these ways. Raises RelayError and TimeoutError of the last one."""
+        """Sends the mail by the first route that works. Raises RelayError and TimeoutError of the last one."""
         for way in ways[:-1]:
             try:
                 await _sent(mail, way)
@@ -307,7 +307,7 @@ class AlarmNotifier:
         message["Message-ID"] = make_msgid(domain=self._site.hostname)
         message["Auto-Submitted"] = "auto-generated"
         text = "\n".join(word.as_text() for word in words)
-        # A command in it is pasted out of the file of a mailbox too, where quoted-printable has broken it.
+        # Commands in it may be pasted from the file of a mailbox, where quoted-printable would break them.
         plain = text.isascii() and max(map(len, text.split("\n"))) <= MAX_LINE
         message.set_content(text, cte="7bit" if plain else "quoted-printable")
         envelope = Envelope("", (Recipient(address, notify="NEVER"),), smtputf8=not address.isascii())
@@ -342,7 +342,7 @@ class AlarmNotifier:
             async with asyncio.timeout(COMMAND_S):
                 await process.communicate(text)
         finally:
-            # Its children too: they would keep its standard input open.
+            # Kills its children too, which would keep its standard input open.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

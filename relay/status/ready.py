@@ -38,7 +38,7 @@ STALE_S = 60.0
 
 _STORE = "store_unwritable"
 _ANOTHER = "store_is_another"
-"""An alarm under which mail flows."""
+"""An alarm during which mail flows."""
 
 
 class Readiness:
@@ -57,7 +57,7 @@ class Readiness:
 
     @property
     def holding(self) -> dict[str, str]:
-        """Why it is not ready, by alarm; empty if ready."""
+        """Why the relay is not ready, by alarm; empty if ready."""
         return _holding(self.found)
 
     @property
@@ -115,7 +115,7 @@ def _holding(faults: Mapping[str, str]) -> dict[str, str]:
 
 
 def _not_opened_anew(config: Config) -> str:
-    """Why a relay that starts could not open the store, or ""; files that are open already do not show that."""
+    """Why a new relay could not open the store, or ""; already open files do not show that."""
     directory, database = config.state_directory, config.store.database
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         return f"{directory}: no file can be made there{permissions.another_owner(directory)}"
@@ -126,7 +126,7 @@ def _not_opened_anew(config: Config) -> str:
 
 
 def _another_secret(config: Config, store: Store) -> str:
-    """Why a relay that starts would not have the secret under which this one seals, or ""."""
+    """Why a new relay would lack the secret under which this one seals, or ""."""
     try:
         ids = SiteSecret.load(config.store.secret).ids
     except ConfigError as error:

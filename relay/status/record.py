@@ -29,13 +29,13 @@ log = structlog.get_logger(__name__)
 LOOK_S = 10.0
 WRITE_S = 60.0
 RECENT_S = 600.0
-"""Maximum age of what counts as recent, in seconds."""
+"""Maximum age of recent data, in seconds."""
 ENDED = 10
-"""Maximum number of ended alarms kept, until the relay is restarted."""
+"""Maximum number of ended alarms kept until a restart."""
 MOST_ASIDE = 20
 """Maximum number of messages in quarantine that the page lists."""
 LAST_WORD_S = 2.0
-"""Maximum wait at shutdown until the last minute is written, in seconds."""
+"""Maximum wait at shutdown for the last minute's write, in seconds."""
 
 Counts = dict[Labels, float]
 
@@ -141,7 +141,7 @@ class Record:
         )
 
     def _history(self, now: _Snapshot) -> dict[int, list[Stretch]]:
-        """The history, including what is not written yet, so that it matches all other numbers."""
+        """The history, including unwritten data, so that it matches all other numbers."""
         if self._written is None:
             return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()
@@ -216,7 +216,7 @@ def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric
 
 
 def _mails(counts: Counts) -> Counts:
-    """By direction, level and outcome."""
+    """The counts by direction, level and outcome."""
     totals: Counts = {}
     for (direction, _, _, level, outcome), count in counts.items():
         totals[direction, level, outcome] = totals.get((direction, level, outcome), 0.0) + count
@@ -224,7 +224,7 @@ def _mails(counts: Counts) -> Counts:
 
 
 def _pools(totals: Totals) -> dict[Labels, tuple[float, float]]:
-    """Keys of each KME for each peer, and when they run out."""
+    """The number of each KME's keys for each peer, and when they run out."""
     stored, empty = totals.get(metrics.KEYS_STORED, {}), totals.get(metrics.KEYS_EMPTY, {})
     pools: dict[Labels, tuple[float, float]] = {}
     for pool, [ready] in sorted(totals.get(metrics.KEYS_READY, {}).items())[:MOST_POOLS]:

@@ -1,7 +1,7 @@
 """The rule of each alarm: the subjects for which it is active, and why; all pure functions of one observation.
 Standard: relay/counting/alarms.py describes the alarms; a cause names peers and KMEs, nothing of a mail.
 
-Another alarm is an entry there and a function here.
+A new alarm needs an entry there and a function here.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from relay.postfix.watch import PostfixWatch
 
 Seen = tuple[str, str | None]
-"""The subject of an alarm ("" for the relay), and the cause. None: nothing is known of it now, and its alarm stays."""
+"""The subject of an alarm ("" for the relay), and the cause. None: its state is unknown, and the alarm stays."""
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
-"""Gets the current subjects too: an alarm only ends if its end is observed. After a start, little is known at first."""
+"""The current subjects are an argument, since an alarm ends only if its end is observed; at start little is known."""
 
 THROUGH = ("delivered", "inside", "repeated")
 """Outcomes of delivered mail."""
 LEFT = ("delivered", "repeated")
-"""Without mail among our own users: where Postfix filters what the relay opened, an alarm's own mail is such."""
+"""Without mail among our own users: where Postfix filters opened mail, an alarm's own notice is of this kind."""
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
-"""Number of consecutive mails deferred or refused before the next hop is blamed, and not one recipient."""
+"""Number of consecutive deferrals or refusals that are blamed on the next hop, not on one recipient."""
 LATE = 3
 ENDS_SOON_S = 30 * 86_400.0
 JUMP_S = 60.0
@@ -53,7 +53,7 @@ _NEVER_ASKED = ("not_asked", "cancelled")
 
 
 def unseen(sight: Sight, name: str, standing: Collection[str], known: Collection[str] = ()) -> Iterator[Seen]:
-    """Those of `standing` of which nothing is known now, of this alarm; what is no longer configured is over."""
+    """Subjects of `standing` whose state is unknown; subjects no longer configured are left out, and end."""
     config = sight.watched.known().config
     configured: dict[str, Collection[str]] = {"peer": config.peers, "KME": config.kmes, "account": config.imap}
     kinds = ALARMS[name].about.split(" and ")
@@ -64,7 +64,7 @@ def unseen(sight: Sight, name: str, standing: Collection[str], known: Collection
 
 
 def _until_covered(sight: Sight, seconds: float, standing: Collection[str]) -> Iterator[Seen]:
-    """All of `standing`, until the relay has looked for this long: then their absence means something."""
+    """All of `standing`, until the relay has observed for this long: only then does absence mean something."""
     if sight.looked_for < seconds:
         yield from ((about, None) for about in standing)
 
@@ -72,7 +72,7 @@ def _until_covered(sight: Sight, seconds: float, standing: Collection[str]) -> I
 def _mail_held(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
     for direction in sorted({each.direction for each in sight.waiting}):
-        # Where not all found a place, what is tried again may not have: then what was tried once counts.
+        # If the list of waiting mail is incomplete, retried mail may be missing: then a single attempt counts.
         longest = max(each.longest if sight.more_wait else each.again for each in _waiting(sight, direction))
         if longest > most:
             yield direction, f"{_who_waits(sight, direction)}, the first for {longest:.0f} s"
@@ -99,7 +99,7 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         held = _users_mail(direction, ("held",))
         ago = _seconds_since_one_went(sight, direction)
         lately = sight.grown(metrics.MAILS, WINDOW_S, held)
-        # Retries of the same mails are none that came since; and a mail held at RCPT counts once for each recipient.
+        # Retries are not new mail; and mail held at RCPT counts once for each recipient.
         new = min(sight.grown(metrics.HELD_FIRST, ago, _first_is(direction)), sight.grown(metrics.MAILS, ago, held))
         if lately and (new >= DEFERRED or (direction in standing and sight.grown(metrics.MAILS, ago, held))):
             yield direction, f"{_who_waits(sight, direction)}, and none has gone for at least {ago:.0f} s ({direction})"
@@ -117,7 +117,7 @@ def _seconds_since_one_went(sight: Sight, direction: str) -> float:
 
 def _policy_holds(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for each in sight.waiting:
-        # In shadow mode policy holds no outgoing mail: what waits from before leaves at its next attempt.
+        # In shadow mode policy holds no outgoing mail: mail held earlier leaves at its next attempt.
         if each.direction == "outgoing" and sight.watched.config.all_in_clear:
             continue
         if each.cause == "policy" and (each.again or sight.more_wait):
@@ -233,7 +233,7 @@ def _certificates_refused(sight: Sight, standing: Collection[str]) -> Iterator[S
 
 
 def _certificates(sight: Sight, standing: Collection[str]) -> Iterator[tuple[str, float | None, str]]:
-    """Yields each certificate's name, the seconds left, and the day of its end; None for one that cannot be read."""
+    """Yields each certificate's name, seconds left, and last day; None if it is unreadable."""
     now, config = datetime.now(UTC).timestamp(), sight.watched.known().config
     known = {f"{of} {name}".strip() for of, name in sight.gauges(metrics.CERTIFICATE)}
     for about in {*standing} - known:
@@ -257,7 +257,7 @@ def _not_ready(name: str) -> Rule:
 
 
 def _store_is_another(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    # It stands in the store: what cannot be read ends nothing.
+    # The doubt is in the store: an unreadable store ends nothing.
     doubts = (sight.watched.store.restore_check.doubt, sight.not_ready.get("store_is_another"))
     if doubt := "; ".join(filter(None, doubts)):
         yield "", doubt
@@ -309,7 +309,7 @@ def _quarantine_grows(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
 
 def _mail_put_aside(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     rows = sight.gauges(metrics.QUARANTINE_MESSAGES)
-    # Nobody has decided about what is not in a store that is another one.
+    # Mail missing from a replaced store was never decided about.
     lost = sight.watched.store.restore_check.doubt
     known = [f"{peer} {reason}" for (reason, peer), number in rows.items() if number or not lost]
     yield from unseen(sight, "mail_put_aside", standing, known)
@@ -342,7 +342,7 @@ def _postfix_holds(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _until_restarted(watch: PostfixWatch, found: Mapping[str, str], standing: Collection[str]) -> Iterator[Seen]:
-    """What was found; and what is in the files no longer, until Postfix was started since, as far as that is known."""
+    """The present faults, and former ones until Postfix was restarted since, as far as that is known."""
     yield from found.items()
     for code in sorted(set(standing) - found.keys()) if watch.unknown or watch.former else ():
         yield code, None if watch.unknown else watch.former
@@ -453,7 +453,7 @@ def _canary_late(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _canary_limit(sight: Sight) -> float:
-    """In seconds."""
+    """The limit, in seconds."""
     return max(sight.gauges(metrics.CANARY_LIMIT).values(), default=math.inf)
 
 
@@ -475,7 +475,7 @@ def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 def _clock_jumped(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     if abs(sight.clock_off) > JUMP_S:
         yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
-    elif not sight.clock_was_set:  # before this relay was started: whether it was set back is unknown
+    elif not sight.clock_was_set:  # before the relay's start: whether it was set back is unknown
         yield from _until_covered(sight, ADOPTED_S, standing)
 
 
@@ -488,7 +488,7 @@ def _clock_differs(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _users_mail(direction: str, outcomes: Collection[str]) -> Which:
-    """Not the relay's own: a notice of an alarm that cannot leave, or can, must not keep that alarm up or end it."""
+    """Matches users' mail: the success or failure of an alarm's own notice must not end or prolong the alarm."""
     return lambda labels: labels[0] == direction and labels[1] != OURS and labels[4] in outcomes
 
 

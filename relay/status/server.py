@@ -20,8 +20,9 @@ from relay.status.access import Access
 log = structlog.get_logger(__name__)
 
 MOST_CONNECTIONS = 200
-"""Maximum number of connections. Beyond it the longest idle one is closed, else the slowest answer. Mail needs
-descriptors, and a liveness probe must be answered.
+"""Maximum number of connections. Beyond it the longest idle one is closed, else the one with the slowest response.
+
+Mail needs descriptors, and a liveness probe must be answered.
 """
 PROBES_A_SECOND = 1000
 """Maximum rate of accepted connections, and of answered probes, per second. Probes have priority."""
@@ -34,13 +35,13 @@ REQUEST_S = 10.0
 ANSWER_S = 10.0
 """Maximum time a client may take to read an answer, in seconds."""
 ANSWERS_AT_ONCE = 8
-"""Maximum number of concurrent answers; each takes the memory of its text until it is read."""
+"""Maximum number of concurrent responses; each needs the memory of its text until it is read."""
 HANDSHAKE_S = 5.0
 RETRY_S = 1.0
 """Retry interval after a failed accept (too many open files, for instance), in seconds."""
 STOP_S = 1.0
 MOST_OF_A_LINE, MOST_FIELDS = 4096, 50
-"""Maximum length of a request's first line and of each field, in bytes, and maximum number of fields."""
+"""Maximum length of a request line and of each field, in bytes, and maximum number of fields."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -57,7 +58,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _silent = logging.getLogger(f"{__name__}.http")
 _silent.disabled = True
-"""aiohttp's log of invalid requests, with which anybody could fill the log."""
+"""aiohttp's log of invalid requests, which anybody could flood."""
 
 
 class Pace:
@@ -103,7 +104,7 @@ class StatusServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: Sequence[socket.socket] = ()
         self._handshakes: dict[asyncio.Task[None], None] = {}
-        # In order of their requests, each with whether its response ends.
+        # In order of requests; False for streams.
         self._answering: dict[web.RequestHandler, bool] = {}
         application.middlewares.append(self._answered)
         self._runner = web.AppRunner(
@@ -121,7 +122,7 @@ class StatusServer:
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accepts connections at these sockets, which listen already."""
+        """Accepts connections at these listening sockets."""
         await self._runner.setup()
         self._sockets = sockets
         for each in sockets:
@@ -150,7 +151,7 @@ class StatusServer:
                 accepted.close()
                 continue
             handshake = self._run(self._begin(accepted))
-            self._handshakes[handshake] = None  # at once: the next one may be accepted before this one has begun
+            self._handshakes[handshake] = None  # at once: the next connection may be accepted before this task runs
             handshake.add_done_callback(self._handshakes.pop)
 
     @property
@@ -160,9 +161,10 @@ class StatusServer:
         return len(self._handshakes) + (len(server.connections) if server is not None else 0)
 
     def _closed_one(self) -> bool:
-        """Closes a connection, and returns whether there was one: the oldest without a request, also in the handshake.
+        """Closes the oldest connection without a request, also in the handshake; else the one with the slowest
+        response.
 
-        Without one, it is that with the slowest response.
+        Returns whether there was one.
         """
         server = self._runner.server
         for each in server.connections if server is not None else ():

@@ -162,7 +162,7 @@ class Looking:
         return self._in_vain
 
     async def _tried(self, direction: str) -> str:
-        """The fault of all its servers, "" if one of them is available."""
+        """The fault of all servers of the next hop, "" if one is available."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 problems = [problem for _, problem in await self._next_hops[direction].states()]
@@ -207,7 +207,7 @@ def _growing(totals: Totals) -> Numbers:
 
 
 def _failed(seen: Sight, direction: str) -> bool:
-    """Whether its next hop was unreachable for some mail within a minute."""
+    """Whether the next hop was unreachable for some mail within a minute."""
     return seen.grown(metrics.FAILURES, TRY_S, lambda each: each[0] == direction and each[1] in _GONE) > 0
 
 

@@ -19,23 +19,21 @@ from relay.files.stamps import read_json
 log = structlog.get_logger(__name__)
 
 FRESH_S = 60.0
-"""Maximum age of the file of a relay that serves, in seconds."""
+"""Maximum age of a serving relay's file, in seconds."""
 _YEAR_10000 = 253_402_300_800.0
-"""The first moment that no date of Python's can show, in seconds since 1970."""
+"""The first time beyond Python's dates, in seconds since 1970."""
 MOST = 200
 """Maximum number of active alarms; warnings may take half of it."""
 
 _NAME_FILES = ("policy_broken", "policy_edit_waits", "policy_test_fails")
-"""Alarms whose cause names policy files behind a colon."""
+"""Alarms with policy files in the cause, after a colon."""
 
 State = Literal["begins", "stands", "changed", "ends"]
 
 
 @dataclass(slots=True)
 class Standing:
-    """An alarm that has begun, and what it is about; `since` and `reported` are Unix times, `seen` a reading
-    of the clock.
-    """
+    """An active alarm and its subject; `since` and `reported` are Unix times, `seen` a clock reading."""
 
     alarm: Alarm
     about: str
@@ -44,11 +42,11 @@ class Standing:
     reported: float
     seen: float
     said: str = ""
-    """The cause that was reported last."""
+    """The last reported cause."""
 
     @property
     def public_cause(self) -> str:
-        """The cause, as every user of this machine may read it on the page."""
+        """The cause as on the page, which every user of this machine may read."""
         return public_cause(self.alarm.name, self.cause)
 
     def as_json(self) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def read(
 def taken(
     content: Mapping[str, Any], now: float = 0.0, alarms: Mapping[str, Alarm] = ALARMS
 ) -> tuple[list[Standing], Mapping[str, Any]]:
-    """As `read`, of the JSON in the file. Raises ValueError and much else for what no relay writes."""
+    """As `read`, from the file's JSON. Raises ValueError and other exceptions for content that no relay writes."""
     standing = [_standing(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
     return standing, dict(content.get("untold", {}))
 
@@ -100,7 +98,7 @@ def of_the_serving_relay(config: Config) -> list[Standing]:
 
 
 def serves(config: Config) -> bool:
-    """Whether a relay serves, as far as its file says."""
+    """Whether a relay serves, by the age of its file."""
     try:
         return abs(time.time() - config.alarms_file.stat().st_mtime) < FRESH_S
     except OSError:

@@ -40,7 +40,7 @@ def curve(name: str, points: Sequence[tuple[float, float]], *, each_s: float, si
 
 
 def bars(name: str, columns: Sequence[Mapping[str, float]], order: Sequence[str], most: float) -> Html:
-    """Columns of parts one on top of the other, in this order from below."""
+    """Stacked columns, with the parts in this order from below."""
     drawn = []
     for x, parts in enumerate(columns):
         top = 0.0

@@ -1,5 +1,5 @@
-"""Elements of HTML and SVG: what is not an element already is text, and is escaped.
-Standard: the HTML standard, 13.3 (serialisation); names of elements and attributes are the code's own.
+"""Elements of HTML and SVG: content that is no element is text, and is escaped.
+Standard: the HTML standard, 13.3 (serialisation); only the code chooses names of elements and attributes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Content = str | int | Iterable["Content"] | None
 
 
 def element(name: str, /, *content: Content, **attributes: str | float | bool | None) -> Html:
-    """One element; an attribute's `_` is `-`, but for one at its end, and None and False leave it out."""
+    """One element. In attribute names `_` means `-`, and is dropped at the end; None and False omit the attribute."""
     written = "".join(
         _attribute(each, value) for each, value in attributes.items() if value is not None and value is not False
     )
@@ -30,7 +30,7 @@ def element(name: str, /, *content: Content, **attributes: str | float | bool | 
 
 
 def together(content: Content) -> Html:
-    """One after the other."""
+    """The contents, joined."""
     if content is None:
         return Html("")
     if isinstance(content, Html):

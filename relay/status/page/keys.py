@@ -1,5 +1,5 @@
-"""The section about quantum keys: for each KME and peer how many there are, and when they will be gone.
-Those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
+"""The section on quantum keys: for each KME and peer their number, and when they will run out.
+Pairs that run out first come first; a curve shows the minimum, which limits mail.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section
 
 SHOWN = 40
-"""Maximum number of pairs of KME and peer drawn, those whose keys end first."""
+"""Maximum number of pairs of KME and peer shown, those that run out first."""
 LEAST = 12
 """Minimum width of a curve, in stretches."""
 SPANS = (("Two days", 300, 2 * 86_400), ("Six weeks", 3600, 42 * 86_400))
 
 
 def show_keys(now: Now) -> Html:
-    """All of it."""
+    """The whole section."""
     pools = sorted(
         (pool for pool, _ in now.series(metrics.KEYS_READY)),
         key=lambda each: (_number(now.value(metrics.KEYS_EMPTY, *each)), each),
@@ -65,7 +65,7 @@ def _not_quantum(now: Now, kme: str) -> Html | None:
 
 def _unknown(now: Now, place: tuple[str, str]) -> str:
     age = now.value(metrics.STATUS_AGE, *place)
-    # Whole minutes: it is not another section at each look.
+    # Whole minutes, so that the section does not change at each update.
     return "unknown" if age is None or age < 60 else f"unknown for {words.duration(age // 60 * 60)}"
 
 

@@ -1,5 +1,5 @@
-"""What the server answers for the page: the page itself, whole without any script, and the three files that go with it.
-The files are read when the relay starts, and no answer waits for a disk.
+"""Responses for the page: the page itself, complete without scripts, and its three files.
+The files are read at start, and no response waits for a disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 _TOP = (("troubles", "waiting"), ("today", "latency", "keys"), ("clear", "canary"))
 _WIDE = ("history", "mails", "held")
 _BELOW = (("kmes", "processes"), ("certificates", "quarantine", "policies"))
-"""Sections in columns that stand side by side where there is room, the third below the first, and the others."""
+"""Sections in columns, side by side if there is room (then the third below the first), and the others."""
 
 
 class Page:
@@ -38,7 +38,7 @@ class Page:
         self._files = files
 
     def routes(self) -> Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]:
-        """By path."""
+        """The handlers, by path."""
         return {"/": self._page, EVENTS: self.feed.events} | {f"/{name}": self._file for name in FILES}
 
     async def _file(self, request: web.Request) -> web.Response:
@@ -83,20 +83,20 @@ class Page:
 
 
 def _columns(slots: Mapping[str, Html], names: Sequence[Sequence[str]], class_: str) -> Html:
-    """Each section stays in its column, however long the others get."""
+    """Columns of sections; a section stays in its column, whatever the length of others."""
     columns = [element("div", [slots[name] for name in each], class_="column") for each in names]
     return element("div", columns, class_=f"columns {class_}")
 
 
 def _rules_of_levels() -> str:
-    """For the style sheet: the colour of each level, or that of `other` for one that has none there."""
+    """Style rules with the colour of each level, or that of `other` if the style sheet has none."""
     colours = {name: f"var(--{name}, var(--other))" for name in LEVELS}
     return "".join(f".level-{name} {{ fill: {each}; background: {each}; }}\n" for name, each in colours.items())
 
 
 @asynccontextmanager
 async def page(watched: Watched, alarms: Alarms) -> AsyncIterator[Page]:
-    """The page, kept up until the block ends."""
+    """The page, updated until the block ends."""
     files = {name: (HERE / name).read_bytes() for name in FILES}
     files["page.css"] += _rules_of_levels().encode()
     async with recording(watched, alarms) as record:

@@ -1,5 +1,5 @@
-"""The sections of the page about mail: the verdict, what is wrong, what is held and why, what went how.
-Each is a pure function of one moment; a heading, then what it is about, in words before pictures.
+"""The sections on mail: the verdict, faults, held mail and its causes, and the outcomes.
+Each is a pure function of one moment: a heading, then text before charts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MEANT = {
 HOUR_S, DAY_S = 3600, 86_400
 HOURS, DAYS = 24, 42
 _PROTECTIONS = {name.replace("+", "-"): name for name in levels.protections()}
-"""How a level is named in style sheets, and what people read."""
+"""Names of levels, by their name in style sheets."""
 LEVELS = (*_PROTECTIONS, "other", levels.PLAINTEXT)
-"""The parts of a column, from below; those that quantum keys protect first."""
+"""The parts of a column from below, those protected by quantum keys first."""
 _NAMES = {**_PROTECTIONS, levels.PLAINTEXT: "in clear"}
 _SIGNS = {"good": "✓", "quiet": "·", "warning": "!", "bad": "✕"}
 _STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Critical"}
@@ -36,7 +36,7 @@ ZERO = words.number(0)
 
 
 def section(name: str, heading: str, *content: Content, class_: str | None = None) -> Html:
-    """One section, by its heading."""
+    """One section, labelled by its heading."""
     title = element("h2", heading, id=f"{name}-heading")
     return element("section", title, content, id=name, class_=class_, aria_labelledby=f"{name}-heading")
 
@@ -49,7 +49,7 @@ def table(
     *,
     words_in: Sequence[int] = (0,),
 ) -> Html:
-    """A table; columns in `words_in` are text, others numbers. Where there is no room its rows become lists."""
+    """A table; columns in `words_in` are text, others numbers. On narrow screens its rows become lists."""
     kind = ["text" if at in words_in else None for at in range(len(columns))]
     head = [element("th", each, scope="col", role="columnheader", class_=kind[at]) for at, each in enumerate(columns)]
     body = [
@@ -77,12 +77,12 @@ def badge(state: str, word: str) -> Html:
 
 
 def code(text: str) -> list[Content]:
-    """Text whose commands stand between backticks."""
+    """Text with commands in backticks."""
     return [element("code", each) if at % 2 else each for at, each in enumerate(text.split("`"))]
 
 
 def show_verdict(now: Now) -> Html:
-    """The one thing to be read."""
+    """The verdict, first on the page."""
     worst = verdict(now)
     return element(
         "div",
@@ -93,7 +93,7 @@ def show_verdict(now: Now) -> Html:
 
 
 def show_troubles(now: Now) -> Html:
-    """What is wrong, each with what to do, and what was lately."""
+    """Active alarms with their remedies, and recently ended ones."""
     rows = troubles(now)
     each = [
         element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.line),
@@ -140,7 +140,7 @@ def _ended(now: Now) -> Html | None:
 
 
 def show_held(now: Now) -> Html:
-    """What was held, refused or turned away, and why."""
+    """The causes for which mail was held, refused or rejected."""
     return section("held", "Held and refused", _reasons(now))
 
 
@@ -169,7 +169,7 @@ def _reasons(now: Now) -> Html:
 
 
 def show_mails(now: Now) -> Html:
-    """What became of mails since the start, to the number."""
+    """Exact numbers of mails by outcome, since the start."""
     counts: dict[tuple[str, str], dict[str, float]] = {}
     for (direction, _, _, level, outcome), count in now.series(metrics.MAILS):
         row = counts.setdefault((direction, level), {})
@@ -198,7 +198,7 @@ def show_mails(now: Now) -> Html:
 
 
 def show_clear(now: Now) -> Html:
-    """What left in clear to elsewhere."""
+    """Mail that left the site in clear."""
     started = sum(
         count
         for (direction, _, _, level, outcome), count in now.series(metrics.MAILS)
@@ -226,7 +226,7 @@ def show_clear(now: Now) -> Html:
 
 
 def facts_list(facts: Sequence[tuple[str, Content]], class_: str | None = None) -> Html:
-    """Names and values."""
+    """A list of names and values."""
     each = [element("div", element("dt", name), element("dd", value)) for name, value in facts]
     return element("dl", each, class_=f"facts {class_}" if class_ else "facts")
 
@@ -284,7 +284,7 @@ def columns_of(
 
 
 def _delivered(mails: Mapping[tuple[str, ...], float], direction: str) -> dict[str, float]:
-    """By part of a column; what stays inside is left out."""
+    """Delivered mails by part of a column, without mail that stays inside."""
     delivered: dict[str, float] = {}
     for (way, level, outcome), count in mails.items():
         if (way, outcome) == (direction, "delivered"):
@@ -298,7 +298,7 @@ def _part(level: str) -> str:
 
 
 def _level(level: str, direction: str) -> Html:
-    """A level with its colour, which in clear depends on the direction: so most mail from elsewhere comes."""
+    """A level with its colour; for mail in clear it depends on the direction, since most incoming mail is in clear."""
     part = _part(level)
     name = _NAMES[part] if part == levels.PLAINTEXT else level
     return element("span", element("span", class_=f"swatch level-{part}", aria_hidden="true"), name, class_=direction)
@@ -319,7 +319,7 @@ def show_today(now: Now) -> Html:
 
 
 def show_latency(now: Now) -> Html:
-    """How long a mail took here, from its last byte to the answer: upper bounds of buckets."""
+    """The time from a mail's last byte to the reply: upper bounds of buckets."""
     facts: list[tuple[str, Content]] = [(each, _times(now.past.times.get(each, ()))) for each in DIRECTIONS]
     return section("latency", f"Time a mail takes, last {MINUTES}", facts_list(facts))
 
@@ -333,7 +333,7 @@ def _times(numbers: Sequence[float]) -> str:
 
 
 def _within(buckets: Sequence[float], remaining: float) -> str:
-    """The bound below which this number of them lies."""
+    """The upper bound of this number of values."""
     bounds = metrics.STEP_SECONDS.buckets
     for at, number in enumerate(buckets):
         remaining -= number

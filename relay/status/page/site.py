@@ -1,4 +1,4 @@
-"""The sections about everything else: KMEs, certificates, policies, quarantine, processes, canaries.
+"""The sections on everything else: KMEs, certificates, policies, quarantine, processes, canaries.
 Standard: as sections.py.
 """
 
@@ -17,7 +17,7 @@ _BREAKER = {0: ("good", "closed"), 1: ("warning", "trying again"), 2: ("bad", "l
 
 
 def show_kmes(now: Now) -> Html:
-    """How each KME answers."""
+    """The replies and state of each KME."""
     answered: Counter[tuple[str, str]] = Counter()
     failed: Counter[tuple[str, str]] = Counter()
     for (kme, call, outcome), count in now.series(metrics.KME_REQUESTS):
@@ -43,7 +43,7 @@ def show_kmes(now: Now) -> Html:
 
 
 def show_certificates(now: Now) -> Html:
-    """Which ends when."""
+    """The expiry of certificates."""
     rows: list[list[Content]] = []
     for (of, name), ends in sorted(now.series(metrics.CERTIFICATE), key=lambda each: each[1]):
         left, about = ends - now.time, f"{of} {name}".strip()
@@ -59,7 +59,7 @@ def show_certificates(now: Now) -> Html:
 
 
 def show_policies(now: Now) -> Html:
-    """What is in force."""
+    """The policies in force."""
     version = next((labels[0] for labels, value in now.series(metrics.POLICY) if value), "unknown")
     broken = now.value(metrics.POLICY_PROBLEMS) or 0
     facts: list[tuple[str, Content]] = [
@@ -73,7 +73,7 @@ def show_policies(now: Now) -> Html:
 
 
 def show_quarantine(now: Now) -> Html:
-    """What waits for a person."""
+    """Quarantined mail that needs a decision."""
     counts = [(reason, peer, count) for (reason, peer), count in now.series(metrics.QUARANTINE_MESSAGES) if count]
     taken, limit = now.value(metrics.QUARANTINE_BYTES) or 0, now.value(metrics.QUARANTINE_LIMIT) or 0
     facts: list[tuple[str, Content]] = [
@@ -88,7 +88,7 @@ def show_quarantine(now: Now) -> Html:
 
 
 def show_processes(now: Now) -> Html:
-    """What it runs on."""
+    """Version, processes and resources."""
     lag = now.totals.get(metrics.LOOP_LAG, {}).get(())
     looks = sum(lag[:-1]) if lag else 0
     late = sum(lag[sum(bound <= 0.05 for bound in metrics.LOOP_LAG.buckets) : -1]) if lag else 0
@@ -104,7 +104,7 @@ def show_processes(now: Now) -> Html:
 
 
 def show_canary(now: Now) -> Html:
-    """Each peer that is asked."""
+    """The canary of each peer."""
     every = now.value(metrics.CANARY_INTERVAL)
     answered, dropped = now.sum(metrics.CANARY_ANSWERED), now.sum(metrics.CANARY_DROPPED)
     facts: list[tuple[str, Content]] = [
@@ -123,7 +123,7 @@ def show_canary(now: Now) -> Html:
             if trip is not None
             else ("quiet", "none yet")
         )
-        # Whole minutes: it is not another section at each look.
+        # Whole minutes, so that the section does not change at each update.
         minutes = words.duration(age // 60 * 60) if age >= 60 else "less than 1 min"
         when = f" asked for {minutes}" if trip is None else f" {minutes} ago"
         sent, returned = (now.value(each, peer) or 0 for each in (metrics.CANARY_SENT, metrics.CANARY_RETURNED))

@@ -23,7 +23,7 @@ _ORDER = {name: place for place, name in enumerate(ALARMS)}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One line, and one more."""
+    """The overall state, as one line and a second one."""
 
     state: State
     line: str
@@ -43,7 +43,7 @@ class Trouble:
 
 
 def state_of(standing: Standing) -> State:
-    """Its severity, as the page shows it."""
+    """An alarm's severity on the page."""
     return "bad" if standing.alarm.severity == "critical" else "warning"
 
 

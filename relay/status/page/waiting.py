@@ -1,4 +1,4 @@
-"""The section with quarantined and held mail: when, whose, why, how large, and the commands to type.
+"""The section on quarantined and held mail: time, owner, cause, size, and the commands to type.
 Standard: as sections.py; addresses only as set in [status], and no content.
 """
 
@@ -21,11 +21,11 @@ _COMMANDS = {
     "next hop": "qumail-relay check",
     "store": "qumail-relay check",
 }
-"""Where to find details, by the cause for which mail waits; for others the log."""
+"""Commands with details, by the cause of waiting; for other causes the log has them."""
 
 
 def show_waiting(now: Now) -> Html:
-    """Both lists."""
+    """The lists of quarantined and of held mail."""
     parts = [each for each in (_aside(now), _held(now)) if each is not None]
     if not parts:
         return section("waiting", "Nothing is put aside or held", class_="brief")
@@ -77,7 +77,7 @@ def _held(now: Now) -> Html | None:
 
 
 def _peers(now: Now, direction: str) -> str:
-    """The peers whose mail was recently held, with the number of attempts, or ""."""
+    """Peers whose mail was recently held, with the number of attempts, or ""."""
     tries: dict[str, float] = {}
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:

@@ -1,5 +1,5 @@
 """Formats numbers, times and reasons for people.
-Times are UTC, as in the log; a number can be compared with /metrics.
+Times are UTC, as in the log; numbers match those of /metrics.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _OURS = {
 
 
 def number(value: float) -> Html:
-    """A count, 12,345, whose exact value programs can read."""
+    """A count, such as 12,345, with the exact value for programs."""
     return element("data", f"{value:,.0f}", value=f"{value:.0f}") if value >= 1000 else Html(f"{value:.0f}")
 
 
 def duration(seconds: float) -> str:
-    """3 h 20 min; only the larger unit from ten of it on, so that it does not change at each update."""
+    """A duration, such as 3 h 20 min; from ten of the larger unit on only that, to change less often."""
     if math.isinf(seconds):
         return "for ever"
     for at, (unit, size) in enumerate(_UNITS):
@@ -55,12 +55,12 @@ def duration(seconds: float) -> str:
 
 
 def bits(value: float) -> str:
-    """Bits a second."""
+    """A rate, in bits per second."""
     return f"{value / 1000:,.1f} kbit/s" if value >= 1000 else f"{value:,.0f} bit/s"
 
 
 def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:
-    """A moment, in seconds since 1970."""
+    """A time, in seconds since 1970."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
@@ -69,7 +69,7 @@ def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:
 
 
 def reason(name: str) -> str:
-    """The meaning of an error's class: as above, else the first paragraph of its docstring."""
+    """The meaning of an error's class: from the table above, else the first paragraph of its docstring."""
     if name in _OURS:
         return _OURS[name]
     for each in _errors(RelayError):
