@@ -486,7 +486,7 @@ _ALL: Final = (
         "policy_in_vain",
         "Policy asks for what cannot be done",
         "Policy files ask for what this relay cannot do: the mail that they cover is held or leaves weaker.",
-        "a file names a KEM that is missing here, a floor that nothing can fulfil, or holds all mail to a peer",
+        "a file names a KEM that is missing here, a rule or floor fits no mail, or all mail to a peer is held",
         "none does",
         "`qumail-relay check` names file and line of each.",
         clear_s=0.0,
