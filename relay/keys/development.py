@@ -132,7 +132,7 @@ class CachedKMClient(OptimizedKMClient):
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
         )
-        self._pairing: Pairing | None = None
+        self._pairing = Pairing(keeps=True)
         self._other: CachedKMClient | None = None
         self._asked_before = False
         super().__init__(url, **options)
@@ -144,7 +144,7 @@ class CachedKMClient(OptimizedKMClient):
 
     async def request_enc_keys(self, slave_sae_id: SAEID, number: int = 1, size: int = 256, **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
-        if self._pairing is not None and self._other is not None and self._asked_before:
+        if self._other is not None and self._asked_before:
             await self._pairing.find_out(self, self._other, str(slave_sae_id))
             self._fresh.prefetch = self._ready
         self._asked_before = True
@@ -152,15 +152,11 @@ class CachedKMClient(OptimizedKMClient):
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
-        if self._pairing is None:
-            return await super().draw_keys(slave_sae_id, number, size, **more)
         async with self._pairing.turn(self):
             return await super().draw_keys(slave_sae_id, number, size, **more)
 
     async def request_dec_keys(self, master_sae_id: SAEID, key_IDs: Sequence[str], **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
-        if self._pairing is None:
-            return await super().request_dec_keys(master_sae_id, key_IDs, **more)
         async with self._pairing.turn(self):
             return await super().request_dec_keys(master_sae_id, key_IDs, **more)
 
@@ -176,7 +172,7 @@ class CachedKMClient(OptimizedKMClient):
     @property
     def _ready(self) -> Prefetch:
         """What is kept ready: nothing before it was seen that the KMEs of a pair keep undelivered keys."""
-        return self._cache if self._pairing is None or self._pairing.keeps else NOTHING_READY
+        return self._cache if self._pairing.keeps else NOTHING_READY
 
 
 class PairOptions(ClientOptions, total=False):

@@ -22,8 +22,8 @@ TRIAL_BITS = 256
 class Pairing:
     """The state that both clients of a pair share."""
 
-    def __init__(self) -> None:
-        self.keeps: bool | None = None
+    def __init__(self, *, keeps: bool | None = None) -> None:
+        self.keeps = keeps
         """Whether the KMEs keep undelivered keys; None before it was tried."""
         self._asked: KMEClient | None = None
         self._calls = 0
