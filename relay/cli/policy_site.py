@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
-from relay.errors import ConfigError, RelayError
+from relay.errors import ConfigError, KeyUnavailable, RelayError
 from relay.formats import mime
 from relay.identity import PeerCertificates, only_sending, own_identity
 from relay.journey.plan import Outcome
@@ -30,7 +30,6 @@ from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
 
 if TYPE_CHECKING:
-    from relay.keys.refill import Supply
     from relay.keys.report import PoolRow
     from relay.keys.ring import KeyRing
     from relay.schemes import Supplies
@@ -261,17 +260,16 @@ class _WithReadyKeys:
     site: PolicySite
     ready: Mapping[str, int]
 
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
         """As a KeyRing's. Raises KeyUnavailable."""
-        supply = await self.keys.can_supply(peer, hidden, low_priority=low_priority)
-        if supply.now or hidden or low_priority:
-            return supply
-        groups = self.site.config.peers[peer].kme_groups
-        for kme in self.ready:
-            at = self.site.config.kmes[kme]
-            if at.group in groups and at.use in (AES.name, "both"):
-                return replace(supply, now=True)
-        return supply
+        try:
+            return await self.keys.can_supply(peer, hidden, low_priority=low_priority)
+        except KeyUnavailable:
+            groups, at = self.site.config.peers[peer].kme_groups, self.site.config.kmes
+            fits = any(at[kme].group in groups and at[kme].use in (AES.name, "both") for kme in self.ready)
+            if hidden or low_priority or not fits:
+                raise
+            return 0  # what a key costs anywhere
 
 
 async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:

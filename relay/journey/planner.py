@@ -173,10 +173,8 @@ class Planner:
             hidden = await self._hidden(group, copy, size, original)
             cost = plan_keys(hidden, None, any_size=False).cost
             if keys is not None:
-                supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
-                if not supply.now:
-                    raise KeyUnavailable(supply.why)
-                cost = supply.cost or cost
+                low = copy.priority == "low"
+                cost = await keys.can_supply(copy.peer or "", hidden, low_priority=low) or cost
             return 8 * cost
 
         had, without = await self.carry_out(decided, size, waited, bits)

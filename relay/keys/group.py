@@ -23,7 +23,7 @@ from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_P
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Prefetch, Supply
+from relay.keys.refill import Prefetch
 from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]
@@ -110,24 +110,20 @@ class KMEGroup:
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
         return sorted(with_keys or self.members, key=lambda member: -member.health)
 
-    async def take(self, slave_sae: SAEID, size: int = 256, *, patient: bool = True) -> Key:
+    async def take(self, slave_sae: SAEID, size: int = 256) -> Key:
         """A fresh key of `size` bits for `slave_sae`, from a pool, else drawn now.
 
         Raises KeyUnavailable, and StoreUnavailable while issued keys cannot be recorded.
-
-        `patient` False asks each KME once: there is another group.
         """
         slave_sae = str(slave_sae)
         members = self.candidates(slave_sae, size)
         if members and (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
             members[0].waited["key"].observe(0.0)
             return keys[0]
-        _, key = await first_that_can(
-            members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait), patient=patient
-        )
+        _, key = await first_that_can(members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait))
         return key
 
-    async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
+    async def take_pad(self, slave_sae: SAEID, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` bytes, all or nothing, from one KME. Raises KeyUnavailable.
 
         Keys drawn for an incomplete pad stay in the pool for the next attempt and expire there. Excess bytes are
@@ -136,9 +132,7 @@ class KMEGroup:
         if hidden < 1:
             raise ValueError("a pad hides at least one byte")
         slave_sae, members = str(slave_sae), self.candidates()
-        _, pad = await first_that_can(
-            members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
-        )
+        _, pad = await first_that_can(members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait))
         return pad
 
     async def request_dec_keys(self, master_sae: SAEID, key_IDs: Sequence[str]) -> list[Key]:
@@ -148,26 +142,6 @@ class KMEGroup:
         """
         found = await self.fetch(master_sae, once_each(key_IDs))
         return in_order(self.group, key_IDs, found)
-
-    async def can_supply(
-        self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
-    ) -> Supply:
-        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
-
-        Asks the KMEs for their status. `allowed` raises KeyUnavailable if that many bytes may not be taken.
-        """
-
-        async def answer(member: Member) -> Supply:
-            supply = await member.supply(str(slave_sae), hidden)
-            if supply.now and allowed is not None:
-                try:
-                    await allowed(member, supply.cost)
-                except KeyUnavailable as error:
-                    return Supply(False, None, str(error))
-            return supply
-
-        answers = await asyncio.gather(*map(answer, self.candidates()))
-        return Supply.best(answers, f"group {self.group}: no KME is configured")
 
     async def fetch(
         self,

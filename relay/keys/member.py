@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 from relay.counting import key_metrics as metrics
-from relay.errors import KeyUnavailable, KMEExhausted
+from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
 from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts
 from relay.keys.fetch import Fetcher, Outcome
 from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Supply
 from relay.keys.replies import KeyStatus
 from relay.keys.types import KeepKeys, Key, KeyReference, Timing
 
@@ -75,34 +74,25 @@ class Member:
         status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
-    async def supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether such a pad (0: a key) is available here now, and if not, when. Asks the KME for its status."""
+    async def supply(self, slave_sae: str, hidden: int) -> int:
+        """The cost in bytes of such a pad (0: a key) that is available here now. Asks the KME for its status.
+
+        Raises KeyUnavailable, with the reason.
+        """
         name = self.client.name
         if self.client.health == 0:
-            return Supply(False, None, f"{name}: unreachable: it has not answered of late")
+            raise KMEUnreachable(f"{name}: unreachable: it has not answered of late")
         kme_store = self.pool.store(slave_sae)
         status = await kme_store.ask()
-        try:
-            kme_store.raise_if_another()
-            plan = await self.plan(slave_sae, hidden)
-        except KeyUnavailable as error:
-            return Supply(False, None, f"{name}: {error}")
+        kme_store.raise_if_another()
+        plan = await self.plan(slave_sae, hidden)
         needed = max(0, plan.number - self.pool.ready(slave_sae, plan.size)) * plan.size
-        if needed == 0:
-            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.cost)
-        if status is None:
-            return Supply(False, None, f"{name}: {kme_store.trouble or 'unreachable'}")
-        if status.stored_key_count is None:
-            return Supply(False, None, f"{name}: does not say how many keys it has")
-        usual = status.key_size or plan.size
-        stored = status.stored_key_count * usual
-        if stored >= needed:
-            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.cost)
-        if status.max_key_count and needed > status.max_key_count * usual:
-            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
-        rate = kme_store.link.per_second
-        wait = (needed - stored) / rate if rate else None
-        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
+        if needed and status is None:
+            raise KMEUnreachable(f"{name}: {kme_store.trouble or 'unreachable'}")
+        if needed and status is not None and (status.stored_bits or 0) < needed:
+            stored = "unknown" if status.stored_bits is None else f"{status.stored_bits} bits"
+            raise KMEExhausted(f"{name}: {stored} stored, {needed} bits needed")
+        return plan.cost
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int) -> dict[str, Outcome]:
         """The outcome of each key, requested once; `tries` is the number of earlier attempts."""
@@ -120,12 +110,11 @@ async def first_that_can(
     use: Literal["key", "pad"],
     take: Callable[[Member, bool], Awaitable[Taken]],
     *,
-    patient: bool = True,
     allowed: Callable[[Member], Awaitable[None]] | None = None,
 ) -> tuple[Member, Taken]:
     """The first KME that can supply, with the result of `take`; only the last one is waited for, with retries.
 
-    `patient` False: not even that one. `allowed` raises KeyUnavailable if nothing may be taken. Raises the error of the
+    `allowed` raises KeyUnavailable if nothing may be taken. Raises the error of the
     last one.
     """
     trouble: KeyUnavailable = KMEExhausted("no KME is configured")
@@ -134,7 +123,7 @@ async def first_that_can(
         try:
             if allowed is not None:
                 await allowed(member)
-            taken = await take(member, patient and member is members[-1])
+            taken = await take(member, member is members[-1])
         except KeyUnavailable as error:
             trouble = error
         else:

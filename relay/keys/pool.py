@@ -378,7 +378,7 @@ class KeyPool:
                 return keys, number
 
     def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str], until: float) -> None:
-        peer_pool.stock.add([key for key in keys if key.key_ID not in before], until=until)
+        peer_pool.stock.add([key for key in keys if key.key_ID not in before], until)
         if before:
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
             log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=len(before))
@@ -439,6 +439,6 @@ class KeyPool:
         if place not in self._peer_pools:
             if len(self._peer_pools) >= MANY_SIZES:
                 self.destroy_expired()
-            stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, clock)
+            stock = Stock(slave_sae, self.client.accounts, clock)
             self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), clock)
         return self._peer_pools[place]

@@ -10,7 +10,7 @@ costs a site its rate for some minutes, and a right one costs a refusal a minute
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -143,29 +143,6 @@ def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float
     """Seconds until `stored` bits are used up at the present rates; None: never."""
     loss = use_rate - (refill_rate or 0.0)
     return stored / loss if loss > 1e-9 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """The answer to "can I have this many bytes, and if not, when?".
-
-    `now`: yes. Otherwise `wait` is the expected time in seconds, or None if unknown; `why` is a text for people. `cost`
-    is the cost in quantum key, 0 if unknown.
-    """
-
-    now: bool
-    wait: float | None
-    why: str
-    cost: int = 0
-
-    @classmethod
-    def best(cls, answers: Sequence[Supply], otherwise: str) -> Supply:
-        """The first that says yes, else the one with the shortest wait; `otherwise` is the reason without any."""
-        yes = next((answer for answer in answers if answer.now), None)
-        soonest = min(
-            (answer for answer in answers if answer.wait is not None), key=lambda each: each.wait or 0.0, default=None
-        )
-        return yes or soonest or next(iter(answers), cls(False, None, otherwise))
 
 
 OUTAGE_S = 10.0

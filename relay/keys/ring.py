@@ -22,7 +22,7 @@ from relay.keys.group import KMEGroup, Use
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
-from relay.keys.refill import DrawCount, Rate, Supply
+from relay.keys.refill import DrawCount, Rate
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import (
@@ -225,16 +225,21 @@ class KeyRing:
         self._count(peer, level, bits=8 * pad.cost, keys=len(pad.keys))
         return pad
 
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available for `peer` now, else when.
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
+        """The cost in bytes of a pad that hides `hidden` bytes (0: one key of 256 bits), available for `peer` now.
 
-        With `low_priority` reserved keys do not count.
+        With `low_priority` reserved keys do not count. Raises KeyUnavailable, with the reason at the first KME.
         """
-        sae_id = self._peer(peer).sae_id
-        groups = self._groups_of(peer, "otp" if hidden else "aes")
-        allowed = partial(self._leave_the_reserve, sae_id) if low_priority else None
-        answers = [await group.can_supply(sae_id, hidden, allowed) for group in groups]
-        return Supply.best(answers, f"peer {peer} has no KME group")
+        sae_id, trouble = self._peer(peer).sae_id, list[KeyUnavailable]()
+        for member in self._candidates(peer, "otp" if hidden else "aes"):
+            try:
+                cost = await member.supply(sae_id, hidden)
+                if low_priority:
+                    await self._leave_the_reserve(sae_id, member, cost)
+                return cost
+            except KeyUnavailable as error:
+                trouble.append(error)
+        raise trouble[0]
 
     async def fetch(
         self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True

@@ -80,10 +80,8 @@ class Accounts:
 class Stock:
     """Keys that are ready, oldest first; all of them in the accounts of `slave_sae` as in the pool."""
 
-    def __init__(self, slave_sae: str, lifetime: float, accounts: Accounts, clock: Callable[[], float]) -> None:
-        """`lifetime` is the time before a key in stock is destroyed, in seconds."""
+    def __init__(self, slave_sae: str, accounts: Accounts, clock: Callable[[], float]) -> None:
         self._slave_sae = slave_sae
-        self._lifetime = lifetime
         self._accounts = accounts
         self._clock = clock
         self._held: deque[HeldKey] = deque()
@@ -91,13 +89,9 @@ class Stock:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, keys: Sequence[Key], *, until: float | None = None) -> None:
-        """Adds keys that a KME has issued, never before.
-
-        They are valid `until` then, by the clock; by default for the whole lifetime from now.
-        """
+    def add(self, keys: Sequence[Key], until: float) -> None:
+        """Adds keys that a KME has issued, never before; they are valid `until` then, by the clock."""
         self._accounts.enter(self._slave_sae, len(keys), "issued")
-        until = self._clock() + self._lifetime if until is None else until
         self._held += [HeldKey(key.key_ID, bytearray(key.key), until) for key in keys]
 
     def pop(self, number: int) -> list[Key] | None:

@@ -21,7 +21,6 @@ from relay.levels import AES, OTP, KMEUse, Level
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
-    from relay.keys.refill import Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,8 @@ class FreshKeys(Protocol):
 class Supplies(Protocol):
     """Reports which keys are available."""
 
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
+        """The cost in bytes of such a pad (0: one key) that is available now. Raises KeyUnavailable."""
 
 
 class KeysWithReserve(Supplies, Protocol):

@@ -16,7 +16,6 @@ from relay.formats.pieces import Pieces
 from relay.journey.planner import Planner
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
-from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 from relay.schemes import Parties, Scheme, SealedPayload
 from relay.schemes.aes import AES
@@ -83,12 +82,9 @@ class Keys:
         keys = self._keys(plan_pad(hidden, None).number)
         return pad_of(keys, [KeyReference(key.key_ID, "alice", SAES[peer], GROUP) for key in keys], hidden)[0]
 
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        try:
-            self._check(peer, "otp" if hidden else "aes", low_priority)
-        except KeyUnavailable as error:
-            return Supply(False, None, str(error))
-        return Supply(True, 0.0, "", plan_pad(hidden, None).cost if hidden else 32)
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
+        self._check(peer, "otp" if hidden else "aes", low_priority)
+        return plan_pad(hidden, None).cost if hidden else 32
 
 
 def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:

@@ -20,7 +20,6 @@ import pytest
 from relay.config import TCPAddress
 from relay.journey import opening, planner
 from relay.keys.pads import Pad, PadKey
-from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -77,7 +76,7 @@ class SameKeys:
             self._pad = _copied((await self._keys.take_pad(peer, hidden)).keys)
         return Pad(tuple(_copied(self._pad)))
 
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
         return await self._keys.can_supply(peer, hidden, low_priority=low_priority)
 
 

@@ -337,18 +337,12 @@ async def test_keys_of_a_pad_that_is_not_tried_again_expire(kme: FakeKME, group:
     assert pool.held() == {}
 
 
-async def test_whether_a_pad_can_be_had_and_when_is_told_in_advance(
-    kme: FakeKME, group: KMEGroup, time: FakeTime
-) -> None:
+async def test_whether_a_pad_can_be_had_is_told_in_advance(kme: FakeKME, group: KMEGroup) -> None:
     kme.link.bits = 1000 * 256
-    assert (await group.can_supply("bob", 31_900)).now
-    time.now += 10
-    kme.link.bits += 100 * 256
-    no = await group.can_supply("bob", 64_000)
-    assert not no.now
-    assert no.wait == pytest.approx((8 * 8 * (8000 + 16) / 256 - 1100) / 10)
-    never = await group.can_supply("bob", 100_001 * 32)
-    assert (never.now, never.wait) == (False, None)
+    [member] = group.members
+    assert await member.supply("bob", 31_900) == 4 * (31_900 // 4 + 16)
+    with pytest.raises(KMEExhausted, match="256000 bits stored, 513024 bits needed"):
+        await member.supply("bob", 64_000)
     assert not kme.got("enc_keys")
 
 

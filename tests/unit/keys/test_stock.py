@@ -23,14 +23,16 @@ from relay.schemes.padding import padded_size
 from tests.testlib.fake_kme import FakeTime
 from tests.testlib.payloads import sealed_envelope
 
+LIFETIME_S = 100
+
 
 def _keys(number: int, size: int = 256) -> list[Key]:
     return [Key(str(uuid.uuid4()), secrets.token_bytes(size // 8)) for _ in range(number)]
 
 
-def _stock(time: FakeTime, lifetime: float = 100) -> tuple[Stock, Accounts]:
+def _stock(time: FakeTime) -> tuple[Stock, Accounts]:
     accounts = Accounts()
-    stock = Stock("bob", lifetime, accounts, time.clock)
+    stock = Stock("bob", accounts, time.clock)
     return stock, accounts
 
 
@@ -41,7 +43,7 @@ def _status(**fields: object) -> KeyStatus:
 def test_keys_come_out_in_order_and_once(time: FakeTime) -> None:
     stock, accounts = _stock(time)
     keys = _keys(3)
-    stock.add(keys)
+    stock.add(keys, time.now + LIFETIME_S)
     assert stock.pop(2) == keys[:2]
     assert stock.pop(2) is None
     assert stock.pop(1) == keys[2:]
@@ -49,11 +51,11 @@ def test_keys_come_out_in_order_and_once(time: FakeTime) -> None:
 
 
 def test_an_expired_key_is_destroyed_and_counted(time: FakeTime) -> None:
-    stock, accounts = _stock(time, lifetime=100)
-    stock.add(_keys(2))
+    stock, accounts = _stock(time)
+    stock.add(_keys(2), time.now + LIFETIME_S)
     time.now += 60
     young = _keys(1)
-    stock.add(young)
+    stock.add(young, time.now + LIFETIME_S)
     time.now += 40
     assert stock.pop(1) == young
     assert accounts.totals()["expired"] == 2
@@ -87,7 +89,7 @@ def test_seen_keys_are_forgotten_oldest_first() -> None:
 
 def test_buffers_are_overwritten_when_keys_leave(time: FakeTime) -> None:
     stock, _ = _stock(time)
-    stock.add(_keys(3))
+    stock.add(_keys(3), time.now + LIFETIME_S)
     buffers = [held.octets for held in stock._held]
     stock.pop(1)
     stock.burn_all("test")
@@ -97,11 +99,11 @@ def test_buffers_are_overwritten_when_keys_leave(time: FakeTime) -> None:
 @given(st.lists(st.tuples(st.sampled_from(["add", "pop", "wait", "burn"]), st.integers(0, 5))))
 def test_the_accounts_agree_with_the_pool_whatever_happens(steps: list[tuple[str, int]]) -> None:
     time = FakeTime()
-    stock, accounts = _stock(time, lifetime=3)
+    stock, accounts = _stock(time)
     used: list[str] = []
     for step, number in steps:
         if step == "add":
-            stock.add(_keys(number))
+            stock.add(_keys(number), time.now + 3)
         elif step == "pop":
             used += [key.key_ID for key in stock.pop(number) or []]
         elif step == "wait":
@@ -265,8 +267,8 @@ def test_a_key_wraps_as_many_messages_octets_and_seconds_as_set(time: FakeTime) 
 
 
 def test_a_key_wraps_no_message_once_the_peer_needs_the_rest_of_its_life(time: FakeTime) -> None:
-    stock, _ = _stock(time, lifetime=30)
-    stock.add(_keys(1))
+    stock, _ = _stock(time)
+    stock.add(_keys(1), time.now + 30)
     time.now += 20
     [key] = stock.pop(1) or []
     in_use, rotation = KeysInUse(time.clock), Rotation(max_messages=100)
