@@ -215,15 +215,7 @@ class Book:
 
     def edits(self, now: SetFiles) -> Edits:
         """The differences between the newest kept set and another one."""
-        rest = dict(self.digests(newest.number)) if (newest := self.newest) is not None else {}
-        added, changed = [], []
-        for name in now.names():
-            digest = rest.pop(name, None)
-            if digest is None:
-                added.append(name)
-            elif digest != now.digest(name):
-                changed.append(name)
-        return Edits(added, changed, list(rest))
+        return now.edits(dict(self.digests(newest.number)) if (newest := self.newest) is not None else {})
 
     def put(
         self, now: SetFiles, edits: Edits, directory: Path, step: SetStep | None, text_of: Callable[[str], str]

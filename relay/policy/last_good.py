@@ -105,7 +105,7 @@ class LastGood:
         before, self._now = self._now, now
         if before is None:
             entry = self._since_the_last_process(now, directory)
-        elif any(edits := now.edits(before)):
+        elif any(edits := now.edits(dict(zip(before.names(), before.digests(), strict=True)))):
             entry = SetInForce(self._step(now, before.policies.version, edits, directory), now, before)
         else:
             entry = None

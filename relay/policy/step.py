@@ -104,17 +104,11 @@ class SetFiles(NamedTuple):
         yield from (file.digest for file in self.policies.files.values())
         yield from self.beside.values()
 
-    def edits(self, before: SetFiles) -> Edits:
-        """The differences from the previous set."""
-        added: list[str] = []
-        changed: list[str] = []
-        for name in self.names():
-            was = before.digest(name)
-            if was is None:
-                added.append(name)
-            elif was != self.digest(name):
-                changed.append(name)
-        return Edits(added, changed, [name for name in before.names() if self.digest(name) is None])
+    def edits(self, before: Mapping[str, int]) -> Edits:
+        """The differences from the digests of another set, by name."""
+        added = [name for name in self.names() if name not in before]
+        changed = [name for name in self.names() if before.get(name, self.digest(name)) != self.digest(name)]
+        return Edits(added, changed, [name for name in before if self.digest(name) is None])
 
 
 def digest_of_all(digests: Iterable[int]) -> str:
