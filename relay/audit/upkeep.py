@@ -40,7 +40,7 @@ async def compress_finished(directory: Path) -> None:
 
 
 async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) -> None:
-    """Deletes files with only older records, then the oldest until the rest fits.
+    """Deletes files whose records are all older than `keep_days`; if none is, the oldest if all exceed `max_octets`.
 
     `now` is in seconds since 1970. Raises OSError and StoreUnavailable.
     """

@@ -1,5 +1,5 @@
 """Decides which user a command started by root runs as: the relay's user, wherever that user could interfere.
-Standard: relay/files/rights.py. Root accepts settings only from a file that root alone could have written.
+Root accepts settings only from a file that root alone could have written (relay/files/rights.py).
 
 The relay's user is the owner of the directories that the relay writes to, which the settings name. A command that does
 not need root becomes that user for good before anything else. A command that does (for a policy file, a link, an `-o`

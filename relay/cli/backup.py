@@ -1,4 +1,4 @@
-"""`qumail-relay backup`: copies the files that the relay writes into a directory, even while it serves.
+"""`qumail-relay backup`: copies the relay's own files to a directory, even while the relay serves.
 deploy/OPERATING.md explains its use; exit status 0 once the whole copy is on the disk.
 """
 

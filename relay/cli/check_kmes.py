@@ -1,5 +1,5 @@
 """`check` on each KME: whether it answers, its keys, the SAE that it takes us for, and certificates that expire soon.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status). Status costs no key; trials do, and are only made on request.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status). Status uses no key; trials do, and run only on request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`check` on permissions: reports who else than root and the relay's user can change the relay's inputs.
+"""`check` on permissions: reports who besides root and the relay's user can change the relay's inputs.
 Standard: OpenSSH's StrictModes, for relay.toml, all files it names and their parent directories; deploy/RUNNING.md.
 """
 
@@ -27,7 +27,7 @@ from relay.policy.names import SUFFIX, printable
 MAX_NAMED = 10
 """Maximum number of files listed for each kind; the others are counted."""
 LOST_AND_FOUND = "lost+found"
-"""A file system's own top directory, owned by root."""
+"""A directory of root's at the top of a file system; not the relay's."""
 
 
 def rights_state(config_file: Path, config: Config) -> State:

@@ -1,4 +1,4 @@
-"""`qumail-relay imap once`: opens the sealed mail that is in mailboxes now, with progress.
+"""`qumail-relay imap once`: opens the sealed mail that is in mailboxes now, and shows the progress.
 Exit status 0 if no sealed mail for us is left, else 1; --json for programs.
 """
 

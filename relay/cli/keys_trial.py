@@ -1,5 +1,5 @@
 """`qumail-relay keys trial`: draws a key from each KME, and tests with a canary whether the peer's relay finds one.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. Untested pairs are never reported as well.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. An untested pair never counts as working.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Confirmation of a peer's domains by the administrator here, one by one or as a list of expected domains.
-Standard: relay/identity/peers.py; neither words nor fingerprint confirm a domain, since the peer itself names it.
+Neither words nor fingerprint confirm a domain, since the peer itself names it (relay/identity/peers.py).
 """
 
 from __future__ import annotations

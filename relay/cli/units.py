@@ -77,7 +77,7 @@ class Unit(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether root's sockets listen at all of these; systemd itself only lists what it should hold."""
+        """Whether root's sockets listen at all addresses of `to_hold`, which lists what systemd should hold."""
         return bool(self.to_hold()) and self.to_hold() <= listening_as(ROOT)
 
     @property

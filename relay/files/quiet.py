@@ -1,5 +1,5 @@
 """Detects how long files have not changed: before that is long enough, an edit may be half done.
-Standard: each file is checked at two moments at least; a file that is gone may come back, so it takes longer.
+Each file is checked at least twice; a missing file may come back, so that takes longer.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def owner_of(path: Path) -> UnixUser | None:
 
 
 def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool = True) -> str:
-    """Returns who else than root and the `trusted` users can change this path or its content; "" for nobody.
+    """Returns who besides root and the `trusted` users can change this path or its content; "" for nobody.
 
     Without `groups`, group members and users in an ACL are allowed. Raises ConfigError if the path cannot be followed.
     """

@@ -143,7 +143,7 @@ class MailFlow:
         return transport.command == "pipe" or rest.startswith("unix:") or here
 
     def _is_here_and_no_way_back(self, address: TCPAddress) -> bool:
-        """Whether an address is on this host and not a reinjection service, which would bypass the scanner."""
+        """Whether an address is on this host and not a reinjection service, which would bypass the relay."""
         back = {at[1] for side in self.sides for each in side.reinjections if (at := service_address(each))}
         return is_loopback(address.host) and address.port not in back
 

@@ -1,5 +1,5 @@
 """Which settings of a Postfix lead to the relay, or led to it under its former integration.
-Standard: deploy/postfix, whose ports have one base, and whose transport is `qumail`.
+The ports of deploy/postfix have one base, and its transport is `qumail`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes of a running Postfix that started before its files changed, and so use other settings.
+"""Processes of a running Postfix that started before its files changed, and still use the former settings.
 Standard: proc(5); smtpd(8), pickup(8) and qmqpd(8) read settings only when they start, and can run for hours.
 """
 

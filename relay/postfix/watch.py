@@ -1,5 +1,5 @@
 """Watches the Postfix beside a serving relay: judges it at start, after a change of its files, and periodically.
-Standard: no mail waits for it. Files and postconf(1) are read in a thread with an event loop of its own.
+No mail waits for it. Files and postconf(1) are read in a thread with an event loop of its own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The development KMEs as a new site's KME: our SAE ID, certificates and address.
-Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the second site takes the ID that its peer lacks.
+SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the second site takes the ID that its peer lacks.
 """
 
 from __future__ import annotations

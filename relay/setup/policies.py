@@ -1,4 +1,4 @@
-"""The first policy files of a site: for its own domains, which stay inside, for peers, and for everybody else.
+"""Writes the first policy files of a site: for its own domains, for peers, and for everybody else.
 Standard: policies/README.md; an existing file is never changed.
 """
 

@@ -1,5 +1,5 @@
 """Alarms: each begins once, and ends once its cause is observed to be gone, for all processes of a relay.
-Standard: relay/counting/alarms.py lists all alarms; evaluating them delays no mail.
+relay/counting/alarms.py lists all alarms; evaluating them delays no mail.
 
 A cause that cannot be observed is not over: after a restart an alarm stays active until its rule observes the end of
 the cause. It is not reported again then. The state of all alarms and pending notices is in a file beside the site's

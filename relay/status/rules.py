@@ -1,5 +1,5 @@
 """The rule of each alarm: the subjects for which it is active, and why; all pure functions of one observation.
-Standard: relay/counting/alarms.py describes the alarms; a cause names peers and KMEs, nothing of a mail.
+relay/counting/alarms.py describes the alarms; a cause names peers and KMEs, but no part of a mail.
 
 A new alarm needs an entry there and a function here.
 """

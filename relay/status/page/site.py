@@ -1,5 +1,5 @@
 """The sections on everything else: KMEs, certificates, policies, quarantine, processes, canaries.
-Standard: as sections.py.
+Each is a pure function of one moment, as in sections.py.
 """
 
 from __future__ import annotations

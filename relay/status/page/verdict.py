@@ -1,5 +1,5 @@
 """The overall state: whether mail flows, and what is wrong.
-Standard: derived from active alarms (relay/counting/alarms.py) only.
+Derived only from active alarms (relay/counting/alarms.py).
 """
 
 from __future__ import annotations

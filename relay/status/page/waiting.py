@@ -1,5 +1,5 @@
-"""The section on quarantined and held mail: time, owner, cause, size, and the commands to type.
-Standard: as sections.py; addresses only as set in [status], and no content.
+"""The section on quarantined and held mail: time, peer, cause, size, and the commands to type.
+Shows addresses only as set in [status], and no content.
 """
 
 from __future__ import annotations
