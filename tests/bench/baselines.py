@@ -6,9 +6,9 @@ that a milter can cost.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import socket
-import sys
 from typing import Any
 
 import aiosmtplib
@@ -105,4 +105,8 @@ async def _main(protocol: str, next_hop: str = "0") -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.baselines", description=__doc__)
+    parser.add_argument("protocol", help="smtp, lmtp or milter")
+    parser.add_argument("next_hop", nargs="?", default="0", help="the port of the next hop, on this host")
+    given = parser.parse_args()
+    uvloop.run(_main(given.protocol, given.next_hop))
