@@ -166,7 +166,7 @@ class Chain:
                 self._write(b"".join(pieces))
                 end = End(number, head.decode()) if bodies else self._end
                 self._end, self.place = end, ChainPlace(self._newest.first, self._size)
-            if flush:  # outside the lock: others can append meanwhile
+            if flush:  # other processes can append meanwhile
                 os.fsync(self._file)
             return end
 
@@ -249,7 +249,7 @@ class Chain:
             self._close_file()
             return cut
         if cut or not leads_to(self._newest.path, self._file):
-            with suppress(OSError):  # nobody appends to it when it returns
+            with suppress(OSError):  # nobody appends to it if it is put back
                 self._finish()
             self._close_file()
             return True

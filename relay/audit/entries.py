@@ -160,9 +160,7 @@ class AddressHash:
         return _hashed(self._keys[0], address) if self._keys and address else address
 
     def cause(self, error: BaseException | None) -> str:
-        """The cause of a failure; if addresses are hashed only in our own words, since others' may contain
-        addresses.
-        """
+        """The cause of a failure; if addresses are hashed, only in our own words: others' may contain addresses."""
         if error is None:
             return ""
         own = error.own_words if self._keys and isinstance(error, RelayError) else ""

@@ -102,7 +102,7 @@ class PolicyRecords:
             with self._last_good.sets.reading() as book:
                 steps = [step for _, step in book.steps() if step.time not in self._last_good.mine]
         except (OSError, sqlite3.Error, ConfigError, *NOT_A_STEP):
-            steps = []  # nothing is stored, or can be
+            steps = []  # nothing is stored
         written = self._written(steps)
         for step in steps:
             if (as_time(step.time), step.version) in written:  # the process was killed before it marked the step
@@ -158,7 +158,7 @@ class PolicyRecords:
             return None, sets.missing
         try:
             return compare(sets.before.policies, sets.now.policies, COMPARE_S), ""
-        except Exception as error:  # whatever fails here, the set's coming into force is recorded
+        except Exception as error:  # the set is recorded even if the comparison fails
             log.error("policies_not_compared", version=sets.now.policies.version, cause=repr(error), exc_info=error)
             return None, f"{type(error).__name__}"
 

@@ -72,7 +72,7 @@ class Pending:
         return where
 
     def turn(self) -> None:
-        """Switches to another file for new announcements, before earlier ones are recorded.
+        """Switches to another file for new announcements. To be called before earlier ones are recorded.
 
         So a file soon has no open announcements, and the same memory is reused. The first byte of a new page costs as
         much as all else here.

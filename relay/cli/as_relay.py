@@ -54,7 +54,7 @@ def become_owner_of_settings(config_file: Path) -> None:
 def load_to_serve(config_file: Path, text: str | None = None) -> Config:
     """The settings, or those of `text`, for a relay that runs as the user who starts it.
 
-    Raises ConfigError, also as `refuse_others_settings`.
+    Raises ConfigError, including that of `refuse_others_settings`.
     """
     refuse_others_settings(config_file)
     return load_config(config_file, text)

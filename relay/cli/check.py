@@ -103,8 +103,7 @@ def check(
     """
     configure_logging(LogSettings(level="error"))
     started = not (before_start or postfix_directory)
-    # Runs before root is given up: systemctl runs as the relay's user otherwise, and that user's processes could trace
-    # it.
+    # Runs before root is given up: processes of the relay's user could trace systemctl if it ran as that user.
     units = list(unit_states(config_file)) if started else []
     if postfix_directory is not None:
         config, states = _postfix_found(config_file, postfix_directory)

@@ -197,7 +197,7 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
 
 
 async def handed_states(config: Config, config_file: Path, directory: Path) -> AsyncIterator[State]:
-    """One line for each address with a fault, or with Postfix as its client and nobody listening."""
+    """One line for each address with a fault, or to which Postfix hands mail while nobody listens."""
     handed_to = await _handed_to(config, directory)
     try:
         folders = [*app.listeners(config).values()]

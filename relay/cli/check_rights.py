@@ -75,7 +75,7 @@ def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterato
 
 
 def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
-    """Files of the state directory that the relay writes but may not, because another user (such as root) made them."""
+    """Files of the state directory that the relay cannot write, because another user (such as root) made them."""
     only_read = {path.absolute() for path in (config_file, *(path for _, path in named_paths(config)))}
     only_read -= {path.absolute() for path in config.own_paths}
     faults = []

@@ -1,5 +1,5 @@
 """`check` on the store, its secret, and the files beside them that a relay writes for itself.
-Creates nothing: opens only an existing store, and only one that belongs to this relay.
+Creates nothing; opens an existing store, unless a serving relay uses another file.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ async def _missing_secrets(store: Store, config: Config) -> list[str]:
 
 
 def kept_state(config: Config) -> State:
-    """Whether files for the relay's next start and for administrators can be written. Blocks."""
+    """Whether the relay's files for its next start and for administrators are usable. Blocks."""
     return "state files", str(config.state_directory), tuple(_in_the_way(config))
 
 

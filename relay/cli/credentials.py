@@ -1,6 +1,5 @@
-"""The relay's systemd credentials: site secret and passphrase of the private keys, encrypted for this machine. For
-root.
-Standard: systemd-creds(1), systemd.exec(5). The files are /etc/credstore.encrypted/UNIT.NAME.
+"""The relay's systemd credentials: site secret and passphrase of the private keys, encrypted for this machine.
+Standard: systemd-creds(1), systemd.exec(5). For root; the files are /etc/credstore.encrypted/UNIT.NAME.
 
 They are encrypted under a key of the machine's TPM2, if any, and the host key on the disk. No PCR is bound: a firmware
 update would change it, and the relay would not start. A thief of the whole machine has the TPM2 as well.

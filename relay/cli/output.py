@@ -53,7 +53,7 @@ def json_option(content: str = "one JSON object") -> Callable[[Callable[..., T]]
 
 def print_json(value: Any) -> None:
     """Prints the value, indented."""
-    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # the one that json does not escape
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # json does not escape DEL
 
 
 def print_table(

@@ -1,4 +1,4 @@
-"""Has systemd hold the TCP ports of relay.toml, so that no other program can take one. For root.
+"""Makes systemd hold the TCP ports of relay.toml, so that no other program can take one. For root.
 Standard: systemd.socket(5), which knows no host names; they are looked up as the relay does.
 """
 
@@ -28,7 +28,7 @@ def socket_unit_of(config_file: Path) -> Unit | None:
 
 
 def hold_ports(config: Config, config_file: Path) -> str:
-    """Writes the addresses for systemd, which holds them from now on; returns the message to show.
+    """Makes systemd hold the addresses from now on; returns the message to show.
 
     A running relay must be restarted for that, which is left to the administrator. Raises ConfigError.
     """

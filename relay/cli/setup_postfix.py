@@ -120,7 +120,7 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
 
 
 def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePostfix:
-    """Restores the former relay.toml, `said`: if Postfix had another integration, a restart would stop all mail."""
+    """Restores relay.toml as it `said`: a restart with another integration than Postfix's would stop all mail."""
     _write(places.config_file, said)
     click.echo(f"{places.config_file}: as it was before, since {beside.directory} was not changed")
     return beside._replace(joined=True)

@@ -35,7 +35,7 @@ INSTALL_UNIT = (
 )
 """Commands of deploy/INSTALL.md that install the unit."""
 HOLD_PORTS = "qumail-relay setup --hold-ports --config"
-"""Command by which systemd holds the ports of a relay.toml."""
+"""Command that makes systemd hold the ports of a relay.toml."""
 _STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 _CONFIG = re.compile(r"--config[=\s]+(\S+)")

@@ -18,8 +18,7 @@ _HEADER_OCTETS, _ENTRY = 4, struct.Struct("<HHI")
 
 
 def named_in_acl(file: int | str | Path, rights: int, trusted: Collection[int]) -> str:
-    """The user other than `trusted`, or group, with any of these rights (os.R_OK, ...) by a POSIX ACL: "user eve", or
-    "".
+    """A user not in `trusted`, or a group, with any of these rights (os.R_OK, ...) by a POSIX ACL: "user eve", or "".
 
     The mode shows the mask as the group's rights (acl(5)), and the group may be ours. Raises OSError.
     """

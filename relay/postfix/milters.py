@@ -34,7 +34,7 @@ def around_the_filter(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def in_order(flow: MailFlow) -> Iterator[PostfixFault]:
-    """If the relay is a milter, signers come after it."""
+    """A signer runs before the relay's milter, and signs the original instead of the sealed form."""
     outgoing = flow.side("outgoing")
     if outgoing is None or _relay_signs(flow):
         return
@@ -46,7 +46,7 @@ def in_order(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def let_pass(flow: MailFlow) -> Iterator[PostfixFault]:
-    """When the relay's milter does not answer, mail must wait."""
+    """Mail passes instead of waiting when the relay's milter does not answer."""
     settings = flow.settings
     for source in flow.sources:
         if not any(flow.is_asked(side, source) for side in flow.sides):

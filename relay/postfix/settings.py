@@ -158,7 +158,7 @@ async def read_settings(directory: Path) -> PostfixSettings:
 
 
 async def command(name: str, directory: Path | None, *words: str, said: str = "") -> tuple[str, str]:
-    """Runs one of Postfix's commands, or any without `directory`; returns standard output and standard error.
+    """Runs one of Postfix's commands, or, without `directory`, any command; returns standard output and standard error.
 
     `said` is the standard input. Raises ConfigError if the command is missing, fails, or does not end.
     """

@@ -136,7 +136,7 @@ def apply(change: PostfixChange, beside: Path) -> Path:
 
 
 def undo(beside: Path) -> Path:
-    """Restores the files of before the last `apply`, and returns that Postfix's directory.
+    """Restores the files from before the last `apply`, and returns that Postfix's directory.
 
     Raises ConfigError if there is none, or if the files were edited since: that edit would be lost.
     """

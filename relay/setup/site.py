@@ -43,7 +43,7 @@ def write_configuration(answers: Answers, places: SitePaths, owner: Owner, *, re
 
 
 def make_state(config: Config, progress: Progress) -> list[Written]:
-    """Makes secret and identity at relay.toml's paths, owned by the current, the relay's user. Raises ConfigError."""
+    """Makes secret and identity by relay.toml, owned by the current user, who is the relay's. Raises ConfigError."""
     secret, files, me = config.store.secret, config.identity, Owner.myself()
     directories = dict.fromkeys((config.own_directory, config.state_directory))
     if isinstance(config.store.database, Path):
