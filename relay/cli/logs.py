@@ -21,7 +21,7 @@ from relay.policy.names import printable
 def configure_logging(settings: LogSettings | None = None, *, for_good: bool = False) -> None:
     """Logs to standard error as [log] says, including warnings and errors of libraries.
 
-    With `for_good`, loggers cache their configuration, which halves the time a line.
+    With `for_good`, loggers cache their configuration, which halves the time for each line.
     """
     settings = settings or LogSettings()
     people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
