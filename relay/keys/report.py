@@ -5,7 +5,6 @@ Amounts in keys of the KME's usual size, rates in bits a second, times in second
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +37,6 @@ class PoolRow:
     group: str
     peer: str
     trouble: str
-    health: float
     pool_keys: int
     stored_keys: int | None
     status_age_s: float | None
@@ -48,11 +46,6 @@ class PoolRow:
     empty_in_s: float | None
     reserve_keys: int
     alarm: bool
-    issued: int
-    used: int
-    burnt: int
-    expired: int
-    burnt_by_cause: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +103,9 @@ def _alike(reports: Sequence[dict[str, Any]], table: str, by: Sequence[str]) -> 
 
 def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     row = dict(rows[0])
-    for name in ("pool_keys", "use_bits_per_s", "issued", "used", "burnt", "expired"):
+    for name in ("pool_keys", "use_bits_per_s"):
         row[name] = sum(each[name] for each in rows)
     row["trouble"] = "; ".join(dict.fromkeys(each["trouble"] for each in rows if each["trouble"]))
-    row["health"] = min(each["health"] for each in rows)
     row["alarm"] = any(each["alarm"] for each in rows)
     row["status_age_s"] = min((each["status_age_s"] for each in rows if each["status_age_s"] is not None), default=None)
     row["stored_keys"] = min((each["stored_keys"] for each in rows if each["stored_keys"] is not None), default=None)
@@ -122,10 +114,7 @@ def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if row["stored_keys"] is not None:
         stored, ready, size = row["stored_keys"], row["pool_keys"], row["key_size"]
         row["empty_in_s"] = _ends_in(stored, ready, size, row["use_bits_per_s"], row["refill_bits_per_s"])
-    causes = Counter[str]()
-    for each in rows:
-        causes.update(each["burnt_by_cause"])
-    return row | {"burnt_by_cause": dict(causes)}
+    return row
 
 
 def _levels_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -148,13 +137,11 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     use, refill = kme_store.use.lasting, None if stale else kme_store.link.per_second
     known = stored is not None
     ends_in = empty_in(pool.bits_at_hand(slave_sae), use, refill) if known else None
-    totals = client.accounts.totals(slave_sae)
     return PoolRow(
         kme=client.name,
         group=group,
         peer=peer,
         trouble=pool.trouble or kme_store.trouble or pool.refusal(slave_sae),
-        health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=stored,
         status_age_s=None if age is None else round(age, 1),
@@ -164,11 +151,6 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         empty_in_s=ends_in,
         reserve_keys=reserve,
         alarm=ends_in is not None and ends_in < alarm,
-        issued=totals["issued"],
-        used=totals["used"],
-        burnt=totals["burnt"],
-        expired=totals["expired"],
-        burnt_by_cause=client.accounts.burnt_by_cause(slave_sae),
     )
 
 

@@ -91,14 +91,14 @@ async def test_all_mail_arrives_once_and_the_keys_of_all_are_reported(site: Site
         assert len(how_often(sink)) == 30
         assert set(pids(relay)) == {1, 2, 3}
         async with asyncio.timeout(60):
-            while sum(row["used"] for row in _pools(site.config.keys_file)) < 30:
+            while sum(row["keys_used"] for row in _levels(site.config.keys_file)) < 30:
                 await asyncio.sleep(0.05)
         _, _, said = await run("keys", "status", "--json", "--config", site.config_file)
-        assert sum(row["used"] for row in json.loads(said)["pools"]) == 30
+        assert sum(row["keys_used"] for row in json.loads(said)["levels"]) == 30
 
 
-def _pools(report: Path) -> list[dict[str, int]]:
-    found: list[dict[str, int]] = json.loads(report.read_text())["pools"] if report.exists() else []
+def _levels(report: Path) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = json.loads(report.read_text())["levels"] if report.exists() else []
     return found
 
 
