@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from relay.errors import StoreUnavailable
 from relay.formats.characters import casefold
@@ -15,6 +16,8 @@ from relay.keys.events import Events
 from relay.keys.types import IssuedKeyStore, Key
 
 log = Events(__name__)
+
+Done = TypeVar("Done")
 
 SEEN_KEYS = 200_000
 """Number of keys remembered in memory, beside the store, to detect keys issued twice."""
@@ -63,36 +66,27 @@ class IssuedKeys:
 
     async def ready(self) -> None:
         """Returns if keys can be recorded now. Raises StoreUnavailable: then none may be drawn."""
+        if self._store is not None:
+            await self._by_the_store(self._store.ready())
+
+    async def seen_before(self, keys: Sequence[Key]) -> frozenset[str]:
+        """Records new keys; returns the key_IDs of those that may not be used.
+
+        Raises StoreUnavailable: then none of them may be used.
+        """
+        before = frozenset(key.key_ID for key in keys if not self._seen.first_time(key))
         if self._store is None:
-            return
+            return before
+        octets = {key.key_ID: key.key for key in keys}
+        return before | await self._by_the_store(self._store.remember(self._group, octets))
+
+    async def _by_the_store(self, work: Awaitable[Done]) -> Done:
         try:
-            await self._store.ready()
+            done = await work
         except StoreUnavailable as error:
             if not self.withheld:
                 log.error("keys_not_drawn", kme=self._kme, cause=str(error))
             self.withheld = str(error)
             raise
-        self._is_well()
-
-    async def seen_before(self, slave_sae: str, keys: Sequence[Key]) -> frozenset[str]:
-        """Records new keys; returns the key_IDs of those that may not be used.
-
-        Raises StoreUnavailable: then none of them may be used yet.
-        """
-        before = frozenset(key.key_ID for key in keys if not self._seen.first_time(key))
-        if self._store is None:
-            return before
-        try:
-            before |= await self._store.remember(self._group, {key.key_ID: key.key for key in keys})
-        except StoreUnavailable as error:
-            fields = {"kme": self._kme, "slave_sae": slave_sae, "number": len(keys)}
-            log.error("issued_keys_not_remembered", **fields, cause=str(error))
-            self.withheld = str(error)
-            raise
-        self._is_well()
-        return before
-
-    def _is_well(self) -> None:
-        if self.withheld:
-            log.info("keys_drawn_again", kme=self._kme)
         self.withheld = ""
+        return done

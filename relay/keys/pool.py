@@ -283,9 +283,9 @@ class KeyPool:
             return False
         until = self._timing.clock() + self.prefetch.lifetime
         try:
-            before = await self.issued.seen_before(peer_pool.slave_sae, keys)
+            before = await self.issued.seen_before(keys)
         except BaseException:
-            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(keys), "not remembered")
+            self.client.burn(peer_pool.slave_sae, len(keys), "not remembered")
             raise
         self._put_in_stock(peer_pool, keys, before, until)
         drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}

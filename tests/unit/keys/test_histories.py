@@ -55,6 +55,9 @@ class ScriptedClient:
     def bind(self) -> None:
         """Its loops are ended by the test."""
 
+    def burn(self, sae: str, number: int, cause: str) -> None:
+        self.accounts.issued_and_burnt(sae, number, cause)
+
     async def check_key_status(self, slave_sae_id: str, *, patient: bool = True) -> KeyStatus:
         await asyncio.sleep(0)
         return status_from_reply({"max_key_per_request": self.most, "key_size": 256})
