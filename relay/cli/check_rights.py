@@ -21,11 +21,13 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import permissions
 from relay.files.commands import command, named
-from relay.files.rights import others_can_write, typed_by_root
+from relay.files.rights import others_can_read, others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
 
 MAX_NAMED = 10
 """Maximum number of files listed for each kind; the others are counted."""
+PRIVATE = frozenset({"key", "passphrase", "password_file", "token", "users"})
+"""Settings that name a file with a secret; the site secret and the identity are refused where others can read them."""
 LOST_AND_FOUND = "lost+found"
 """A directory of root's at the top of a file system; not the relay's."""
 
@@ -55,9 +57,11 @@ def owner_states(config_file: Path, config: Config) -> Iterator[State]:
 def _problems(config_file: Path, config: Config) -> Iterator[str]:
     trusted = (_relays_user(config),)
     yield from _of(config_file, trusted)
-    for _, path in named_paths(config):
+    for setting, path in named_paths(config):
         if path != config.policies.directory:
             yield from _of(path, trusted)
+        if setting.rpartition(".")[2] in PRIVATE:
+            yield from _read_by_others(path, trusted)
     commands = [config.alarms.command or (), *(account.token_command for account in config.imap.values())]
     for program in (shutil.which(each[0]) for each in commands if each):
         if program is not None:
@@ -72,6 +76,13 @@ def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterato
     with suppress(ConfigError):  # unreadable files are reported elsewhere
         if writer := others_can_write(path.absolute(), trusted, groups=groups):
             yield f"{named(path)}: {printable(writer)}"
+
+
+def _read_by_others(path: Path, trusted: tuple[int, ...]) -> Iterator[str]:
+    with suppress(OSError):  # unreadable files are reported elsewhere
+        if reader := others_can_read(path, trusted):
+            bits = "o-r" if reader == "everybody" else "g-r"
+            yield f"{named(path)}: {printable(reader)} can read this private file: {typed_by_root(path, 'chmod', bits)}"
 
 
 def _not_ours(config_file: Path, config: Config) -> Iterator[str]:

@@ -14,7 +14,6 @@ from cryptography import x509
 
 from relay.errors import ConfigError
 from relay.files import pem
-from relay.files.rights import typed_by_root
 from relay.files.stamps import Stamps, is_there, read_regular, stamps_of
 
 log = structlog.get_logger(__name__)
@@ -80,10 +79,10 @@ def certificate_state(certificate: Path, key: Path, now: datetime) -> tuple[str,
         return str(certificate), error.problems
     until = leaf.not_valid_after_utc
     detail = f"{certificate}: for {', '.join(_names(leaf)) or 'no host name'}, until {until:%Y-%m-%d}"
-    return detail, list(_problems(leaf, certificate, key, now))
+    return detail, list(_problems(leaf, certificate, now))
 
 
-def _problems(leaf: x509.Certificate, certificate: Path, key: Path, now: datetime) -> Iterator[str]:
+def _problems(leaf: x509.Certificate, certificate: Path, now: datetime) -> Iterator[str]:
     begin, until = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now < begin:
         yield f"{certificate}: is valid only from {begin:%Y-%m-%d %H:%M} UTC on"
@@ -91,8 +90,6 @@ def _problems(leaf: x509.Certificate, certificate: Path, key: Path, now: datetim
         yield f"{certificate}: expired on {until:%Y-%m-%d %H:%M} UTC: mail programs refuse it"
     elif until - now < EXPIRES_SOON:
         yield f"{certificate}: expires on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days: renew it"
-    if key.stat().st_mode & 0o007:
-        yield f"{key}: everybody on this host can read or change the private key: {typed_by_root(key, 'chmod', '640')}"
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

@@ -8,14 +8,16 @@ import errno
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from relay.errors import AnothersFile
 from relay.files.acl import named_in_acl
-from relay.files.commands import as_user, named, one_after_the_other
+from relay.files.commands import as_user, command, named, one_after_the_other
 from relay.files.rights import given_by_root, typed_by_root
 
 MAX_LINKS = 40
@@ -93,6 +95,29 @@ def steps(path: Path) -> Iterator[PathStep]:
 
 def _denial_at(path: Path, *, private: bool) -> Denial | None:
     """Checks each step of an absolute path. Raises OSError."""
+    denial, link = _denial_on_the_way(path, private=private), link_of_others(path)
+    return denial._replace(remedy=_look_at(*link)) if denial is not None and link is not None else denial
+
+
+def link_of_others(path: Path) -> tuple[Path, int] | None:
+    """The first link on the way to a path that is not root's, and its owner; None if there is none. Raises OSError."""
+    for at, name, _ in steps(path):
+        link = Path(at, name)
+        with suppress(OSError):
+            status = link.lstat()
+            if name and stat.S_ISLNK(status.st_mode) and status.st_uid:
+                return link, status.st_uid
+    return None
+
+
+def _look_at(link: Path, owner: int) -> str:
+    """A remedy that changes nothing: who made the link may want root to give away what it leads to."""
+    look = command("ls", "-ld", link)
+    return f"a link of user {_user(owner)} leads there, {named(link)}; change nothing there, look at the link: {look}"
+
+
+def _denial_on_the_way(path: Path, *, private: bool) -> Denial | None:
+    """Raises OSError."""
     at, was_last, is_link = "/", False, False
     for at, name, last in steps(path):
         if not name:

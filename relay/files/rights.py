@@ -117,6 +117,37 @@ def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool 
         return error.what
 
 
+def others_can_read(file: Path, trusted: Collection[int] = ()) -> str:
+    """Returns who besides root and the `trusted` users can read this file, by its mode, its group or an ACL; "" for
+    nobody. Who can reach it counts for nothing, since a directory is opened more easily than a file. Raises OSError.
+    """
+    status = file.stat()
+    if status.st_mode & stat.S_IROTH:
+        return "everybody"
+    if named := named_in_acl(file, os.R_OK, {0, *trusted}):
+        return named
+    if status.st_mode & stat.S_IRGRP:
+        members = {each for each in _members(status.st_gid) if each not in {0, *trusted}}
+        return f"user {_user(min(members))}, of group {_group(status.st_gid)}," if members else ""
+    return ""
+
+
+def _members(gid: int) -> Iterator[int]:
+    """The users in a group, by their numbers."""
+    yield from (each.pw_uid for each in pwd.getpwall() if each.pw_gid == gid)
+    with suppress(KeyError):
+        for name in grp.getgrgid(gid).gr_mem:
+            with suppress(KeyError):
+                yield pwd.getpwnam(name).pw_uid
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def why_not_as_root(program: str) -> str:
     """Why root must not run the program: others can replace it. "" for another user, or if nothing is wrong."""
     executable = shutil.which(program)

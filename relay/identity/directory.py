@@ -57,7 +57,7 @@ from relay.identity.certificates import (
 from relay.identity.further import read_pairs
 from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
 
-_MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
+MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 MIN_PASSPHRASE = 22
@@ -229,7 +229,7 @@ class _Reader:
         path = file_of(ca_stem(self._directory), "pem")
         if not is_there(path):
             requested = files_in(self._directory, "*.csr")
-            raise ConfigError(f"{path}: missing; {_PUT_CA if requested else _MAKE}")
+            raise ConfigError(f"{path}: missing; {_PUT_CA if requested else MAKE}")
         certificate = read_certificate(path)
         _named(path, check_ca, certificate)
         return certificate

@@ -14,7 +14,7 @@ from cryptography import x509
 from relay.config import Config, PeerSettings
 from relay.errors import ConfigError
 from relay.files.stamps import Stamps, stamp_of, stamps_in, stamps_of
-from relay.identity.directory import own_identity
+from relay.identity.directory import MAKE, own_identity
 from relay.identity.document import PeerCertificates
 from relay.identity.pairs import Identity
 from relay.identity.peers import document_file, joined, trusted_peers
@@ -32,9 +32,15 @@ class KnownSites:
 
     @classmethod
     def read(cls, settings: Config) -> KnownSites:
-        """The snapshot of relay.toml, the identity and the pinned documents. Raises ConfigError."""
-        certificates = trusted_peers(settings)
-        return cls(joined(settings, certificates), own_identity(settings), certificates)
+        """The snapshot of relay.toml, the identity and the pinned documents.
+
+        Raises ConfigError, also if there is no identity where relay.toml names one. Without it, mail that is sealed for
+        this site would be taken for somebody else's, and handed on as it is.
+        """
+        certificates, identity = trusted_peers(settings), own_identity(settings)
+        if identity is None and settings.identity is not None:
+            raise ConfigError(f"{settings.identity.directory}: not there: put it back, or make one: {MAKE}")
+        return cls(joined(settings, certificates), identity, certificates)
 
     def read_again(self, settings: Config) -> KnownSites:
         """A new snapshot of the files; unusable parts keep their current state, and are logged."""

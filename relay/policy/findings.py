@@ -168,6 +168,7 @@ def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
     """
     if sends:
         yield from peers_held(policies)
+        yield from peers_unknown(policies)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
     yield from _fields_in_vain(policies)
@@ -193,6 +194,19 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
         if file.policy.levels == ONLY_PLAINTEXT:
             what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; create {own}"
             yield _doubt(policies.directory, file.name, ("levels",), what)
+
+
+def peers_unknown(policies: PolicySet) -> Iterator[Doubt]:
+    """Finds files that have mail to a domain sealed which is no peer's: its mail is held.
+
+    A peer is unknown too once its document is gone: what this peer seals is put in quarantine then.
+    """
+    for name, file in sorted(policies.files.items()):
+        owner = file.policy.peer or policies.owners.get(file.domain)
+        sealed = file.policy.levels is not None and file.policy.levels != ONLY_PLAINTEXT
+        if file.domain and owner is None and sealed and not file.policy.not_now:
+            what = f"no peer has {file.domain}, and mail to it is held: accept the peer, or put its document back"
+            yield _doubt(policies.directory, name, ("levels",), what)
 
 
 def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collection[str] = ()) -> Iterator[Doubt]:

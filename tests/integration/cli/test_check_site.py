@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.nobody import by_root
 from tests.testlib.ports import free_address
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.sites import Site, give_identity, make_site, relay_process
 
 GROUPS = 'kme_groups = ["alice-bob"]\n'
 ADDRESSES = ("--from", "ann@alice.example", "--to", "ben@bob.example")
@@ -421,3 +423,48 @@ async def test_without_a_configuration_check_names_setup(tmp_path: Path) -> None
     status, _, out = await run("check", "--config", tmp_path / "relay.toml")
     assert status == 1
     assert f"Next   set this site up: qumail-relay setup --config {tmp_path / 'relay.toml'}" in out.decode()
+
+
+@by_root
+@pytest.mark.parametrize("by", ["mode", "group", "ACL"])
+async def test_a_private_key_that_another_user_can_read_is_wrong(alice: Site, by: str) -> None:
+    [key] = {kme.key for kme in alice.config.kmes.values() if kme.key is not None}
+    own = alice.directory / "own.key"
+    own.write_bytes(key.read_bytes())
+    own.chmod(0o604 if by == "mode" else 0o640)
+    daemon = pwd.getpwnam("daemon")
+    if by == "group":
+        os.chown(own, 0, daemon.pw_gid)
+    elif by == "ACL":
+        entries = [(1, 6, -1), (2, 4, daemon.pw_uid), (4, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
+        packed = b"".join(struct.pack("<HHi", *each) for each in entries)
+        os.setxattr(own, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    edit(alice, str(key), str(own))
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    who, bits = {
+        "mode": ("everybody", "o-r"),
+        "group": ("user daemon, of group daemon,", "g-r"),
+        "ACL": ("user daemon", "g-r"),
+    }[by]
+    assert f"{own}: {who} can read this private file: chmod {bits} {own}" in " ".join(done.output.split())
+    own.chmod(0o600)
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert "can read this private file" not in done.output
+
+
+async def test_a_policy_for_a_domain_that_is_no_peers_any_more_is_wrong(alice: Site) -> None:
+    alice.write_policies({"carol.example.toml": 'levels = ["pqc"]\n', "dave.example.toml": 'levels = ["plaintext"]\n'})
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    said = " ".join(done.output.split())
+    assert "carol.example.toml:1:1: no peer has carol.example, and mail to it is held: accept the peer" in said
+    assert "no peer has dave.example" not in said
+
+
+async def test_a_relay_whose_identity_is_gone_does_not_start(alice: Site, identities: Identities) -> None:
+    """It would hand on as it is what peers have sealed for it."""
+    give_identity(alice, identities, "alice", "bob")
+    (alice.directory / "identity").rename(alice.directory / "elsewhere")
+    edit(alice, 'domains = ["bob.example"]\n', "")
+    status, said, _ = await run("serve", "--config", alice.config_file)
+    assert status == 1
+    assert f"{alice.directory / 'identity'}: not there: put it back" in said

@@ -123,6 +123,26 @@ def test_no_root_file_changes_hands_by_what_an_error_says_to_type(place: Place, 
 
 
 @by_root
+@pytest.mark.parametrize(
+    "name", ["site.secret", "relay.db", "identity", "peers/x.json", "audit", "keys.spool", "users"]
+)
+def test_nothing_is_to_be_typed_about_what_a_link_of_the_relays_account_leads_to(place: Place, name: str) -> None:
+    place.victim.chmod(0o700)
+    planted = place.state / name
+    planted.parent.mkdir(exist_ok=True)
+    if planted.is_dir():
+        planted.rename(place.state / "away")
+    planted.unlink(missing_ok=True)
+    planted.symlink_to(place.file)
+    place.give()
+    said = " ".join(attempts("check", *place.config, environment={"COLUMNS": "1000"}).said.split())
+    assert str(planted) in said
+    for changes in ("chown", "chgrp", "chmod", "setfacl"):
+        assert not re.search(rf"\b{changes}\b [^;,]*{place.victim}\b", said), said
+    assert f"a link of user nobody leads there, {planted}" in said or str(place.victim) not in said
+
+
+@by_root
 def test_what_an_error_says_to_type_does_what_it_says(place: Place) -> None:
     secret = place.state / "site.secret"
     os.chown(secret, 0, 0)
