@@ -435,7 +435,7 @@ def make_directory(directory: Path) -> None:
 def why_not_writable(directory: Path) -> str:
     """Why no line can be written in this directory, or ""; creates nothing. Blocks."""
     place = resolved(directory)
-    if place.exists() and not place.is_dir():
+    if directory.exists() and not directory.is_dir():
         return f"{os.strerror(errno.ENOTDIR)}: move it away, or name another directory (audit.directory)"
     try:
         if not os.path.lexists(place):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from relay.cli.units import BOOTED, DIRECTORIES, INSTALL_UNIT, Unit, shown, systemctl, unit_of
@@ -16,6 +18,8 @@ from relay.files.commands import command, one_after_the_other
 from relay.process import app
 from relay.setup.files import write_flushed
 
+ATTEMPTS, PAUSE_S = 5, 1.0
+"""How often the socket unit is restarted, and the pause in between, in seconds."""
 _HEAD = "# The addresses of relay.toml, written by `qumail-relay setup --hold-ports`.\n[Socket]\n"
 
 
@@ -48,8 +52,21 @@ def hold_ports(config: Config, config_file: Path) -> str:
     if dict(shown(unit.name, "ActiveState"))["ActiveState"] in ("active", "reloading"):
         restart = command("systemctl", "restart", unit.socket)
         return f"{unit.addresses_file}: written; systemd holds the ports after: {restart}"
-    systemctl("restart", unit.socket)
+    _restart(unit)
     return f"{text}: held by systemd from now on ({unit.socket})"
+
+
+def _restart(unit: Unit) -> None:
+    """Raises ConfigError.
+
+    While a relay begins, its socket unit cannot. One that fails for want of the sockets begins again every few seconds.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(ConfigError):
+            systemctl("restart", unit.socket)
+            return
+        time.sleep(PAUSE_S)
+    systemctl("restart", unit.socket)
 
 
 def _none_to_hold(unit: Unit) -> str:

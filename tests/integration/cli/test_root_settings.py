@@ -207,7 +207,7 @@ def policies_in_a_directory_for_everybody(place: Place) -> str:
 
 def a_certificate_that_another_user_can_exchange(place: Place) -> str:
     (place.site / "kme").mkdir()
-    (place.site / "kme/ca.pem").touch()
+    (place.site / "kme/ca.pem").touch(mode=0o600)
     os.chown(place.site / "kme", 1, 1)
     return "kme/ca.pem: user daemon can change it"
 

@@ -186,7 +186,8 @@ def test_check_looks_at_everything_that_submission_needs(tmp_path: Path, ca: tru
     done = CliRunner().invoke(cli, ["check", "--json", "--config", str(tmp_path / "relay.toml")])
     found = {each["what"]: each for each in json.loads(done.output) if each["what"].startswith("submission")}
     assert "for relay.alice.example, until" in found["submission certificate"]["detail"]
-    assert "chmod 640" in str(found["submission certificate"]["problems"])
+    [rights] = [each["problems"] for each in json.loads(done.output) if each["what"] == "rights"]
+    assert any("relay.key: everybody can read this private file: chmod o-r " in each for each in rights)
     assert found["submission users"] == {
         "what": "submission users",
         "detail": f"{tmp_path}/users: 1 users",
