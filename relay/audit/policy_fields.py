@@ -4,13 +4,13 @@ Standard: deploy/AUDIT.md; addresses are hashed as everywhere in the record, inc
 
 from __future__ import annotations
 
-import pwd
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
+from relay.files.accounts import user_name
 from relay.policy.installing import Installer
 from relay.policy.names import SUFFIX, printable
 from relay.policy.step import SetStep
@@ -51,16 +51,9 @@ def of_step(step: SetStep, addresses: AddressHash) -> dict[str, Any]:
 
 
 def _who(installer: Installer) -> dict[str, Any]:
-    by = ", ".join(map(_user, installer.uids))
+    by = ", ".join(map(user_name, installer.uids))
     sudo = {"sudo_user": installer.sudo_user} if installer.sudo_user else {}
     return {"by": by, "uid": list(installer.uids), **sudo, "known_by": installer.known_by}
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def of_comparison(compared: Comparison | None, missing: str, addresses: AddressHash) -> dict[str, Any]:

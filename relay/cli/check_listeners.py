@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where, tcp_places
 from relay.errors import ConfigError
+from relay.files.accounts import user_name
 from relay.files.commands import command, one_after_the_other
 from relay.files.rights import as_owner_of
 from relay.process import app
@@ -79,7 +79,7 @@ async def _to_be_held(where: Where, unit: Unit | None) -> bool | None:
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
     """`serves`: whether a relay of this site serves; None if this machine cannot tell."""
     users = _users(where) if listens else set()
-    whose = f" of user {', '.join(sorted(map(owner_name, users)))}" if users else ""
+    whose = f" of user {', '.join(sorted(map(user_name, users)))}" if users else ""
     if listens and serves is False:
         yield (
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
@@ -132,14 +132,6 @@ def _relays_users(config: Config) -> set[int]:
         with suppress(OSError):
             users.add(path.stat().st_uid)
     return users
-
-
-def owner_name(user: int) -> str:
-    """The name of a user, or its number if it has no name."""
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)
 
 
 def unit_states(config_file: Path) -> Iterator[State]:

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.cli.backup import named_paths
-from relay.cli.check_listeners import owner_name
 from relay.cli.check_site import State
 from relay.cli.serving import servers_user
 from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import permissions
+from relay.files.accounts import user_name
 from relay.files.commands import command, named
 from relay.files.rights import others_can_read, others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
@@ -43,13 +43,13 @@ def owner_states(config_file: Path, config: Config) -> Iterator[State]:
     if not config.state_directory.exists():
         return
     unit, owner, uid = unit_of(config_file), _relays_user(config), servers_user(config)
-    runs, user = "the relay that serves runs", owner_name(uid) if uid is not None else ""
+    runs, user = "the relay that serves runs", user_name(uid) if uid is not None else ""
     if unit is not None and uid is None:
         runs, user = f"unit {unit.name} runs", unit.user
         with suppress(KeyError):
             uid = pwd.getpwnam(user).pw_uid
     if user and uid != owner:
-        whose = f"{config.state_directory}: belongs to user {owner_name(owner)}, and {runs} as {user}"
+        whose = f"{config.state_directory}: belongs to user {user_name(owner)}, and {runs} as {user}"
         give = command("chown", "-hR", f"{user}:", config.state_directory)
         yield "owner", "", (f"{whose}, so that it can write nothing there, and does not start again: {give}",)
 
@@ -97,7 +97,7 @@ def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
                 if not ours and not any(each in only_read for each in (path, *path.parents)):
                     faults.append(path)
     for path in sorted(faults)[:MAX_NAMED]:
-        whose = f"belongs to user {owner_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
+        whose = f"belongs to user {user_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
         yield f"{named(path)}: {whose}, cannot write it: {permissions.give_to_us(path)}"
     if len(faults) > MAX_NAMED:
         yield f"{config.state_directory}: {len(faults) - MAX_NAMED} more of its files belong to other users"

@@ -18,7 +18,7 @@ from relay.files.commands import command, one_after_the_other
 from relay.process import app
 from relay.setup.files import write_flushed
 
-ATTEMPTS, PAUSE_S = 5, 1.0
+ATTEMPTS, PAUSE_S = 20, 0.5
 """How often the socket unit is restarted, and the pause in between, in seconds."""
 _HEAD = "# The addresses of relay.toml, written by `qumail-relay setup --hold-ports`.\n[Socket]\n"
 

@@ -5,8 +5,6 @@ Exit status 0 found, 1 not found, 2 usage; changes nothing, and reports what cou
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -26,6 +24,7 @@ from relay.cli.options import config_option
 from relay.cli.output import json_option, print_json
 from relay.cli.trace_story import Story, story_lines
 from relay.errors import ConfigError
+from relay.files import permissions
 from relay.files.rights import acting_as, open_named
 from relay.formats.mime import hash_of_id
 from relay.policy.names import printable
@@ -96,7 +95,7 @@ def _read_records(story: Story, directory: Path, since: str) -> None:
             if story.known == count:
                 return
     except OSError as error:
-        click.echo(f"{directory}: cannot be read as {_user()} ({error.strerror}): run it as root", err=True)
+        click.echo(f"{directory}: cannot be read as {permissions.user()} ({error.strerror}): run it as root", err=True)
 
 
 def _read_line(story: Story, line: str) -> None:
@@ -144,13 +143,6 @@ def _journal(journal: str, since: str) -> Iterator[Iterable[str]]:
         complaints.seek(0)
         said = complaints.read().strip()
     if _HIDDEN.search(said):
-        click.echo(f"the journal cannot be read as {_user()}: run it as root", err=True)
+        click.echo(f"the journal cannot be read as {permissions.user()}: run it as root", err=True)
     elif process.returncode:
         click.echo(f"the journal cannot be read: {printable(said.splitlines()[-1] if said else journal)}", err=True)
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"user {os.geteuid()}"

@@ -5,12 +5,12 @@ Standard: acl(5); the attribute system.posix_acl_access in Linux's format, versi
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
+
+from relay.files.accounts import group_name, user_name
 
 _USER, _GROUP, _MASK = 0x02, 0x08, 0x10
 _HEADER_OCTETS, _ENTRY = 4, struct.Struct("<HHI")
@@ -32,14 +32,7 @@ def named_in_acl(file: int | str | Path, rights: int, trusted: Collection[int]) 
     for tag, given, number in entries:
         if tag in (_USER, _GROUP) and given & mask & rights:
             if tag == _USER and number not in trusted:
-                return f"user {_name(pwd.getpwuid, number)}"
+                return f"user {user_name(number)}"
             if tag == _GROUP and number != 0:
-                return f"group {_name(grp.getgrgid, number)}"
+                return f"group {group_name(number)}"
     return ""
-
-
-def _name(look_up: Callable[[int], pwd.struct_passwd | grp.struct_group], number: int) -> str:
-    try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)

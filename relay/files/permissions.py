@@ -5,17 +5,13 @@ Standard: path_resolution(7); the kernel is asked for effective ids (faccessat(2
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
-import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from relay.errors import AnothersFile
+from relay.files.accounts import group_name, user_name
 from relay.files.acl import named_in_acl
 from relay.files.commands import as_user, command, named, one_after_the_other
 from relay.files.rights import given_by_root, typed_by_root
@@ -29,20 +25,28 @@ _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
 
 class PathStep(NamedTuple):
-    """A searched directory, the name looked up there, and whether it is the last one."""
+    """A searched directory, the name looked up there, and whether it is the last one.
+
+    `link` is the first link followed so far in a directory that others than root can write, "" if there was none.
+    """
 
     directory: str
     name: str
     last: bool
+    link: str
 
 
 class Denial(NamedTuple):
-    """What denies access: a file or directory, the right ("read" or "search"), mode and owner, and the remedy."""
+    """What denies access: a file or directory, the right ("read" or "search"), mode and owner, and the remedy.
+
+    `link` is the link that leads there, if others than root may have made it: the remedy then changes nothing.
+    """
 
     place: str
     right: str
     rights: str
     remedy: str
+    link: str = ""
 
     def __str__(self) -> str:
         done, denied = "searched" if self.right == "search" else "read", os.strerror(errno.EACCES)
@@ -72,11 +76,11 @@ def steps(path: Path) -> Iterator[PathStep]:
 
     Raises OSError (ELOOP).
     """
-    at, links = "/", 0
+    at, links, planted = "/", 0, ""
     remaining = list(reversed(path.parts[1:]))
     while remaining:
         part = remaining.pop()
-        yield PathStep(at, part, not remaining)
+        yield PathStep(at, part, not remaining, planted)
         if part == "..":
             at = at.rpartition("/")[0] or "/"
             continue
@@ -88,52 +92,37 @@ def steps(path: Path) -> Iterator[PathStep]:
             continue
         if (links := links + 1) > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        planted = planted or (child if _others_write(at) else "")
         at = "/" if target.startswith("/") else at
         remaining += reversed(Path(target).parts[target.startswith("/") :])
-    yield PathStep(at, "", last=False)
+    yield PathStep(at, "", last=False, link=planted)
+
+
+def _others_write(directory: str) -> bool:
+    """Whether others than root can make a link there."""
+    status = os.stat(directory)  # noqa: PTH116 - as above
+    return status.st_uid != 0 or bool(status.st_mode & 0o022)
 
 
 def _denial_at(path: Path, *, private: bool) -> Denial | None:
     """Checks each step of an absolute path. Raises OSError."""
-    denial, link = _denial_on_the_way(path, private=private), link_of_others(path)
-    return denial._replace(remedy=_look_at(*link)) if denial is not None and link is not None else denial
-
-
-def link_of_others(path: Path) -> tuple[Path, int] | None:
-    """The first link on the way to a path that is not root's, and its owner; None if there is none. Raises OSError."""
-    for at, name, _ in steps(path):
-        link = Path(at, name)
-        with suppress(OSError):
-            status = link.lstat()
-            if name and stat.S_ISLNK(status.st_mode) and status.st_uid:
-                return link, status.st_uid
-    return None
-
-
-def _look_at(link: Path, owner: int) -> str:
-    """A remedy that changes nothing: who made the link may want root to give away what it leads to."""
-    look = command("ls", "-ld", link)
-    return f"a link of user {_user(owner)} leads there, {named(link)}; change nothing there, look at the link: {look}"
-
-
-def _denial_on_the_way(path: Path, *, private: bool) -> Denial | None:
-    """Raises OSError."""
-    at, was_last, is_link = "/", False, False
-    for at, name, last in steps(path):
+    at, link = "/", ""
+    for at, name, _, link in steps(path):
         if not name:
             break
         if not os.path.isdir(at):  # noqa: PTH112 - nothing is below a file, whatever its rights
             return None
         if not os.access(at, os.X_OK, effective_ids=True):
-            return _denial(Path(at), "x", private=private)
-        is_link, was_last = is_link or was_last, last
+            return _denial(Path(at), "x", link, private=private)
     place = Path(at)
     needed = "rx" if place.is_dir() else "r"
     lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))
-    denial = _denial(place, lacks, private=private) if lacks else None
-    if denial is not None and is_link and not place.is_dir():  # an attacker's link may lead to a secret
-        return denial._replace(remedy=f"a link leads there; if that is meant: {denial.remedy}")
-    return denial
+    if not lacks:
+        return None
+    denial = _denial(place, lacks, link, private=private)
+    if link or place == path or place.is_dir():
+        return denial
+    return denial._replace(remedy=f"a link leads there; if that is meant: {denial.remedy}")
 
 
 def why_not_written(path: Path, error: OSError) -> str:
@@ -147,7 +136,7 @@ def another_owner(path: Path) -> str:
         owner = path.lstat().st_uid
     except OSError:
         return ""
-    return "" if owner == os.geteuid() else f": it belongs to user {_user(owner)}: {give_to_us(path)}"
+    return "" if owner == os.geteuid() else f": it belongs to user {user_name(owner)}: {give_to_us(path)}"
 
 
 def give_to_us(path: Path) -> str:
@@ -173,7 +162,7 @@ def keep_to_us(path: Path, status: os.stat_result) -> str:
 
 def anothers_file(path: Path, owner: int) -> AnothersFile:
     """The error for a file of the relay that belongs to another user; it names the user to run this as."""
-    whose, us = _user(owner), user()
+    whose, us = user_name(owner), user()
     has_to = f"the relay and its commands have to run as {whose}; {_run_as(whose)}"
     return AnothersFile(f"{path}: belongs to user {whose}, and this runs as {us}: {has_to}")
 
@@ -184,15 +173,19 @@ def _run_as(user: str) -> str:
 
 def user() -> str:
     """The name of the user that this process acts as."""
-    return _user(os.geteuid())
+    return user_name(os.geteuid())
 
 
-def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
+def _denial(place: Path, lacks: str, link: str, *, private: bool) -> Denial:
     status = place.stat()
-    rights = f"mode {status.st_mode & 0o7777:04o}, owner {_user(status.st_uid)}:{_group(status.st_gid)}"
+    rights = f"mode {status.st_mode & 0o7777:04o}, owner {user_name(status.st_uid)}:{group_name(status.st_gid)}"
     remedy = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
+    if link:
+        # Who made the link may want root to give away what it leads to.
+        where, look = named(Path(link)), command("ls", "-ld", Path(link))
+        remedy = f"a link leads there, {where}; change nothing there, and look at the link: {look}"
     right = "search" if lacks == "x" else "read"
-    return Denial(named(place), right, rights, printable(remedy or _remedy(place, status, lacks)))
+    return Denial(named(place), right, rights, printable(remedy or _remedy(place, status, lacks)), link)
 
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
@@ -203,8 +196,8 @@ def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
         return f"its mode permits it, so an ACL or a security module does not: {typed_by_root(place, 'getfacl')}"
     if whose != "o" or status.st_mode & _bits("o", "r"):
         return typed_by_root(place, "chmod", f"{whose}+{lacks}")
-    if status.st_uid == 0 and not status.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
-        chgrp = typed_by_root(place, "chgrp", _group(os.getegid()))
+    if status.st_uid == 0 and not status.st_mode & _bits("g", lacks) and group_name(os.getegid()) not in OF_NOBODY:
+        chgrp = typed_by_root(place, "chgrp", group_name(os.getegid()))
         return one_after_the_other(chgrp, typed_by_root(place, "chmod", f"g+{lacks}"))
     return typed_by_root(place, "setfacl", "-m", f"u:{user()}:{lacks}")
 
@@ -212,7 +205,7 @@ def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
 def _remedy_of_owner(place: Path, status: os.stat_result) -> str | None:
     """Returns the remedy for a file that only one user may read; None for a directory of root on the path."""
     if status.st_uid:
-        owner = _user(status.st_uid)
+        owner = user_name(status.st_uid)
         return f"the relay and its commands have to run as {owner}; {_run_as(owner)}"
     if place.is_dir():
         return None
@@ -221,22 +214,6 @@ def _remedy_of_owner(place: Path, status: os.stat_result) -> str | None:
 
 def _bits(whose: str, rights: str) -> int:
     return sum(_ACCESS[each] << _SHIFTS[whose] for each in rights)
-
-
-@lru_cache
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-@lru_cache
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def printable(text: str) -> str:

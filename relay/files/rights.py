@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relay.errors import ConfigError
+from relay.files.accounts import group_name, user_name
 from relay.files.acl import named_in_acl
 from relay.files.commands import as_user, command, one_after_the_other
 
@@ -128,7 +129,7 @@ def others_can_read(file: Path, trusted: Collection[int] = ()) -> str:
         return named
     if status.st_mode & stat.S_IRGRP:
         members = {each for each in _members(status.st_gid) if each not in {0, *trusted}}
-        return f"user {_user(min(members))}, of group {_group(status.st_gid)}," if members else ""
+        return f"user {user_name(min(members))}, of group {group_name(status.st_gid)}," if members else ""
     return ""
 
 
@@ -139,13 +140,6 @@ def _members(gid: int) -> Iterator[int]:
         for name in grp.getgrgid(gid).gr_mem:
             with suppress(KeyError):
                 yield pwd.getpwnam(name).pw_uid
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def why_not_as_root(program: str) -> str:
@@ -406,7 +400,7 @@ class _FollowedPath:
         if not status.st_mode & stat.S_IWGRP or not self._groups:
             return ""
         if status.st_gid:
-            return f"group {_group(status.st_gid)}"
+            return f"group {group_name(status.st_gid)}"
         # The group is root's, so the right may come from an ACL.
         return named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
 
@@ -428,13 +422,6 @@ class _FollowedPath:
 def _names(path: Path) -> list[str]:
     """The names of a path in reverse order."""
     return [name for name in reversed(path.parts) if name != "/"]
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def _cannot_become(user: UnixUser, error: OSError) -> ConfigError:

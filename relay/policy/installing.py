@@ -61,7 +61,7 @@ class InstallNote(NamedTuple):
 def leads_through(path: Path, link: Path) -> bool:
     """Whether resolving an absolute path passes through this link. Raises OSError."""
     place = (os.path.realpath(link.parent), link.name)
-    return any((directory, name) == place for directory, name, _ in steps(path))
+    return any((directory, name) == place for directory, name, *_ in steps(path))
 
 
 def link_of(directory: Path) -> LinkId | None:

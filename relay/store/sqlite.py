@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.permissions import another_owner, cause, denial_at, link_of_others, why_not_written
+from relay.files.permissions import another_owner, cause, denial_at, why_not_written
 from relay.files.sqlite import NOT_REGULAR, connected, make_sqlite_file, said_by_sqlite
 from relay.files.stamps import is_gone
 from relay.store import secret_file
@@ -188,7 +188,7 @@ def why_another_file(path: Path, opened: os.stat_result) -> str:
         if is_gone(error):
             return TAKEN_AWAY
         denied = denial_at(path)
-        if denied is None or link_of_others(path) is not None:
+        if denied is None or denied.link:
             return f"{NOT_SEEN}: {denied or error.strerror}"
         return f"{NOT_SEEN}: {error.strerror} at {denied.place}{another_owner(Path(denied.place))}"
     if os.path.samestat(found, opened):

@@ -122,6 +122,11 @@ def test_no_root_file_changes_hands_by_what_an_error_says_to_type(place: Place, 
             assert state_of(place.victim) == before, line
 
 
+def changes_to(victim: Path, said: str) -> list[str]:
+    """The commands in a text that change a file or directory there."""
+    return re.findall(rf"\b(?:chown|chgrp|chmod|setfacl)\b [^;,]*{victim}\b", " ".join(said.split()))
+
+
 @by_root
 @pytest.mark.parametrize(
     "name", ["site.secret", "relay.db", "identity", "peers/x.json", "audit", "keys.spool", "users"]
@@ -135,11 +140,22 @@ def test_nothing_is_to_be_typed_about_what_a_link_of_the_relays_account_leads_to
     planted.unlink(missing_ok=True)
     planted.symlink_to(place.file)
     place.give()
-    said = " ".join(attempts("check", *place.config, environment={"COLUMNS": "1000"}).said.split())
+    said = attempts("check", *place.config, environment={"COLUMNS": "1000"}).said
     assert str(planted) in said
-    for changes in ("chown", "chgrp", "chmod", "setfacl"):
-        assert not re.search(rf"\b{changes}\b [^;,]*{place.victim}\b", said), said
-    assert f"a link of user nobody leads there, {planted}" in said or str(place.victim) not in said
+    assert changes_to(place.victim, said) == []
+    assert f"a link leads there, {planted}" in said or str(place.victim) not in said
+
+
+@by_root
+def test_nor_while_that_account_exchanges_the_link_as_fast_as_it_can(place: Place) -> None:
+    place.victim.chmod(0o700)
+    planted = place.state / "link"
+    planted.symlink_to(place.file)
+    place.give()
+    with exchanging((place.state / "site.secret", planted)):
+        ended = attempts("check", *place.config, number=40, environment={"COLUMNS": "1000"}).ended
+    assert any(str(place.victim) in each.said for each in ended), "the link was there at times"
+    assert [changes_to(place.victim, each.said) for each in ended] == [[]] * 40
 
 
 @by_root

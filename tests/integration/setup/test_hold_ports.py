@@ -15,7 +15,7 @@ from relay.errors import ConfigError
 UNIT = Unit("qumail-relay", Path("relay.toml"), "qumail-relay", Path("relay.toml"))
 
 
-@pytest.mark.parametrize("fails", [0, 2, 5])
+@pytest.mark.parametrize("fails", [0, 2, setup_ports.ATTEMPTS])
 def test_a_socket_unit_that_cannot_start_at_this_moment_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
