@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import re
+import shlex
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Self
 from relay.identity import Identity, create_identity, peer_document
 from relay.levels import AES, SEALING
 from tests.bench.cases import CONNECTIONS
-from tests.bench.postfix import bench_postfix, free_ports
 from tests.bench.processes import BenchServer, command, server
 from tests.bench.result import BenchmarkFailed
 from tests.bench.sink import BenchSink
 from tests.bench.traffic import Handover, mails_of, send
+from tests.testlib import postfix
+from tests.testlib.ports import free_address, free_addresses
 
 STOCK_OF_KEYS = 100_000_000
 """Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
@@ -67,6 +69,15 @@ _OUTGOING = (
 _INCOMING = '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
 _WATCHED = '\n[status]\nlisten = "127.0.0.1:0"\n'
 _NOT_WATCHED = "\n[audit]\nevery_mail = false\n"
+_MAIN_CF = {
+    "message_size_limit": "75000000",
+    "mailbox_size_limit": "0",
+    "virtual_mailbox_limit": "0",
+    "milter_default_action": "tempfail",
+    "qumail_destination_concurrency_negative_feedback": "0",
+    "qumail_destination_concurrency_failed_cohort_limit": "0",
+}
+_QUMAIL = "qumail/unix=qumail unix - - n - - lmtp -o lmtp_line_length_limit=0 -o lmtp_send_xforward_command=yes"
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants. Which
@@ -85,7 +96,7 @@ class Servers:
     """All of them, by name, as an async context manager; mail ends at the local port `sink`, or in `bag`."""
 
     def __init__(self) -> None:
-        self.sink = free_ports(1)[0]
+        self.sink = free_address().port
         self.bag = BenchSink(whole=True)
         self._running: dict[str, BenchServer] = {}
         self._stack = AsyncExitStack()
@@ -164,7 +175,7 @@ class Servers:
             case "kmes":
                 return await self._kmes()
             case "postfix-back":
-                return BenchServer({"": free_ports(1)[0]})
+                return BenchServer({"": free_address().port})
             case "postfix":
                 return await self._postfix()
         raise AssertionError(name)
@@ -244,7 +255,13 @@ class Servers:
             "bare": f"-o smtpd_milters=inet:127.0.0.1:{bare}",
             "milter": f"-o smtpd_milters=inet:127.0.0.1:{relay.ports['milter']}",
         }
-        ports = dict(zip(options, free_ports(len(options)), strict=True))
+        ports = dict(zip(options, (each.port for each in free_addresses(len(options))), strict=True))
         ways_in = {ports[listener]: option for listener, option in options.items()} | {back: _BACK}
-        self._stack.enter_context(bench_postfix(ways_in, self.sink))
+        services = [
+            f"127.0.0.1:{port}/inet=127.0.0.1:{port} inet n - n - - smtpd {how}" for port, how in ways_in.items()
+        ]
+        changes = shlex.join(["postconf", "-M", _QUMAIL, *services])
+        settings = {**_MAIN_CF, "default_transport": f"smtp:[127.0.0.1]:{self.sink}"}
+        running = postfix.running(smtp=free_address(), fragments=(), ports={}, settings=settings, changes=changes)
+        await self._stack.enter_async_context(running)
         return BenchServer(ports)
