@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from relay.errors import KeyUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
+from relay.keys.faults import NotAsked
 
 log = Events(__name__)
 
@@ -31,20 +32,30 @@ class Pairing:
 
     @asynccontextmanager
     async def turn(self, kme: KMEClient) -> AsyncIterator[None]:
-        """Calls for keys inside go to one KME at a time: some hang for good if both are asked at once."""
+        """Calls for keys inside go to one KME at a time: some hang for good if both are asked at once.
+
+        Those that were met drop undelivered keys, too, so KMEs that keep them need no turns.
+        """
+        if self.keeps:
+            yield
+            return
         if self._asked in (None, kme) and not self._waiting:
             self._begin(kme)
         else:
             place = kme, asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:
-                await place[1]
-            except asyncio.CancelledError:
+                async with asyncio.timeout(kme.timeout):
+                    await place[1]
+            except (asyncio.CancelledError, TimeoutError) as error:
                 if place in self._waiting:
                     self._waiting.remove(place)
                 else:
                     self._end()
-                raise
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                text = f"the other KME of the pair has not answered within {kme.timeout:g} s"
+                raise NotAsked(f"{kme.name}: not asked, {text}") from None
         try:
             yield
         finally:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from relay.keys import CachedKMClient, get_optimized_km_clients
+import pytest
+
+from relay.keys import CachedKMClient, NotAsked, get_optimized_km_clients
 from tests.integration.keys.test_undelivered import _kmes
 from tests.testlib.next_door import count_undelivered, hang_for_each_other
 
@@ -40,3 +42,33 @@ async def test_a_pair_that_is_used_once_costs_one_key_and_more_are_kept_ready_wi
         async with pair:
             await _used(alice, bob, 1, 40)
         assert 41 + 2 < kmes.link.issued["KM1"] <= 2 * 41 + 2, "as many are kept ready as were used"
+
+
+async def test_with_kmes_that_keep_keys_a_fetch_does_not_wait_for_the_refill_of_the_other_side(tmp_path: Path) -> None:
+    async with _kmes(tmp_path, drops_undelivered=False, max_sae_id_count=0) as kmes:
+        alice, bob = pair = get_optimized_km_clients(tmp_path)
+        async with pair, asyncio.timeout(30):
+            await _used(alice, bob, 1, 3)
+            drawn, released = await alice.request_enc_keys(1), asyncio.Event()
+            kmes.km1.misbehave("enc_keys", "late", times=None, until=released)
+            before = len(kmes.km1.got("enc_keys"))
+            drawing = asyncio.create_task(alice.request_enc_keys(1, number=60))
+            while len(kmes.km1.got("enc_keys")) == before:
+                await asyncio.sleep(0)
+            assert await bob.request_dec_keys(2, [drawn[0].key_ID]) == drawn
+            released.set()
+            assert await drawing
+
+
+async def test_a_kme_that_hangs_makes_calls_to_the_other_one_an_error_within_their_timeout(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes:
+        alice, bob = pair = get_optimized_km_clients(tmp_path, timeout=0.5, retry_delay=20)
+        async with pair, asyncio.timeout(15):
+            kmes.km1.misbehave("enc_keys", "hang", times=None)
+            hanging = asyncio.create_task(alice.request_enc_keys(1))
+            while not kmes.km1.got("enc_keys"):
+                await asyncio.sleep(0)
+            for call in (bob.request_enc_keys(2), bob.request_dec_keys(2, ["x"])):
+                with pytest.raises(NotAsked, match="the other KME of the pair has not answered within 0.5 s"):
+                    await call
+            hanging.cancel()
