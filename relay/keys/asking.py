@@ -220,7 +220,7 @@ class Asker(ABC):
         attempt = 0
         while True:
             try:
-                with self.state.passing(call, sae) as probing:
+                with self.state.passing(call, sae, again=attempt > 0) as probing:
                     if probing and call is not Call.STATUS:
                         await self._probe(sae)
                     return await self._try(question)

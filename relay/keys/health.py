@@ -231,10 +231,11 @@ class Health:
         return {name: cause for name, cause in troubles.items() if cause}
 
     @contextmanager
-    def passing(self, call: Call, sae: str) -> Iterator[bool]:
-        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended.
+    def passing(self, call: Call, sae: str, *, again: bool = False) -> Iterator[bool]:
+        """Wraps one attempt: yields whether it is the probe of a half-open breaker, and records how it ended.
 
-        Raises NotAsked (KMEMisconfigured where that opened a breaker) when the call may not be made.
+        A breaker decides about a call at its first attempt: those that follow (`again`) are made. Raises NotAsked
+        (KMEMisconfigured where that opened a breaker) when the call may not be made.
         """
         wait = self._not_before.get(call, 0.0) - self._timing.clock()
         if wait > 0:
@@ -244,7 +245,7 @@ class Health:
             if (call, sae) not in self._of_saes:
                 self._of_saes[call, sae] = Breaker(f"{self._kme}: SAE {sae}", self._rules, self._timing)
             breakers.append(self._of_saes[call, sae])
-        for breaker in breakers:
+        for breaker in breakers if not again else ():
             breaker.check()
         try:
             begun = [breaker.begin() for breaker in breakers]

@@ -133,3 +133,21 @@ async def test_a_broken_connection_never_sends_a_request_for_keys_twice(
             await client.request_dec_keys("alice", ["some"])
     assert len(kme.got("enc_keys")) == 1
     assert len(kme.got("dec_keys")) == 1
+
+
+@pytest.mark.parametrize("call", ["status", "enc_keys", "dec_keys"])
+@pytest.mark.parametrize("kind", ["http", "drop"])
+async def test_a_call_makes_as_many_attempts_as_were_asked_for_though_its_failures_open_the_breaker(
+    kme: FakeKME, time: FakeTime, call: str, kind: str
+) -> None:
+    [(key_ID, _)] = kme.drawn(1)
+    kme.misbehave(call, kind, times=7, code=504)
+    async with kme.client(timing=time.timing, adaptive=False, retry_attempts=7, retry_delay=0.125) as client:
+        calls = {
+            "status": lambda: client.check_key_status("bob"),
+            "enc_keys": lambda: client.request_enc_keys("bob"),
+            "dec_keys": lambda: client.request_dec_keys("alice", [key_ID]),
+        }
+        assert await calls[call]()
+        assert time.slept == [0.125, 0.25, 0.5, 1, 2, 4, 8]
+        assert client.breaker == 0
