@@ -20,7 +20,10 @@ READY = HERE / NAME
 
 BELOW = (
     *("errors.py", "py.typed"),
-    *(f"files/{name}.py" for name in ("__init__", "acl", "commands", "pem", "permissions", "rights", "stamps")),
+    *(
+        f"files/{name}.py"
+        for name in ("__init__", "accounts", "acl", "commands", "pem", "permissions", "rights", "stamps")
+    ),
     *("formats/__init__.py", "formats/characters.py", "formats/unicode_14.txt"),
     *("runtime/__init__.py", "runtime/aio.py"),
     *("counting/__init__.py", "counting/key_metrics.py", "counting/metric.py"),

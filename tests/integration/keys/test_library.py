@@ -72,8 +72,8 @@ async def test_it_imports_nothing_of_mail_alarms_store_or_configuration() -> Non
     )
     small = [
         *("relay", "relay.counting", "relay.counting.key_metrics", "relay.counting.metric", "relay.errors"),
-        *("relay.files", "relay.files.acl", "relay.files.commands", "relay.files.pem", "relay.files.permissions"),
-        *("relay.files.rights", "relay.files.stamps"),
+        *("relay.files", "relay.files.accounts", "relay.files.acl", "relay.files.commands", "relay.files.pem"),
+        *("relay.files.permissions", "relay.files.rights", "relay.files.stamps"),
         *("relay.formats", "relay.formats.characters"),
         *("relay.runtime", "relay.runtime.aio"),
     ]
@@ -175,7 +175,7 @@ async def test_each_call_pause_refill_and_change_of_the_breaker_is_logged_and_fa
             keys = await client.request_enc_keys(1)
             while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
                 await asyncio.wait(drawing)
-            kme.misbehave("status", "drop", times=5)
+            kme.misbehave("status", "drop", times=8)
             for _ in range(2):
                 with pytest.raises(KMEUnreachable):
                     await client.check_key_status(1)
