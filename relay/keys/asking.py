@@ -233,12 +233,15 @@ class Asker(ABC):
                 if not (again and self._may_pass(question, error)):
                     raise
                 cause = str(error)
+            await self._pause(call, cause, attempt, pause)
             attempt += 1
-            self.board.add(metrics.KME_RETRIES, self.name, call)
-            log.warning(
-                "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
-            )
-            await self._timing.sleep(pause)
+
+    async def _pause(self, call: Call, cause: str, attempt: int, pause: float) -> None:
+        """Waits `pause` seconds before another attempt; counts and logs it."""
+        self.board.add(metrics.KME_RETRIES, self.name, call)
+        about = {"cause": cause, "attempt": attempt + 1, "pause_s": round(pause, 3)}
+        log.warning("kme_retry", kme=self.name, call=str(call), **about)
+        await self._timing.sleep(pause)
 
     def _may_pass(self, question: Question[Result], error: KeyUnavailable) -> bool:
         """Whether another attempt may do better, within the burn budget."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
 from types import TracebackType
 from typing import Self, Unpack
 
-from relay.errors import KeyNotFound, KeyUnavailable
+from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted
 from relay.keys.asking import Asker
-from relay.keys.faults import KeysMissing
+from relay.keys.faults import Call, KeysMissing
 from relay.keys.issued import SeenKeys
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
@@ -58,10 +59,19 @@ class KMEClient(Asker):
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
 
         Concurrent callers share one request. When none of them waits any more it is given up, and its keys are burnt.
+        A KME with too few keys is asked again, as after a failure; relay.keys.group goes on to the next one instead.
         """
         check_numbers(number, size)
         self.bind()
-        return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
+        for attempt in count():
+            try:
+                return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
+            except KMEExhausted as error:
+                if not patient or attempt >= self.retry_attempts:
+                    raise
+                pause = max(self.state.backoff.pause(attempt), self.state.asks_for_pause(Call.ENC_KEYS))
+                await self._pause(Call.ENC_KEYS, str(error), attempt, pause)
+        raise AssertionError
 
     @abstractmethod
     async def request_dec_keys(

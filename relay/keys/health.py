@@ -237,8 +237,7 @@ class Health:
         A breaker decides about a call at its first attempt: those that follow (`again`) are made. Raises NotAsked
         (KMEMisconfigured where that opened a breaker) when the call may not be made.
         """
-        wait = self._not_before.get(call, 0.0) - self._timing.clock()
-        if wait > 0:
+        if (wait := self.asks_for_pause(call)) > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
         breakers = [self._breaker]
         if call is not Call.DEC_KEYS:
@@ -272,6 +271,10 @@ class Health:
     def leave_alone(self, call: Call, seconds: float) -> None:
         """Blocks a call after Retry-After."""
         self._not_before[call] = self._timing.clock() + seconds
+
+    def asks_for_pause(self, call: Call) -> float:
+        """Seconds that are left of the last Retry-After; 0 or less: none."""
+        return self._not_before.get(call, 0.0) - self._timing.clock()
 
     def retry_all_now(self) -> None:
         """Lets the next calls probe: the causes may be fixed."""

@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from relay.errors import (
-    KeyUnavailable,
-    KMEUnreachable,
-)
-from relay.keys import KMEGroup, Prefetch
+from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
+from relay.keys import CachedKMClient, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.faults import KMEBusy, NotAsked
 from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime
@@ -151,3 +148,24 @@ async def test_a_call_makes_as_many_attempts_as_were_asked_for_though_its_failur
         assert await calls[call]()
         assert time.slept == [0.125, 0.25, 0.5, 1, 2, 4, 8]
         assert client.breaker == 0
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("headers", "slept"), [((), [1, 2]), ((("Retry-After", "3"),), [3, 3])])
+async def test_a_kme_with_too_few_keys_is_asked_again_after_pauses_as_one_that_refills_says(
+    kme: FakeKME, time: FakeTime, cached: bool, headers: tuple[tuple[str, str], ...], slept: list[float]
+) -> None:
+    body = '{"message": "Insufficient keys"}'
+    kme.misbehave("enc_keys", "http", times=2, code=503, body=body, headers=headers)
+    kind = CachedKMClient if cached else OptimizedKMClient
+    options = {**kme.certificates.files, "timing": time.timing, "pool_connections": 1}
+    async with kind(kme.url, **options) as client:
+        assert len(await client.request_enc_keys("bob")) == 1
+        assert time.slept == slept
+        kme.misbehave("enc_keys", "http", times=None, code=503, body=body)
+        with pytest.raises(KMEExhausted):
+            await client.request_enc_keys("bob", number=1000)
+        assert time.slept == [*slept, 1, 2, 4]
+        with pytest.raises(KMEExhausted):
+            await client.request_enc_keys("bob", number=1000, patient=False)
+        assert time.slept == [*slept, 1, 2, 4]
