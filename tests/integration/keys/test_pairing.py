@@ -69,6 +69,6 @@ async def test_a_kme_that_hangs_makes_calls_to_the_other_one_an_error_within_the
             while not kmes.km1.got("enc_keys"):
                 await asyncio.sleep(0)
             for call in (bob.request_enc_keys(2), bob.request_dec_keys(2, ["x"])):
-                with pytest.raises(NotAsked, match="the other KME of the pair has not answered within 0.5 s"):
+                with pytest.raises(NotAsked, match=r"the other KME of the pair has not answered within 0\.5 s"):
                     await call
             hanging.cancel()

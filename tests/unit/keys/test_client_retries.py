@@ -4,6 +4,7 @@ Standard: RFC 9110 10.2.3 (Retry-After).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ async def test_a_call_makes_as_many_attempts_as_were_asked_for_though_its_failur
     [(key_ID, _)] = kme.drawn(1)
     kme.misbehave(call, kind, times=7, code=504)
     async with kme.client(timing=time.timing, adaptive=False, retry_attempts=7, retry_delay=0.125) as client:
-        calls = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "status": lambda: client.check_key_status("bob"),
             "enc_keys": lambda: client.request_enc_keys("bob"),
             "dec_keys": lambda: client.request_dec_keys("alice", [key_ID]),
