@@ -89,6 +89,5 @@ def kme(
 async def _run(servers: DevelopmentKMEs) -> None:
     with stop_on_signals() as stop:
         async with servers:
-            with announced(servers) as text:
-                click.echo(text, nl=False)
-                await stop.wait()
+            click.echo(announced(servers), nl=False)
+            await stop.wait()

@@ -43,6 +43,10 @@ ENDPOINTS_FILE = "endpoints.json"
 """File in the state directory while the servers run: `{"KM1": "https://...", "KM2": "https://..."}`."""
 
 
+STATE_VARIABLE = "QUMAIL_KME_STATE"
+"""Environment variable with the state directory, for servers and clients."""
+
+
 def from_development_kme(ca: Path | None) -> bool:
     """Whether this file (PEM) is the CA of development KMEs, whose keys are NOT quantum. Reads the file."""
     if ca is None:
@@ -56,37 +60,16 @@ def from_development_kme(ca: Path | None) -> bool:
 
 
 def default_state_dir() -> Path:
-    """The directory of certificates and addresses: `$XDG_STATE_HOME/qumail-relay/kme`.
+    """The directory of certificates and addresses: `$QUMAIL_KME_STATE`, else `$XDG_STATE_HOME/qumail-relay/kme`.
 
     Without an absolute XDG_STATE_HOME (the specification ignores others) it is below `~/.local/state`.
     """
+    if named := os.environ.get(STATE_VARIABLE):
+        return Path(named)
     root = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not root.is_absolute():
         root = Path.home() / ".local" / "state"
     return root / "qumail-relay" / "kme"
-
-
-def elsewhere_file() -> Path:
-    """The file in the default directory that names another one while its servers run."""
-    return default_state_dir() / "elsewhere.json"
-
-
-def state_dir_in_use() -> Path:
-    """The state directory of the running servers: that of `qumail-relay kme --state`, or the default.
-
-    Raises ConfigError if the note of it is unusable.
-    """
-    path = elsewhere_file()
-    try:
-        noted = Path(json.loads(path.read_bytes())["state"])
-    except FileNotFoundError:
-        return default_state_dir()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path}: names no directory; remove it") from error
-    # Killed servers leave a stale note.
-    return noted if (noted / "ca.pem").is_file() else default_state_dir()
 
 
 def endpoints(state_dir: Path) -> tuple[str, str]:
@@ -220,7 +203,7 @@ def get_optimized_km_clients(
     """The clients of KM1 and KM2: by default Alice's (SAE 2) and Bob's (SAE 1) of the development pair.
 
     `options` are those of CachedKMClient for both; `km1` and `km2` are for one of them, with its `url`. What of url,
-    ca, certificate and key is missing is that of the development pair in `state_dir`, by default where its servers run.
+    ca, certificate and key is missing is that of the development pair in `state_dir` (default: `default_state_dir()`).
 
     The same options give the same two objects in the whole process, and no options those of the last call with some.
     They belong to the event loop of their first use, until they are closed or that loop is; in another one they raise
@@ -231,7 +214,7 @@ def get_optimized_km_clients(
         return _pairs[None]
     chosen: list[KMOptions] = [{**options, **(km1 or {})}, {**options, **(km2 or {})}]
     if not all(each.keys() >= {"url", "ca", "certificate", "key"} for each in chosen):
-        usual = _development_pair(state_dir_in_use() if state_dir is None else Path(state_dir))
+        usual = _development_pair(Path(state_dir or default_state_dir()))
         chosen = [{**each, **mine} for each, mine in zip(usual, chosen, strict=True)]
     named = tuple(frozenset(each.items()) for each in chosen)
     if named not in _pairs:
@@ -247,7 +230,10 @@ def get_optimized_km_clients(
 
 def _development_pair(state: Path) -> list[KMOptions]:
     if not (state / "ca.pem").is_file():
-        raise ConfigError(f"{state}: no development key servers here; start them with `qumail-relay kme`")
+        raise ConfigError(
+            f"{state}: no development key servers have run here: start `qumail-relay kme` and wait until it has said "
+            f"where they are; {STATE_VARIABLE} names another directory; other KMEs need url, ca, certificate and key"
+        )
     return [
         {"url": url, "ca": state / "ca.pem", "certificate": state / f"{sae}.pem", "key": state / f"{sae}.key"}
         for url, sae in zip(endpoints(state), ("sae-2", "sae-1"), strict=True)

@@ -38,10 +38,9 @@ async def _run(servers: DevelopmentKMEs) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with servers:
-        with announced(servers) as text:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            await stop.wait()
+        sys.stdout.write(announced(servers))
+        sys.stdout.flush()
+        await stop.wait()
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
 from relay.errors import ConfigError
 from relay.files import resolved
-from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, KME_IDS, default_state_dir, elsewhere_file
+from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, KME_IDS, STATE_VARIABLE, default_state_dir
 from relay.keys.events import Events
 from relay.kme import certificates
 from relay.kme.certificates import SAES
@@ -114,24 +114,10 @@ class DevelopmentKMEs:
             log.warning("kme_endpoints_not_removed", path=str(path), error=error.strerror)
 
 
-@contextmanager
-def announced(servers: DevelopmentKMEs) -> Iterator[str]:
-    """Yields what a person has to know of running servers; programs that name no directory find theirs meanwhile."""
+def announced(servers: DevelopmentKMEs) -> str:
+    """What a person has to know of running servers."""
     first, second = servers.urls
     text = f"KM1 (Alice, SAE 2) {first}\nKM2 (Bob, SAE 1)   {second}\ncertificates in {servers.state_dir}\n"
-    text += "These are development servers: NOT quantum keys.\n"
-    note, state = elsewhere_file(), resolved(servers.state_dir)
-    if state == resolved(default_state_dir()):
-        note.unlink(missing_ok=True)
-        yield text
-        return
-    mine = json.dumps({"state": str(state)}).encode()
-    try:
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        certificates.write_private(note, mine)
-    except OSError as error:
-        text += f"{note}: cannot be written ({error.strerror}): clients have to be told of {state}\n"
-    yield text
-    with suppress(OSError):
-        if note.read_bytes() == mine:
-            note.unlink()
+    if (state := resolved(servers.state_dir)) != resolved(default_state_dir()):
+        text += f"programs find them with {STATE_VARIABLE}={state}\n"
+    return text + "These are development servers: NOT quantum keys.\n"

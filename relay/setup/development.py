@@ -8,7 +8,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
-from relay.keys.development import default_state_dir, endpoints, state_dir_in_use
+from relay.keys.development import default_state_dir, endpoints
 from relay.kme.certificates import prepare
 from relay.setup.answers import KMEAccess
 
@@ -29,9 +29,7 @@ def development_kme(sae_id: str, group: str, state: Path | None = None) -> KMEAc
     """This SAE's access to its development KME; creates missing certificates. Raises ConfigError."""
     if sae_id not in SAES:
         raise ConfigError(f"the development KMEs know the SAE IDs 1 and 2, and no {sae_id!r}")
-    if state is None:
-        with as_owner_of(default_state_dir()):
-            state = state_dir_in_use()
+    state = state or default_state_dir()
     with as_owner_of(state):
         prepare(state, "localhost")
         url = endpoints(state)[SAES.index(sae_id)]

@@ -101,7 +101,6 @@ async def kmes(python: Path, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     finally:
         servers.send_signal(signal.SIGTERM)
         await servers.wait()
-        assert not list(tmp_path.rglob("elsewhere.json"))
 
 
 async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tuple[str, str], tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tu
         running = await asyncio.create_subprocess_exec(
             python,
             *("-I", "-c", program, *arguments),
-            env={"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "home")},
+            env={"HOME": str(tmp_path), "QUMAIL_KME_STATE": str(tmp_path)},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ConfigError
+from relay.keys import get_optimized_km_clients
 from relay.keys.development import DEFAULT_PORTS, ENDPOINTS_FILE, default_state_dir, endpoints
 from relay.kme import DevelopmentKMEs
+from relay.kme.servers import announced
 from tests.integration.kme.clients import repr_start, running
 
 
@@ -72,3 +74,21 @@ def test_the_state_directory_follows_the_xdg_specification(monkeypatch: pytest.M
     monkeypatch.setenv("XDG_STATE_HOME", "/var/lib/state")
     assert default_state_dir() == Path("/var/lib/state/qumail-relay/kme")
     assert DevelopmentKMEs().state_dir == default_state_dir()
+
+
+async def test_servers_elsewhere_are_used_by_those_who_name_their_directory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.keys.development._pairs", {})
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    async with running(tmp_path) as site:
+        state = site.kmes.state_dir
+        assert f"QUMAIL_KME_STATE={state}" in announced(site.kmes)
+        with pytest.raises(ConfigError, match=r"start `qumail-relay kme` and wait.*QUMAIL_KME_STATE"):
+            get_optimized_km_clients()
+        by_name = get_optimized_km_clients(state)
+        monkeypatch.setattr("relay.keys.development._pairs", {})
+        monkeypatch.setenv("QUMAIL_KME_STATE", str(state))
+        by_environment = get_optimized_km_clients()
+        assert {pair.km1.url for pair in (by_name, by_environment)} == {site.kmes.urls[0]}
+    assert not (tmp_path / "home").exists()
