@@ -55,7 +55,6 @@ NOT_YET = frozenset(
         "deploy/PORTS.md",
         "deploy/POSTFIX-WATCH.md",
         "deploy/POSTFIX.md",
-        "deploy/README.md",
         "deploy/RUNBOOK.md",
         "deploy/SCANNERS.md",
         "deploy/SETTINGS.md",
