@@ -133,7 +133,7 @@ def setup(
 ) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks six questions. A real KME adds two, or four if certificate and key do not lie beside its CA. A TPM2 adds one,
+    It asks six questions. A real KME adds two, or four without certificate and key beside its CA. A TPM2 adds one,
     the other site's invitation three. Each has a flag. --yes takes the defaults, but for --kme, which has none. A
     relay.toml that is there counts as the answers; run it again as often as you like. It looks at the KME, seals a test
     message, changes Postfix once that can be sealed, and ends with

@@ -54,7 +54,6 @@ NOT_YET = frozenset(
         "deploy/PEERS.md",
         "deploy/PORTS.md",
         "deploy/POSTFIX-WATCH.md",
-        "deploy/POSTFIX.md",
         "deploy/RUNBOOK.md",
         "deploy/SCANNERS.md",
         "deploy/SETTINGS.md",
