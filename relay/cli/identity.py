@@ -127,9 +127,10 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     Renew before the certificates end (`check` warns from 30 days before), or when the site gets another
     mail domain. Then export again, and have your peers import it.
 
-    Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
-    if you like. With --csr your organisation's CA gets the .csr files. The ML-KEM key cannot sign a request: for it
-    there is a .pub file, with a .cnf that says how to certify it. Until the certificates are there, nothing changes.
+    Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere if
+    you like, and set ca_key_elsewhere = true in [identity]. With --csr your organisation's CA gets the .csr files.
+    The ML-KEM key cannot sign a request: for it there is a .pub file, with a .cnf that says how to certify it.
+    Until the certificates are there, nothing changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
     they have imported our new document. Its keys need no certificate: the signed document carries them.

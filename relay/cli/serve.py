@@ -105,7 +105,7 @@ def _serve_as_worker(worker: Worker, config_file: Path) -> None:
     structlog.contextvars.bind_contextvars(worker=worker.number)
     app.load(config)
     receiver = key_receiver.start(config, worker.descriptors)
-    settings = Settings(config, lambda: read(worker.texts.last), logs=False)
+    settings = Settings(config, lambda: read(worker.texts.last), logs=False, on_disk=partial(load_config, config_file))
     settings.reload()
     uvloop.run(app.serve(settings, receiver, partial(worker.send, "serves"), worker))
 

@@ -194,6 +194,10 @@ class IdentitySettings(toml.Table):
     missing. It helps where backups or disks may be read by others: keep it away from them, for instance as a
     systemd credential. Without the setting, only the files' modes protect the keys.
     """
+    ca_key_elsewhere: bool = False
+    """Whether the private key of the site's own CA, ca.key, is kept elsewhere on purpose. It is needed to renew
+    certificates only. Without the setting, a key that is gone is an alarm.
+    """
 
     def document(self, peer: str) -> Path:
         """Returns the path of a peer's pinned document."""

@@ -288,6 +288,19 @@ _ALL: Final = (
         clear_s=0.0,
     ),
     Alarm(
+        "file_unusable",
+        "A file cannot be used: the relay would not start again",
+        "The relay serves with what it has read before, but a file that a start or the renewal of certificates needs "
+        "is missing, damaged, or not readable. After the next restart all mail would be held.",
+        "relay.toml, a peer's document, the identity, or a certificate, key or list that relay.toml names was unusable "
+        "at two looks",
+        "all are usable again, or a relay has started with them",
+        "The cause names each file and what is wrong. Do not restart the relay before it is right. Put the file back "
+        "from a backup (deploy/OPERATING.md), or undo the edit; `qumail-relay check` then says whether all is well.",
+        after_s=15.0,
+        clear_s=0.0,
+    ),
+    Alarm(
         "disk_full",
         "The disk is nearly full",
         "The disk of the state directory is nearly full. Where nothing can be written, mail is held.",

@@ -124,5 +124,8 @@ class ListenerModule(Protocol):
     def listener(self, inside: Inside) -> AbstractAsyncContextManager[Listener]:
         """The listener, ready; its resources are closed with the context. Raises ConfigError and StoreUnavailable."""
 
+    def read_files(self, config: Config) -> None:
+        """Reads the files that a start reads, and keeps nothing. Raises ConfigError."""
+
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""

@@ -3,7 +3,7 @@ Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and
 """
 
 from relay.identity.certificates import domains_of, valid_now
-from relay.identity.directory import any_encrypted, load_identity, make_passphrase, own_identity
+from relay.identity.directory import any_encrypted, check_own_ca, load_identity, make_passphrase, own_identity
 from relay.identity.document import MAX_DOCUMENT, PeerCertificates, only_sending, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
@@ -35,6 +35,7 @@ __all__ = [
     "RSAKeyPair",
     "SigningKeyPair",
     "any_encrypted",
+    "check_own_ca",
     "common_groups",
     "create_identity",
     "domains_of",

@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from relay.config import Config
+from relay.config.tables import IdentitySettings
 from relay.errors import ConfigError
 from relay.files.credentials import credential_name
 from relay.files.rights import UnixUser, acting_as, as_owner_of
@@ -212,6 +213,23 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
         older_rsa_encryption=older_rsa_encryption,
         further_kems=read_pairs(directory, secret),
     )
+
+
+def check_own_ca(identity: IdentitySettings) -> None:
+    """Raises ConfigError if our own CA's key is unusable: then certificates cannot be renewed.
+
+    It is not expected where certificates were requested from an organisation's CA, or the key is kept elsewhere.
+    """
+    stem, path = ca_stem(identity.directory), file_of(ca_stem(identity.directory), "key")
+    if is_there(path):
+        key = read_key(path, as_signing, read_passphrase(identity.passphrase))
+        if key.public_key() != read_certificate(file_of(stem, "pem")).public_key():
+            raise ConfigError(f"{path}: the key of another CA than ca.pem: certificates cannot be renewed")
+    elif not identity.ca_key_elsewhere and is_there(stem.parent) and not files_in(identity.directory, "*.csr"):
+        raise ConfigError(
+            f"{path}: missing: certificates cannot be renewed: put it back from a backup; if it is kept elsewhere on "
+            "purpose: ca_key_elsewhere = true in [identity]"
+        )
 
 
 def signing_keys(directory: Path) -> list[MLDSA87PublicKey]:

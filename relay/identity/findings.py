@@ -13,7 +13,7 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import liboqs
-from relay.identity.directory import load_identity
+from relay.identity.directory import check_own_ca, load_identity
 from relay.identity.document import RENEW, PeerCertificates
 from relay.identity.pairs import Identity
 from relay.identity.peers import common_groups, trusted_peers
@@ -40,6 +40,10 @@ def _of_identity(config: Config, files: IdentitySettings, now: datetime) -> Iter
     except ConfigError as error:
         yield from error.problems
         return
+    try:
+        check_own_ca(files)
+    except ConfigError as error:
+        yield from error.problems
     if missing := sorted(set(config.site.domains) - set(identity.domains)):
         yield f"the certificates do not name {', '.join(missing)}; {RENEW}"
     yield from (f"{expiry}; {RENEW}" for expiry in expiring(identity, {}, now))

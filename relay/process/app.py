@@ -64,6 +64,7 @@ from relay.schemes.all import all_schemes
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.next_start import NextStart
 from relay.status.notifier import AlarmNotifier
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
@@ -181,7 +182,7 @@ async def running(
         await end_what_the_dead_had(config, built.store, built.audit)
         _log_missing(built)
         budget = Budget(config.limits.messages_in_flight)
-        watched = _watched(built, budget, first=first)
+        watched = _watched(built, budget, settings, first=first)
         readiness = Readiness(watched)
         if first:
             await built.triage.refresh()
@@ -347,14 +348,19 @@ def _work_of_the_first(
         return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
 
     postfix = {"Postfix": watched.postfix.keep_up()} if watched.postfix is not None else {}
-    return postfix | {
-        "forecasts": keep_forecasts(watched),
-        "site": keep_site(watched),
-        "readiness": readiness.keep_up(),
-        "sweep": sweep(built.config, built.store, built.triage, built.audit),
-        "policy ends": warn_of_endings(built.policies),
-        "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
-    }
+    next_start = {"next start": watched.next_start.keep_up()} if watched.next_start is not None else {}
+    return (
+        postfix
+        | next_start
+        | {
+            "forecasts": keep_forecasts(watched),
+            "site": keep_site(watched),
+            "readiness": readiness.keep_up(),
+            "sweep": sweep(built.config, built.store, built.triage, built.audit),
+            "policy ends": warn_of_endings(built.policies),
+            "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
+        }
+    )
 
 
 @asynccontextmanager
@@ -383,10 +389,12 @@ async def _alarms(
         yield alarms
 
 
-def _watched(built: Parts, budget: Budget, *, first: bool = True) -> Watched:
+def _watched(built: Parts, budget: Budget, settings: Settings, *, first: bool = True) -> Watched:
+    modules: list[ListenerModule | StatusModule] = [*listeners(built.config).values(), *status(built.config)]
     return Watched(
         built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
         budget, lambda: built.sites.known, _postfix_watch(built.config) if first else None,
+        NextStart(settings.on_disk, modules) if first else None,
     )  # fmt: skip
 
 

@@ -38,8 +38,19 @@ log = structlog.get_logger(__name__)
 class Settings:
     """The settings in force: those at the start, with the reloadable ones of the last reload."""
 
-    def __init__(self, started: Config, read: Callable[[], Config] | None = None, *, logs: bool = True) -> None:
-        """`read` returns the current file, or raises ConfigError; with `logs` False another process logs changes."""
+    def __init__(
+        self,
+        started: Config,
+        read: Callable[[], Config] | None = None,
+        *,
+        logs: bool = True,
+        on_disk: Callable[[], Config] | None = None,
+    ) -> None:
+        """`read` returns the current file, or raises ConfigError; with `logs` False another process logs changes.
+
+        `on_disk` is for a worker, for which `read` returns what the supervisor has read.
+        """
+        self.on_disk = on_disk or read or (lambda: started)
         self._started = started
         self._now = started
         self._read = read

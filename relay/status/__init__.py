@@ -3,6 +3,7 @@ Read-only, and mail comes first: work and connections are bounded, and no respon
 
     measures.py    metrics of each process, and of the site
     ready.py       readiness: whether mail is sealed or held safely
+    next_start.py  whether a relay would start with the files as they are now
     sight.py       the input of alarm rules
     rules.py       the rules of all alarms
     alarms.py      the state of alarms
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # commands that only read do not import the whole relay
     from relay.policy.reload import PoliciesInForce
     from relay.postfix.watch import PostfixWatch
     from relay.status.alarms import Alarms
+    from relay.status.next_start import NextStart
     from relay.status.ready import Readiness
     from relay.store.store import Store
 
@@ -45,7 +47,8 @@ if TYPE_CHECKING:  # commands that only read do not import the whole relay
 class Watched:
     """The parts of a serving relay that the status needs; one value for its lifetime.
 
-    `postfix` is None except in the first process, and if relay.toml names no Postfix.
+    `postfix` is None except in the first process, and if relay.toml names no Postfix. `next_start` is
+    None except in the first process.
     """
 
     config: Config
@@ -58,6 +61,7 @@ class Watched:
     budget: Budget
     known: Callable[[], KnownSites]
     postfix: PostfixWatch | None = None
+    next_start: NextStart | None = None
 
 
 class StatusModule(Protocol):
@@ -70,6 +74,9 @@ class StatusModule(Protocol):
         self, watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
     ) -> AbstractAsyncContextManager[Listener]:
         """The server, ready; its resources are closed with the context. Raises ConfigError."""
+
+    def read_files(self, config: Config) -> None:
+        """Reads the files that a start reads, and keeps nothing. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""

@@ -18,7 +18,7 @@ from aiohttp import web
 from relay.config import Config, StatusSettings, TCPAddress
 from relay.entry import Reloadable
 from relay.entry.listening import Sockets, Where, address_of
-from relay.entry.server_tls import ServerTLS, certificate_state
+from relay.entry.server_tls import ServerTLS, certificate_state, server_context
 from relay.errors import ConfigError
 from relay.files.rights import typed_by_root
 from relay.status import Watched
@@ -103,6 +103,15 @@ class StatusListener:
         causes = self._ready.holding
         lines = [f"not ready: {cause} ({name})" for name, cause in causes.items()] or ["ready"]
         return web.Response(text="".join(f"{line}\n" for line in lines), status=503 if causes else 200)
+
+
+def read_files(config: Config) -> None:
+    """Reads certificate and token. Raises ConfigError."""
+    if (table := config.status) is not None:
+        if table.certificate is not None and table.key is not None:
+            server_context(table.certificate, table.key)
+        if table.token is not None:
+            read_token(table.token)
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

@@ -263,6 +263,14 @@ def _store_is_another(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", doubt
 
 
+def _file_unusable(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    watch = sight.watched.next_start
+    if (cause := watch.problem if watch is not None else "") is None:
+        yield from unseen(sight, "file_unusable", standing)
+    elif cause:
+        yield "", cause
+
+
 def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     least = sight.watched.config.alarms.disk_free
     if cause := sight.not_ready.get("disk_full"):
@@ -526,6 +534,7 @@ RULES: dict[str, Rule] = {
     "certificates_refused": _certificates_refused,
     "store_unwritable": _not_ready("store_unwritable"),
     "store_is_another": _store_is_another,
+    "file_unusable": _file_unusable,
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),

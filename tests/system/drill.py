@@ -33,7 +33,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.postfix import watch
 from relay.process import app
 from relay.runtime.aio import clock_offset, in_background
-from relay.status import alarms, exposition, measures, ready, rules, sight
+from relay.status import alarms, exposition, measures, next_start, ready, rules, sight
 from relay.store import store
 from tests.testlib import mails
 from tests.testlib.mail_server import MailServer
@@ -300,6 +300,7 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
             (asking, "LOOK_S", 0.1),
             (exposition, "SHARE", math.inf),
             (watch, "LOOK_S", 0.1),
+            (next_start, "LOOK_S", 0.1),
         ):
             stack.enter_context(patch.object(module, name, value))
         yield

@@ -20,6 +20,10 @@ def listens_on(config: Config) -> dict[str, Where]:
     return {}
 
 
+def read_files(config: Config) -> None:
+    """Reads nothing: an account whose files are unusable keeps no relay from starting (alarm mailbox_unwatched)."""
+
+
 @asynccontextmanager
 async def listener(inside: Inside) -> AsyncIterator[Listener]:
     """The listener; the watch ends with the context."""

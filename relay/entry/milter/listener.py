@@ -27,6 +27,10 @@ async def listener(inside: Inside) -> AsyncIterator[Listener]:
     yield MilterListener(inside)
 
 
+def read_files(config: Config) -> None:
+    """Reads nothing."""
+
+
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
     """Yields nothing: no fault can be detected before a mail server connects."""
     for _ in range(0):

@@ -13,7 +13,7 @@ from functools import partial
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener
 from relay.entry.listening import SocketServer, SocketServers, Where, address_of, server_inside
-from relay.entry.server_tls import ServerTLS, certificate_state
+from relay.entry.server_tls import ServerTLS, certificate_state, server_context
 from relay.entry.smtp.aiosmtpd_base import silence_log
 from relay.entry.smtp.auth import LoginUnavailable
 from relay.entry.smtp.completion import Completion
@@ -83,6 +83,14 @@ class SMTPListener(SocketServers):
     def reloadable(self) -> Sequence[ServerTLS]:
         """The certificate of [submission]."""
         return [self._submission.tls] if self._submission is not None else []
+
+
+def read_files(config: Config) -> None:
+    """Reads certificate and password file of [submission]. Raises ConfigError."""
+    if (table := config.submission) is not None:
+        server_context(table.certificate, table.key)
+        if table.users is not None:
+            read_users(table.users)
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

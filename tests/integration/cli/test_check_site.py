@@ -460,6 +460,18 @@ async def test_a_policy_for_a_domain_that_is_no_peers_any_more_is_wrong(alice: S
     assert "no peer has dave.example" not in said
 
 
+async def test_an_identity_that_cannot_be_renewed_is_wrong_unless_its_key_is_kept_elsewhere(
+    alice: Site, identities: Identities
+) -> None:
+    give_identity(alice, identities, "alice", "bob")
+    assert (await findings(alice))["identity"] == []
+    (alice.directory / "identity" / "ca.key").unlink()
+    [said] = (await findings(alice))["identity"]
+    assert f"{alice.directory / 'identity/ca.key'}: missing: certificates cannot be renewed" in said
+    edit(alice, "[identity]\n", "[identity]\nca_key_elsewhere = true\n")
+    assert (await findings(alice))["identity"] == []
+
+
 async def test_a_relay_whose_identity_is_gone_does_not_start(alice: Site, identities: Identities) -> None:
     """It would hand on as it is what peers have sealed for it."""
     give_identity(alice, identities, "alice", "bob")

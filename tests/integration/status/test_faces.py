@@ -28,7 +28,7 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.process import app
 from relay.runtime.aio import clock_offset
-from relay.status import Watched, alarms, exposition, measures, ready, record, sight
+from relay.status import Watched, alarms, exposition, measures, next_start, ready, record, sight
 from relay.status.alarms import Alarms
 from relay.status.page import feed
 from relay.status.ready import Readiness
@@ -143,7 +143,8 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "certificate_ended": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "dave", to=1),
     "certificates_refused": lambda s: s.board.set(metrics.KME_CERTIFICATES_REFUSED, "kme2", to=1),
     "store_unwritable": lambda s: s.patch.setattr(Readiness, "_store", _no_store),
-    "store_is_another": lambda s: s.patch.setattr(s.watched.store.restore_check, "doubt", "it is empty"),
+    "store_is_another": lambda s: s.patch.setattr(ready, "_another_secret", lambda *_: "it lacks its secret"),
+    "file_unusable": lambda s: s.patch.setattr(next_start.NextStart, "_problems", lambda _: ["ca.key: missing"]),
     "disk_full": lambda s: s.patch.setattr(ready, "no_room", lambda _: "no space left on its disk"),
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
     "key_receiver_ended": lambda s: s.say(Receiving, "process_has_ended", True),
@@ -182,7 +183,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
 ) -> None:
     for module, name, value in (
         (alarms, "LOOK_S", 0.1), (alarms, "ALARMS", {name: replace(each, after_s=0) for name, each in ALARMS.items()}),
-        (ready, "LOOK_S", 0.05), (measures, "SITE_S", 0.1), (record, "LOOK_S", 0.1),
+        (ready, "LOOK_S", 0.05), (next_start, "LOOK_S", 0.05), (measures, "SITE_S", 0.1), (record, "LOOK_S", 0.1),
         (record, "WRITE_S", 0.1), (exposition, "SHARE", math.inf), (feed, "SHARE", math.inf),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

@@ -1,0 +1,74 @@
+"""Whether a relay would start, and its certificates could be renewed, with the files as they are now.
+A serving relay keeps what it has read, so that a lost or damaged file would only show at the next start.
+
+Left out: policies, without which a start uses the last good ones; store, site secret and state directory, which
+relay/status/ready.py looks at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+
+from relay.config import Config
+from relay.entry import ListenerModule
+from relay.errors import ConfigError
+from relay.forward import NextHop
+from relay.identity import KnownSites, check_own_ca
+from relay.keys.build import km_client
+from relay.status import StatusModule
+
+LOOK_S = 10.0
+"""Minimum interval between looks, in seconds."""
+SHARE = 20
+"""Minimum interval as a multiple of the duration of a look: a thousand documents take two seconds."""
+
+
+class NextStart:
+    """The result of the last look: `problem` is "" if a relay would start, None before the first look."""
+
+    def __init__(self, read: Callable[[], Config], modules: Collection[ListenerModule | StatusModule]) -> None:
+        """`read` returns the settings of the file now, or raises ConfigError; `modules` are those that serve."""
+        self._read = read
+        self._modules = modules
+        self.problem: str | None = None
+
+    async def keep_up(self) -> None:
+        """Looks again and again, until cancelled."""
+        took = 0.0
+        while True:
+            await asyncio.sleep(max(LOOK_S, SHARE * took))
+            began = time.monotonic()
+            self.problem = "; ".join(await asyncio.to_thread(self._problems))
+            took = time.monotonic() - began
+
+    def _problems(self) -> list[str]:
+        try:
+            steps = list(self._steps(self._read()))
+        except ConfigError as error:
+            return error.problems
+        problems: dict[str, None] = {}
+        for step in steps:
+            try:
+                step()
+            except ConfigError as error:
+                problems |= dict.fromkeys(error.problems)
+            except Exception as error:  # noqa: BLE001 - at a start it would end the relay
+                problems[f"{type(error).__name__}: {error}"] = None
+        return list(problems)
+
+    def _steps(self, config: Config) -> Iterator[Callable[[], object]]:
+        """Reads the files of one kind each, as a start does."""
+        yield partial(KnownSites.read, config)
+        if config.identity is not None:
+            yield partial(check_own_ca, config.identity)
+        if config.dkim is not None:
+            from relay.dkim.keys import load_keys  # as in assembly.py
+
+            yield partial(load_keys, config)
+        yield from (partial(km_client, name, kme) for name, kme in config.kmes.items())
+        directions = (each for each in (config.outgoing, config.incoming) if each is not None)
+        yield from (partial(NextHop, each, config.site.hostname) for each in directions)
+        yield from (partial(each.read_files, config) for each in self._modules)
