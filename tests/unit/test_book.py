@@ -49,7 +49,6 @@ NOT_YET = frozenset(
         "deploy/KEYS.md",
         "deploy/MAIL-SERVERS.md",
         "deploy/METRICS.md",
-        "deploy/OPERATING.md",
         "deploy/PORTS.md",
         "deploy/RUNBOOK.md",
         "deploy/SETTINGS.md",
