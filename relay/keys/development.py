@@ -98,7 +98,7 @@ def _https(url: object) -> str:
 
 
 USUAL_CACHE = Prefetch(low=8, high=256, lifetime=240.0)
-"""A small batch is kept ready in the background, and up to `high` keys with use; unused ones are lost."""
+"""As many keys as were used are kept ready in the background, up to `high`; those that nobody took are lost."""
 
 
 NOTHING_READY = Prefetch(0, 0)
@@ -107,11 +107,12 @@ NOTHING_READY = Prefetch(0, 0)
 class CachedKMClient(OptimizedKMClient):
     """An OptimizedKMClient that draws fresh keys ahead in the background, from its first use, and returns each once."""
 
-    def __init__(self, url: str, *, cache: Prefetch | int = USUAL_CACHE, **options: Unpack[ClientOptions]) -> None:
-        """`cache` is the maximum number of keys kept ready, or more exact; `options` as for OptimizedKMClient.
+    def __init__(self, url: str, *, cache: Prefetch | int = USUAL_CACHE.high, **options: Unpack[ClientOptions]) -> None:
+        """`cache` is the maximum number of keys kept ready, or a Prefetch; `options` as for OptimizedKMClient.
 
-        Raises ConfigError as it does.
+        As many are kept ready as were used; with a Prefetch at least its `low`. Raises ConfigError.
         """
+        self._keeps_low = isinstance(cache, Prefetch)
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
         )
@@ -131,6 +132,8 @@ class CachedKMClient(OptimizedKMClient):
             await self._pairing.find_out(self, self._other, str(slave_sae_id))
             self._fresh.prefetch = self._ready
         self._asked_before = True
+        if self._keeps_low:
+            self._fresh.warm(str(slave_sae_id), size)
         return await super().request_enc_keys(slave_sae_id, number, size, **more)
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:

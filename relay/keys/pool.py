@@ -204,16 +204,15 @@ class KeyPool:
         for slave_sae, _ in list(self._peer_pools):
             self.cool(slave_sae)
 
-    def destroy_expired(self) -> int:
-        """Destroys expired keys in all stocks; returns how many."""
-        expired = 0
+    def destroy_expired(self) -> None:
+        """Destroys expired keys in all stocks."""
         for peer_pool in list(self._peer_pools.values()):
-            expired += peer_pool.stock.destroy_expired()
+            peer_pool.stock.destroy_expired()
             self._forget_if_idle(peer_pool)
-        return expired
 
-    def keep_ready(self) -> None:
-        """Draws keys up to the low mark, even without demand."""
+    def maintain(self) -> None:
+        """Destroys expired keys, and draws keys up to the low mark, even without demand."""
+        self.destroy_expired()
         for peer_pool in self._peer_pools.values():
             if peer_pool.prefetched and not peer_pool.filling:
                 self._refill_if_low(peer_pool)
@@ -288,6 +287,7 @@ class KeyPool:
             self.client.burn(peer_pool.slave_sae, len(keys), "not remembered")
             raise
         self._put_in_stock(peer_pool, keys, before, until)
+        asyncio.get_running_loop().call_later(self.prefetch.lifetime, self.maintain)
         drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
         peer_pool.landed(short=len(keys) < asked, alone=self.undelivered.strict)

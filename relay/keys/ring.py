@@ -288,8 +288,7 @@ class KeyRing:
         """
         self.renew_certificates()
         for pool in self._pools():
-            pool.destroy_expired()
-            pool.keep_ready()
+            pool.maintain()
         if ask:
             await self._ask_all()
 

@@ -15,6 +15,7 @@ import sys
 import tomllib
 import traceback
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,22 @@ async def test_the_first_requests_after_a_moment_of_idling_do_not_wait_and_few_k
             for _ in range(8):
                 with pytest.raises(StopIteration):  # it comes to its end without having waited for anything
                     client.request_enc_keys(slave).send(None)
+
+
+@pytest.mark.parametrize("by", ["client", "group"])
+async def test_as_many_keys_as_low_says_are_kept_ready_and_expired_ones_are_replaced_without_use(
+    kme: FakeKME, by: str
+) -> None:
+    prefetch = Prefetch(low=4, high=8, lifetime=0.4)
+    async with AsyncExitStack() as stack:
+        client = kme.client() if by == "group" else CachedKMClient(kme.url, cache=prefetch, **kme.certificates.files)
+        if isinstance(client, CachedKMClient):
+            await stack.enter_async_context(client)
+            await client.request_enc_keys(1)
+        else:
+            group = await stack.enter_async_context(KMEGroup("g", [client], prefetch))
+            group.warm(1)
+        async with asyncio.timeout(20):
+            for expired in (0, 1, 5):
+                while not (client.accounts.totals()["in_pool"] == 4 and client.accounts.totals()["expired"] >= expired):
+                    await asyncio.sleep(0.01)

@@ -156,8 +156,7 @@ class History:
                 case "disk fails":
                     self.disk.fails += 1
                 case "tend":
-                    self.pool.destroy_expired()
-                    self.pool.keep_ready()
+                    self.pool.maintain()
                 case "turns":
                     for _ in range(number):
                         await asyncio.sleep(0)
