@@ -43,7 +43,7 @@ from relay.keys.health import MAX_BACKOFF_S, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Question, Receiver, Result, Sender
 from relay.keys.renewal import Renewal
 from relay.keys.replies import ErrorText, KeyStatus, key_IDs_in_error, text_of_error
-from relay.keys.settings import ClientOptions, ClientSettings, checked_url, without_password
+from relay.keys.settings import ClientOptions, ClientSettings, check, checked_url, without_password
 from relay.keys.stock import Accounts
 from relay.keys.tls import CertificateEnd
 from relay.keys.types import SAEID, Found, Key
@@ -69,6 +69,7 @@ class Asker(ABC):
         # Imported here, so that only commands that ask a KME load aiohttp.
         from relay.keys.transport import Transport
 
+        check({"url": url})
         self.url = checked_url(url)
         self.settings = settings = ClientSettings(**options)
         self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay

@@ -25,7 +25,7 @@ from relay.keys.issued import SeenKeys
 from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
-from relay.keys.settings import ClientOptions
+from relay.keys.settings import ClientOptions, check
 from relay.keys.types import SAEID, Key
 
 KME_IDS = ("KM1", "KM2")
@@ -112,6 +112,7 @@ class CachedKMClient(OptimizedKMClient):
 
         As many are kept ready as were used; with a Prefetch at least its `low`. Raises ConfigError.
         """
+        check({"cache": cache})
         self._keeps_low = isinstance(cache, Prefetch)
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
@@ -212,6 +213,9 @@ def get_optimized_km_clients(
     They belong to the event loop of their first use, until they are closed or that loop is; in another one they raise
     RuntimeError. Raises ConfigError for unusable options, or if the development pair is needed and has never run.
     """
+    check({"state_dir": state_dir, "km1": km1, "km2": km2})
+    for each in (options, km1 or {}, km2 or {}):
+        check(each)
     some = bool(km1 or km2 or options or state_dir)
     if not some and None in _pairs:
         return _pairs[None]

@@ -159,7 +159,7 @@ IDLE_SHARE = 0.05
 class Prefetch:
     """The keys kept ready for each peer, and their lifetime there in seconds.
 
-    `low` keys of what is kept ready are there without use: one small batch. With use they follow it, up to `high`, which
+    `low` keys of what is kept ready are there without use: one small batch. With use more follow, up to `high`, which
     is a maximum; 0 means no prefetch.
     """
 

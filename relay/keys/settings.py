@@ -4,9 +4,12 @@ Standard: the defaults are those of ETSI GS QKD 014 V1.1.1; `Quirks` are deviati
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypedDict
+from types import UnionType
+from typing import Literal, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from relay.errors import ConfigError
@@ -14,6 +17,7 @@ from relay.keys.counts import KeyCounts
 from relay.keys.faults import ErrorRule
 from relay.keys.health import BreakerRules
 from relay.keys.psk import PSK, PSKTLS
+from relay.keys.refill import Prefetch
 from relay.keys.tls import ClientTLS, FileTLS, TLSRules
 from relay.keys.types import REAL_TIME, Timing
 
@@ -55,6 +59,59 @@ class Quirks:
     errors: tuple[ErrorRule, ...] = ()
 
 
+class _Takes(NamedTuple):
+    kind: type | UnionType
+    what: str
+    least: float = -math.inf
+    most: float = math.inf
+
+
+_PATH = _Takes(str | Path | None, "a path")
+_SECONDS = _Takes(float | int, "seconds from {0.least:g} to {0.most:g}", 0.001, 86400)
+_WHOLE = _Takes(int, "a whole number from {0.least} to {0.most}", 0, 1000)
+_TAKES = {
+    **dict.fromkeys(("ca", "certificate", "key", "state_dir"), _PATH),
+    "url": _Takes(str, "an address, https://host:port"),
+    "name": _Takes(str | None, "a text"),
+    "retry_attempts": _WHOLE,
+    "retry_delay": _SECONDS._replace(least=0),
+    "timeout": _SECONDS,
+    "adaptive": _Takes(bool, "True or False"),
+    "pool_connections": _WHOLE,
+    "pool_maxsize": _WHOLE._replace(least=1),
+    "burn_budget": _WHOLE._replace(most=10**9),
+    "cache": _Takes(int | Prefetch, "a whole number from {0.least} to {0.most} or a Prefetch", 0, 100_000),
+    "low": _WHOLE._replace(most=100_000),
+    "high": _WHOLE._replace(most=100_000),
+    "lifetime": _SECONDS,
+    "failures": _WHOLE._replace(least=1),
+    **dict.fromkeys(("delay", "longest", "misconfigured"), _SECONDS),
+    "psk": _Takes(PSK | None, "a PSK"),
+    "quirks": _Takes(Quirks, "Quirks"),
+    "tls": _Takes(TLSRules, "TLSRules"),
+    "breaker": _Takes(BreakerRules, "BreakerRules"),
+    **dict.fromkeys(("km1", "km2"), _Takes(dict | None, 'a dictionary, such as {{"url": "https://localhost:13000"}}')),
+}
+
+
+def check(values: Mapping[str, object]) -> None:
+    """Raises ConfigError with the name of the first of these parameters whose value it does not take."""
+    for name, value in values.items():
+        takes = _TAKES.get(name)
+        if takes is None:
+            continue
+        wrong = not isinstance(value, takes.kind) or (isinstance(value, bool) and takes.kind is not bool)
+        outside = isinstance(value, int | float) and not takes.least <= value <= takes.most
+        lines = "\n" in str(value)
+        if wrong or outside or lines:
+            # A wrong value may be the key itself.
+            harmless = isinstance(value, int | float | str | None) and not lines
+            shown = repr(value) if harmless else f"what is a {type(value).__name__}"
+            raise ConfigError(f"{name}: it takes {takes.what.format(takes)}, not {shown}")
+        if isinstance(value, Prefetch | BreakerRules):
+            check(asdict(value))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
     """Settings for one KME. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
@@ -86,6 +143,10 @@ class ClientSettings:
     breaker: BreakerRules = BreakerRules()  # noqa: RUF009 - frozen
     timing: Timing = REAL_TIME
     board: KeyCounts | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value that a setting does not take."""
+        check({each.name: getattr(self, each.name) for each in fields(self)})
 
     def read_tls(self) -> FileTLS:
         """The TLS settings from the files. Raises ConfigError if they are unusable or incomplete."""

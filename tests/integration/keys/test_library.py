@@ -24,6 +24,7 @@ import pytest
 import relay
 from relay.errors import ConfigError
 from relay.keys import (
+    BreakerRules,
     CachedKMClient,
     ClientSettings,
     KeyNotFound,
@@ -385,3 +386,50 @@ async def test_as_many_keys_as_low_says_are_kept_ready_and_expired_ones_are_repl
             for expired in (0, 1, 5):
                 while not (client.accounts.totals()["in_pool"] == 4 and client.accounts.totals()["expired"] >= expired):
                     await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"retry_attempts": "3"}, "retry_attempts: it takes a whole number from 0 to 1000, not '3'"),
+        ({"retry_attempts": -1}, "retry_attempts: it takes a whole number from 0 to 1000, not -1"),
+        ({"retry_attempts": 1.5}, "retry_attempts: it takes a whole number"),
+        ({"retry_attempts": True}, "retry_attempts: it takes a whole number"),
+        ({"retry_delay": float("nan")}, "retry_delay: it takes seconds from 0 to 86400, not nan"),
+        ({"timeout": None}, "timeout: it takes seconds from 0.001 to 86400, not None"),
+        ({"timeout": 0}, "timeout: it takes seconds"),
+        ({"pool_connections": -1}, "pool_connections: it takes a whole number"),
+        ({"pool_maxsize": 0}, "pool_maxsize: it takes a whole number from 1 to 1000, not 0"),
+        ({"burn_budget": "many"}, "burn_budget: it takes a whole number"),
+        ({"adaptive": "yes"}, "adaptive: it takes True or False, not 'yes'"),
+        ({"cache": "64"}, "cache: it takes a whole number from 0 to 100000 or a Prefetch, not '64'"),
+        ({"cache": -1}, "cache: it takes a whole number"),
+        ({"cache": Prefetch(low=-1)}, "low: it takes a whole number"),
+        ({"cache": Prefetch(lifetime=0)}, "lifetime: it takes seconds"),
+        ({"breaker": BreakerRules(failures=0)}, "failures: it takes a whole number"),
+        ({"breaker": 5}, "breaker: it takes BreakerRules, not 5"),
+        ({"tls": "ALL"}, "tls: it takes TLSRules, not 'ALL'"),
+        ({"name": 3}, "name: it takes a text, not 3"),
+        ({"key": b"-----BEGIN PRIVATE KEY-----"}, "key: it takes a path, not what is a bytes"),
+        ({"key": "-----BEGIN PRIVATE KEY-----\nMC4C"}, "key: it takes a path, not what is a str"),
+        (
+            {"km1": "https://localhost"},
+            'km1: it takes a dictionary, such as {"url": "https://localhost:13000"}, not \'h',
+        ),
+        ({"km2": {"timeout": "1"}}, "timeout: it takes seconds"),
+        ({"km1": {"url": None}}, "url: it takes an address, https://host:port, not None"),
+        ({"state_dir": 3}, "state_dir: it takes a path, not 3"),
+    ],
+)
+def test_a_value_that_a_parameter_does_not_take_is_refused_with_its_name_and_what_it_takes(
+    certificates: Certificates, options: dict[str, Any], says: str
+) -> None:
+    pair: dict[str, Any] = {"km1": {"url": "https://localhost"}, "km2": {"url": "https://localhost:14000"}}
+    with pytest.raises(ConfigError) as refused:
+        get_optimized_km_clients(**{**certificates.files, **pair, **options})
+    assert str(refused.value).startswith(says)
+    assert "MC4C" not in "".join(traceback.format_exception(refused.value)).partition("ConfigError")[2]
+    if not options.keys() & {"km1", "km2", "state_dir", "cache"}:
+        with pytest.raises(ConfigError) as refused:
+            OptimizedKMClient("https://localhost", **{**certificates.files, **options})
+        assert str(refused.value).startswith(says)
