@@ -335,6 +335,8 @@ class Asker(ABC):
         rules = (*self.settings.quirks.errors, *(self.usual_errors if said.sentences else ()))
         fault, certain = meaning(call, reply.code, said, rules)
         cause = f"{self.name}: {call}: HTTP {reply.code}: {said.text}"
+        if reply.code in (401, 403) and not said.sentences:
+            cause += f"; does the KME's operator know our certificate, and SAE {request.sae}?"
         if not certain and reply.retry_after is None and await self._is_short(request.sae, question.bits):
             return KMEExhausted(f"{cause}; {SHORTAGE}, by its status")
         if fault is KMEFault.EXHAUSTED and says_shortage(said):

@@ -95,7 +95,8 @@ def set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
     try:
         context.set_ciphers(f"{ciphers}:!aNULL:!eNULL")
     except ssl.SSLError as error:
-        raise ConfigError(f"tls_ciphers {ciphers!r}: OpenSSL does not know these") from error
+        text = f"ciphers (tls_ciphers in relay.toml): OpenSSL knows none of {ciphers!r}; `openssl ciphers` lists them"
+        raise ConfigError(text) from error
 
 
 def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str, Any]], None]) -> type[ssl.SSLObject]:

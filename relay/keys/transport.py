@@ -317,8 +317,8 @@ def _no_answer(error: Exception, within: float, *, sent: bool, heard: bool) -> N
         sent = False
     if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):
         cause = (
-            "it takes the connection and cuts the TLS handshake: it wants other suites (tls_ciphers), or a certificate "
-            "that it knows"
+            "it takes the connection and cuts the TLS handshake: it wants other suites (ciphers; tls_ciphers in "
+            "relay.toml), or a certificate that it knows"
         )
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even if TLS 1.3 let us write before it arrived.

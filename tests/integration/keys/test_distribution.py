@@ -104,7 +104,7 @@ async def kmes(python: Path, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tuple[str, str], tmp_path: Path) -> None:
-    assert list(PROGRAMS) == ["alice.py", "bob.py", "failover.py", "metrics.py", "options.py", "app.py"]
+    assert list(PROGRAMS) == ["alice.py", "bob.py", "rotation.py", "failover.py", "metrics.py", "options.py", "app.py"]
 
     async def run(name: str, *arguments: str, before: str = "", after: str = "") -> str:
         program = f"{before}{PROGRAMS.get(name, EXAMPLE)}{after}".replace(
@@ -127,6 +127,7 @@ async def test_the_programs_of_the_page_run_as_they_stand(python: Path, kmes: tu
     key_ID = (await run("alice.py")).strip()
     await run("bob.py", key_ID)
     assert (tmp_path / "alice.key").read_bytes() == (tmp_path / "bob.key").read_bytes() != b""
+    assert await run("rotation.py") == "2 keys for 6 messages\n"
     assert await run("failover.py") == "kme-1 does not answer\nkme-2 works\n3 keys\n"
     counted = (await run("metrics.py")).splitlines()
     assert "qumail_keys_total kme 1 issued 4.0" in counted
@@ -158,6 +159,17 @@ def test_it_stands_beside_the_relay_and_shares_no_file_with_it(python: Path) -> 
     assert ours
     assert relays
     assert not {name.split("/")[0] for name in ours} & {name.split("/")[0] for name in relays}
+
+
+def test_the_command_of_the_page_makes_the_same_package_as_the_source_distribution(
+    python: Path, tmp_path: Path
+) -> None:
+    [command] = re.findall(r"^python -m pip (wheel .*)$", PAGE, re.MULTILINE)
+    here = ("--no-index", "--no-build-isolation", "--no-cache-dir")
+    _run(ROOT, sys.executable, "-m", "pip", *command.replace("-w dist", f"-w {tmp_path}").split(), *here)
+    [of_source] = python.parents[2].glob("quantum_keys-*.whl")
+    [made] = tmp_path.glob("*.whl")
+    assert zipfile.ZipFile(made).namelist() == zipfile.ZipFile(of_source).namelist()
 
 
 def test_it_needs_what_the_relay_takes_of_it() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -169,3 +169,25 @@ def test_files_that_are_no_certificates_are_a_configuration_error(certificates: 
     (tmp_path / "rubbish.pem").write_text("this is not PEM")
     with pytest.raises(ConfigError, match=r"rubbish\.pem"):
         client_context(**(certificates.files | {"certificate": tmp_path / "rubbish.pem"}))
+
+
+@pytest.mark.parametrize("call", ["status", "enc_keys", "dec_keys"])
+async def test_a_refusal_without_a_word_says_what_to_ask_the_operator_of_the_kme(kme: FakeKME, call: str) -> None:
+    kme.misbehave(call, "http", times=None, code=401)
+    async with kme.client(retry_attempts=0) as client:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "status": lambda: client.check_key_status("bob"),
+            "enc_keys": lambda: client.request_enc_keys("bob"),
+            "dec_keys": lambda: client.request_dec_keys("bob", ["a"]),
+        }
+        with pytest.raises(
+            KMEMisconfigured, match=r"HTTP 401: empty; does the KME's operator know our certificate, and SAE bob\?"
+        ):
+            await calls[call]()
+
+
+def test_a_typing_error_in_ciphers_is_named_as_it_was_typed(certificates: Certificates) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^ciphers \(tls_ciphers in relay\.toml\): OpenSSL knows none of 'AES256-GMC'"
+    ):
+        OptimizedKMClient("https://localhost", tls=TLSRules(ciphers="AES256-GMC"), **certificates.files)
