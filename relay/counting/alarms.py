@@ -384,11 +384,14 @@ _ALL: Final = (
         "unsealed_from_peer",
         "Mail in the name of {about} came unsealed{reason}",
         "Mail in the name of a peer came unsealed, though mail of its relay is sealed. It was forged, or it left the "
-        "peer's mail server past its relay, or went over a mailing list. The peer's relay is told, once an hour at "
-        "most.",
+        "peer's mail server past its relay, or went over a mailing list. Or it was sealed, and nobody here could tell: "
+        "for a former identity of this site, or changed by a mail server on its way. The peer's relay is told, once "
+        "an hour at most.",
         "such a mail came, for each peer, and apart for mail that has its domain in From alone",
         "none came for an hour",
-        "The log's `came_unsealed_in_a_peers_name` has each mail. Is it genuine? Then call the peer's administrators: "
+        "The log's `came_unsealed_in_a_peers_name` has each mail. Is it genuine? With a file smime.p7m it was sealed: "
+        "compare the identity that the peer has of this site (`qumail-relay identity show` at both), and see what "
+        "`check` says of Postfix. Else call the peer's administrators: "
         'their mail server may have lost its filter. With `require = ["sealed"]` in the policy file of the peer '
         "(policies/README.md) such mail is marked, put in quarantine or refused.",
         about="peer and reason",

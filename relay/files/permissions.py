@@ -16,6 +16,11 @@ from relay.files.acl import named_in_acl
 from relay.files.commands import as_user, command, named, one_after_the_other
 from relay.files.rights import given_by_root, typed_by_root
 
+HIDDEN = (
+    "systemd hides it from the relay (ProtectHome=yes in the unit, as /home and /root), or nobody is meant to read it: "
+    "put what the relay needs elsewhere"
+)
+"""The remedy where not even the owner, root, has a right: what a unit may not see looks so (systemd.exec(5))."""
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
 OF_NOBODY = ("nogroup", "nobody")
@@ -190,6 +195,8 @@ def _denial(place: Path, lacks: str, link: str, *, private: bool) -> Denial:
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
     """The command by which root or the owner grants this process the missing right; nobody loses a right."""
+    if status.st_uid == 0 and not status.st_mode & 0o777:  # rights there would open nothing, or what was not meant
+        return HIDDEN
     in_group = status.st_gid in (os.getegid(), *os.getgroups())
     whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"
     if status.st_mode & _bits(whose, lacks) == _bits(whose, lacks):

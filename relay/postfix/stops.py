@@ -29,6 +29,7 @@ SAYS_SEALED = FIELDS[3:]
 CHECKS_ON_THE_WAY = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks")
 """Checks of smtp(8) and lmtp(8) that can change the text they send."""
 CHANGES = re.compile(r"IGNORE|REPLACE|PREPEND|STRIP", re.IGNORECASE)
+REMOVES = re.compile(r"IGNORE|REPLACE|STRIP", re.IGNORECASE)
 NEEDED = tuple(f"{each}_service_name" for each in ("cleanup", "queue", "rewrite", "bounce", "defer"))
 """Settings that name the services without which no mail moves."""
 SLOW_S = 5
@@ -120,6 +121,10 @@ async def changed_on_the_way(flow: MailFlow, tables: Tables) -> list[PostfixFaul
 async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Header checks act on every sealed mail, or access tables on everybody's."""
     faults = []
+    for where, table in dict.fromkeys(tables_of_fields(flow)):
+        for action in sorted(filter(REMOVES.match, (await tables.answers(table, SAYS_SEALED)).values())):
+            text = f"{action} in {table} takes away what says that mail is sealed: it arrives, and nobody opens it"
+            faults.append(PostfixFault("sealed-changed", where, text, "take the action out"))
     asked = ((tables_of_fields(flow), FIELDS, STOPS), (tables_of_access(flow), ADDRESSES, STOPS_EVERYBODY))
     for places, samples, stops in asked:
         for where, table in dict.fromkeys(places):

@@ -110,7 +110,7 @@ REMEDIES: list[tuple[str, Callable[[Path], None], str]] = [
     ("one", _owned_by_nobody, "mode 0055, owner nobody:root): runuser --pty -u nobody -- chmod u+x {}"),
     ("one", _in_its_group, "mode 0640, owner root:nogroup): chmod g+x {}"),
     ("one", _of_another_user, "mode 0750, owner daemon:daemon): runuser --pty -u daemon -- setfacl -m u:nobody:x {}"),
-    ("one/two", lambda path: path.chmod(0), "mode 0000, owner root:root): setfacl -m u:nobody:rx {}"),
+    ("one/two", lambda path: path.chmod(0), "mode 0000, owner root:root): systemd hides it from the relay"),
     ("one/two", lambda path: path.chmod(0o711), "mode 0711, owner root:root): setfacl -m u:nobody:r {}"),
 ]
 
