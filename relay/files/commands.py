@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 
@@ -24,6 +25,11 @@ def as_user(user: str, *words: str | Path) -> str:
 def one_after_the_other(*commands: str) -> str:
     """Several commands, each run only if the previous ones succeeded."""
     return " && ".join(commands)
+
+
+def with_acl_tools(typed: str) -> str:
+    """A command that uses setfacl or getfacl; a bare Debian lacks their package, which is installed first."""
+    return typed if shutil.which("setfacl") else one_after_the_other(command("apt", "install", "acl"), typed)
 
 
 def named(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from relay.errors import AnothersFile
 from relay.files.accounts import group_name, user_name
 from relay.files.acl import named_in_acl
-from relay.files.commands import as_user, command, named, one_after_the_other
+from relay.files.commands import as_user, command, named, one_after_the_other, with_acl_tools
 from relay.files.rights import given_by_root, typed_by_root
 
 HIDDEN = (
@@ -200,13 +200,14 @@ def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
     in_group = status.st_gid in (os.getegid(), *os.getgroups())
     whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"
     if status.st_mode & _bits(whose, lacks) == _bits(whose, lacks):
-        return f"its mode permits it, so an ACL or a security module does not: {typed_by_root(place, 'getfacl')}"
+        look = with_acl_tools(typed_by_root(place, "getfacl"))
+        return f"its mode permits it, so an ACL or a security module does not: {look}"
     if whose != "o" or status.st_mode & _bits("o", "r"):
         return typed_by_root(place, "chmod", f"{whose}+{lacks}")
     if status.st_uid == 0 and not status.st_mode & _bits("g", lacks) and group_name(os.getegid()) not in OF_NOBODY:
         chgrp = typed_by_root(place, "chgrp", group_name(os.getegid()))
         return one_after_the_other(chgrp, typed_by_root(place, "chmod", f"g+{lacks}"))
-    return typed_by_root(place, "setfacl", "-m", f"u:{user()}:{lacks}")
+    return with_acl_tools(typed_by_root(place, "setfacl", "-m", f"u:{user()}:{lacks}"))
 
 
 def _remedy_of_owner(place: Path, status: os.stat_result) -> str | None:

@@ -25,7 +25,7 @@ from typing import BinaryIO
 from relay.errors import ConfigError
 from relay.files.accounts import group_name, user_name
 from relay.files.acl import named_in_acl
-from relay.files.commands import as_user, command, one_after_the_other
+from relay.files.commands import as_user, command, one_after_the_other, with_acl_tools
 
 MAX_LINKS = 40
 """Maximum number of symbolic links in a path, as in Linux (path_resolution(7))."""
@@ -37,11 +37,18 @@ _NOT_LITERAL = re.compile(r"[\\*?\[\]]")
 _STANDARD = {"in": 0, "out": 1, "err": 2}
 
 
+BY_ACL = ", by an ACL,"
+
+
 class OthersCanWrite(ConfigError):
     """A file or directory that unknown users can change; `what` is the place and the users."""
 
     def __init__(self, path: Path, place: Path, writers: str) -> None:
-        remedy = typed_by_root(place, "chmod", "o-w" if writers == "everybody" else "g-w")
+        kind, _, name = writers.removesuffix(BY_ACL).partition(" ")
+        if writers.endswith(BY_ACL):
+            remedy = with_acl_tools(typed_by_root(place, "setfacl", "-x", f"{kind[0]}:{name}"))
+        else:
+            remedy = typed_by_root(place, "chmod", "o-w" if writers == "everybody" else "g-w")
         self.what = f"{writers} can write to {place}: {remedy}"
         super().__init__(f"{path}: root does nothing there: {self.what}")
 
@@ -399,10 +406,11 @@ class _FollowedPath:
             return "everybody"
         if not status.st_mode & stat.S_IWGRP or not self._groups:
             return ""
-        if status.st_gid:
-            return f"group {group_name(status.st_gid)}"
-        # The group is root's, so the right may come from an ACL.
-        return named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
+        # First the ACL: what the mode shows as the group's may be a right of those whom it names.
+        by_acl = named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
+        if by_acl or not status.st_gid:
+            return f"{by_acl}{BY_ACL}" if by_acl else ""
+        return f"group {group_name(status.st_gid)}"
 
     def _follow(self, name: str) -> None:
         self._links += 1

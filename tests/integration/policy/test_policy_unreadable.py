@@ -64,7 +64,7 @@ CLOSED = {
     "a file": ("sets/1/d1.example/x.toml", 0o600, "x@d1.example"),
 }
 """What is closed, with which mode, and whose mail it concerns."""
-REMEDY = "(chmod|setfacl|find) "
+REMEDY = "(apt|chmod|setfacl|find|a link leads there,) "
 
 
 async def test_what_cannot_be_looked_at_leaves_the_set_before_in_force_and_is_said_with_the_remedy(
@@ -80,7 +80,8 @@ async def test_what_cannot_be_looked_at_leaves_the_set_before_in_force_and_is_sa
             assert re.search(
                 rf"by nobody: Permission denied \(mode {mode:04o}, owner root:root\): {REMEDY}", problem
             ), what
-            assert problem.endswith(f" {path}"), what
+            look = f"look at the link: ls -ld {site.directory / 'policies'}"
+            assert problem.endswith((f" {path}", look)), what
             assert await is_sealed(relay, sink, recipient), what
             assert not await is_sealed(relay, sink, "x@elsewhere.example")
             path.chmod(before)
@@ -94,7 +95,7 @@ async def test_a_relay_that_starts_then_has_the_set_from_before_or_says_what_to_
 ) -> None:
     closed = site.directory.parent / "sets/1/d1.example"
     closed.chmod(0o644)
-    with pytest.raises(DidNotStart, match=rf"owner root:root\): .*chmod o\+x {closed}\n"):
+    with pytest.raises(DidNotStart, match=r"owner root:root\): .*look at the link: ls -ld .*/alice/policies\n"):
         async with relay_process(site, before=AS_NOBODY):
             pass
     closed.chmod(0o755)

@@ -67,16 +67,19 @@ def test_a_pre_shared_key_that_an_ACL_shows_somebody_is_refused(path: Path, grou
 
 @pytest.mark.parametrize("group", [False, True])
 @pytest.mark.parametrize("at", ["file", "directory"])
-def test_who_may_write_by_an_ACL_can_write(path: Path, group: bool, at: str) -> None:
-    os.chown(path, 0, 0)
+@pytest.mark.parametrize("owned", [False, True], ids=["of root's group", "of another group"])
+def test_who_may_write_by_an_ACL_can_write(path: Path, group: bool, at: str, owned: bool) -> None:
     written = path if at == "file" else path.parent
+    os.chown(written, 0, NOBODY.pw_gid if owned else 0)
+    os.chown(path, 0, NOBODY.pw_gid if owned and at == "file" else 0)
     let(written, EVE, os.R_OK | os.X_OK, group=group)
     assert others_can_write(path) == "", "who may only read does no harm"
     let(written, EVE, os.R_OK | os.W_OK, group=group)
-    assert f"{'group' if group else 'user'} {EVE} can write to {written}: " in (said := others_can_write(path))
-    assert "chmod" in said
-    assert "g-w" in said
-    assert others_can_write(path, (EVE,)) == "" or group
+    assert f"{'group' if group else 'user'} {EVE}, by an ACL, can write to {written}: " in (
+        said := others_can_write(path)
+    )
+    assert f"setfacl -x {'g' if group else 'u'}:{EVE} {written}" in said
+    assert others_can_write(path, (EVE,)) == "" or group or owned
 
 
 def test_rights_that_the_mask_takes_away_are_none(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -103,6 +104,11 @@ def _of_another_user(path: Path) -> None:
     path.chmod(0o750)
 
 
+@pytest.fixture(autouse=True)
+def _acl_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", "/usr/bin/{}".format)
+
+
 REMEDIES: list[tuple[str, Callable[[Path], None], str]] = [
     ("one", lambda path: path.chmod(0o744), "mode 0744, owner root:root): chmod o+x {}"),
     ("one", lambda path: path.chmod(0o700), "mode 0700, owner root:root): setfacl -m u:nobody:x {}"),
@@ -129,6 +135,17 @@ def test_the_part_that_denies_access_is_named_with_what_to_do(
         assert denial_at(top) is None
     assert said.format(top / closed) in denial
     assert denial.startswith(f"{top / closed}: cannot be ")
+
+
+@by_root
+def test_where_the_tools_for_acls_are_missing_the_remedy_installs_them(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a bare Debian."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    (top / "one").chmod(0o700)
+    with as_nobody():
+        assert f": apt install acl && setfacl -m u:nobody:x {top / 'one'}" in str(denial_at(top / "one/two"))
 
 
 @by_root
