@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
 PAGES = (
     "README",
     "INSTALL",
+    "WEEK",
     "TRYING",
     "SCANNERS",
     "POSTFIX",

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
     "deploy/INSTALL.md",
+    "deploy/WEEK.md",
     "deploy/TRYING.md",
     "deploy/POSTFIX.md",
     "deploy/PEERS.md",
@@ -83,6 +84,19 @@ def every_command(group: click.Group, *words: str) -> Iterator[str]:
             yield from every_command(command, *words, name)
         else:
             yield " ".join((*words, name))
+
+
+def test_the_week_of_a_site_types_only_what_other_pages_explain() -> None:
+    """Those pages' commands are typed by tests; what the week shows of the log has its row in the runbook."""
+    week = (ROOT / "deploy/WEEK.md").read_text()
+    others = "".join((ROOT / f"deploy/{page}.md").read_text() for page in ("INSTALL", "OPERATING"))
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", week, re.DOTALL | re.MULTILINE)).splitlines()
+    assert len(lines) > 15
+    assert [line for line in lines if line not in others and not line.startswith("qumail-relay ")] == []
+    looked_up = "".join((ROOT / f"deploy/{page}.md").read_text() for page in ("RUNBOOK", "METRICS"))
+    named = re.findall(r'["`]([a-z]+(?:_[a-z]+)+)["`]', week)
+    assert {"sealed_and_sent", "kme_away", "store_restored"} <= set(named)
+    assert [name for name in named if name not in looked_up and name != "quantum_bits"] == []
 
 
 def test_each_command_is_in_the_book() -> None:
