@@ -563,6 +563,17 @@ _ALL: Final = (
         after_s=10.0,
     ),
     Alarm(
+        "connections_full",
+        "All connections are taken",
+        "Clients hold all the connections that a listener may have. Others are refused with 421, and their mail waits "
+        "in the queue of the server that sends it.",
+        "connections were refused since all were taken, for ten seconds",
+        "none was refused for a minute",
+        "`ss --tcp --processes` as root says who holds connections to the relay's ports. Any user of this host can "
+        "open some: end that program. If it is Postfix itself: a larger `connections` of the listener.",
+        after_s=10.0,
+    ),
+    Alarm(
         "clock_jumped",
         "The clock is wrong",
         "The clock of this host was set by more than a minute while the relay ran. Certificates, the age of mail and "

@@ -93,8 +93,8 @@ REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
     f"What was turned away at a listener, before there was a mail to count. {_DIRECTION}; {_LISTENER}; "
-    "reason: the class of the error (relay/errors.py), such as MessageTooBig, Overloaded (no memory for it) or "
-    "SenderNotAllowed. Whom policy holds or refuses at RCPT counts as a mail of level none",
+    "reason: the class of the error (relay/errors.py), such as MessageTooBig, Overloaded (no memory for it), "
+    "TooManyConnections or SenderNotAllowed. Whom policy holds or refuses at RCPT counts as a mail of level none",
     ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(

@@ -90,6 +90,14 @@ class PresentHere:
         return self._counts[key] or self._counts.pop(key)
 
 
+class TooManyConnections(TryLater):
+    """All connections of a listener are taken."""
+
+    code = 421
+    status = "4.7.0"
+    public = "Too many connections, try again later"
+
+
 class SocketServer:
     """The server for one table of settings: its connections, and the deliveries that outlive them.
 
@@ -225,7 +233,9 @@ class SocketServer:
         if self._stopping:
             return "it came while the relay stops"
         if all_there_are > limits.connections:
-            return f"more than {limits.connections} connections"
+            error = TooManyConnections(f"more than {limits.connections} connections")
+            self.turned_away(error)
+            return str(error)
         if client and of_client > limits.connections_per_client and not self.trusts(client):
             return f"more than {limits.connections_per_client} connections from this client"
         return ""

@@ -38,7 +38,7 @@ PAST_THE_RELAY = frozenset(
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
         *("bounces-bypass", "transport-lost", "action-discards", "sealed-changed"),
-        "answers-changed",
+        *("answers-changed", "commands-changed"),
     }
 )
 """Codes of faults by which mail may bypass the relay, arrive unopened, or be discarded: an alarm of a serving relay."""
@@ -82,6 +82,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     bypass.elsewhere,
     bypass.second_ways_out,
     bypass.answers_changed,
+    bypass.commands_changed,
     bypass.routes,
     bypass.copies,
     bypass.dot_forward,

@@ -96,6 +96,17 @@ def answers_changed(flow: MailFlow) -> Iterator[PostfixFault]:
                     yield setting.fault("answers-changed", text, setting.to(""))
 
 
+def commands_changed(flow: MailFlow) -> Iterator[PostfixFault]:
+    """smtpd replaces commands, so that mail which the relay has sealed for one recipient is given to another."""
+    for service in (each for each in flow.settings.services if each.command == "smtpd"):
+        setting = flow.settings.of("smtpd_command_filter", service)
+        if setting.value:
+            text = (
+                "Postfix replaces commands that it hears, and may so give sealed mail to others than it is sealed for"
+            )
+            yield setting.fault("commands-changed", text, setting.to(""))
+
+
 def routes(flow: MailFlow) -> Iterator[PostfixFault]:
     """Postfix forwards to other sites mail that the relay took for another domain's."""
     outgoing, settings = flow.side("outgoing"), flow.settings

@@ -480,6 +480,12 @@ def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{octets(used)} of {octets(limit)} are taken, {many(turned_away, 'mail')} turned away"
 
 
+def _connections_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    refused = sight.grown(metrics.REJECTIONS, MINUTE_S, lambda labels: labels[2] == "TooManyConnections")
+    if refused:
+        yield "", f"{many(refused, 'connection')} refused within a minute"
+
+
 def _clock_jumped(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     if abs(sight.clock_off) > JUMP_S:
         yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
@@ -558,6 +564,7 @@ RULES: dict[str, Rule] = {
     "canary_late": _canary_late,
     "event_loop_late": _event_loop_late,
     "memory_full": _memory_full,
+    "connections_full": _connections_full,
     "clock_jumped": _clock_jumped,
     "clock_differs": _clock_differs,
     "history_not_written": _history_not_written,

@@ -221,6 +221,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("event_loop_late", "", _late(0.3, 3), NOTHING),
     ("memory_full", "", _memory_90_of_100, NOTHING),
     ("memory_full", "", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"), NOTHING),
+    ("connections_full", "", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "TooManyConnections"), NOTHING),
 ]  # fmt: skip
 BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("quarantine_grows", lambda b: b.add(metrics.QUARANTINE_LAG, by=6), {"unopened": 5}),
@@ -252,6 +253,7 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("event_loop_late", _late(0.2, 30), NOTHING),
     ("memory_full", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "MessageTooBig"), NOTHING),
     ("memory_full", lambda b: None, NOTHING),
+    ("connections_full", lambda b: b.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"), NOTHING),
 ]  # fmt: skip
 
 
@@ -352,7 +354,7 @@ SEEN_AT_ONCE = {
     "key_receiver_ended": "the same", "not_watched": "the same", "policy_broken": "read before alarms are",
     "policy_edit_waits": "the same", "policy_test_fails": "the same", "next_hop_away": "it is tried",
     "mail_held": "read from a file before", "policy_holds": "the same", "event_loop_late": "another process now",
-    "memory_full": "the same", "store_is_another": "read from the store before",
+    "memory_full": "the same", "connections_full": "the same", "store_is_another": "read from the store before",
 }  # fmt: skip
 """Alarms whose cause a relay that has just started can see, and why."""
 

@@ -167,6 +167,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "canary_late": _canary_late,
     "event_loop_late": _loop_late,
     "memory_full": lambda s: s.board.add(metrics.REJECTIONS, "outgoing", "smtp", "Overloaded"),
+    "connections_full": lambda s: s.board.add(metrics.REJECTIONS, "outgoing", "lmtp", "TooManyConnections"),
     "clock_jumped": _clock,
     "clock_differs": lambda s: s.board.set(metrics.KME_CLOCK, "kme2", to=301),
     "history_not_written": lambda s: s.patch.setattr(History, "add", _no_space),

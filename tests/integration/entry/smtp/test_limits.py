@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from relay.config import TCPAddress
+from relay.entry.listening import TooManyConnections
 from relay.entry.smtp import aiosmtpd_base
-from relay.errors import TryLater
+from relay.errors import RelayError, TryLater
 from tests.integration.entry.smtp.recipes import Recorder, serving
 from tests.testlib import mails
 from tests.testlib.submit import SMTPReply, Talk, submit, submit_lmtp, talking
@@ -30,12 +31,15 @@ async def greeting(address: TCPAddress) -> SMTPReply:
         writer.close()
 
 
-async def test_more_connections_than_there_may_be_hear_421_until_one_ends() -> None:
+async def test_more_connections_than_there_may_be_hear_421_until_one_ends_and_are_counted() -> None:
     async with serving(connections=3) as running, AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(talking(running.address))
+        turned_away: list[RelayError] = []
+        running.entry.turned_away = turned_away.append
         async with talking(running.address):
             assert str(await greeting(running.address)).startswith("421 4.7.0")
+        assert [type(each) for each in turned_away] == [TooManyConnections]
         while len(list(running.entry.connections)) > 2:
             await asyncio.sleep(0)
         assert (await greeting(running.address)).code == 220
