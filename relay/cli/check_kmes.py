@@ -73,7 +73,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 if first and kme.one_batch_at_a_time is None:
                     first = False
                     yield await _undelivered(title, config, client, status, peer.sae_id, trial=trial_keys)
-            if ending := client.ending_certificates(datetime.now(UTC)):
+            if ending := client.transport.tls.ending(datetime.now(UTC)):
                 yield f"{title}: certificates", "", tuple(ending)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from datetime import datetime
 from functools import partial
 from typing import Unpack
 
@@ -45,7 +44,6 @@ from relay.keys.renewal import Renewal
 from relay.keys.replies import ErrorText, KeyStatus, key_IDs_in_error, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings, check, checked_url, without_password
 from relay.keys.stock import Accounts
-from relay.keys.tls import CertificateEnd
 from relay.keys.types import SAEID, Found, Key
 from relay.runtime.aio import off_loop
 
@@ -155,14 +153,6 @@ class Asker(ABC):
     def _turn(self, slave_sae: str) -> asyncio.Lock:
         """The lock of requests for fresh keys: some KMEs drop the keys of the first when a second one arrives."""
         return self._turns.setdefault(slave_sae, asyncio.Lock())
-
-    def ending_certificates(self, now: datetime) -> list[str]:
-        """Certificates (ours, the CA's, the KME's) that end within 30 days of `now` (aware), or have. Reads files."""
-        return self.transport.tls.ending(now)
-
-    def certificate_ends(self) -> list[CertificateEnd]:
-        """The ends of all certificates. Reads files. Raises OSError and ValueError."""
-        return self.transport.tls.ends()
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
         """What becomes of undelivered keys with a further request for keys.

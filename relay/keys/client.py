@@ -8,7 +8,6 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import count
-from types import TracebackType
 from typing import Self, Unpack
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted
@@ -85,9 +84,7 @@ class KMEClient(Asker):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -11,9 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self, Unpack
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -25,7 +23,7 @@ from relay.keys.issued import SeenKeys
 from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
-from relay.keys.settings import ClientOptions, check
+from relay.keys.settings import ClientOptions, check, checked_url
 from relay.keys.types import SAEID, Key
 
 KME_IDS = ("KM1", "KM2")
@@ -81,20 +79,14 @@ def endpoints(state_dir: Path) -> tuple[str, str]:
     path = state_dir / ENDPOINTS_FILE
     try:
         written = json.loads(path.read_bytes())
-        first, second = (_https(written[kme]) for kme in KME_IDS)
+        first, second = (checked_url(str(written[kme])) for kme in KME_IDS)
     except FileNotFoundError:
         first, second = (f"https://localhost:{port}" for port in DEFAULT_PORTS)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: not the addresses of {' and '.join(KME_IDS)}; remove it") from error
     return first, second
-
-
-def _https(url: object) -> str:
-    if not isinstance(url, str) or urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
-        raise ValueError("not an https URL")
-    return url.rstrip("/")
 
 
 USUAL_CACHE = Prefetch(low=8, high=256, lifetime=240.0)
@@ -183,9 +175,7 @@ class KMClients(NamedTuple):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -19,8 +19,6 @@ from relay.keys.tls import CertificateEnd, FileTLS, set_ciphers
 
 MIN_OCTETS, MAX_OCTETS = 16, 64
 """Length of a pre-shared key, in bytes. RFC 9257 recommends 128 bits of entropy at least."""
-MAX_IDENTITY_OCTETS = 128
-"""Maximum length of an identity, in bytes of UTF-8 (RFC 4279, 5.3)."""
 CIPHERS = (
     "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:"
     "DHE-PSK-AES256-CBC-SHA384"

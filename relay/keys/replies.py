@@ -48,13 +48,13 @@ class KeyStatus:
     target_KME_ID: str
     master_SAE_ID: str
     slave_SAE_ID: str
-    key_size: int | None
-    stored_key_count: int | None
-    max_key_count: int | None
-    max_key_per_request: int | None
-    max_key_size: int | None
-    min_key_size: int | None
-    max_SAE_ID_count: int | None
+    key_size: int | None = None
+    stored_key_count: int | None = None
+    max_key_count: int | None = None
+    max_key_per_request: int | None = None
+    max_key_size: int | None = None
+    min_key_size: int | None = None
+    max_SAE_ID_count: int | None = None
     status_extension: Any = None
 
     def __getitem__(self, name: str) -> Any:
@@ -92,33 +92,20 @@ def status_from_reply(reply: Any) -> KeyStatus:
     if not fields.keys() & _OF_A_STATUS:
         raise KMEBadReply("the reply is no status: it has none of its fields")
 
-    def text(name: str) -> str:
-        value = fields.get(name.lower())
-        return "" if value is None else str(value)
-
     def count(name: str) -> int | None:
         value = fields.get(name.lower())
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
             value = int(value)
         return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
-    def limit(name: str) -> int | None:
-        return count(name) or None
-
-    return KeyStatus(
-        text("source_KME_ID"),
-        text("target_KME_ID"),
-        text("master_SAE_ID"),
-        text("slave_SAE_ID"),
-        limit("key_size"),
-        count("stored_key_count"),
-        limit("max_key_count"),
-        limit("max_key_per_request"),
-        limit("max_key_size"),
-        limit("min_key_size"),
-        count("max_SAE_ID_count"),
-        fields.get("status_extension"),
-    )
+    values: dict[str, Any] = {"status_extension": fields.get("status_extension")}
+    for each in dataclasses.fields(KeyStatus)[:-1]:
+        if each.default is dataclasses.MISSING:
+            values[each.name] = "" if (value := fields.get(each.name.lower())) is None else str(value)
+        else:
+            number = count(each.name)
+            values[each.name] = number if each.name in ("stored_key_count", "max_SAE_ID_count") else number or None
+    return KeyStatus(**values)
 
 
 def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, numbers: bool = False) -> list[Key]:
@@ -220,17 +207,8 @@ def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
 
 
 _SAYS = (
-    "message",
-    "title",
-    "detail",
-    "details",
-    "error",
-    "errors",
-    "error_description",
-    "msg",
-    "reason",
-    "description",
-)
+    "message", "title", "detail", "details", "error", "errors", "error_description", "msg", "reason", "description"
+)  # fmt: skip
 """Names (in lower case) of the error text in the standard, RFC 9457 and common frameworks."""
 
 _TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1\s*>|<[^>]*>")

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from relay.counting import key_metrics as metrics
@@ -123,9 +122,7 @@ class KeyRing:
         self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def share(self, draws_of: Callable[[str, str], DrawCount], *, first: bool) -> None:

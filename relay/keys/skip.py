@@ -18,15 +18,19 @@ from relay.formats.characters import is_printable
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest, Question
-from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
+from relay.keys.replies import (
+    LARGEST_KEY_BITS,
+    MAX_KEY_ID_CHARS,
+    USUAL_KEY_BITS,
+    KeyStatus,
+    is_worn,
+    json_body,
+    max_reply_octets,
+)
 from relay.keys.types import SAEID, Found, Key
-
-DEFAULT_KEY_BITS = 256
-"""Default key size, in bits."""
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,256}")
-_MAX_KEY_ID_CHARS = 256
 
 
 class SKIPClient(KMEClient):
@@ -55,13 +59,9 @@ class SKIPClient(KMEClient):
                 target_KME_ID=remote,
                 master_SAE_ID=local,
                 slave_SAE_ID=remote,
-                key_size=DEFAULT_KEY_BITS,
-                stored_key_count=None,
-                max_key_count=None,
+                key_size=USUAL_KEY_BITS,
                 max_key_per_request=1,
-                max_key_size=DEFAULT_KEY_BITS,
-                min_key_size=None,
-                max_SAE_ID_count=None,
+                max_key_size=USUAL_KEY_BITS,
                 status_extension={"algorithm": capabilities.get("algorithm"), "entropy": capabilities.get("entropy")},
             )
 
@@ -131,8 +131,8 @@ def _object(source: str, body: bytes | bytearray) -> dict[str, Any]:
 def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
     fields = _object(source, body)
     key_ID, octets = fields.get("keyId"), fields.get("key")
-    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not is_printable(key_ID):
-        raise KMEBadReply(f"{source}: a keyId is not 1 to {_MAX_KEY_ID_CHARS} printable characters")
+    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not is_printable(key_ID):
+        raise KMEBadReply(f"{source}: a keyId is not 1 to {MAX_KEY_ID_CHARS} printable characters")
     if not isinstance(octets, str) or not _HEX.fullmatch(octets):
         raise KMEBadReply(f"{source}: the key is not hexadecimal")
     if size is not None and len(octets) * 4 != size:

@@ -42,11 +42,12 @@ class Accounts:
         self._board = board or Numbers()
         self.peers: dict[str, str] = {}
         """Label values of slave SAEs by SAE ID; by default their IDs."""
-        self._entries: Counter[tuple[str, str, str]] = Counter()
+        self.entries: Counter[tuple[str, str, str]] = Counter()
+        """Numbers by slave SAE, fate and cause."""
 
     def enter(self, slave_sae: str, number: int, fate: str, cause: str = "") -> None:
         """Counts keys that were "issued", "used", "expired" or "burnt"; these have a `cause`, a short fixed text."""
-        self._entries[slave_sae, fate, cause] += number
+        self.entries[slave_sae, fate, cause] += number
         self._board.add(metrics.KEYS, self._kme, self.peers.get(slave_sae, slave_sae), fate, by=number)
         if cause:
             self._board.add(metrics.KEYS_BURNT, self._kme, cause, by=number)
@@ -64,17 +65,9 @@ class Accounts:
         """`issued`, `used`, `burnt`, `expired`, and the resulting `in_pool`; of one slave SAE or of all."""
 
         counts = dict.fromkeys(("issued", "used", "burnt", "expired"), 0)
-        for (slave, fate, _), number in self._entries.items():
+        for (slave, fate, _), number in self.entries.items():
             counts[fate] += number if slave_sae in (None, slave) else 0
         return counts | {"in_pool": counts["issued"] - counts["used"] - counts["burnt"] - counts["expired"]}
-
-    def burnt_by_cause(self, slave_sae: str | None = None) -> dict[str, int]:
-        """Burnt keys by cause."""
-        causes: Counter[str] = Counter()
-        for (slave, _, cause), number in self._entries.items():
-            if cause and slave_sae in (None, slave):
-                causes[cause] += number
-        return dict(causes)
 
 
 class Stock:

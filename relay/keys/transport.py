@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
@@ -246,12 +244,12 @@ class _Connector(aiohttp.TCPConnector):
     """
 
     _like: tuple[aiohttp.ClientRequest, aiohttp.ClientTimeout] | None = None
-    _known: WeakSet[ResponseHandler] | None = None
 
     @property
     def number(self) -> int:
         """The number of open connections."""
-        return sum(each.is_connected() for each in self._known or ())
+        idle = sum(protocol.is_connected() for each in self._conns.values() for protocol, _ in each)
+        return len(self._acquired) + idle
 
     async def open(self, number: int) -> bool:
         """Opens so many connections more and keeps them; whether all could be opened."""
@@ -262,7 +260,7 @@ class _Connector(aiohttp.TCPConnector):
         return not any(isinstance(each, Exception) for each in opened)
 
     async def _one_more(self, like: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> None:  # noqa: ASYNC109
-        (await self._connected(like, [], timeout)).release()
+        (await super().connect(like, [], timeout)).release()
 
     async def connect(
         self,
@@ -270,22 +268,9 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its own
     ) -> Connection:
-        connection = await self._connected(req, traces, timeout)
+        connection = await super().connect(req, traces, timeout)
         self._like = req, timeout
         _on_sent.get()()
-        return connection
-
-    async def _connected(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its own
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        if self._known is None:
-            self._known = WeakSet()
-        if connection.protocol is not None:
-            self._known.add(connection.protocol)
         return connection
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:

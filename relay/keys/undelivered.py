@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 
 from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.asking import Asker
@@ -154,14 +155,6 @@ async def remember(trials: TrialStore, kme: tuple[str, str, str], status: KeySta
 
 
 def _described(status: KeyStatus) -> tuple[object, ...]:
-    """The stable description of a KME: without the number of keys and extensions."""
-    return (
-        status.source_KME_ID,
-        status.target_KME_ID,
-        status.key_size,
-        status.max_key_count,
-        status.max_key_per_request,
-        status.max_key_size,
-        status.min_key_size,
-        status.max_SAE_ID_count,
-    )
+    """The stable description of a KME: without the SAEs, the number of keys and extensions."""
+    changing = ("master_SAE_ID", "slave_SAE_ID", "stored_key_count", "status_extension")
+    return tuple(value for name, value in asdict(status).items() if name not in changing)

@@ -108,7 +108,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     config, sites = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
         with suppress(OSError, ValueError):  # unreadable files are reported elsewhere
-            for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
+            for end in sorted(pool.client.transport.tls.ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
     if sites.identity is not None:
         for role, certificate in sites.identity.certificates.items():

@@ -22,6 +22,7 @@ from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.types import Key, KeyReference
 from relay.kme import DevelopmentKME, KMERequest, LinkSettings, Misbehaviour, SimulatedLink, certificates
 from tests.bench.result import BenchResult, Progress, machine
+from tests.testlib.counted import burnt_by_cause
 
 FAILURES = (
     *(Misbehaviour(kind) for kind in ("drop", "lose_reply", "hang_in_body", "hang", "close_unsaid")),
@@ -232,7 +233,7 @@ def _check_accounts(ring: KeyRing, result: SoakFigures, *, closed: bool = False)
             totals = pool.client.accounts.totals()
             result.accounts[pool.client.name] = totals
             together.update(totals)
-            causes.update(pool.client.accounts.burnt_by_cause())
+            causes.update(burnt_by_cause(pool.client.accounts))
             held = sum(pool.held().values())
             if totals["in_pool"] != held or (closed and held):
                 result.faults.append(f"{pool.client.name}: {held} keys in the pool, the accounts say {totals}")

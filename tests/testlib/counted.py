@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from relay.counting.board import Board
 from relay.counting.metric import Metric
+from relay.keys.stock import Accounts
 
 
 def counted(board: Board, metric: Metric, *labels: str) -> float | None:
@@ -12,3 +15,12 @@ def counted(board: Board, metric: Metric, *labels: str) -> float | None:
     if numbers is None:
         return None
     return sum(numbers[:-1]) if metric.kind == "histogram" else numbers[0]
+
+
+def burnt_by_cause(accounts: Accounts) -> dict[str, int]:
+    """Burnt keys by cause, of all slave SAEs."""
+    causes: Counter[str] = Counter()
+    for (_, _, cause), number in accounts.entries.items():
+        if cause:
+            causes[cause] += number
+    return dict(causes)

@@ -203,9 +203,9 @@ async def test_the_kmes_own_certificate_is_told_of_once_it_was_seen(own: Certifi
     tls = own.server_tls("localhost")
     own.authority.issue_cert("localhost", not_after=NOW + timedelta(days=5)).configure_cert(tls)
     async with FakeKME(own, tls=tls) as kme, kme.client(timeout=3) as client:
-        assert client.ending_certificates(NOW) == []
+        assert client.transport.tls.ending(NOW) == []
         await client.check_key_status("bob")
-        [told] = client.ending_certificates(NOW)
+        [told] = client.transport.tls.ending(NOW)
     assert told.startswith("the KME's own certificate ends on ")
 
 

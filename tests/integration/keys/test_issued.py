@@ -35,6 +35,7 @@ from tests.integration.store.conftest import (
     sqlite as sqlite,
 )
 from tests.testlib import mails
+from tests.testlib.counted import burnt_by_cause
 from tests.testlib.fake_kme import FakeKME, FakeTime
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -114,7 +115,7 @@ async def test_a_kme_that_is_set_back_over_a_restart_of_the_relay_gives_no_key_t
     async with world.keys() as keys:
         after = await _taken(keys, 4)
         [pool] = keys.groups["alice-bob"].pools
-        assert pool.client.accounts.burnt_by_cause()["seen before"] == 4
+        assert burnt_by_cause(pool.client.accounts)["seen before"] == 4
     assert not {key.key for key in before} & {key.key for key in after}
     assert not {key.key_ID.casefold() for key in before} & {key.key_ID.casefold() for key in after}
     assert sum(entry["number"] for entry in log.entries if entry["event"] == "keys_seen_before") == 4
@@ -191,7 +192,7 @@ async def test_keys_that_cannot_be_remembered_are_burnt_and_counted(kme: FakeKME
         await group.take("bob")
     assert len(kme.got("enc_keys")) == 1, "all share one attempt, and then it rests"
     await group.close()
-    assert group.pools[0].client.accounts.burnt_by_cause() == {"not remembered": 5}
+    assert burnt_by_cause(group.pools[0].client.accounts) == {"not remembered": 5}
     assert accounts_agree(group)
 
 
@@ -220,7 +221,7 @@ async def test_keys_that_could_not_be_remembered_are_burnt_and_counted(kme: Fake
     key = await group.take("bob")
     assert store.remembered == [{key.key_ID}]
     await group.close()
-    assert group.pools[0].client.accounts.burnt_by_cause() == {"not remembered": 1}
+    assert burnt_by_cause(group.pools[0].client.accounts) == {"not remembered": 1}
     assert accounts_agree(group)
 
 

@@ -28,7 +28,7 @@ from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.conftest import Clock
 from tests.testlib import mails
-from tests.testlib.counted import counted
+from tests.testlib.counted import burnt_by_cause, counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.next_door import count_undelivered
 from tests.testlib.sink import Sink
@@ -273,7 +273,7 @@ async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates:
             await group.take_pad("bob", 48 * 12)
         assert len(kme.got("enc_keys")) == 2
         await group.take("bob")
-        assert group.pools[0].client.accounts.burnt_by_cause() == {"overtaken": 10}
+        assert burnt_by_cause(group.pools[0].client.accounts) == {"overtaken": 10}
         assert accounts_agree(group)
         await group.close()
 

@@ -124,7 +124,7 @@ async def test_connections_are_opened_ahead_once_the_kme_has_answered_and_kept(k
         await asyncio.gather(*(client.check_key_status("bob") for _ in range(12)))
         assert (kme.connections, kme.open_connections) == (4, 4)
         connector: Any = client.transport._open().connector
-        for protocol in connector._known:
+        for protocol in [each for idle in connector._conns.values() for each, _ in idle]:
             protocol.close()
         await until(lambda: kme.open_connections == 0)
         await client.check_key_status("bob")
@@ -158,7 +158,7 @@ async def test_a_kme_that_takes_no_more_connections_is_not_asked_for_them_with_e
         await client.check_key_status("bob")
         await until(lambda: kme.open_connections == 5)
         connector: Any = client.transport._open().connector
-        for protocol in [each for each in connector._known if each.is_connected()][1:]:
+        for protocol in [each for idle in connector._conns.values() for each, _ in idle][1:]:
             protocol.close()
 
         async def refused(*_: object) -> NoReturn:

@@ -21,6 +21,7 @@ from relay.keys.counts import Numbers
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.settings import Quirks
+from tests.testlib.counted import burnt_by_cause
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 NO_PREFETCH = Prefetch(low=0, high=0)
@@ -134,7 +135,7 @@ async def test_keys_that_were_given_before_are_refused(kme: FakeKME, time: FakeT
     kme.misbehave("enc_keys", kind)
     with pytest.raises(KMEBadReply):
         await group.take("bob")
-    assert group.pools[0].client.accounts.burnt_by_cause() == {"seen before": 1}
+    assert burnt_by_cause(group.pools[0].client.accounts) == {"seen before": 1}
     time.now += 10
     await group.take("bob")
     await group.close()

@@ -18,7 +18,7 @@ from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.kme import LinkSettings, SimulatedLink
-from tests.testlib.counted import counted
+from tests.testlib.counted import burnt_by_cause, counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.long import sized
 from tests.unit.keys.test_group import accounts_agree, settled
@@ -169,7 +169,7 @@ async def test_keys_that_the_store_cannot_remember_are_burnt_and_others_drawn_wh
     [row] = ring.pool_rows()
     assert row.trouble == ""
     assert len(kme.got("enc_keys")) == drawn + 2, "none was drawn while the store was full"
-    assert ring.groups["g"].pools[0].client.accounts.burnt_by_cause() == {"not remembered": 4}
+    assert burnt_by_cause(ring.groups["g"].pools[0].client.accounts) == {"not remembered": 4}
 
 
 async def test_a_group_for_pads_alone_keeps_no_keys_of_the_usual_size_ready(kme: FakeKME, time: FakeTime) -> None:

@@ -170,4 +170,4 @@ def test_the_settings_of_relay_toml_make_such_a_client(psk: PSK) -> None:
     settings = {"url": "https://kme.example", "interface": "skip", "psk_identity": "a", "psk_file": str(psk.file)}
     made = km_client("kme", KMESettings.model_validate(settings))
     assert isinstance(made.transport.tls, PSKTLS)
-    assert made.certificate_ends() == []
+    assert made.transport.tls.ends() == []
