@@ -1,5 +1,6 @@
 """A checkpoint of the audit record: the site's signed statement of the number of records and the last one.
-Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
+Standard: deploy/AUDIT.md; composite ML-DSA with a context string (relay/identity/composite.py), JSON (RFC 8259), base64
+(RFC 4648).
 
 Its holder can later detect whether any of those records was changed, removed or inserted, even by an attacker who can
 rewrite the whole chain.
@@ -16,14 +17,18 @@ from datetime import UTC, date, datetime
 from operator import itemgetter
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.exceptions import InvalidSignature
 
 from relay.audit.verifying import Days, ExpectedLine
-from relay.errors import ConfigError
+from relay.errors import BadStructure, ConfigError
+from relay.identity.composite import (
+    CompositeSigningPrivateKey,
+    CompositeSigningPublicKey,
+    from_public_info,
+    public_info,
+)
 
-FORMAT = 1
+FORMAT = 2
 MAX_OCTETS = 1024 * 1024
 _CONTEXT = b"qumail-relay audit checkpoint %d" % FORMAT
 _MEMBERS = {"format", "checkpoint", "key", "signature"}
@@ -64,14 +69,14 @@ class SignedCheckpoint:
     signer: str
 
 
-def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
+def sign(checkpoint: Checkpoint, key: CompositeSigningPrivateKey) -> str:
     """Returns the file for the auditor: one JSON object, in lines short enough for mail."""
     said = {name: value for name, value in asdict(checkpoint).items() if value is not None}
     inner = json.dumps(said).encode("ascii")
     whole = {
         "format": FORMAT,
         "checkpoint": base64.b64encode(inner).decode(),
-        "key": base64.b64encode(_octets_of(key.public_key())).decode(),
+        "key": base64.b64encode(public_info(key.public_key())).decode(),
         "signature": base64.b64encode(key.sign(inner, _CONTEXT)).decode(),
     }
     return json.dumps(whole, indent=1) + "\n"
@@ -90,26 +95,22 @@ def read(content: bytes, source: str) -> SignedCheckpoint:
         return SignedCheckpoint(_checkpoint(_object(inner)), signer_of(key))
     except InvalidSignature as error:
         raise ConfigError(f"{source}: its signature is wrong: it was changed") from error
-    except (ValueError, TypeError, RecursionError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, RecursionError, BadStructure) as error:
         raise ConfigError(f"{source}: not a checkpoint: {error}") from error
 
 
-def signer_of(key: MLDSA87PublicKey) -> str:
+def signer_of(key: CompositeSigningPublicKey) -> str:
     """SHA-256 of the SubjectPublicKeyInfo (RFC 5280, 4.1.2.7)."""
-    return hashlib.sha256(_octets_of(key)).hexdigest()
+    return hashlib.sha256(public_info(key)).hexdigest()
 
 
-def _octets_of(key: MLDSA87PublicKey) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
+def _key(whole: dict[str, Any]) -> CompositeSigningPublicKey:
     """Returns the public key in a checkpoint of our format. Raises ValueError."""
     if whole.keys() != _MEMBERS or whole["format"] != FORMAT:
         raise ValueError("of no format that is known here")
-    key = load_der_public_key(_octets(whole, "key"))
-    if not isinstance(key, MLDSA87PublicKey):
-        raise ValueError("its key is not one of ML-DSA-87")  # noqa: TRY004 - all is one fault of the file
+    key = from_public_info(_octets(whole, "key"))
+    if not isinstance(key, CompositeSigningPublicKey):
+        raise ValueError("its key is not one of ML-DSA-87 with P-384")  # noqa: TRY004 - all is one fault of the file
     return key
 
 

@@ -116,10 +116,12 @@ def identity() -> None:
     "kems",
     type=click.Choice(FURTHER_KEMS),
     multiple=True,
-    help="Also keys for a KEM beside ML-KEM, as often as needed, also for an identity that is there; needs liboqs.",
+    help="Also keys for a KEM beside the hybrid one, as often as needed, also for an identity that is there; needs liboqs.",
 )
 def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, ...]) -> None:
-    """Make this site's keys and certificates: ML-KEM-1024, ML-DSA-87, and RSA-4096 twice.
+    """Make this site's keys and certificates: hybrid ones for level pqc, and RSA-4096 twice.
+
+    Hybrid are ML-KEM-1024 with ECDH, and ML-DSA-87 with ECDSA, both over P-384: one half alone opens and signs nothing.
 
     They are made in the directory that [identity] names, readable by its owner only, and encrypted where a
     passphrase file is set. If it is interrupted, run it again: it makes what is missing.
@@ -129,8 +131,9 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
 
     Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere if
     you like, and set ca_key_elsewhere = true in [identity]. With --csr your organisation's CA gets the .csr files.
-    The ML-KEM key cannot sign a request: for it there is a .pub file, with a .cnf that says how to certify it.
-    Until the certificates are there, nothing changes.
+    The KEM's key cannot sign a request: for it there is a .pub file, with a .cnf of its extensions. The CA has to
+    know the composite keys of the IETF's drafts, which OpenSSL 3.5 does not. Until the certificates are there,
+    nothing changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
     they have imported our new document. Its keys need no certificate: the signed document carries them.
@@ -189,7 +192,7 @@ def show(config_file: Path, as_json: bool) -> None:
 def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write this site's peer document: what others need to seal for us.
 
-    It holds domains, SAE ID, KME groups, levels and certificates, signed with our ML-DSA-87 key. Nothing in it is
+    It holds domains, SAE ID, KME groups, levels and certificates, signed with our ML-DSA-87 and ECDSA keys. Nothing in it is
     secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
     than those before, so export again after every change here.
     """

@@ -60,7 +60,7 @@ def print_import(out: Console, config: Config, pinned: Import) -> None:
     shared = ", ".join(common_groups(config, peer)) or "none, so no level with quantum keys"
     out.print(f"  KME groups  {', '.join(peer.kme_groups) or 'none'}; shared with us: {shared}", soft_wrap=True)
     if peer.further_kems:
-        out.print(f"  KEMs        ml-kem-1024, {', '.join(peer.further_kems)}")
+        out.print(f"  KEMs        ml-kem-1024-p384, {', '.join(peer.further_kems)}")
     until = min(each.not_valid_after_utc for each in (peer.ca, *peer.certificates.values()))
     out.print(f"  valid until {until:%Y-%m-%d}")
     _print_fingerprint(out, peer.fingerprint)
@@ -75,8 +75,8 @@ def print_requested(out: Console, requested: list[Path], directory: Path) -> Non
     for path in requested:
         out.print(f"  {path}", soft_wrap=True)
     out.print(
-        "An ML-KEM key cannot sign a request for itself: its .pub file is the public key, and the .cnf file says which "
-        "extensions its certificate needs and with which OpenSSL command the CA can make it. "
+        "A KEM's key cannot sign a request for itself: its .pub file is the public key, and the .cnf file says which "
+        "extensions its certificate needs. The CA has to know composite ML-KEM and ML-DSA (OpenSSL 3.5 does not). "
         "Put the certificates, in PEM, beside the keys:"
     )
     certificates = {path.with_suffix(".pem") for path in requested}

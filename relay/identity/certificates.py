@@ -1,5 +1,6 @@
 """The certificates of sites: validation before use, and issuing of this site's own.
-Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA), RFC 2986 (PKCS#10 requests).
+Standard: RFC 5280; draft-ietf-lamps-pq-composite-kem (keyEncipherment alone), draft-ietf-lamps-pq-composite-sigs,
+RFC 2986 (PKCS#10 requests).
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from relay.errors import BadStructure
 from relay.formats.characters import is_printable
 from relay.formats.cms import der
+from relay.identity import x509_keys
+from relay.identity.composite import CompositeKEMPublicKey, CompositeSigningPrivateKey, CompositeSigningPublicKey
 from relay.identity.pairs import Role, public_key, subject_key_identifier
-
-PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
+from relay.identity.x509_keys import PublicKey, certified, identifier_of, key_of, requested
 
 CA_DAYS = 3652
 """Validity of our own CA's certificate, in days; a renewal issues a new one for the same key if needed."""
@@ -30,6 +31,7 @@ MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
 """Maximum RSA key length, in bits; a longer key would only cost time."""
 MAX_RSA_EXPONENT = 2**32
+KEM_ALGORITHM = "id-MLKEM1024-ECDH-P384-SHA3-256"
 SKI_LENGTH = 20
 """Length of the SubjectKeyIdentifier by which we name recipients, in octets."""
 
@@ -39,6 +41,7 @@ UNREADABLE = (
     InvalidSignature,
     UnsupportedAlgorithm,
     InternalError,
+    BadStructure,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
@@ -47,8 +50,8 @@ UNREADABLE = (
 """Exceptions of `cryptography` for an invalid certificate."""
 
 _KEY_TYPES = {
-    Role.KEM: MLKEM1024PublicKey,
-    Role.SIGNING: MLDSA87PublicKey,
+    Role.KEM: CompositeKEMPublicKey,
+    Role.SIGNING: CompositeSigningPublicKey,
     Role.RSA_ENCRYPTION: RSAPublicKey,
     Role.RSA_SIGNING: RSAPublicKey,
 }
@@ -108,18 +111,18 @@ def check_certificate(certificate: x509.Certificate, role: Role) -> None:
 def check_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> None:
     """Raises ValueError unless `ca` issued the certificate: names and signature (RFC 5280, 6.1.3)."""
     try:
-        certificate.verify_directly_issued_by(ca)
+        x509_keys.check_issued_by(certificate, ca)
     except UNREADABLE as error:
         raise ValueError("the site's CA certificate did not issue it") from error
 
 
 def _check_type(certificate: x509.Certificate, role: Role) -> None:
-    if not isinstance(certificate.public_key(), _KEY_TYPES[role]):
+    if not isinstance(key_of(certificate), _KEY_TYPES[role]):
         raise TypeError(f"its key is not one for {role.label}")
 
 
 def _check_rsa(certificate: x509.Certificate) -> None:
-    key = certificate.public_key()
+    key = key_of(certificate)
     if not isinstance(key, RSAPublicKey):
         return
     if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
@@ -158,9 +161,9 @@ def _check_usage(certificate: x509.Certificate, role: Role) -> None:
     if not role.signs and not usage.key_encipherment:
         raise ValueError("its keyUsage lacks keyEncipherment")
     if role is Role.KEM and usage != _key_usage(key_encipherment=True):
-        raise ValueError("keyEncipherment must be the only keyUsage of an ML-KEM certificate (RFC 9935)")
+        raise ValueError("keyEncipherment must be the only keyUsage of a KEM's certificate (RFC 9935)")
     if role is Role.SIGNING and (usage.key_encipherment or usage.data_encipherment or usage.key_agreement):
-        raise ValueError("an ML-DSA certificate may only sign (RFC 9881)")
+        raise ValueError("a signing certificate may only sign (RFC 9881)")
     if usage.key_cert_sign or _is_ca(certificate):
         raise ValueError("it is the certificate of a CA")
 
@@ -186,15 +189,16 @@ def _reason(error: Exception) -> str:
 # Issuing our own
 
 
-def ca_certificate(key: MLDSA87PrivateKey, holder: x509.Name, now: datetime) -> x509.Certificate:
+def ca_certificate(key: CompositeSigningPrivateKey, holder: x509.Name, now: datetime) -> x509.Certificate:
     """The self-signed certificate of a site's own CA, valid for CA_DAYS from `now` (aware)."""
-    return (
-        _builder(holder, holder, key.public_key(), now, now + timedelta(days=CA_DAYS))
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+    public = key.public_key()
+    builder = (
+        _builder(holder, holder, public, now, now + timedelta(days=CA_DAYS))
+        .add_extension(x509.AuthorityKeyIdentifier(identifier_of(public), None, None), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .sign(key, None)
     )
+    return certified(builder, public, key.sign)
 
 
 def certificate(
@@ -204,7 +208,7 @@ def certificate(
     name: str,
     domains: Sequence[str],
     ca: x509.Certificate,
-    ca_key: MLDSA87PrivateKey,
+    ca_key: CompositeSigningPrivateKey,
     now: datetime,
     days: int,
 ) -> x509.Certificate:
@@ -219,32 +223,30 @@ def certificate(
     )
     for extension, critical in _extensions(role, domains):
         builder = builder.add_extension(extension, critical)
-    return builder.sign(ca_key, None)
+    return certified(builder, key, ca_key.sign)
 
 
 def signing_request(
-    role: Role, key: MLDSA87PrivateKey | RSAPrivateKey, *, name: str, domains: Sequence[str]
+    role: Role, key: CompositeSigningPrivateKey | RSAPrivateKey, *, name: str, domains: Sequence[str]
 ) -> x509.CertificateSigningRequest:
     """A PKCS#10 request that asks a CA for the extensions that `certificate` would write.
 
-    Not for ML-KEM: a request is signed by its own key, and a KEM key cannot sign.
+    Not for a KEM's key: a request is signed by its own key, and a KEM key cannot sign.
     """
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject(name, role.label))
     for extension, critical in _extensions(role, domains):
         builder = builder.add_extension(extension, critical)
-    return builder.sign(key, hashes.SHA512() if isinstance(key, RSAPrivateKey) else None)
+    return builder.sign(key, hashes.SHA512()) if isinstance(key, RSAPrivateKey) else requested(builder, key)
 
 
-def openssl_extensions(stem: str, domains: Sequence[str]) -> str:
-    """The extension file for `openssl x509` to certify the ML-KEM key in `stem`.pub, with the command in a comment."""
+def kem_extensions(stem: str, domains: Sequence[str]) -> str:
+    """The extensions of the certificate that the CA has to issue for the KEM's key in `stem`.pub, as OpenSSL writes."""
     alternative_names = ",".join(f"DNS:{domain}" for domain in domains)
     return f"""\
-# The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no
+# The certificate that QuMail Relay needs for {stem}.pub. A KEM's key cannot sign, so there is no
 # PKCS#10 request for it; the CA takes our word that we have the private key.
-# With OpenSSL 3.5 or later:
-#   openssl x509 -new -force_pubkey {stem}.pub \\
-#     -subj "/OU={Role.KEM.label}/CN={domains[0]}" -CA ca.pem -CAkey ca.key \\
-#     -days 730 -extfile {stem}.cnf -out {stem}.pem
+# The CA must know {KEM_ALGORITHM} (draft-ietf-lamps-pq-composite-kem).
+# Subject: /OU={Role.KEM.label}/CN={domains[0]}
 basicConstraints = critical,CA:FALSE
 keyUsage = critical,keyEncipherment
 extendedKeyUsage = emailProtection
@@ -261,11 +263,10 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(holder)
         .issuer_name(issuer)
-        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(identifier_of(key)), critical=False)
     )
 
 

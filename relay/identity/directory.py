@@ -4,28 +4,31 @@ Standard: PEM (RFC 7468) of PKCS#8 (RFC 5958; ML-KEM and ML-DSA as seeds, RFC 99
 The directory, of mode 0700, with files of mode 0600::
 
     ca.pem  ca.key                 the site's CA; ca.key is needed only to renew, so it may be kept elsewhere
-    kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
-    signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
+    kem.ID.key  kem.ID.pem         the key of ML-KEM-1024 with P-384 and its certificate
+    signing.ID.key ...             ML-DSA-87 with P-384; likewise rsa_encryption.ID and rsa_signing.ID
     signing.ID.csr, kem.ID.pub     requests to an organisation's CA (make.py)
     kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
     serial                         the serial number of the newest peer document
 
 ID is the first 16 hexadecimal digits of the key's identifier (SHA-1 of the public key, RFC 5280, 4.2.1.2). A key
 is used once its certificate exists, so an interrupted run leaves the previous pairs in use. Of several
-pairs for one role the newest valid one is in use, and the older encryption keys still open.
+pairs for one role the newest valid one is in use, and the older encryption keys still open. The file of a composite key
+has two PKCS#8 keys, its halves (composite.py).
 """
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -48,19 +51,32 @@ from relay.identity import files
 from relay.identity.certificates import (
     MIN_RSA_BITS,
     UNREADABLE,
-    PublicKey,
     check_ca,
     check_certificate,
     check_issued_by,
     domains_of,
     valid_now,
 )
+from relay.identity.composite import (
+    CompositeSigningPublicKey,
+    kem_key,
+    private_pem,
+    signing_key,
+)
 from relay.identity.further import read_pairs
 from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
+from relay.identity.x509_keys import AnyPublicKey, PublicKey, identifier_of, key_of
 
 MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n[^-]+-----END \1-----")
+_MAX_HALVES = 2
+_NOT_HYBRID = (
+    "a key of an earlier release, without the half of P-384, which level pqc no longer uses: move the directory away, "
+    "make a new identity with `qumail-relay identity new`, and have each peer import its document "
+    "(`qumail-relay identity export`) and compare the fingerprint anew"
+)
 MIN_PASSPHRASE = 22
 """Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It must be random, since PKCS#8 hardly slows
 guessing.
@@ -79,7 +95,7 @@ def ca_stem(directory: Path) -> Path:
 
 def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
     """Returns the path of this key's files, without a suffix."""
-    return directory / f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}"
+    return directory / f"{role}.{identifier_of(key).hex()[:16]}"
 
 
 def stems(directory: Path, role: Role) -> list[Path]:
@@ -117,16 +133,25 @@ def any_encrypted(directory: Path) -> bool:
     return any(_ENCRYPTED in files.read_secret(path) for path in files_in(directory, "*.key"))
 
 
-def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:
-    """The private key in a file that only we can read. Raises ConfigError, never with its content."""
+def read_key(path: Path, narrow: Callable[[Sequence[object]], Key], passphrase: bytes | None) -> Key:
+    """The private key in a file that only we can read; `narrow` makes it of the one or two that the file has.
+
+    Raises ConfigError, never with its content.
+    """
     content = files.read_secret(path)
     encrypted = _ENCRYPTED in content
     if encrypted and passphrase is None:
         raise ConfigError(f"{path}: encrypted, but no passphrase is set ([identity] passphrase)")
     try:
         # Primality was checked when the key was made; as_rsa detects later changes.
-        key = load_pem_private_key(content, passphrase if encrypted else None, unsafe_skip_rsa_key_validation=True)
-        return narrow(key)
+        secret = passphrase if encrypted else None
+        keys = [
+            load_pem_private_key(each[0], secret, unsafe_skip_rsa_key_validation=True)
+            for each in islice(_PEM.finditer(content), _MAX_HALVES + 1)
+        ]
+        if len(keys) == 1 and isinstance(keys[0], MLKEM1024PrivateKey | MLDSA87PrivateKey):
+            raise ConfigError(f"{path}: {_NOT_HYBRID}")
+        return narrow(keys)
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, InternalError) as error:
         fault = "the passphrase is another one, or the file is damaged" if encrypted else "not a key for this role"
         raise ConfigError(f"{path}: {fault}; expected PKCS#8 in PEM (ML-KEM and ML-DSA in the seed form)") from error
@@ -135,7 +160,10 @@ def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | No
 def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
     """Writes PKCS#8 in PEM, encrypted (PBES2, AES-256-CBC) with the passphrase, if any. Raises ConfigError."""
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
-    files.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    if isinstance(key, RSAPrivateKey):
+        files.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    else:
+        files.write(path, private_pem(key, encryption))
 
 
 def read_certificate(path: Path) -> x509.Certificate:
@@ -152,29 +180,18 @@ def write_certificate(path: Path, certificate: x509.Certificate) -> None:
     files.write(path, certificate.public_bytes(Encoding.PEM))
 
 
-def as_kem(key: object) -> MLKEM1024PrivateKey:
-    """The key if it is one of ML-KEM-1024; else raises TypeError."""
-    if not isinstance(key, MLKEM1024PrivateKey):
-        raise TypeError("not an ML-KEM-1024 key")
-    return key
-
-
-def as_signing(key: object) -> MLDSA87PrivateKey:
-    """The key if it is one of ML-DSA-87; else raises TypeError."""
-    if not isinstance(key, MLDSA87PrivateKey):
-        raise TypeError("not an ML-DSA-87 key")
-    return key
-
-
-def as_rsa(key: object) -> RSAPrivateKey:
-    """The key if it is a consistent RSA key of 4096 bits or more.
+def as_rsa(keys: Sequence[object]) -> RSAPrivateKey:
+    """The one key if it is a consistent RSA key of 4096 bits or more.
 
     A signature proves consistency (FIPS 140-3, pair-wise consistency): testing the factors again would take half a
     second for each key. Raises TypeError, ValueError, InvalidSignature and
     InternalError.
     """
-    if not isinstance(key, RSAPrivateKey) or key.key_size < MIN_RSA_BITS:
-        raise TypeError("not an RSA key of 4096 bits or more")
+    match keys:
+        case [RSAPrivateKey() as key] if key.key_size >= MIN_RSA_BITS:
+            pass
+        case _:
+            raise TypeError("not an RSA key of 4096 bits or more")
     message = b"pair-wise consistency"
     signature = key.sign(message, PKCS1v15(), SHA256())
     key.public_key().verify(signature, message, PKCS1v15(), SHA256())
@@ -198,8 +215,8 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
     secret = read_passphrase(passphrase)
     reader = _Reader(directory, secret, now or datetime.now(UTC))
     ca = reader.ca()
-    kem, older_kem = reader.pairs(Role.KEM, as_kem, ca)
-    signing, _ = reader.pairs(Role.SIGNING, as_signing, ca)
+    kem, older_kem = reader.pairs(Role.KEM, kem_key, ca)
+    signing, _ = reader.pairs(Role.SIGNING, signing_key, ca)
     rsa_encryption, older_rsa_encryption = reader.pairs(Role.RSA_ENCRYPTION, as_rsa, ca)
     rsa_signing, _ = reader.pairs(Role.RSA_SIGNING, as_rsa, ca)
     return Identity(
@@ -222,8 +239,8 @@ def check_own_ca(identity: IdentitySettings) -> None:
     """
     stem, path = ca_stem(identity.directory), file_of(ca_stem(identity.directory), "key")
     if is_there(path):
-        key = read_key(path, as_signing, read_passphrase(identity.passphrase))
-        if key.public_key() != read_certificate(file_of(stem, "pem")).public_key():
+        key = read_key(path, signing_key, read_passphrase(identity.passphrase))
+        if key.public_key() != _public_key(file_of(stem, "pem")):
             raise ConfigError(f"{path}: the key of another CA than ca.pem: certificates cannot be renewed")
     elif not identity.ca_key_elsewhere and is_there(stem.parent) and not files_in(identity.directory, "*.csr"):
         raise ConfigError(
@@ -232,11 +249,18 @@ def check_own_ca(identity: IdentitySettings) -> None:
         )
 
 
-def signing_keys(directory: Path) -> list[MLDSA87PublicKey]:
+def signing_keys(directory: Path) -> list[CompositeSigningPublicKey]:
     """The public keys of all signing certificates, including renewed ones. Raises ConfigError."""
     paths = [file_of(stem, "pem") for stem in stems(directory, Role.SIGNING)]
-    keys = [read_certificate(path).public_key() for path in paths if is_there(path)]
-    return [key for key in keys if isinstance(key, MLDSA87PublicKey)]
+    keys = [_public_key(path) for path in paths if is_there(path)]
+    return [key for key in keys if isinstance(key, CompositeSigningPublicKey)]
+
+
+def _public_key(path: Path) -> AnyPublicKey:
+    try:
+        return key_of(read_certificate(path))
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: a certificate whose key cannot be read") from error
 
 
 class _Reader:
@@ -253,7 +277,7 @@ class _Reader:
         return certificate
 
     def pairs(
-        self, role: Role, narrow: Callable[[object], Key], ca: x509.Certificate
+        self, role: Role, narrow: Callable[[Sequence[object]], Key], ca: x509.Certificate
     ) -> tuple[KeyPair[Key], tuple[KeyPair[Key], ...]]:
         """The pair in use and the older ones, newest first."""
         every = stems(self._directory, role)
@@ -271,12 +295,12 @@ class _Reader:
         _named(path, check_issued_by, current.certificate, ca)
         return current, tuple(pair for _, pair in older)
 
-    def _pair(self, stem: Path, role: Role, narrow: Callable[[object], Key]) -> KeyPair[Key]:
+    def _pair(self, stem: Path, role: Role, narrow: Callable[[Sequence[object]], Key]) -> KeyPair[Key]:
         path, key_path = file_of(stem, "pem"), file_of(stem, "key")
+        private_key = read_key(key_path, narrow, self._passphrase)
         certificate = read_certificate(path)
         _named(path, check_certificate, certificate, role)
-        private_key = read_key(key_path, narrow, self._passphrase)
-        if private_key.public_key() != certificate.public_key():
+        if private_key.public_key() != key_of(certificate):
             raise ConfigError(f"{path}: the certificate of another key than {key_path.name}")
         return KeyPair(private_key, certificate)
 

@@ -1,13 +1,13 @@
 """The peer document: one signed file with all that another site needs to seal for this one; reading and writing.
-Standard: JSON (RFC 8259), base64 (RFC 4648), ML-DSA-87 (FIPS 204) over the inner JSON with a context string.
+Standard: JSON (RFC 8259), base64 (RFC 4648), composite ML-DSA (composite.py) over the inner JSON with a context string.
 
 The file is a JSON object of exactly three members, at most 3 MiB::
 
-    {"format": 1, "document": BASE64, "signature": BASE64}
+    {"format": 2, "document": BASE64, "signature": BASE64}
 
 `document` is the inner JSON object. Its raw octets are signed, so there is nothing to canonicalise. The key is
-the ML-DSA-87 key of its own `signing` certificate, the ML-DSA context "qumail-relay peer document 1". The number is the
-format. CMS signatures have no context, so neither can be mistaken for the other::
+the key of its own `signing` certificate (ML-DSA-87 with ECDSA P-384), the context "qumail-relay peer document 2". The
+number is the format. CMS signatures have no context, so neither can be mistaken for the other::
 
     name         the site's name                  serial      higher in every newer document
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
@@ -38,7 +38,6 @@ from typing import Annotated, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -56,10 +55,12 @@ from relay.identity.certificates import (
     domains_of,
     valid_now,
 )
+from relay.identity.composite import CompositeSigningPrivateKey, CompositeSigningPublicKey
 from relay.identity.pairs import Identity, Role, fingerprint, public_key
+from relay.identity.x509_keys import key_of
 from relay.levels import LEVELS, QUANTUM, SEALING, SealingLevel
 
-FORMAT = 1
+FORMAT = 2
 MAX_DOCUMENT = 3 * 2**20
 """Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is base64-encoded twice."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
@@ -91,8 +92,8 @@ class PeerCertificates:
     """The content of a peer document; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
 
     `name` is that of the document, and once pinned the one that it is pinned under. `ca` and
-    `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing. `further_kems` has a public
-    key for each further KEM that it can open.
+    `signing` are the pinned keys; the other certificates may be missing. `further_kems` has a public key for each
+    further KEM that it can open.
     """
 
     name: str
@@ -234,7 +235,7 @@ class _Strict(BaseModel):
 
 
 class _File(_Strict):
-    format: Literal[1]
+    format: Literal[2]
     document: _Octets
     signature: _Octets
 
@@ -280,7 +281,7 @@ def read_document(raw: bytes) -> PeerCertificates:
     return peer
 
 
-def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
+def write_document(peer: PeerCertificates, key: CompositeSigningPrivateKey) -> bytes:
     """The peer document with this content, signed with the key of `peer.signing`. Raises BadDocument."""
     check_consistent(peer)
     certificates = {role.value: certificate for role, certificate in peer.certificates.items()}
@@ -375,10 +376,10 @@ def _check_format(raw: bytes) -> None:
 
 
 def _check_signature(certificate: x509.Certificate, file: _File) -> None:
-    key = certificate.public_key()
+    key = key_of(certificate)
     try:
-        if not isinstance(key, MLDSA87PublicKey):
-            raise BadDocument("the signing key is not one of ML-DSA-87")
+        if not isinstance(key, CompositeSigningPublicKey):
+            raise BadDocument("the signing key is not one of ML-DSA-87 with P-384")
         key.verify(file.signature, file.document, _CONTEXT)
     except InvalidSignature as error:
         raise BadDocument("the signature is not that of its signing key: the document was changed") from error

@@ -1,18 +1,19 @@
 """Creates and renews a site's keys and certificates, under its own CA or for certification by an organisation's CA.
-Standard: PKCS#10 (RFC 2986) for the three keys that can sign; a bare public key for ML-KEM, which cannot.
+Standard: PKCS#10 (RFC 2986) for the three keys that can sign; a bare public key for the KEM, which cannot.
 
 A key is written before its certificate: an interrupted run leaves the previous keys usable, and the next run completes
 it.
 
-A PKCS#10 request proves possession of the private key by a signature. An ML-KEM key cannot sign, and the statement of
+A PKCS#10 request proves possession of the private key by a signature. A KEM's key cannot sign, and the statement of
 possession of RFC 9883 needs a CA that supports it. So the CA gets the public key and the required
 extensions, and trusts the site. A false claim would harm the site alone, which could not open mail sealed for it. The
 certificate of the CA itself, `ca.pem`, is put beside the others. It may be an intermediate one; peers pin it together
-with our ML-DSA key.
+with our signing key.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,18 +21,20 @@ from typing import NotRequired, TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.errors import ConfigError
 from relay.files.stamps import files_in
 from relay.formats.mailbox import is_folded_domain
 from relay.identity import certificates, files, further
+from relay.identity.composite import (
+    CompositeKEMPrivateKey,
+    CompositeSigningPrivateKey,
+    kem_key,
+    signing_key,
+)
 from relay.identity.directory import (
-    as_kem,
     as_rsa,
-    as_signing,
     ca_stem,
     file_of,
     load_identity,
@@ -44,6 +47,7 @@ from relay.identity.directory import (
     write_key,
 )
 from relay.identity.pairs import Identity, PrivateKey, Role
+from relay.identity.x509_keys import info_of
 
 VALID_DAYS = 730
 """Default validity of a certificate, in days."""
@@ -169,6 +173,17 @@ def _key_to_certify(maker: _Maker, role: Role, before: Identity | None) -> Priva
     return None
 
 
+def _pem(label: str, octets: bytes) -> bytes:
+    """RFC 7468, in lines of 64 characters."""
+    text = base64.b64encode(octets).decode()
+    lines = [
+        f"-----BEGIN {label}-----",
+        *(text[at : at + 64] for at in range(0, len(text), 64)),
+        f"-----END {label}-----",
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
 class _Maker:
     """The common steps of all three, with their arguments."""
 
@@ -197,21 +212,21 @@ class _Maker:
         """Whether there is a key with a certificate for this role."""
         return _has_certificate(self.directory, role)
 
-    def ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
+    def ca(self) -> tuple[x509.Certificate, CompositeSigningPrivateKey]:
         """The CA, created if missing."""
         key_path, path = (file_of(ca_stem(self.directory), suffix) for suffix in ("key", "pem"))
         if not key_path.exists():
             if path.exists():
                 raise ConfigError(f"{key_path}: missing; put the CA's private key back here to issue certificates")
-            self._progress("the CA (ML-DSA-87)")
-            write_key(key_path, MLDSA87PrivateKey.generate(), self._passphrase)
-        key = read_key(key_path, as_signing, self._passphrase)
+            self._progress("the CA (ML-DSA-87 and P-384)")
+            write_key(key_path, CompositeSigningPrivateKey.generate(), self._passphrase)
+        key = read_key(key_path, signing_key, self._passphrase)
         if not path.exists():
             holder = certificates.subject(self._name, "QuMail Relay CA")
             write_certificate(path, certificates.ca_certificate(key, holder, self.now))
         return read_certificate(path), key
 
-    def renewed_ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
+    def renewed_ca(self) -> tuple[x509.Certificate, CompositeSigningPrivateKey]:
         """The CA, with a new certificate for the same key if it would end before those it issues."""
         ca, key = self.ca()
         if ca.not_valid_after_utc < self.now + timedelta(days=self._days):
@@ -226,9 +241,9 @@ class _Maker:
             return None
         path = file_of(waiting[-1], "key")
         if role is Role.KEM:
-            return read_key(path, as_kem, self._passphrase)
+            return read_key(path, kem_key, self._passphrase)
         if role is Role.SIGNING:
-            return read_key(path, as_signing, self._passphrase)
+            return read_key(path, signing_key, self._passphrase)
         return read_key(path, as_rsa, self._passphrase)
 
     def new_key(self, role: Role) -> PrivateKey:
@@ -236,9 +251,9 @@ class _Maker:
         self._progress(role.label)
         key: PrivateKey
         if role is Role.KEM:
-            key = MLKEM1024PrivateKey.generate()
+            key = CompositeKEMPrivateKey.generate()
         elif role is Role.SIGNING:
-            key = MLDSA87PrivateKey.generate()
+            key = CompositeSigningPrivateKey.generate()
         else:
             key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
         write_key(file_of(stem_of(self.directory, role, key.public_key()), "key"), key, self._passphrase)
@@ -249,7 +264,7 @@ class _Maker:
         self._progress(name)
         further.make_pair(self.directory, name, self._passphrase, self.now)
 
-    def certify(self, role: Role, key: PrivateKey, ca: x509.Certificate, ca_key: MLDSA87PrivateKey) -> None:
+    def certify(self, role: Role, key: PrivateKey, ca: x509.Certificate, ca_key: CompositeSigningPrivateKey) -> None:
         """Issues and writes a certificate for the key from our own CA."""
         try:
             certificate = certificates.certificate(
@@ -263,10 +278,10 @@ class _Maker:
     def request(self, role: Role, key: PrivateKey) -> list[Path]:
         """Writes the files with which an organisation's CA certifies the key."""
         stem = stem_of(self.directory, role, key.public_key())
-        if isinstance(key, MLKEM1024PrivateKey):
+        if isinstance(key, CompositeKEMPrivateKey):
             public, extensions = file_of(stem, "pub"), file_of(stem, "cnf")
-            files.write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-            files.write(extensions, certificates.openssl_extensions(stem.name, self._domains).encode())
+            files.write(public, _pem("PUBLIC KEY", info_of(key.public_key())))
+            files.write(extensions, certificates.kem_extensions(stem.name, self._domains).encode())
             return [public, extensions]
         try:
             request = certificates.signing_request(role, key, name=self._name, domains=self._domains)

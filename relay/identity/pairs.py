@@ -1,5 +1,5 @@
 """The key pairs of a site: two for encryption, two for signing, and those of further KEMs.
-Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bits and more), RFC 5280 certificates.
+Standard: composite ML-KEM and ML-DSA (composite.py), RFC 8017 (RSA of 4096 bits and more), RFC 5280 certificates.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from relay.identity.composite import CompositeKEMPrivateKey, CompositeSigningPrivateKey
 from relay.identity.further import FurtherKEMPair
+from relay.identity.x509_keys import info_of, key_of
 
-PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey
+PrivateKey = CompositeKEMPrivateKey | CompositeSigningPrivateKey | RSAPrivateKey
 Key = TypeVar("Key", bound=PrivateKey)
 
 
@@ -41,8 +40,8 @@ class Role(StrEnum):
 
 
 _LABELS = {
-    Role.KEM: "ML-KEM-1024 encryption",
-    Role.SIGNING: "ML-DSA-87 signing",
+    Role.KEM: "ML-KEM-1024 and P-384 encryption",
+    Role.SIGNING: "ML-DSA-87 and P-384 signing",
     Role.RSA_ENCRYPTION: "RSA-4096 encryption",
     Role.RSA_SIGNING: "RSA-4096 signing",
 }
@@ -61,8 +60,8 @@ class KeyPair(Generic[Key]):
         return subject_key_identifier(self.certificate)
 
 
-KEMKeyPair = KeyPair[MLKEM1024PrivateKey]
-SigningKeyPair = KeyPair[MLDSA87PrivateKey]
+KEMKeyPair = KeyPair[CompositeKEMPrivateKey]
+SigningKeyPair = KeyPair[CompositeSigningPrivateKey]
 RSAKeyPair = KeyPair[RSAPrivateKey]
 
 
@@ -70,7 +69,7 @@ RSAKeyPair = KeyPair[RSAPrivateKey]
 class Identity:
     """This site's key pairs, and older ones that still open mail sealed before a renewal.
 
-    `domains` are those of the ML-DSA certificate; `ca` issued all four current certificates.
+    `domains` are those of the signing certificate; `ca` issued all four current certificates.
     `further_kems` has the pairs of further KEMs, the newest first.
     """
 
@@ -153,7 +152,7 @@ def same_fingerprint(first: str, second: str) -> bool:
 
 def public_key(certificate: x509.Certificate) -> bytes:
     """The DER of a certificate's SubjectPublicKeyInfo."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return info_of(key_of(certificate))
 
 
 def _digits(text: str) -> str:

@@ -27,7 +27,8 @@ from relay.identity.certificates import UNREADABLE, valid_now
 from relay.identity.directory import read_certificate
 from relay.identity.document import BadDocument, ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
-from relay.identity.pairs import Role, public_key, subject_key_identifier
+from relay.identity.pairs import Role, subject_key_identifier
+from relay.identity.x509_keys import infos_of, key_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -312,7 +313,8 @@ def _ours(directory: Path) -> Iterator[Name]:
 
 
 def _certificate_names(certificate: x509.Certificate) -> Iterator[Name]:
-    yield "public key", public_key(certificate)
+    for info in infos_of(key_of(certificate)):
+        yield "public key", info
     yield "subjectKeyIdentifier", subject_key_identifier(certificate)
     issuer, serial = certificate.issuer.public_bytes(), certificate.serial_number
     yield "pair of issuer and serial number", issuer + b"%d" % serial

@@ -89,7 +89,8 @@ ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 KEY_TRANSPORT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA2, 0xA4
 """Tags of a RecipientInfo: KeyTransRecipientInfo, KEKRecipientInfo and OtherRecipientInfo."""
 
-ML_KEM_1024 = KEMForm("ml-kem-1024", "2.16.840.1.101.3.4.4.3", 1568, 1568)
+ML_KEM_1024_P384 = KEMForm("ml-kem-1024-p384", "1.3.6.1.5.5.7.6.63", 1665, 1665)
+"""The composite KEM id-MLKEM1024-ECDH-P384-SHA3-256."""
 HQC_256 = KEMForm("hqc-256", "2.25.36796463176215983808006340150877474792", 7237, 14_421)
 """Named HQC-5 in the revision of 2025."""
 FRODOKEM_1344_SHAKE = KEMForm("frodokem-1344-shake", "2.25.8351164489915347729498619433651132917", 21_520, 21_696)
@@ -125,8 +126,8 @@ PQC = Level(
     name="pqc",
     number=3,
     strength=20,
-    form=WireForm(OTHER_RECIPIENT, ID_ORI_KEM, ID_AES256_GCM, ML_KEM_1024),
-    algorithms="ML-KEM-1024, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87",
+    form=WireForm(OTHER_RECIPIENT, ID_ORI_KEM, ID_AES256_GCM, ML_KEM_1024_P384),
+    algorithms="ML-KEM-1024 with ECDH P-384, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87 with ECDSA P-384",
     certificates=("kem",),
 )
 RSA = Level(

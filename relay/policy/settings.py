@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay.config import parse_size
 from relay.files import toml
-from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024
+from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024_P384
 from relay.levels import LEVELS, PLAINTEXT, PQC, LevelName
 from relay.policy.strength import parse_level, parse_levels
 from relay.policy.units import duration_text, parse_duration
@@ -37,8 +37,8 @@ KEMNames = tuple[str, ...]
 MAX_CAUSES = 3
 """Maximum number of causes of doubt in one line of the log."""
 
-DEFAULT_KEMS: KEMNames = (ML_KEM_1024,)
-_KEMS = (ML_KEM_1024, *FURTHER_KEMS)
+DEFAULT_KEMS: KEMNames = (ML_KEM_1024_P384,)
+_KEMS = (ML_KEM_1024_P384, *FURTHER_KEMS)
 
 _BY_NUMBER = {str(level.number): level.name for level in LEVELS}
 """Levels by number, written as a key of a TOML table."""
@@ -90,16 +90,16 @@ def _size(level: object, size: object) -> int:
 
 
 def parse_kems(value: object) -> KEMNames:
-    """`["ml-kem-1024", "hqc-256"]`, or one name alone; raises ValueError with the fault and the correct spelling."""
+    """`["ml-kem-1024-p384", "hqc-256"]`, or one name alone; raises ValueError with fault and correct spelling."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
-        raise ValueError('write a list of KEMs, for instance ["ml-kem-1024", "hqc-256"]')
+        raise ValueError('write a list of KEMs, for instance ["ml-kem-1024-p384", "hqc-256"]')
     kems = tuple(_parse_kem(name) for name in names)
     if len(set(kems)) != len(kems):
         raise ValueError("a KEM is listed twice; leave one out")
-    if ML_KEM_1024 not in kems:
-        raise ValueError(f"{ML_KEM_1024!r} is missing; further KEMs go around it, never in its place")
-    return (ML_KEM_1024, *(kem for kem in kems if kem != ML_KEM_1024))
+    if ML_KEM_1024_P384 not in kems:
+        raise ValueError(f"{ML_KEM_1024_P384!r} is missing; further KEMs go around it, never in its place")
+    return (ML_KEM_1024_P384, *(kem for kem in kems if kem != ML_KEM_1024_P384))
 
 
 def _parse_kem(name: object) -> str:

@@ -1,5 +1,5 @@
 """Common base of levels pqc and rsa: the payload is signed with our certificate, then encrypted to one of the peer's.
-Standard: RFC 5652 5.4 and 5.6, RFC 9882 (ML-DSA-87, SHA-512, empty context), RFC 4056 (RSASSA-PSS, SHA-256).
+Standard: RFC 5652 5.4 and 5.6, composite ML-DSA (SHA-512, empty context), RFC 4056 (RSASSA-PSS, SHA-256).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
@@ -23,7 +22,9 @@ from relay.formats import cms, mime
 from relay.formats.cms import SignatureScheme
 from relay.formats.pieces import Octets, Pieces, part_of
 from relay.identity.certificates import MIN_RSA_BITS, valid_now
+from relay.identity.composite import CompositeSigningPrivateKey, CompositeSigningPublicKey
 from relay.identity.pairs import subject_key_identifier
+from relay.identity.x509_keys import key_of
 from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
 from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt
@@ -31,7 +32,7 @@ from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
 
-_DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
+_DIGESTS = {SignatureScheme.ML_DSA_87_P384: "sha512", SignatureScheme.RSA_PSS: "sha256"}
 
 
 class SignedScheme(Scheme):
@@ -95,9 +96,11 @@ class SignedScheme(Scheme):
         return Unsealed(*verify(inner.content, self.signature, opening))
 
 
-def sign(payload: Octets | Pieces, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> Pieces:
+def sign(
+    payload: Octets | Pieces, key: CompositeSigningPrivateKey | RSAPrivateKey, certificate: x509.Certificate
+) -> Pieces:
     """SignedData around `payload`, with the signer's certificate, as DER."""
-    scheme = SignatureScheme.RSA_PSS if isinstance(key, RSAPrivateKey) else SignatureScheme.ML_DSA_87
+    scheme = SignatureScheme.RSA_PSS if isinstance(key, RSAPrivateKey) else SignatureScheme.ML_DSA_87_P384
     hasher = hashlib.new(_DIGESTS[scheme])
     for piece in part_of(payload):
         hasher.update(piece)
@@ -167,15 +170,15 @@ def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
 
 def _named(peer: PeerCertificates, signed: cms.Signed) -> list[x509.Certificate]:
     """The peer's certificate for the signature scheme, if the message names it."""
-    certificate = peer.signing if signed.scheme is SignatureScheme.ML_DSA_87 else peer.rsa_signing
+    certificate = peer.signing if signed.scheme is SignatureScheme.ML_DSA_87_P384 else peer.rsa_signing
     return [certificate] if certificate is not None and names(signed.signer, certificate) else []
 
 
 def _verifies(certificate: x509.Certificate, signed: cms.Signed) -> bool:
     """Whether the signature is by the certificate's key, which must match the scheme."""
     try:
-        match certificate.public_key():
-            case MLDSA87PublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87:
+        match key_of(certificate):
+            case CompositeSigningPublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87_P384:
                 key.verify(signed.signature, signed.attributes)
             case RSAPublicKey() as key if signed.scheme is SignatureScheme.RSA_PSS and key.key_size >= MIN_RSA_BITS:
                 key.verify(signed.signature, signed.attributes, _pss(), hashes.SHA256())

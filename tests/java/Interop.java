@@ -1,18 +1,15 @@
 // Seals, opens, signs, verifies and parses CMS messages with Bouncy Castle: a subcommand a line, files in and out.
-// Standard: RFC 5652, RFC 5083, RFC 5084 (GCM), RFC 4055 (OAEP, PSS), RFC 9629 and 9936 (ML-KEM), RFC 9882 (ML-DSA).
+// Standard: RFC 5652, RFC 5083, RFC 5084 (GCM), RFC 4055 (OAEP, PSS), RFC 9882 (ML-DSA).
 
 import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.Reader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.security.GeneralSecurityException;
-import java.security.Key;
 import java.security.PrivateKey;
 import java.security.Security;
 import java.security.cert.X509Certificate;
@@ -25,8 +22,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.StringJoiner;
-import javax.crypto.Cipher;
-import javax.crypto.spec.GCMParameterSpec;
 import javax.crypto.spec.SecretKeySpec;
 import org.bouncycastle.asn1.ASN1Encodable;
 import org.bouncycastle.asn1.ASN1Encoding;
@@ -72,12 +67,10 @@ import org.bouncycastle.cms.CMSSignedData;
 import org.bouncycastle.cms.CMSSignedDataGenerator;
 import org.bouncycastle.cms.CMSSignedDataStreamGenerator;
 import org.bouncycastle.cms.KEKRecipientInformation;
-import org.bouncycastle.cms.KEMRecipientInformation;
 import org.bouncycastle.cms.KeyTransRecipientInformation;
 import org.bouncycastle.cms.Recipient;
 import org.bouncycastle.cms.RecipientInfoGenerator;
 import org.bouncycastle.cms.RecipientInformation;
-import org.bouncycastle.cms.RecipientOperator;
 import org.bouncycastle.cms.SignerInfoGenerator;
 import org.bouncycastle.cms.SignerInformation;
 import org.bouncycastle.cms.jcajce.JcaSignerInfoGeneratorBuilder;
@@ -85,16 +78,12 @@ import org.bouncycastle.cms.jcajce.JcaSimpleSignerInfoVerifierBuilder;
 import org.bouncycastle.cms.jcajce.JceCMSContentEncryptorBuilder;
 import org.bouncycastle.cms.jcajce.JceKEKAuthEnvelopedRecipient;
 import org.bouncycastle.cms.jcajce.JceKEKRecipientInfoGenerator;
-import org.bouncycastle.cms.jcajce.JceKEMRecipient;
-import org.bouncycastle.cms.jcajce.JceKEMRecipientInfoGenerator;
 import org.bouncycastle.cms.jcajce.JceKeyTransAuthEnvelopedRecipient;
 import org.bouncycastle.cms.jcajce.JceKeyTransRecipientInfoGenerator;
-import org.bouncycastle.jcajce.io.CipherInputStream;
 import org.bouncycastle.jce.provider.BouncyCastleProvider;
 import org.bouncycastle.openssl.PEMParser;
 import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
 import org.bouncycastle.operator.ContentSigner;
-import org.bouncycastle.operator.InputAEADDecryptor;
 import org.bouncycastle.operator.OutputAEADEncryptor;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
@@ -110,17 +99,15 @@ public final class Interop {
         new ASN1ObjectIdentifier("2.25.70870596422438752823789839143307439983");
     private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
     private static final Map<String, Integer> WORDS = Map.of(
-        "parse", 2, "to-der", 3, "open-kek", 4, "open-rsa", 4, "open-kem", 4,
-        "seal-kek", 6, "seal-rsa", 5, "seal-kem", 5, "sign", 6, "verify", 4);
+        "parse", 2, "to-der", 3, "open-kek", 4, "open-rsa", 4,
+        "seal-kek", 6, "seal-rsa", 5, "sign", 6, "verify", 4);
     private static final String USAGE = """
         parse FILE                                one line of JSON: content type, recipients, signers, algorithms
         to-der FILE OUT                           the same message in DER
         open-kek FILE OUT KEYHEX
         open-rsa FILE OUT KEY.pem
-        open-kem FILE OUT KEY.pem
         seal-kek OUT PAYLOAD FORM KEYHEX KEYID    FORM: der, or ber for Bouncy Castle's streams
         seal-rsa OUT PAYLOAD FORM CERT.pem
-        seal-kem OUT PAYLOAD FORM CERT.pem
         sign OUT PAYLOAD FORM KEY.pem CERT.pem    ML-DSA-87 with SHA-512 or RSASSA-PSS with SHA-256
         verify FILE OUT CERT.pem""";
 
@@ -167,13 +154,8 @@ public final class Interop {
                 read(args[1]),
                 new JceKeyTransAuthEnvelopedRecipient(key(args[3])).setProvider(BC),
                 KeyTransRecipientInformation.class));
-            case "open-kem" -> write(args[2], open(
-                read(args[1]),
-                new KEMAuthEnvelopedRecipient(key(args[3])).setProvider(BC),
-                KEMRecipientInformation.class));
             case "seal-kek" -> write(args[1], seal(read(args[2]), args[3], kekRecipient(args[4], args[5])));
             case "seal-rsa" -> write(args[1], seal(read(args[2]), args[3], rsaRecipient(certificate(args[4]))));
-            case "seal-kem" -> write(args[1], seal(read(args[2]), args[3], kemRecipient(certificate(args[4]))));
             case "sign" -> write(args[1], sign(read(args[2]), args[3], key(args[4]), certificate(args[5])));
             case "verify" -> write(args[2], verify(read(args[1]), certificate(args[3])));
             default -> throw new AssertionError(args[0]);
@@ -191,63 +173,6 @@ public final class Interop {
             }
         }
         throw new CMSException("no " + kind.getSimpleName() + " in the message");
-    }
-
-    /** What JceKEMEnvelopedRecipient of Bouncy Castle 1.80 does for EnvelopedData, for AuthEnvelopedData. */
-    private static final class KEMAuthEnvelopedRecipient extends JceKEMRecipient {
-        KEMAuthEnvelopedRecipient(PrivateKey key) {
-            super(key);
-        }
-
-        @Override
-        public RecipientOperator getRecipientOperator(
-                AlgorithmIdentifier kem, AlgorithmIdentifier content, byte[] encryptedKey) throws CMSException {
-            Key contentKey = extractSecretKey(kem, content, encryptedKey);
-            try {
-                Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding", BC);
-                GCMParameters gcm = GCMParameters.getInstance(content.getParameters());
-                cipher.init(Cipher.DECRYPT_MODE, contentKey,
-                    new GCMParameterSpec(gcm.getIcvLen() * 8, gcm.getNonce()));
-                return new RecipientOperator(new GCMDecryptor(content, cipher));
-            } catch (GeneralSecurityException error) {
-                throw new CMSException("AES-GCM: " + error.getMessage(), error);
-            }
-        }
-    }
-
-    private static final class GCMDecryptor implements InputAEADDecryptor {
-        private final AlgorithmIdentifier algorithm;
-        private final Cipher cipher;
-
-        GCMDecryptor(AlgorithmIdentifier algorithm, Cipher cipher) {
-            this.algorithm = algorithm;
-            this.cipher = cipher;
-        }
-
-        @Override
-        public AlgorithmIdentifier getAlgorithmIdentifier() {
-            return algorithm;
-        }
-
-        @Override
-        public InputStream getInputStream(InputStream encrypted) {
-            return new CipherInputStream(encrypted, cipher);
-        }
-
-        @Override
-        public OutputStream getAADStream() {
-            return new OutputStream() {
-                @Override
-                public void write(int octet) {
-                    cipher.updateAAD(new byte[] {(byte) octet});
-                }
-            };
-        }
-
-        @Override
-        public byte[] getMAC() {
-            return new byte[0];
-        }
     }
 
     // Sealing
@@ -272,12 +197,6 @@ public final class Interop {
                 new AlgorithmIdentifier(PKCSObjectIdentifiers.id_mgf1, sha256),
                 RSAESOAEPparams.DEFAULT_P_SOURCE_ALGORITHM));
         return new JceKeyTransRecipientInfoGenerator(x509(certificate), oaep).setProvider(BC);
-    }
-
-    private static RecipientInfoGenerator kemRecipient(X509CertificateHolder certificate) throws Exception {
-        return new JceKEMRecipientInfoGenerator(x509(certificate), NISTObjectIdentifiers.id_aes256_wrap)
-            .setKDF(new AlgorithmIdentifier(PKCSObjectIdentifiers.id_alg_hkdf_with_sha256))
-            .setProvider(BC);
     }
 
     private static byte[] seal(byte[] payload, String form, RecipientInfoGenerator recipient) throws Exception {

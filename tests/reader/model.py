@@ -55,7 +55,7 @@ class PrivateKey:
     `open` gives the shared secret of an encapsulation, or the content key of an RSA ciphertext, or raises ValueError.
     """
 
-    name: str  # "ml-kem-1024", "rsa", or that of a further KEM
+    name: str  # "ml-kem-1024-p384", "rsa", or that of a further KEM
     identifier: bytes
     issuer: bytes
     serial: int

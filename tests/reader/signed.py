@@ -1,6 +1,6 @@
 """SignedData of levels pqc and rsa, verified by a pinned certificate.
 
-Standard: RFC 5652, 6211, 9882, 4056; relay/FORMAT.md, 6 and 9 step 9.
+Standard: RFC 5652, 6211, 4056; relay/FORMAT.md, 6 and 9 step 9.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from pyasn1.type import namedtype, tag, univ
 from pyasn1_alt_modules import rfc4055, rfc5280, rfc5652
 
@@ -23,7 +23,7 @@ from tests.reader.structures import ID_DATA, algorithm
 
 ID_SIGNED_DATA = "1.2.840.113549.1.7.2"
 ID_RSA = "1.2.840.113549.1.1.1"
-ID_ML_DSA_87 = "2.16.840.1.101.3.4.3.19"
+ID_ML_DSA_87_P384 = "1.3.6.1.5.5.7.6.49"
 ID_RSASSA_PSS = "1.2.840.113549.1.1.10"
 ID_SHA512 = "2.16.840.1.101.3.4.2.3"
 ID_CONTENT_TYPE = "1.2.840.113549.1.9.3"
@@ -51,7 +51,7 @@ PSS = tuple(
 )
 # What each level's SignedData may say: digests, signatures, and the hash of the digest.
 SCHEMES: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...], str]] = {
-    "pqc": (SHA512, (algorithm(ID_ML_DSA_87),), "sha512"),
+    "pqc": (SHA512, (algorithm(ID_ML_DSA_87_P384),), "sha512"),
     "rsa": (structures.SHA256, PSS, "sha256"),
 }
 
@@ -225,8 +225,8 @@ def _names(sid: Any, pinned: Certificate) -> bool:
 
 def _verify_signature(pinned: Certificate, level: str, signature: bytes, octets: bytes) -> None:
     try:
-        if level == "pqc" and pinned.algorithm == ID_ML_DSA_87:
-            mldsa.MLDSA87PublicKey.from_public_bytes(pinned.public_key).verify(signature, octets)
+        if level == "pqc" and pinned.algorithm == ID_ML_DSA_87_P384:
+            _verify_both(pinned.public_key, signature, octets)
             return
         if level == "rsa" and pinned.algorithm == ID_RSA:
             key = der.decode(pinned.public_key, rfc4055.RSAPublicKey())
@@ -238,3 +238,15 @@ def _verify_signature(pinned: Certificate, level: str, signature: bytes, octets:
     except InvalidSignature as error:
         raise Failure(9, "bad signature", "the signature") from error
     raise Failure(9, "bad signature", "a certificate of another kind")
+
+
+def _verify_both(public_key: bytes, signature: bytes, octets: bytes) -> None:
+    """The composite signature: two over one message. Raises InvalidSignature."""
+    lattice = mldsa.MLDSA87PublicKey.from_public_bytes(public_key[:2592])
+    curve = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), public_key[2592:])
+    if len(signature) > 4627 + 104:
+        raise InvalidSignature
+    label = b"COMPSIG-MLDSA87-ECDSA-P384-SHA512"
+    message = b"CompositeAlgorithmSignatures2025" + label + b"\0" + hashlib.sha512(octets).digest()
+    lattice.verify(signature[:4627], message, label)
+    curve.verify(signature[4627:], message, ec.ECDSA(hashes.SHA384()))

@@ -29,9 +29,9 @@ ID_ONE_TIME_PAD = "2.25.174329942225367338356280624045584076657"
 ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 
 LEAST_RSA_BITS = 4096
-ML_KEM = "ml-kem-1024"
+ML_KEM = "ml-kem-1024-p384"
 KEMS = {  # identifier: name, octets of a ciphertext
-    "2.16.840.1.101.3.4.4.3": (ML_KEM, 1568),
+    "1.3.6.1.5.5.7.6.63": (ML_KEM, 1665),
     "2.25.36796463176215983808006340150877474792": ("hqc-256", 14421),
     "2.25.8351164489915347729498619433651132917": ("frodokem-1344-shake", 21696),
     "2.25.105974411719247991520903958512651041581": ("classic-mceliece-6688128", 208),
@@ -84,7 +84,7 @@ class Recipient:
 class Layer:
     """One AuthEnvelopedData that is as the format has it."""
 
-    name: str  # "otp", "aes", "ml-kem-1024" and the further KEMs, "rsa"
+    name: str  # "otp", "aes", "ml-kem-1024-p384" and the further KEMs, "rsa"
     quantum: QuantumKeys | None
     wrapped: bytes  # at aes: the content key under the quantum key
     recipients: tuple[Recipient, ...]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from tests.reader.mailboxes import domain, mailbox
 from tests.reader.memory import WINDOW_COMING, WINDOW_PAST, Binding, Memory, OneKey, Seen
@@ -147,15 +147,26 @@ def _certificate(path: Path) -> Certificate:
 
 @cache
 def bobs_keys() -> tuple[PrivateKey, ...]:
-    """Bob's private keys, for ML-KEM-1024 and RSA."""
+    """Bob's private keys, for ML-KEM-1024 with P-384 and RSA."""
     kem = MLKEM1024PrivateKey.from_seed_bytes(seed("bob kem", 64))
+    curve = p384("bob kem")
+    public = _encoded(curve.public_key())
+
+    def decapsulate(ciphertext: bytes) -> bytes:
+        point = ciphertext[1568:]
+        if point[0] != 4:
+            raise ValueError("a point in another form")
+        other = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
+        secrets = kem.decapsulate(ciphertext[:1568]) + curve.exchange(ec.ECDH(), other)
+        return hashlib.sha3_256(secrets + point + public + b"MLKEM1024-P384").digest()
+
     pem = (VECTORS / "keys" / "test-only-bob-rsa-encryption.key.pem").read_bytes()
     rsa_key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(rsa_key, rsa.RSAPrivateKey):
         raise TypeError("not an RSA key")
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
     return (
-        _private_key(ML_KEM, "bob-kem", kem.decapsulate),
+        _private_key(ML_KEM, "bob-kem", decapsulate),
         _private_key("rsa", "bob-rsa-encryption", lambda ciphertext: rsa_key.decrypt(ciphertext, oaep)),
     )
 
@@ -176,6 +187,15 @@ def _secret(line: str) -> PrivateKey:
     """A key of a further KEM that makes one secret of any ciphertext, so that no library for it is needed."""
     name, identifier, secret = line.split(" ")
     return PrivateKey(name, bytes.fromhex(identifier), b"", 0, lambda _: bytes.fromhex(secret))
+
+
+def p384(text: str) -> ec.EllipticCurvePrivateKey:
+    """The number that 47 octets of a text of the vectors are, as a private key."""
+    return ec.derive_private_key(int.from_bytes(seed(f"{text} p384", 47)), ec.SECP384R1())
+
+
+def _encoded(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def seed(text: str, octets: int) -> bytes:

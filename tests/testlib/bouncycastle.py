@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -27,7 +26,7 @@ JARS = tuple(Path("/usr/share/java") / f"{name}.jar" for name in ("bcpkix", "bcu
 DEADLINE_S = 60
 _REFUSED = 3
 
-Argument = str | bytes | MLKEM1024PrivateKey | MLDSA87PrivateKey | RSAPrivateKey | x509.Certificate
+Argument = str | bytes | MLDSA87PrivateKey | RSAPrivateKey | x509.Certificate
 
 
 class Refused(Exception):
@@ -68,11 +67,6 @@ def open_rsa(message: bytes, key: RSAPrivateKey) -> bytes:
     return _run("open-rsa", message, Path("out"), key)
 
 
-def open_kem(message: bytes, key: MLKEM1024PrivateKey) -> bytes:
-    """The content of AuthEnvelopedData for an ML-KEM-1024 key. Raises Refused."""
-    return _run("open-kem", message, Path("out"), key)
-
-
 def seal_kek(payload: bytes, key: bytes, key_id: str, *, ber: bool = False) -> bytes:
     """AuthEnvelopedData (AES-256-GCM, 16 octets of tag), its content key wrapped under `key`; DER, or streamed BER."""
     return _run("seal-kek", Path("out"), payload, _form(ber), key.hex(), key_id)
@@ -81,11 +75,6 @@ def seal_kek(payload: bytes, key: bytes, key_id: str, *, ber: bool = False) -> b
 def seal_rsa(payload: bytes, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
     """The same by RSAES-OAEP with SHA-256."""
     return _run("seal-rsa", Path("out"), payload, _form(ber), certificate)
-
-
-def seal_kem(payload: bytes, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
-    """The same by ML-KEM, HKDF-SHA256 and AES-256 wrap."""
-    return _run("seal-kem", Path("out"), payload, _form(ber), certificate)
 
 
 def sign(
@@ -174,7 +163,7 @@ def _word(argument: Argument | Path, directory: Path, number: int) -> str:
             path.write_bytes(argument)
         case x509.Certificate():
             path.write_bytes(argument.public_bytes(Encoding.PEM))
-        case MLKEM1024PrivateKey() | MLDSA87PrivateKey() | RSAPrivateKey():
+        case MLDSA87PrivateKey() | RSAPrivateKey():
             path.write_bytes(argument.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return str(path)
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+
 from relay.formats import cms
 from relay.identity import Identity, PeerCertificates, create_identity, load_identity, peer_document, read_document
+from relay.identity.composite import CompositeSigningPrivateKey
 from relay.levels import SEALING
 from relay.schemes import Opening, Parties
 from relay.schemes.signatures import signs_under
@@ -45,6 +49,12 @@ class Identities:
 
     def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
         return [peer for peer in [self.alice.certificates] if signs_under(peer, identifier)]
+
+
+def fixed_signing_key() -> CompositeSigningPrivateKey:
+    """The key of the vectors of the audit record (deploy/AUDIT.md), which signs nothing else."""
+    curve = ec.derive_private_key(int.from_bytes(bytes(range(1, 48))), ec.SECP384R1())
+    return CompositeSigningPrivateKey(MLDSA87PrivateKey.from_seed_bytes(bytes(range(32))), curve)
 
 
 def make_person(directory: Path, name: str, sae: str) -> Person:

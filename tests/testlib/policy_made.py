@@ -143,7 +143,7 @@ class Made(random.Random):
             said
             + self.maybe(0.3, f"max_size = {limit}\n")
             + self.maybe(0.3, 'priority = "low"\n')
-            + self.maybe(0.15, 'kem = ["ml-kem-1024", "hqc-256"]\n')
+            + self.maybe(0.15, 'kem = ["ml-kem-1024-p384", "hqc-256"]\n')
         )
 
     def days(self) -> str:

@@ -77,7 +77,7 @@ class ReferenceSettings:
     max_size: Mapping[str, int] = field(default_factory=dict)
     patience: float = math.inf
     priority: str = "normal"
-    kem: frozenset[str] = frozenset({"ml-kem-1024"})
+    kem: frozenset[str] = frozenset({"ml-kem-1024-p384"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Said:
 
     def _layers(self, peer: str, level: str, can: Ability) -> str:
         first, *on_top = level.split("+")
-        more = [kem for kem in self.settings.kem if kem != "ml-kem-1024"] if first == "pqc" else []
+        more = [kem for kem in self.settings.kem if kem != "ml-kem-1024-p384"] if first == "pqc" else []
         layers = [first, *more, *on_top]
         if any((layer, peer) in can.cannot for layer in layers):
             return ""
@@ -180,7 +180,7 @@ class Reference:
             limits,
             min([patience(each["otherwise"]) for each in (file, *(rule for rule, _ in rules)) if "otherwise" in each], default=math.inf),
             "normal" if normal and facts.sender else "low",
-            frozenset(texts(file.get("kem", []))) | {"ml-kem-1024"},
+            frozenset(texts(file.get("kem", []))) | {"ml-kem-1024-p384"},
         )  # fmt: skip
         strict = [
             where for rule, where in rules if "levels" in rule and min(map(ORDER.index, levels_of(rule))) == least

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -62,8 +62,7 @@ def resigned(octets: bytes, level: str) -> bytes:
     signature = next(child for child in reversed(signer.children) if child.identifier == 0x04)
     signature.children = []
     if level == "pqc":
-        key = MLDSA87PrivateKey.from_seed_bytes(vector.seed("alice signing", 32))
-        signature.contents = key.sign(signed)
+        signature.contents = _both_signatures(signed)
     else:
         pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
         signature.contents = _alices_rsa().sign(signed, pss, hashes.SHA256())
@@ -81,6 +80,13 @@ def redigested(octets: bytes, level: str) -> bytes:
         if attribute.children[0].encode() == bytes.fromhex("06092a864886f70d010904"):
             attribute.children[1].children[0].contents = digest
     return root.encode()
+
+
+def _both_signatures(octets: bytes) -> bytes:
+    label = b"COMPSIG-MLDSA87-ECDSA-P384-SHA512"
+    message = b"CompositeAlgorithmSignatures2025" + label + b"\0" + hashlib.sha512(octets).digest()
+    lattice = MLDSA87PrivateKey.from_seed_bytes(vector.seed("alice signing", 32)).sign(message, label)
+    return lattice + vector.p384("alice signing").sign(message, ec.ECDSA(hashes.SHA384()))
 
 
 @cache

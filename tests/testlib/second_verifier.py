@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import reduce
-from hashlib import sha256
+from hashlib import sha256, sha512
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 _NAME = re.compile(r"(([0-9]{12,})-[0-9-]{10})\.jsonl(\.gz)?")
 
@@ -27,13 +28,22 @@ def fits(directory: Path, kept: Path, signer: str, today: date) -> bool:
     whole = json.loads(kept.read_bytes())
     said = base64.b64decode(whole["checkpoint"], validate=True)
     key = base64.b64decode(whole["key"], validate=True)
-    public = load_der_public_key(key)
-    assert isinstance(public, MLDSA87PublicKey)
-    public.verify(base64.b64decode(whole["signature"], validate=True), said, b"qumail-relay audit checkpoint 1")
+    verify(key, base64.b64decode(whole["signature"], validate=True), said)
     try:
-        return whole["format"] == 1 and sha256(key).hexdigest() == signer and _fits(directory, json.loads(said), today)
+        return whole["format"] == 2 and sha256(key).hexdigest() == signer and _fits(directory, json.loads(said), today)
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def verify(key: bytes, signature: bytes, said: bytes) -> None:
+    """Both halves of a composite signature; raises InvalidSignature."""
+    context, label = b"qumail-relay audit checkpoint 2", b"COMPSIG-MLDSA87-ECDSA-P384-SHA512"
+    message = b"CompositeAlgorithmSignatures2025" + label + bytes((len(context),)) + context + sha512(said).digest()
+    assert key[:-2689].endswith(bytes.fromhex("300a06082b0601050507063103820a8200"))
+    lattice, point = key[-2689:-97], key[-97:]
+    MLDSA87PublicKey.from_public_bytes(lattice).verify(signature[:4627], message, label)
+    curve = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
+    curve.verify(signature[4627:], message, ec.ECDSA(hashes.SHA384()))
 
 
 def _fits(directory: Path, said: dict[str, Any], today: date) -> bool:

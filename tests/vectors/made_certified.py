@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import padding
 
 from relay.formats import cms
 from relay.formats.cms import SignatureScheme
+from relay.formats.cms.der import OCTET_STRING, element
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, NOW, Case, Peer, Seen
 from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, payload, people, replaced, signed
 from tests.vectors.people import Person
 
-_SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
+_SCHEMES = {"pqc": SignatureScheme.ML_DSA_87_P384, "rsa": SignatureScheme.RSA_PSS}
 _FIRST = (*trees.RECIPIENTS, 0)
 _PLAIN_SHA256 = bytes.fromhex("300b0609608648016503040201")
 """Without the NULL."""
@@ -113,8 +114,41 @@ def _failing(level: str) -> Iterator[Case]:
     else:
         assert isinstance(recipient, cms.RSARecipient)
         old, new = recipient.encrypted_cek, parts.ktri(eve).encrypted_cek
+    if level == "pqc":
+        yield from _encapsulations(sealed, old, new)
     other = replaced(sealed, old.hex(), new.hex())
     yield Case(f"{level}-other-encapsulation", "bad tag", level, "another message's encrypted key", other)
+
+
+def _encapsulations(sealed: bytes, old: bytes, new: bytes) -> Iterator[Case]:
+    """A ciphertext of the composite KEM of which one half is another, or no ciphertext."""
+    half, y = old[:1568], old[-48:]
+    for name, comment, changed in (
+        ("other-ml-kem", "the ML-KEM ciphertext of another message", new[:1568] + old[1568:]),
+        ("other-ecdh", "the ECDH ciphertext of another message", half + new[1568:]),
+        ("no-point", "the ECDH ciphertext is no point of P-384", half + b"\4" + bytes(96)),
+        ("infinity", "the point at infinity, filled up with zeros", half + bytes(97)),
+        ("hybrid-point", "the point in its hybrid form (X9.62)", half + bytes((6 | y[-1] & 1,)) + old[1569:]),
+    ):
+        yield Case(f"pqc-{name}", "bad tag", "pqc", comment, replaced(sealed, old.hex(), changed.hex()))
+
+
+def _halves(right: cms.Signed, stranger: cms.Signed) -> Iterator[tuple[str, str, cms.Signed]]:
+    """Composite signatures of which Alice made one half alone."""
+    ours, eves = right.signature, stranger.signature
+    for name, comment, signature in (
+        ("ml-dsa-alone", "the ML-DSA signature alone", ours[:4627]),
+        ("ecdsa-alone", "the ECDSA signature alone", ours[4627:]),
+        ("eves-ml-dsa", "ECDSA by Alice, ML-DSA by Eve", eves[:4627] + ours[4627:]),
+        ("eves-ecdsa", "ML-DSA by Alice, ECDSA by Eve", ours[:4627] + eves[4627:]),
+        (
+            "zeros-for-ecdsa",
+            "ML-DSA by Alice, zeros for r and s of ECDSA",
+            ours[:4627] + bytes.fromhex("3006020100020100"),
+        ),
+        ("long-ecdsa", "an octet behind the ECDSA signature", ours + b"\0"),
+    ):
+        yield name, comment, replace(right, signature=signature)
 
 
 def _forged(level: str) -> Iterator[Case]:
@@ -122,15 +156,17 @@ def _forged(level: str) -> Iterator[Case]:
     right = signed(payload(level), alice, _SCHEMES[level])
     other = next(scheme for scheme in _SCHEMES.values() if scheme is not _SCHEMES[level])
     later = cms.attributes_to_sign(right.scheme, right.digest, parts.WHEN.replace(year=2030))
+    pretended = replace(signed(payload(level), eve, _SCHEMES[level]), signer=right.signer)
+    halves = _halves(right, pretended) if level == "pqc" else ()
     for name, comment, forged in (
+        *halves,
         ("other-content", "another content under Alice's signature", replace(right, content=payload(level) + b"Eve\r\n")),
         ("other-attributes", "another signing time", replace(right, attributes=later)),
         ("flipped-signature", "one bit of the signature", replace(right, signature=flipped(right.signature, 40))),
         ("other-digest", "a right signature over the digest of something else",
          signed(payload(level), alice, _SCHEMES[level], digest=bytes(len(right.digest)))),
         ("stranger", "signed by Eve, who is nobody's peer", signed(payload(level), eve, _SCHEMES[level])),
-        ("pretender", "signed by Eve in Alice's name",
-         replace(signed(payload(level), eve, _SCHEMES[level]), signer=right.signer)),
+        ("pretender", "signed by Eve in Alice's name", pretended),
         ("other-scheme", "signed by Alice with the other level's key", signed(payload(level), alice, other)),
     ):  # fmt: skip
         der = _to(bob, level, _around(cms.encode_signed(forged)))
@@ -312,12 +348,16 @@ def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
     sealed = _to(people()[1], "pqc", _around(_signed("pqc")))
     info = (*_FIRST, 1)
     yield "kem-version", "KEMRecipientInfo version 1", trees.put(sealed, (*info, 0), b"\x02\x01\x01")
-    yield "ml-kem-768", "another KEM", replaced(sealed, "0609608648016503040403", "0609608648016503040402")
-    yield (
-        "short-encapsulation",
-        "1088 octets, as ML-KEM-768 has",
-        trees.put(sealed, (*info, 3), b"\x04\x82\x04\x40" + bytes(1088)),
-    )
+    kem, encapsulation = (*info, 2), cms.decode_enveloped(sealed).recipients[0].kem_ciphertext  # type: ignore[union-attr]
+    alone = element(OCTET_STRING, encapsulation[:1568])
+    ml_kem = bytes.fromhex("300b0609608648016503040403")
+    yield "ml-kem-alone", "ML-KEM-1024 alone", trees.put(trees.put(sealed, kem, ml_kem), (*info, 3), alone)
+    yield "other-composite", "ML-KEM-1024 with X448", replaced(sealed, "06082b0601050507063f", "06082b06010505070641")
+    yield "short-encapsulation", "without the point of P-384", trees.put(sealed, (*info, 3), alone)
+    long = element(OCTET_STRING, encapsulation + b"\0")
+    yield "long-encapsulation", "one octet too many", trees.put(sealed, (*info, 3), long)
+    ml_dsa = trees.put(_signed("pqc"), (*trees.SIGNER, 4), bytes.fromhex("300b0609608648016503040313"))
+    yield "ml-dsa-scheme", "signed with ML-DSA-87 alone", _to(people()[1], "pqc", _around(ml_dsa))
     yield "kdf", "another key derivation", replaced(sealed, "060b2a864886f70d010910031c", "060b2a864886f70d010910031d")
     yield "kek-length", "a key-encryption key of 16 octets", trees.put(sealed, (*info, 5), b"\x02\x01\x10")
     yield "ukm", "user keying material", trees.followed(sealed, (*info, 5), b"\xa0\x03\x04\x01x")

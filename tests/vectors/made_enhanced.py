@@ -16,7 +16,7 @@ from tests.vectors.made_aes import KEY, KEYS
 from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, kek, octets, payload, people, signed
 from tests.vectors.people import Person
 
-_SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
+_SCHEMES = {"pqc": SignatureScheme.ML_DSA_87_P384, "rsa": SignatureScheme.RSA_PSS}
 MCELIECE, HQC, FRODO = "classic-mceliece-6688128", "hqc-256", "frodokem-1344-shake"
 SECRETS = tuple(
     (kem, parts.further(kem, octets(f"{kem} public key"), b"").certificate.ski, octets(f"{kem} secret"))

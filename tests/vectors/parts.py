@@ -88,7 +88,7 @@ def further(kem: str, public_key: bytes, secret: bytes) -> cms.KEMRecipient:
 
 
 def kem(to: Person, *, by_issuer: bool = False) -> cms.KEMRecipient:
-    """For the holder of this site's ML-KEM-1024 key."""
+    """For the holder of this site's key of ML-KEM-1024 with P-384."""
     pair = to.identity.kem
     secret, ciphertext = pair.private_key.public_key().encapsulate()
     kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
@@ -128,13 +128,13 @@ def signed(
 
     `attributes` are signed in place of the right ones, in the order that DER wants.
     """
-    pair = by.identity.signing if scheme is SignatureScheme.ML_DSA_87 else by.identity.rsa_signing
-    hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87 else hashlib.sha256
+    pair = by.identity.signing if scheme is SignatureScheme.ML_DSA_87_P384 else by.identity.rsa_signing
+    hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87_P384 else hashlib.sha256
     digest = digest or hashed(payload).digest()
     to_sign = cms.attributes_to_sign(scheme, digest, when)
     if attributes is not None:
         to_sign = der.set_of(attributes)
-    if scheme is SignatureScheme.ML_DSA_87:
+    if scheme is SignatureScheme.ML_DSA_87_P384:
         signature = by.identity.signing.private_key.sign(to_sign)
     else:
         pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
@@ -146,7 +146,7 @@ def signed(
 
 def signed_attributes(payload: bytes, scheme: SignatureScheme) -> dict[str, bytes]:
     """The right signed attributes by what they say."""
-    hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87 else hashlib.sha256
+    hashed = hashlib.sha512 if scheme is SignatureScheme.ML_DSA_87_P384 else hashlib.sha256
     whole = cms.attributes_to_sign(scheme, hashed(payload).digest(), WHEN)
     _, contents = trees.parsed(whole)
     assert not isinstance(contents, bytes)

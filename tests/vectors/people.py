@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
-from relay.identity.pairs import KEMKeyPair
+from relay.identity.composite import CompositeKEMPrivateKey, CompositeSigningPrivateKey
+from relay.identity.pairs import KEMKeyPair, PrivateKey
+from relay.identity.x509_keys import certified, identifier_of
 
 KEYS = Path(__file__).parent / "keys"
 NAMES = {"alice": "2", "bob": "1", "eve": "3"}
 """Each site's SAE ID."""
-
-PrivateKey = MLKEM1024PrivateKey | MLDSA87PrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,16 @@ class Person:
 @functools.cache
 def person(name: str) -> Person:
     """The site with this name; certificates that are missing are made."""
-    issuer = MLDSA87PrivateKey.from_seed_bytes(_seed(f"{name} ca", 32))
+    issuer = _signing(f"{name} ca")
     ca = _certificate(f"{name}-ca", issuer, issuer)
     kem = KEMKeyPair(
-        key := MLKEM1024PrivateKey.from_seed_bytes(_seed(f"{name} kem", 64)), _certificate(f"{name}-kem", key, issuer)
+        key := CompositeKEMPrivateKey(
+            MLKEM1024PrivateKey.from_seed_bytes(_seed(f"{name} kem", 64)), _p384(f"{name} kem")
+        ),
+        _certificate(f"{name}-kem", key, issuer),
     )
     signing = SigningKeyPair(
-        signer := MLDSA87PrivateKey.from_seed_bytes(_seed(f"{name} signing", 32)),
+        signer := _signing(f"{name} signing"),
         _certificate(f"{name}-signing", signer, issuer),
     )
     encryption, rsa_signing = (
@@ -65,6 +68,15 @@ def _seed(name: str, octets: int) -> bytes:
     return hashlib.shake_256(f"QuMail Relay test vectors: {name}".encode()).digest(octets)
 
 
+def _p384(name: str) -> ec.EllipticCurvePrivateKey:
+    """The private value is 47 octets, so that it is below the order of the group whatever they are."""
+    return ec.derive_private_key(int.from_bytes(_seed(f"{name} p384", 47)), ec.SECP384R1())
+
+
+def _signing(name: str) -> CompositeSigningPrivateKey:
+    return CompositeSigningPrivateKey(MLDSA87PrivateKey.from_seed_bytes(_seed(name, 32)), _p384(name))
+
+
 def _rsa(name: str) -> rsa.RSAPrivateKey:
     """RSA keys cannot be had from a seed in a standard way, so they lie in files."""
     path = KEYS / f"test-only-{name}.key.pem"
@@ -76,7 +88,7 @@ def _rsa(name: str) -> rsa.RSAPrivateKey:
     return key
 
 
-def _certificate(name: str, key: PrivateKey, issuer: MLDSA87PrivateKey) -> x509.Certificate:
+def _certificate(name: str, key: PrivateKey, issuer: CompositeSigningPrivateKey) -> x509.Certificate:
     """Valid for a hundred years; only subject, key identifier and public key matter here."""
     path = KEYS / f"{name}.crt.pem"
     if not path.exists():
@@ -85,11 +97,11 @@ def _certificate(name: str, key: PrivateKey, issuer: MLDSA87PrivateKey) -> x509.
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{site}-ca")]))
-            .public_key(key.public_key())
             .serial_number(1 + int.from_bytes(_seed(f"{name} serial", 8)))
             .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
             .not_valid_after(datetime(2126, 1, 1, tzinfo=UTC))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier(identifier_of(key.public_key())), critical=False)
         )
-        path.write_bytes(builder.sign(issuer, None).public_bytes(Encoding.PEM))
+        made = certified(builder, key.public_key(), issuer.sign)
+        path.write_bytes(made.public_bytes(Encoding.PEM))
     return x509.load_pem_x509_certificate(path.read_bytes())

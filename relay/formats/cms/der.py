@@ -13,7 +13,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from relay.errors import BadStructure
 
-SEQUENCE, SET, OCTET_STRING, INTEGER, NULL = 0x30, 0x31, 0x04, 0x02, b"\x05\x00"
+SEQUENCE, SET, BIT_STRING, OCTET_STRING, INTEGER, NULL = 0x30, 0x31, 0x03, 0x04, 0x02, b"\x05\x00"
 
 T = TypeVar("T")
 

@@ -1,5 +1,6 @@
 """The object identifiers of the message format, under their standards' names.
-Standard: RFC 5652, RFC 5083, RFC 5084, RFC 3565, RFC 8017, RFC 9629, RFC 9936, RFC 9882; ours are under 2.25 (X.667).
+Standard: RFC 5652, RFC 5083, RFC 5084, RFC 3565, RFC 8017, RFC 9629, and the drafts of
+composite ML-KEM and ML-DSA (relay/identity/composite.py); ours are under 2.25 (X.667).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ ID_SHA512 = ObjectIdentifier("2.16.840.1.101.3.4.2.3")
 
 ID_ORI_KEM = ObjectIdentifier(levels.ID_ORI_KEM)
 ID_HKDF_SHA256 = ObjectIdentifier("1.2.840.113549.1.9.16.3.28")
-ID_ML_KEM_1024 = ObjectIdentifier(levels.ML_KEM_1024.oid)
-ID_ML_DSA_87 = ObjectIdentifier("2.16.840.1.101.3.4.3.19")
+ID_ML_KEM_1024_P384 = ObjectIdentifier(levels.ML_KEM_1024_P384.oid)
+"""id-MLKEM1024-ECDH-P384-SHA3-256."""
+ID_ML_DSA_87_P384 = ObjectIdentifier("1.3.6.1.5.5.7.6.49")
+"""id-MLDSA87-ECDSA-P384-SHA512."""
 
 ID_CONTENT_TYPE = ObjectIdentifier("1.2.840.113549.1.9.3")
 ID_MESSAGE_DIGEST = ObjectIdentifier("1.2.840.113549.1.9.4")

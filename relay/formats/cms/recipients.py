@@ -1,5 +1,6 @@
 """The recipients of an AuthEnvelopedData: the four kinds of RecipientInfo in sealed messages, and their KEMs.
-Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI), FIPS 203.
+Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and
+draft-ietf-lamps-cms-composite-kem-00 (KEMRI).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_OCTETS = 64 * 1024
 MAX_NUMBER = 100
 
 
-ML_KEM_1024 = levels.ML_KEM_1024.name
+ML_KEM_1024_P384 = levels.ML_KEM_1024_P384.name
 
 _OF_LEVELS = tuple(form for form in (level.form.kem for level in levels.LEVELS) if form is not None)
 KEMS = {kem.name: kem for kem in (*_OF_LEVELS, *levels.FURTHER_KEMS)}
@@ -76,7 +77,7 @@ class RSARecipient:
 
 @dataclass(frozen=True, slots=True)
 class KEMRecipient:
-    """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
+    """The holder of this KEM key, the composite one of a certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
     `kem` is its name in KEMS, which determines the length of `kem_ciphertext`. `wrapped_cek` has 40 octets, wrapped
     under the 32 octets that HKDF-SHA256 derives from the shared secret with `kem_kdf_info`. A further KEM has no
@@ -86,7 +87,7 @@ class KEMRecipient:
     certificate: CertificateID
     kem_ciphertext: bytes
     wrapped_cek: bytes
-    kem: str = ML_KEM_1024
+    kem: str = ML_KEM_1024_P384
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """SignedData with one signer and embedded content.
-Standard: RFC 5652 5 and 11, RFC 6211, RFC 9882 (ML-DSA-87 with SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS, SHA-256).
+Standard: RFC 5652 5 and 11, RFC 6211, draft-ietf-lamps-cms-composite-sigs-01 (ML-DSA-87 with ECDSA P-384,
+SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS, SHA-256).
 
 Gateways write it for gateways, so only what they write is accepted. It has four signed attributes, each once: content
 type, message digest, signing time, algorithm protection. No others are allowed, and only the signer's digest
@@ -30,7 +31,7 @@ MAX_AROUND_OCTETS = 256 * 1024
 class SignatureScheme(Enum):
     """The signature schemes, each with its digest."""
 
-    ML_DSA_87 = "ml-dsa-87"
+    ML_DSA_87_P384 = "ml-dsa-87-p384"
     RSA_PSS = "rsa-pss"
 
 
@@ -193,7 +194,7 @@ def _scheme(digest_algorithm: bytes, signature_algorithm: bytes) -> SignatureSch
     for scheme in SignatureScheme:
         if digest_algorithm in _DIGESTS[scheme] and signature_algorithm in _SIGNATURES[scheme]:
             return scheme
-    raise BadStructure("the signature is neither ML-DSA-87 with SHA-512 nor RSASSA-PSS with SHA-256")
+    raise BadStructure("the signature is neither ML-DSA-87 with ECDSA P-384 nor RSASSA-PSS with SHA-256")
 
 
 def _attribute(kind: ObjectIdentifier, value: bytes) -> bytes:
@@ -220,11 +221,11 @@ def _pss(hash_parameters: bytes) -> bytes:
 
 _DATA = der.oid(oids.ID_DATA)
 _ALGORITHMS: dict[SignatureScheme, tuple[bytes, bytes]] = {
-    SignatureScheme.ML_DSA_87: (der.algorithm(oids.ID_SHA512), der.algorithm(oids.ID_ML_DSA_87)),
+    SignatureScheme.ML_DSA_87_P384: (der.algorithm(oids.ID_SHA512), der.algorithm(oids.ID_ML_DSA_87_P384)),
     SignatureScheme.RSA_PSS: (der.algorithm(oids.ID_SHA256), _pss(der.NULL)),
 }
 _SIGNATURES: dict[SignatureScheme, frozenset[bytes]] = {
-    SignatureScheme.ML_DSA_87: frozenset({der.algorithm(oids.ID_ML_DSA_87)}),
+    SignatureScheme.ML_DSA_87_P384: frozenset({der.algorithm(oids.ID_ML_DSA_87_P384)}),
     SignatureScheme.RSA_PSS: frozenset({_pss(der.NULL), _pss(b"")}),
 }
 _DIGESTS = {scheme: (digest, _with_null(digest)) for scheme, (digest, _) in _ALGORITHMS.items()}

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from relay.config import TCPAddress
 from relay.formats import cms, mime
 from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
+from relay.identity.x509_keys import key_of
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties
 from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
@@ -54,7 +55,7 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     """Any entity, encrypted to somebody's ML-KEM key: that takes no secret."""
     certificate = person.certificates.kem
     assert certificate is not None
-    secret, ciphertext = certificate.public_key().encapsulate()  # type: ignore[union-attr]
+    secret, ciphertext = key_of(certificate).encapsulate()  # type: ignore[union-attr]
     key = os.urandom(KEY_OCTETS)
     recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, aes_key_wrap(kem_key(secret), key))
     return bytes(encrypt(entity, key, recipient))

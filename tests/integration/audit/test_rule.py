@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from hypothesis import given, settings, strategies as st
 
 from relay.audit import checkpoint, entries
@@ -29,8 +28,9 @@ from relay.cli.audit import audit
 from relay.cli.ledger import ledger
 from relay.errors import ConfigError
 from tests.testlib import second_verifier
+from tests.testlib.identities import fixed_signing_key
 
-KEY = MLDSA87PrivateKey.from_seed_bytes(bytes(range(32)))
+KEY = fixed_signing_key()
 SIGNER = checkpoint.signer_of(KEY.public_key())
 EARLIER = Path(__file__).parents[2] / "data" / "audit" / "earlier"
 """A record of an earlier release, with a checkpoint: files without `begun`, all events, a torn line, a removal."""

@@ -48,11 +48,11 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
     alice.write_policies(
         {
             "bob.example/all.toml": f'levels = ["pqc+aes"]\nkem = {ALL_KEMS}\n',
-            "bob.example/hqc.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n',
+            "bob.example/hqc.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n',
             "bob.example/one.toml": 'levels = ["pqc"]\n',
-            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n\n[[when]]\n'
+            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n\n[[when]]\n'
             'header = "MIME-Version"\nlevels = ["pqc"]\n',
-            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n',
+            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n',
         }
     )
     return alice, bob

@@ -23,7 +23,7 @@ HQC = "hqc-256"
 MISSING = liboqs.missing()
 """Asked before any test puts something in the place of the library."""
 FAMILIES = pytest.mark.parametrize("kem", FURTHER_KEMS)
-ALL_KEMS = f'["ml-kem-1024", {", ".join(map(repr, FURTHER_KEMS))}]'
+ALL_KEMS = f'["ml-kem-1024-p384", {", ".join(map(repr, FURTHER_KEMS))}]'
 
 
 def use(monkeypatch: pytest.MonkeyPatch, library: object) -> None:

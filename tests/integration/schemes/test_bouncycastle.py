@@ -1,5 +1,5 @@
 """Bouncy Castle opens, verifies and parses what every level seals, and every level opens what it seals.
-Standard: RFC 5083, RFC 5084, RFC 9629, RFC 9936, RFC 9882, RFC 4055 and RFC 4056, by an implementation not ours.
+Standard: RFC 5083, RFC 5084, RFC 9629, RFC 4055 and RFC 4056, by an implementation not ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
+from relay.errors import BadTag, NotForUs, UnknownSigner
 from relay.formats import cms, mime
 from relay.formats.cms import oids
 from relay.identity import (
@@ -30,6 +30,7 @@ from relay.identity.pairs import KEMKeyPair
 from relay.keys import Key
 from relay.schemes import Opening, Parties
 from relay.schemes.aes import AES
+from relay.schemes.content_key import decrypt
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
@@ -141,46 +142,7 @@ class TestAES:
 
 
 class TestPQC:
-    async def test_bouncy_castle_opens_and_verifies_what_we_seal(self, parties: Parties, identity: Identity) -> None:
-        sealed = await PQC().seal(PAYLOAD, parties, MemoryKeys())
-        kind, signed, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
-        assert kind == "signed"
-        assert bouncycastle.verify(signed, identity.signing.certificate) == PAYLOAD
-
-    @both_forms
-    async def test_we_open_what_bouncy_castle_signs_and_seals(
-        self, ber: bool, identity: Identity, opening: Opening
-    ) -> None:
-        signed = bouncycastle.sign(PAYLOAD, identity.signing.private_key, identity.signing.certificate, ber=ber)
-        sealed = bouncycastle.seal_kem(bytes(mime.wrap_signed(signed)), identity.kem.certificate, ber=ber)
-        enveloped = cms.decode_enveloped(sealed)
-        assert PQC().recognises(enveloped)
-        unsealed = await PQC().open(enveloped, opening)
-        assert unsealed.payload == PAYLOAD
-        assert unsealed.signed_by is not None
-        assert unsealed.signed_by.name == "bob"
-
-    async def test_neither_side_opens_what_was_changed(
-        self, parties: Parties, identity: Identity, opening: Opening
-    ) -> None:
-        sealed = await PQC().seal(PAYLOAD, parties, MemoryKeys())
-        with pytest.raises(Refused):
-            bouncycastle.open_kem(_changed(sealed.der), identity.kem.private_key)
-        theirs = bouncycastle.seal_kem(PAYLOAD, identity.kem.certificate)
-        with pytest.raises(BadTag):
-            await PQC().open(cms.decode_enveloped(_changed(theirs)), opening)
-
-    async def test_neither_side_believes_a_changed_signature(
-        self, parties: Parties, identity: Identity, opening: Opening
-    ) -> None:
-        sealed = await PQC().seal(PAYLOAD, parties, MemoryKeys())
-        _, ours, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
-        with pytest.raises(Refused):
-            bouncycastle.verify(_changed(ours), identity.signing.certificate)
-        theirs = bouncycastle.sign(PAYLOAD, identity.signing.private_key, identity.signing.certificate)
-        forged = bouncycastle.seal_kem(bytes(mime.wrap_signed(_changed(theirs))), identity.kem.certificate)
-        with pytest.raises(BadSignature):
-            await PQC().open(cms.decode_enveloped(forged), opening)
+    """Bouncy Castle 1.80 has composite signatures of an earlier draft and no composite KEM: it can only parse."""
 
     async def test_bouncy_castle_finds_the_algorithms_of_both_layers(
         self, parties: Parties, identity: Identity
@@ -190,17 +152,17 @@ class TestPQC:
             {
                 "kind": "kem",
                 "subject_key_identifier": identity.kem.ski.hex(),
-                "algorithm": oids.ID_ML_KEM_1024.dotted_string,
+                "algorithm": oids.ID_ML_KEM_1024_P384.dotted_string,
                 "kdf": oids.ID_HKDF_SHA256.dotted_string,
                 "wrap": oids.ID_AES256_WRAP.dotted_string,
-                "ciphertext_octets": 1568,
+                "ciphertext_octets": 1665,
                 "encrypted_key_octets": 40,
             }
         ]
-        _, signed, _ = mime.unwrap(bouncycastle.open_kem(sealed.der, identity.kem.private_key))
-        found = bouncycastle.parse(signed)
+        enveloped = cms.decode_enveloped(sealed.der)
+        found = bouncycastle.parse(mime.unwrap(decrypt(enveloped, PQC().content_key(enveloped, identity))).content)
         assert (found["content_type"], found["certificates"]) == (oids.ID_SIGNED_DATA.dotted_string, 1)
-        _assert_signer(found, identity.signing, oids.ID_SHA512, oids.ID_ML_DSA_87)
+        _assert_signer(found, identity.signing, oids.ID_SHA512, oids.ID_ML_DSA_87_P384)
 
 
 class TestRSA:
@@ -290,14 +252,14 @@ class TestOTP:
 class TestQuantumEnhancement:
     async def test_bouncy_castle_opens_all_three_layers(self, parties: Parties, identity: Identity) -> None:
         keys = MemoryKeys()
-        inner = await PQC().seal(PAYLOAD, parties, keys)
+        inner = await RSA().seal(PAYLOAD, parties, keys)
         outer = await AES().seal(mime.wrap_enveloped(inner.der), parties, keys)
         [key] = keys.issued.values()
         kind, enveloped, _ = mime.unwrap(bouncycastle.open_kek(outer.der, key.key))
         assert kind == "enveloped"
-        kind, signed, _ = mime.unwrap(bouncycastle.open_kem(enveloped, identity.kem.private_key))
+        kind, signed, _ = mime.unwrap(bouncycastle.open_rsa(enveloped, identity.rsa_encryption.private_key))
         assert kind == "signed"
-        assert bouncycastle.verify(signed, identity.signing.certificate) == PAYLOAD
+        assert bouncycastle.verify(signed, identity.rsa_signing.certificate) == PAYLOAD
 
 
 @needs_openssl
@@ -336,46 +298,31 @@ class TestOpenSSLAndBouncyCastle:
         assert bouncycastle.open_rsa(sealed, identity.rsa_encryption.private_key) == PAYLOAD
 
     @both_forms
-    @pytest.mark.parametrize("role", ["signing", "rsa_signing"])
-    def test_openssl_verifies_what_bouncy_castle_signs(
-        self, role: str, ber: bool, identity: Identity, tmp_path: Path
-    ) -> None:
-        pair = getattr(identity, role)
+    def test_openssl_verifies_what_bouncy_castle_signs(self, ber: bool, identity: Identity, tmp_path: Path) -> None:
+        pair = identity.rsa_signing
         signed = bouncycastle.sign(PAYLOAD, pair.private_key, pair.certificate, ber=ber)
-        trusted = tmp_path / "ca.pem"
-        trusted.write_bytes(identity.ca.public_bytes(Encoding.PEM))
+        _, certificate = _files(tmp_path, pair)
         assert _openssl(
-            tmp_path, signed, "-verify", "-inform", "DER", "-CAfile", str(trusted), "-purpose", "any"
+            tmp_path, signed, "-verify", "-inform", "DER", "-noverify", "-nointern", "-certfile", certificate
         ) == PAYLOAD  # fmt: skip
 
-    @pytest.mark.parametrize(
-        ("role", "options"),
-        [
-            ("signing", ["-md", "sha512"]),
-            ("signing", ["-md", "sha512", "-stream"]),
-            # OpenSSL 3.5 cannot stream RSASSA-PSS: "illegal zero content".
-            ("rsa_signing", ["-md", "sha256", "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32"]),
-        ],
-        ids=["ml-dsa", "ml-dsa-stream", "rsa-pss"],
-    )  # fmt: skip
-    def test_bouncy_castle_verifies_what_openssl_signs(
-        self, role: str, options: list[str], identity: Identity, tmp_path: Path
-    ) -> None:
-        pair = getattr(identity, role)
+    def test_bouncy_castle_verifies_what_openssl_signs(self, identity: Identity, tmp_path: Path) -> None:
+        pair = identity.rsa_signing
         key, certificate = _files(tmp_path, pair)
         signed = _openssl(
-            tmp_path, PAYLOAD, "-sign", "-nodetach", "-outform", "DER", "-signer", certificate, "-inkey", key, *options
-        )
+            tmp_path, PAYLOAD, "-sign", "-nodetach", "-outform", "DER", "-signer", certificate, "-inkey", key,
+            "-md", "sha256", "-keyopt", "rsa_padding_mode:pss", "-keyopt", "rsa_pss_saltlen:32",
+        )  # fmt: skip
         assert bouncycastle.verify(signed, pair.certificate) == PAYLOAD
         with pytest.raises(Refused):
-            bouncycastle.verify(signed, identity.ca)
+            bouncycastle.verify(signed, identity.rsa_encryption.certificate)
 
 
 def _key_id_hex() -> str:
     return KEY.key_ID.encode().hex()
 
 
-def _files(directory: Path, pair: Pair) -> tuple[str, str]:
+def _files(directory: Path, pair: RSAKeyPair) -> tuple[str, str]:
     """Private key and certificate as PEM files."""
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     key.write_bytes(pair.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -87,8 +87,8 @@ async def test_policy_check_and_explain_show_the_kems(sites: tuple[Site, Site]) 
     console = plain_console()
     with console.capture() as shown:
         print_explanation(console, explanation, OutcomeNow(None, 0))
-    assert "ml-kem-1024, then around it hqc-256" in shown.get()
-    assert explanation.as_dict()["decision"]["kem"] == ["ml-kem-1024", "hqc-256"]
+    assert "ml-kem-1024-p384, then around it hqc-256" in shown.get()
+    assert explanation.as_dict()["decision"]["kem"] == ["ml-kem-1024-p384", "hqc-256"]
 
 
 def home(directory: Path, person: Person) -> Path:
@@ -122,7 +122,7 @@ def test_check_and_policy_check_say_what_to_install(identities: Identities, tmp_
     config = home(tmp_path / "home", identities.alice)
     (tmp_path / "home" / "policies").mkdir()
     policy = tmp_path / "home" / "policies" / "default.toml"
-    policy.write_text('levels = ["pqc+aes", "pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n')
+    policy.write_text('levels = ["pqc+aes", "pqc"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n')
     result = CliRunner().invoke(check_command, ["--config", str(config), "--json"])
     assert result.exit_code == 1
     [found] = [each for each in json.loads(result.stdout) if each["what"] == "policies"]

@@ -92,7 +92,7 @@ async def test_sizes_kems_and_names_of_keys_that_do_not_fit_are_refused(people: 
     [recipient] = enveloped.recipients
     assert isinstance(recipient, cms.KEMRecipient)
     for change in (
-        {"kem": "ml-kem-1024"},
+        {"kem": "ml-kem-1024-p384"},
         {"kem_ciphertext": recipient.kem_ciphertext[:-1]},
         {"certificate": cms.CertificateID(ski=b"short")},
         {"certificate": cms.CertificateID(issuer=b"\x30\x00", serial=1)},

@@ -46,11 +46,11 @@ def policies(tmp_path: Path, text: str) -> Any:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ('"ml-kem-1024"', ("ml-kem-1024",)),
-        ('"ML-KEM-1024"', ("ml-kem-1024",)),
-        ('["ml-kem-1024"]', ("ml-kem-1024",)),
-        ('["hqc-256", "ml-kem-1024"]', ("ml-kem-1024", "hqc-256")),
-        (ALL_KEMS, ("ml-kem-1024", *FURTHER_KEMS)),
+        ('"ml-kem-1024-p384"', ("ml-kem-1024-p384",)),
+        ('"ML-KEM-1024-P384"', ("ml-kem-1024-p384",)),
+        ('["ml-kem-1024-p384"]', ("ml-kem-1024-p384",)),
+        ('["hqc-256", "ml-kem-1024-p384"]', ("ml-kem-1024-p384", "hqc-256")),
+        (ALL_KEMS, ("ml-kem-1024-p384", *FURTHER_KEMS)),
     ],
 )
 def test_policies_list_the_kems_and_ml_kem_is_the_innermost(
@@ -67,15 +67,15 @@ def test_policies_list_the_kems_and_ml_kem_is_the_innermost(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('kem = ["ml-kem-1024", "hqc-265"]', "'hqc-265' is not a KEM that is known here; did you mean 'hqc-256'?"),
-        ('kem = ["ml-kem-1024", 5]', "known: ml-kem-1024, hqc-256"),
-        ('kem = ["hqc-256"]', "'ml-kem-1024' is missing; further KEMs go around it"),
-        ('kem = "hqc-256"', "'ml-kem-1024' is missing"),
+        ('kem = ["ml-kem-1024-p384", "hqc-265"]', "'hqc-265' is not a KEM that is known here; did you mean 'hqc-256'?"),
+        ('kem = ["ml-kem-1024-p384", 5]', "known: ml-kem-1024-p384, hqc-256"),
+        ('kem = ["hqc-256"]', "'ml-kem-1024-p384' is missing; further KEMs go around it"),
+        ('kem = "hqc-256"', "'ml-kem-1024-p384' is missing"),
         ("kem = []", "write a list of KEMs"),
         ("kem = 1", "write a list of KEMs"),
-        ('kem = ["ml-kem-1024", "ml-kem-1024"]', "listed twice"),
+        ('kem = ["ml-kem-1024-p384", "ml-kem-1024-p384"]', "listed twice"),
         (
-            'levels = ["rsa+aes", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]',
+            'levels = ["rsa+aes", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]',
             "'hqc-256' goes around level pqc, which is not listed",
         ),
     ],
@@ -90,18 +90,18 @@ def test_what_is_wrong_with_kem_is_said_with_its_line(tmp_path: Path, text: str,
 
 def test_a_message_takes_no_kem_away(tmp_path: Path) -> None:
     rule = '[[when]]\nsubject_tag = "[two]"\nlevels = ["pqc"]\n'
-    file = 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n'
+    file = 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n'
     with pytest.raises(ConfigError, match=r"when\.0\.kem: unknown setting"):
-        policies(tmp_path, file + rule + 'kem = "ml-kem-1024"\n')
+        policies(tmp_path, file + rule + 'kem = "ml-kem-1024-p384"\n')
     decision = policies(tmp_path, file + rule).decide(
         "ann@alice.example", "b@bob.example", MessageFacts(b"Subject: [two]\r\n\r\n")
     )
-    assert (decision.levels, decision.kem) == (("pqc",), ("ml-kem-1024", "hqc-256"))
+    assert (decision.levels, decision.kem) == (("pqc",), ("ml-kem-1024-p384", "hqc-256"))
 
 
 @pytest.mark.usefixtures("no_library")
 def test_without_the_library_check_refuses_the_names_with_file_line_and_the_way_to_install(tmp_path: Path) -> None:
-    found = policies(tmp_path, 'levels = ["pqc+aes", "pqc"]\n\nkem = ["ml-kem-1024", "hqc-256"]\n')
+    found = policies(tmp_path, 'levels = ["pqc+aes", "pqc"]\n\nkem = ["ml-kem-1024-p384", "hqc-256"]\n')
     [first] = map(str, kems_not_here(found))
     assert "default.toml:3:1: hqc-256: the native library liboqs is missing" in first
     assert "pip install liboqs-python" in first

@@ -6,34 +6,34 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.identity import PeerCertificates, read_document
-from relay.identity.certificates import PublicKey
+from relay.identity.composite import SIGNATURE_ALGORITHM, CompositeSigningPrivateKey, signing_key
+from relay.identity.directory import read_key
 from relay.identity.document import write_document
 from relay.identity.pairs import Role
+from relay.identity.x509_keys import AnyPublicKey, certified as signed_certificate, identifier_of, key_of
 from tests.unit.identity.homes import Home, inner, signed
 
 
 def certified(
     certificate: x509.Certificate,
-    ca_key: MLDSA87PrivateKey,
+    ca_key: CompositeSigningPrivateKey,
     *,
     issuer: x509.Name | None = None,
-    key: PublicKey | None = None,
+    key: AnyPublicKey | None = None,
     serial: int | None = None,
     ski: bytes | None = None,
+    algorithm: bytes = SIGNATURE_ALGORITHM,
 ) -> x509.Certificate:
     """The certificate once more, with what is given in place of what was true."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(certificate.subject)
         .issuer_name(issuer or certificate.issuer)
-        .public_key(key or certificate.public_key())
         .serial_number(serial or certificate.serial_number)
         .not_valid_before(certificate.not_valid_before_utc)
         .not_valid_after(certificate.not_valid_after_utc)
@@ -41,10 +41,10 @@ def certified(
     for extension in certificate.extensions:
         value = extension.value
         if isinstance(value, x509.SubjectKeyIdentifier):
-            usual = x509.SubjectKeyIdentifier.from_public_key(key) if key else value
+            usual = x509.SubjectKeyIdentifier(identifier_of(key)) if key else value
             value = x509.SubjectKeyIdentifier(ski) if ski else usual
         builder = builder.add_extension(value, extension.critical)
-    return builder.sign(ca_key, None)
+    return signed_certificate(builder, key or key_of(certificate), ca_key.sign, algorithm)
 
 
 def document(home: Home, **certificates: x509.Certificate) -> bytes:
@@ -61,11 +61,9 @@ def with_kems(home: Home, **kems: bytes) -> bytes:
     return write_document(replace(peer, further_kems=kems), home.identity.signing.private_key)
 
 
-def ca_key(home: Home) -> MLDSA87PrivateKey:
+def ca_key(home: Home) -> CompositeSigningPrivateKey:
     """The private key of the site's own CA."""
-    key = load_pem_private_key(Path(home.identity_directory / "ca.key").read_bytes(), None)
-    assert isinstance(key, MLDSA87PrivateKey)
-    return key
+    return read_key(home.identity_directory / "ca.key", signing_key, None)
 
 
 def under_another_name(home: Home, issuer: x509.Name, serials: dict[Role, int]) -> bytes:
@@ -76,7 +74,6 @@ def under_another_name(home: Home, issuer: x509.Name, serials: dict[Role, int]) 
         x509.CertificateBuilder()
         .subject_name(issuer)
         .issuer_name(issuer)
-        .public_key(ca.public_key())
         .serial_number(ca.serial_number)
         .not_valid_before(ca.not_valid_before_utc)
         .not_valid_after(ca.not_valid_after_utc)
@@ -87,7 +84,7 @@ def under_another_name(home: Home, issuer: x509.Name, serials: dict[Role, int]) 
         str(role): certified(certificate, key, issuer=issuer, serial=serials.get(role))
         for role, certificate in identity.certificates.items()
     }
-    return document(home, ca=builder.sign(key, None), **issued)
+    return document(home, ca=signed_certificate(builder, key.public_key(), key.sign), **issued)
 
 
 def pinned(home: Home, **documents: bytes) -> dict[str, PeerCertificates]:

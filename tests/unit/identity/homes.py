@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-
 from relay import identity as identities
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.identity import Identity, Import, create_identity, load_identity, peer_document, read_document
+from relay.identity.composite import CompositeSigningPrivateKey
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -134,10 +133,10 @@ def inner(document: bytes) -> dict[str, Any]:
     return content
 
 
-def signed(content: object, key: MLDSA87PrivateKey) -> bytes:
+def signed(content: object, key: CompositeSigningPrivateKey) -> bytes:
     """A peer document with this content (JSON, or octets as they are), signed as it should be."""
     octets = content if isinstance(content, bytes) else json.dumps(content).encode()
-    signature = key.sign(octets, b"qumail-relay peer document 1")
+    signature = key.sign(octets, b"qumail-relay peer document 2")
     return json.dumps(
-        {"format": 1, "document": base64.b64encode(octets).decode(), "signature": base64.b64encode(signature).decode()}
+        {"format": 2, "document": base64.b64encode(octets).decode(), "signature": base64.b64encode(signature).decode()}
     ).encode()

@@ -92,7 +92,7 @@ def test_without_the_table_every_command_says_so(alice: Home, tmp_path: Path) ->
 
 def test_export_writes_a_document_and_shows_the_fingerprint(alice: Home, tmp_path: Path) -> None:
     result = run(alice, "export")
-    assert json.loads(result.stdout)["format"] == 1
+    assert json.loads(result.stdout)["format"] == 2
     assert alice.identity.fingerprint in result.stderr
     assert "cannot be written" in wrong(run(alice, "export", "-o", tmp_path / "no" / "where.json"))
 
@@ -197,7 +197,7 @@ def test_show_ends_with_1_where_a_certificate_ends_soon(rsa: Path, tmp_path: Pat
     home = make_home(tmp_path / "soon", "soon", rsa, days=20)
     result = run(home, "show")
     assert result.exit_code == 1
-    assert "our certificate for ML-KEM-1024 encryption ends in 19 days" in result.stdout
+    assert "our certificate for ML-KEM-1024 and P-384 encryption ends in 19 days" in result.stdout
     assert len(json.loads(run(home, "show", "--json").stdout)["ending"]) == 4
 
 

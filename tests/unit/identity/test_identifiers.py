@@ -13,17 +13,17 @@ from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.cli.check import check
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.formats.cms import KEMS
 from relay.identity import PeerCertificates, identity_findings, load_identity, trusted_peers
+from relay.identity.composite import CompositeSigningPrivateKey
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused
-from relay.identity.pairs import Role, subject_key_identifier
+from relay.identity.pairs import Role, public_key, subject_key_identifier
+from relay.identity.x509_keys import key_of
 from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import Layers
 from relay.schemes.pqc import PQC
@@ -63,8 +63,8 @@ def test_a_public_key_of_another_peer_or_of_ours_is_refused(
 ) -> None:
     """Carol has no use for such a certificate but to be taken for its owner."""
     pin(alice.config, bob.document(), now=NOW)
-    theirs = {"alice": alice, "bob": bob}[owner].identity.certificates[role].public_key()
-    forged = certified(carol.identity.certificates[role], ca_key(carol), key=theirs)  # type: ignore[arg-type]
+    theirs = {"alice": alice, "bob": bob}[owner].identity.certificates[role]
+    forged = certified(carol.identity.certificates[role], ca_key(carol), key=key_of(theirs))
     whose = {"alice": "this site", "bob": "peer bob"}[owner]
     with pytest.raises(ConfigError) as caught:
         pin(alice.config, document(carol, **{role: forged}), replace=True, now=NOW)
@@ -150,12 +150,11 @@ def test_documents_that_claim_one_identifier_stop_the_relay_and_check_says_so(
 
 
 def _bits(home: Home) -> bytes:
-    key = home.identity.kem.certificate.public_key()
-    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return home.identity.kem.private_key.public_key().public_bytes_raw()
 
 
 def _whole(home: Home) -> bytes:
-    return home.identity.kem.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return public_key(home.identity.kem.certificate)
 
 
 @pytest.mark.parametrize("digest", ["sha1", "sha256", "sha384", "sha512"])
@@ -225,7 +224,7 @@ async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_ma
 
 def _claiming(peer: PeerCertificates, eve: Person) -> PeerCertificates:
     """Eve as the peer Carol, whose signing certificates have this peer's identifiers."""
-    key, theirs = MLDSA87PrivateKey.generate(), eve.certificates
+    key, theirs = CompositeSigningPrivateKey.generate(), eve.certificates
     assert theirs.rsa_signing is not None
     assert peer.rsa_signing is not None
     return replace(

@@ -165,8 +165,8 @@ def test_a_document_whose_certificates_are_not_valid_now_is_refused(alice: Home,
 
 
 def test_an_unknown_format_is_refused(alice: Home, bob: Home) -> None:
-    with pytest.raises(BadDocument, match="format 2"):
-        pin(alice.config, bob.document().replace(b'"format": 1', b'"format": 2'), now=NOW)
+    with pytest.raises(BadDocument, match="format 3"):
+        pin(alice.config, bob.document().replace(b'"format": 2', b'"format": 3'), now=NOW)
 
 
 def test_without_an_identity_table_nothing_is_pinned_and_nobody_trusted(alice: Home, bob: Home) -> None:

@@ -270,7 +270,7 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
         ('levels = ["aes"]\notherwise = "hold 5 weeks"', ':2: otherwise: write a time such as "30 min", "4 h" or "2 d"'),
         ('levels = ["aes"]\notherwise = "hold 31 d"', ":2: otherwise: write a time such as"),
         ('levels = ["aes"]\npriority = "urgent"', ":2: priority: input should be 'low' or 'normal'"),
-        ('levels = ["aes"]\nkem = "ML-KEM-512"', ":2: kem: 'ML-KEM-512' is not a KEM that is known here; did you mean 'ml-kem-1024'?"),
+        ('levels = ["aes"]\nkem = "ML-KEM-512"', ":2: kem: 'ML-KEM-512' is not a KEM that is known here; did you mean 'ml-kem-1024-p384'?"),
         ('levels = ["aes"]\nrequire = "plaintext"', ':2: require: "plaintext" requires nothing; leave the setting out'),
         ('levels = ["aes"]\nrequire = ["aes", "plaintext"]', ':2: require: "plaintext" requires nothing; leave'),
         ('levels = ["aes"]\nrequire = []', ":2: require: write what must all be there, for instance"),

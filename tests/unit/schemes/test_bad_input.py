@@ -392,7 +392,7 @@ ENVELOPED: dict[str, Callable[[], bytes]] = {
 
 
 def _signed() -> bytes:
-    return cms.encode_signed(parts.signed(parts.PAYLOAD, person("alice"), cms.SignatureScheme.ML_DSA_87))
+    return cms.encode_signed(parts.signed(parts.PAYLOAD, person("alice"), cms.SignatureScheme.ML_DSA_87_P384))
 
 
 SIGNED: dict[str, Callable[[], bytes]] = {

@@ -11,7 +11,7 @@ import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,6 @@ from relay.errors import BadStructure
 from relay.formats import cms, mime
 from relay.formats.cms import ber
 from relay.formats.cms.der import header
-from relay.identity.certificates import ca_certificate, subject
 from relay.keys import Key
 from relay.schemes import Opening
 from relay.schemes.aes import AES
@@ -530,7 +529,12 @@ async def _opened(message: bytes) -> bytes:
 def _signer(directory: Path) -> tuple[MLDSA87PrivateKey, x509.Certificate]:
     """An ML-DSA-87 key and a certificate for it, also as files for OpenSSL."""
     key = MLDSA87PrivateKey.generate()
-    certificate = ca_certificate(key, subject("bob", "signer"), datetime.now(UTC))
+    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "signer")]), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, None)
+    )
     (directory / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (directory / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     return key, certificate

@@ -28,7 +28,7 @@ SMIME_CAPABILITIES = bytes.fromhex("06092a864886f70d01090f")
 UTC_2026 = b"\x17\x0d261125100000Z"
 
 
-def _signed(scheme: SignatureScheme = SignatureScheme.ML_DSA_87, when: datetime = WHEN) -> bytes:
+def _signed(scheme: SignatureScheme = SignatureScheme.ML_DSA_87_P384, when: datetime = WHEN) -> bytes:
     """SignedData whose signature nobody could verify."""
     digest = bytes(64)
     signed = cms.Signed(
@@ -172,7 +172,7 @@ def test_algorithm_protection_must_say_the_algorithms_that_are_used(scheme: Sign
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_digest_algorithms_are_that_of_the_signer_and_no_other(scheme: SignatureScheme) -> None:
-    names = {SignatureScheme.ML_DSA_87: oids.ID_SHA512, SignatureScheme.RSA_PSS: oids.ID_SHA256}
+    names = {SignatureScheme.ML_DSA_87_P384: oids.ID_SHA512, SignatureScheme.RSA_PSS: oids.ID_SHA256}
     [other] = set(SCHEMES) - {scheme}
     right, wrong = der.algorithm(names[scheme]), der.algorithm(names[other])
     with_null = der.algorithm(names[scheme], der.NULL)
