@@ -20,7 +20,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from relay.audit.verifying import Days, ExpectedLine
-from relay.errors import BadStructure, ConfigError
+from relay.errors import ConfigError
 from relay.identity.composite import (
     CompositeSigningPrivateKey,
     CompositeSigningPublicKey,
@@ -95,7 +95,7 @@ def read(content: bytes, source: str) -> SignedCheckpoint:
         return SignedCheckpoint(_checkpoint(_object(inner)), signer_of(key))
     except InvalidSignature as error:
         raise ConfigError(f"{source}: its signature is wrong: it was changed") from error
-    except (ValueError, TypeError, RecursionError, BadStructure) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{source}: not a checkpoint: {error}") from error
 
 

@@ -116,7 +116,7 @@ def identity() -> None:
     "kems",
     type=click.Choice(FURTHER_KEMS),
     multiple=True,
-    help="Also keys for a KEM beside the hybrid one, as often as needed, also for an identity that is there; needs liboqs.",
+    help="Also keys for a KEM beside ML-KEM, as often as needed, also for an identity that is there; needs liboqs.",
 )
 def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, ...]) -> None:
     """Make this site's keys and certificates: hybrid ones for level pqc, and RSA-4096 twice.
@@ -192,7 +192,7 @@ def show(config_file: Path, as_json: bool) -> None:
 def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write this site's peer document: what others need to seal for us.
 
-    It holds domains, SAE ID, KME groups, levels and certificates, signed with our ML-DSA-87 and ECDSA keys. Nothing in it is
+    It holds domains, SAE ID, KME groups, levels and certificates, signed with both our signing keys. Nothing in it is
     secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
     than those before, so export again after every change here.
     """

@@ -166,6 +166,10 @@ _OIDS: dict[type[CompositePublicKey], str] = {
     CompositeKEMPublicKey: levels.ML_KEM_1024_P384.oid,
     CompositeSigningPublicKey: oids.ID_ML_DSA_87_P384.dotted_string,
 }
+_PUBLIC_OCTETS: dict[type[CompositePublicKey], int] = {
+    CompositeKEMPublicKey: ML_KEM_OCTETS + POINT_OCTETS,
+    CompositeSigningPublicKey: ML_DSA_KEY_OCTETS + POINT_OCTETS,
+}
 COMPOSITE_OIDS = frozenset(_OIDS.values())
 SIGNATURE_ALGORITHM = der.algorithm(oids.ID_ML_DSA_87_P384)
 """AlgorithmIdentifier of the signature; its parameters are absent."""
@@ -173,23 +177,21 @@ SIGNATURE_ALGORITHM = der.algorithm(oids.ID_ML_DSA_87_P384)
 
 def public_info(key: CompositePublicKey) -> bytes:
     """The SubjectPublicKeyInfo of a composite key, as DER."""
-    algorithm = der.algorithm(x509.ObjectIdentifier(_OIDS[type(key)]))
-    return der.sequence(algorithm, der.element(der.BIT_STRING, b"\0", key.public_bytes_raw()))
+    return _info(type(key), key.public_bytes_raw())
 
 
 def from_public_info(info: bytes) -> CompositePublicKey:
-    """The composite key in a SubjectPublicKeyInfo, which must be exactly as `public_info` writes it.
-
-    Raises ValueError or BadStructure.
-    """
-    [inside] = der.children(info, 1)
-    bits = bytes(der.children(inside, 2)[-1])[1:]
-    for kind, oid in _OIDS.items():
-        if bytes(inside).startswith(der.algorithm(x509.ObjectIdentifier(oid))):
-            key = kind.from_public_bytes(bits)
-            if public_info(key) == info:
-                return key
+    """The composite key in a SubjectPublicKeyInfo, exactly as `public_info` writes it. Raises ValueError."""
+    for kind, octets in _PUBLIC_OCTETS.items():
+        raw = info[-octets:]
+        if info == _info(kind, raw):
+            return kind.from_public_bytes(raw)
     raise ValueError("not a composite public key of ML-KEM-1024 or ML-DSA-87 with P-384")
+
+
+def _info(kind: type[CompositePublicKey], raw: bytes) -> bytes:
+    algorithm = der.algorithm(x509.ObjectIdentifier(_OIDS[kind]))
+    return der.sequence(algorithm, der.element(der.BIT_STRING, b"\0", raw))
 
 
 def private_pem(key: CompositePrivateKey, encryption: KeySerializationEncryption) -> bytes:

@@ -20,6 +20,7 @@ TARGETS = {
     "tripwire": "messages.TRIPWIRE",
     "cms": "structures.CMS",
     "opening": "structures.OPENING",
+    "identity": "identities.IDENTITIES",
     "kme": "replies.KME",
     "rules": "rules.RULES",
     "senders": "senders.SENDERS",

@@ -27,7 +27,9 @@ from relay.identity.composite import (
     CompositeKEMPublicKey,
     CompositeSigningPrivateKey,
     CompositeSigningPublicKey,
+    from_public_info,
     kem_key,
+    public_info,
     signing_key,
 )
 from relay.identity.document import BadDocument, PinRefused
@@ -122,6 +124,24 @@ def test_public_keys_of_another_form_are_refused(kind: Any) -> None:
         with pytest.raises(ValueError, match=r"."):
             kind.from_public_bytes(wrong)
     assert kind.from_public_bytes(right).public_bytes_raw() == right
+
+
+def test_subject_public_key_infos_of_another_form_are_refused() -> None:
+    key = _kem().public_key()
+    right = public_info(key)
+    assert from_public_info(right) == key
+    for wrong in (
+        b"",
+        b"0",
+        b"0\0",
+        b"0\x80",
+        b"0\x84\x7f\xff\xff\xff",
+        right[:-1],
+        right + b"\0",
+        right.replace(b"\x06?", b"\x061"),
+    ):
+        with pytest.raises(ValueError, match="not a composite public key"):
+            from_public_info(wrong)
 
 
 def test_ciphertexts_of_another_form_give_no_secret_and_others_another_one() -> None:
