@@ -180,6 +180,8 @@ HIDDEN = [
     b"BCC : bea@bob.example\r\nResent-Bcc: cleo@carol.example\r\n",
     b"Bcc:\r\n bea@bob.example\r\nbcc: cleo@carol.example\r\n",
 ]
+ECDSA_VARIES = 16
+"""Octets by which two messages of level pqc differ by chance: r and s of ECDSA are numbers, some of them shorter."""
 
 
 def shape(message: bytes) -> tuple[list[bytes], list[tuple[type, object]]]:
@@ -218,7 +220,8 @@ async def test_a_message_looks_and_opens_the_same_for_any_bcc_recipient(
             [bens] = [each for each in got if BEN in each.recipients]
             assert shape(bens.message) == shape(alone.message)
             if BEA not in others:  # the sealed envelope of Bob's copy names Bob's recipients only
-                assert size(bens.message) == size(alone.message)
+                by_chance = ECDSA_VARIES if level.startswith("pqc") else 0
+                assert abs(size(bens.message) - size(alone.message)) <= by_chance
             for each in got:
                 assert b"bea@" not in each.message
                 assert b"cleo@" not in each.message
