@@ -261,7 +261,9 @@ async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]
         urls = json.loads(await ready(kmes, state / "endpoints.json", log, "the development key servers"))
         console.print(f"  [green]✓[/] development KMEs, mutual TLS: {urls['KM1']} and {urls['KM2']} (not quantum)")
         await asyncio.to_thread(prepare_sites, work, lambda what: begins(console, what))
-        console.print("  [green]✓[/] certificates of both sites (ML-KEM-1024 and ML-DSA-87 with P-384, RSA-4096), exchanged")
+        console.print(
+            "  [green]✓[/] certificates of both sites (ML-KEM-1024 and ML-DSA-87 with P-384, RSA-4096), exchanged"
+        )
         mailbox = await stack.enter_async_context(Wire().listening())
         bob = await relay(stack, console, work, "bob", mailbox.address, urls["KM2"])
         wire = await stack.enter_async_context(Wire(onward=bob).listening())
