@@ -3,8 +3,8 @@ Standard: draft-ietf-lamps-pq-composite-kem-17, id-MLKEM1024-ECDH-P384-SHA3-256;
 id-MLDSA87-ECDSA-P384-SHA512.
 
 The primitives are those of `cryptography`; here is only how the drafts combine them. Both halves are needed: a shared
-secret is hashed from both secrets, and a signature counts if both signatures do. Keys, ciphertexts and signatures are
-the two components one after the other, so each is split at the fixed length of its ML-KEM or ML-DSA half.
+secret is hashed from both secrets, and a signature counts if both signatures do. Keys, ciphertexts and signatures have
+the two halves one after the other. The first has a fixed length, that of ML-KEM or ML-DSA.
 """
 
 from __future__ import annotations
