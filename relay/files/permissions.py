@@ -20,7 +20,8 @@ HIDDEN = (
     "systemd hides it from the relay (ProtectHome=yes in the unit, as /home and /root), or nobody is meant to read it: "
     "put what the relay needs elsewhere"
 )
-"""The remedy where not even the owner, root, has a right: what a unit may not see looks so (systemd.exec(5))."""
+"""The remedy for HOMES, and where not even root has a right: what a unit may not see looks so (systemd.exec(5))."""
+HOMES = ("/root", "/home", "/run/user")
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
 OF_NOBODY = ("nogroup", "nobody")
@@ -195,7 +196,8 @@ def _denial(place: Path, lacks: str, link: str, *, private: bool) -> Denial:
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
     """The command by which root or the owner grants this process the missing right; nobody loses a right."""
-    if status.st_uid == 0 and not status.st_mode & 0o777:  # rights there would open nothing, or what was not meant
+    # Rights there would open nothing, or what was not meant.
+    if status.st_uid == 0 and (not status.st_mode & 0o777 or any(map(place.is_relative_to, HOMES))):
         return HIDDEN
     in_group = status.st_gid in (os.getegid(), *os.getgroups())
     whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from relay.errors import ConfigError
+from relay.files import permissions
 from relay.files.permissions import cause, denial_at
 from relay.files.stamps import Unknown, files_in, is_there, read_regular, stamp_of, stamp_of_directory, stamps_in
 from relay.identity import files
@@ -146,6 +147,14 @@ def test_where_the_tools_for_acls_are_missing_the_remedy_installs_them(
     (top / "one").chmod(0o700)
     with as_nobody():
         assert f": apt install acl && setfacl -m u:nobody:x {top / 'one'}" in str(denial_at(top / "one/two"))
+
+
+@by_root
+def test_nothing_of_roots_home_is_given_away(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
+    monkeypatch.setattr(permissions, "HOMES", (str(top),))
+    (top / "one").chmod(0o700)
+    with as_nobody(group=1):
+        assert str(denial_at(top / "one/two")).endswith("put what the relay needs elsewhere")
 
 
 @by_root
