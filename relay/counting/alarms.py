@@ -65,25 +65,25 @@ PUT_ASIDE: Final = {
 
 _RENEW: Final = (
     "Renew a site's with `qumail-relay identity new --renew` and an invitation to each peer. Ask peers for theirs and "
-    "the operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by themselves or "
-    "with SIGHUP."
+    "the operator for a KME's; renew one for TLS as it was made. The relay takes renewed files up by itself or with "
+    "SIGHUP."
 )
 
 _DELETED: Final = (
-    "The relay has no queue, so it does not see a mail deleted there (`postsuper -d`). It forgets one two hours after "
-    "its last attempt, or after twice the longest interval between its attempts, also over a restart"
+    "The relay has no queue, and does not see a mail deleted there (`postsuper -d`). It forgets this mail two hours "
+    "after its last attempt, or after twice the longest interval between its attempts, also over a restart"
 )
 _WHERE_TO_LOOK: Final = (
-    "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the two that "
-    "`postqueue -p` shows. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have "
-    "the key that the peer sealed with, and the operator of the KMEs has to say why. next hop, store: "
-    "`qumail-relay check`. The log has the cause of each mail: `not_sealed`, `recipient_not_accepted` and "
-    "`copy_not_delivered` for outgoing mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
+    "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the addresses from "
+    "`postqueue -p`. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have the "
+    "peer's key: ask the operator of the KMEs. next hop, store: `qumail-relay check`. The log has the cause of each "
+    "mail: `not_sealed`, `recipient_not_accepted` and `copy_not_delivered` for outgoing mail, `mail_not_accepted` and "
+    "`opened_and_not_sent` for incoming."
 )
 
 _RESTART: Final = (
-    "`systemctl restart postfix`, without systemd `postfix stop` and `postfix start`. A reload is not enough: clients "
-    "that are connected go on by the former settings."
+    "`systemctl restart postfix`, without systemd `postfix stop` and `postfix start`. A reload is not enough: "
+    "connected clients go on by the former settings."
 )
 
 _ALL: Final = (
@@ -92,21 +92,21 @@ _ALL: Final = (
         "No outgoing mail is sealed",
         "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
         "the relay serves with policies.shadow = true",
-        "it serves without",
-        "`qumail-relay policy simulate --shadow` says what would have become of the mail. Then set policies.shadow = "
-        "false in relay.toml, and restart the relay.",
+        "the relay serves without",
+        "`qumail-relay policy simulate --shadow` shows the outcome of each mail under the policies. Then set "
+        "policies.shadow = false in relay.toml, and restart the relay.",
         clear_s=0.0,
     ),
     Alarm(
         "postfix_bypasses",
         "Mail may go past the relay or be lost by Postfix's configuration: {about}",
-        "By the configuration of the Postfix beside the relay, mail that users send may leave past the relay, in "
-        "clear. Or mail that arrives sealed may not be opened, or mail may be lost.",
+        "By the configuration of the Postfix beside the relay, users' mail may leave past the relay, in clear. Or "
+        "sealed mail may arrive unopened, or mail may be lost.",
         "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
         "they were read again, do not say so, and Postfix was started after they were changed",
-        f"`qumail-relay check` names each line and what to type. Then restart Postfix: {_RESTART} Find out "
-        "who or what changed it: configuration management, or a restored file. Until it is right, `postfix stop` "
-        "keeps all mail back. Where no Postfix is meant to be beside the relay, take [postfix] out of relay.toml.",
+        f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Find the cause of the "
+        "change: configuration management, or a restored file. Until the repair, `postfix stop` keeps all mail back. "
+        "Without a Postfix beside the relay, take [postfix] out of relay.toml.",
         about="finding",
         clear_s=0.0,
         digest_s=60.0,
@@ -118,8 +118,8 @@ _ALL: Final = (
         "this mail.",
         "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
         "they were read again, do not say so, and Postfix was started after they were changed",
-        f"`qumail-relay check` names each line and what to type. Then restart Postfix: {_RESTART} Mail that Postfix "
-        "has put on hold is released by `postsuper -H ALL`, and `postqueue -f` has all other mail tried again.",
+        f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Mail put on hold by "
+        "Postfix is released by `postsuper -H ALL`, and `postqueue -f` has all other mail tried again.",
         about="finding",
         clear_s=0.0,
         digest_s=60.0,
@@ -127,11 +127,12 @@ _ALL: Final = (
     Alarm(
         "postfix_unwatched",
         "Whether mail goes past the relay is not watched",
-        "The configuration of the Postfix beside the relay, or a table that it names, cannot be read, or postconf "
-        "fails: whether mail goes past the relay is not known.",
-        "it could not be read for fifteen seconds",
+        "The configuration of the Postfix beside the relay, or one of its tables, cannot be read, or postconf fails: "
+        "mail may go past the relay unnoticed.",
+        "a file could not be read for fifteen seconds",
         "all of it was read",
-        "The cause says what denies access and what to type. `qumail-relay check`, as root, looks at Postfix itself.",
+        "The cause names the file that denies access, and the remedy. `qumail-relay check`, as root, looks at Postfix "
+        "itself.",
         after_s=15.0,
         clear_s=0.0,
         severity="warning",
@@ -139,20 +140,18 @@ _ALL: Final = (
     Alarm(
         "mail_held",
         "Mail ({about}) waits too long",
-        "Mail waits in the queue of the mail server, since it was held here at every attempt.",
+        "Mail waits in the queue of the mail server, because the relay held it at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
-        f"it has gone, or was refused. {_DELETED}",
-        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail that was deleted there is "
-        "forgotten two hours after its last attempt.",
+        f"the mail has gone, or was refused. {_DELETED}",
+        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail deleted there is forgotten two "
+        "hours after its last attempt.",
         about="direction",
     ),
     Alarm(
         "mail_stuck",
         "All new {about} mail is held",
-        "All mail of this direction that came since the last one went is held. Mail among our own users does not "
-        "count.",
-        "three or more mails that had not been tried before were held since the last one went, and for half a minute "
-        "none goes",
+        "All mail of this direction since the last delivery is held. Mail among our own users does not count.",
+        "three or more new mails were held since the last delivery, and for half a minute none goes",
         "a mail goes, or none was held for ten minutes",
         _WHERE_TO_LOOK,
         about="direction",
@@ -161,12 +160,12 @@ _ALL: Final = (
     Alarm(
         "keys_gone",
         "Mail for {about} finds no quantum key",
-        "Mail to a peer finds no quantum key, though the rates may say otherwise: it is held, or goes under another "
-        "level that its policy lists.",
+        "Mail to a peer finds no quantum key, whatever the rates say. The mail is held, or sealed at another level of "
+        "its policy.",
         "a key was asked for and did not come",
         "keys are there again, and none was missed for two minutes",
-        "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator why no more come, and have less "
-        "mail use them: level aes in place of otp, or pqc beside pqc+aes (policies/README.md).",
+        "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator for the cause, and have less mail "
+        "use keys: level aes in place of otp, or pqc beside pqc+aes (policies/README.md).",
         about="peer",
         clear_s=120.0,
     ),
@@ -175,9 +174,9 @@ _ALL: Final = (
         "Quantum keys run low: {about}",
         "At the present rates the keys of a KME for a peer will be gone soon.",
         "the forecast has been below `alarm` of the KME for a minute",
-        "it is above it for a minute",
+        "the forecast is above this limit for a minute",
         "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less "
-        "mail use them: level aes in place of otp (policies/README.md).",
+        "mail use keys: level aes in place of otp (policies/README.md).",
         about="KME and peer",
         after_s=60.0,
         severity="warning",
@@ -185,10 +184,10 @@ _ALL: Final = (
     Alarm(
         "peer_without_keys",
         "No quantum keys are used with {about}",
-        "There are KMEs, and no group of them is shared with a peer: its mail is sealed without quantum keys.",
+        "No group of our KMEs is shared with a peer: mail to this peer is sealed without quantum keys.",
         "the relay serves with such a peer",
-        "kme_groups of the peer says which, or that none is meant",
-        "Write kme_groups in [peers.*], or kme_groups = [] where that is meant.",
+        "kme_groups of the peer names a group, or is empty",
+        "Write kme_groups in [peers.*], or kme_groups = [] if no group is intended.",
         about="peer",
         clear_s=0.0,
         severity="warning",
@@ -196,11 +195,11 @@ _ALL: Final = (
     Alarm(
         "kme_away",
         "KME {about} does not answer",
-        "A KME does not answer, or not as it should: it gives no keys, and arriving mail under them is held.",
+        "A KME does not answer, or not as it should: there are no keys, and arriving mail under its keys is held.",
         "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
-        "it has answered again for half a minute",
-        "`qumail-relay check` asks it and says what is wrong: address, certificates, what it answers. Others of its "
-        "group are used meanwhile; mail is held where there is none.",
+        "the KME has answered again for half a minute",
+        "`qumail-relay check` asks the KME and names the fault: address, certificates, answers. Others of its group "
+        "are used meanwhile; without another, mail is held.",
         about="KME",
         clear_s=30.0,
         severity="warning",
@@ -208,10 +207,10 @@ _ALL: Final = (
     Alarm(
         "keys_unwatched",
         "The number of keys is unknown: {about}",
-        "A KME has not said for a minute how many keys it has: when they run low is not seen.",
+        "A KME has not reported its number of keys for a minute: the relay cannot see a shortage coming.",
         "its last status is older than a minute",
-        "it says so again",
-        "`qumail-relay keys status` says what is wrong. Where the KME is away, see `kme_away`.",
+        "the KME reports again",
+        "`qumail-relay keys status` names the fault. If the KME is away, see `kme_away`.",
         about="KME and peer",
         clear_s=0.0,
         severity="warning",
@@ -221,20 +220,20 @@ _ALL: Final = (
         "KME {about} gives no keys for arriving mail",
         "A KME, or a proxy in front of it, answers calls for keys of arriving mail without a word about a key, in "
         "whatever form, or not at all. Mail under quantum keys of its group is held.",
-        "a call was answered so, or two in a row were not, and within a minute none with keys",
-        "one is answered with keys, or says that a key is not there",
-        "`qumail-relay check` and the log's `received_keys_refused` have what it says. It is a fault of the KME, of a "
-        "proxy, or of their settings (paths, methods, certificates): ask their operator. A KME that says so of "
-        "keys which are not there needs a rule in `errors` of its table.",
+        "a call was answered so, or two in a row went unanswered, and within a minute none with keys",
+        "a call is answered with keys, or with a word about a missing key",
+        "`qumail-relay check` and the log's `received_keys_refused` have the answer. The fault is in the KME, a "
+        "proxy, or their settings (paths, methods, certificates): ask their operator. A KME that answers so for "
+        "missing keys needs a rule in `errors` of its table.",
         about="KME",
         clear_s=0.0,
     ),
     Alarm(
         "certificate_ends",
         "A certificate ends soon: {about}",
-        "A certificate ends within 30 days: what depends on it stops then. Said daily.",
+        "A certificate ends within 30 days, and its use with it. Said daily.",
         "there are 30 days left",
-        "another one is in its place, or it has ended",
+        "another certificate is in its place, or it has ended",
         _RENEW,
         about="certificate",
         severity="warning",
@@ -242,7 +241,7 @@ _ALL: Final = (
     Alarm(
         "certificate_ended",
         "A certificate has ended: {about}",
-        "A certificate has ended: mail that depends on it is held. Said daily.",
+        "A certificate has ended: mail that depends on this certificate is held. Said daily.",
         "its time is over",
         "another one is in its place",
         _RENEW,
@@ -251,14 +250,13 @@ _ALL: Final = (
     Alarm(
         "certificates_refused",
         "KME {about} does not take its renewed certificates",
-        "The files of a KME's CA, or of our certificate and key for it, were renewed, and the KME cannot be asked with "
-        "them. Those before are used, until they end or the relay is started anew.",
-        "with the new files it has not answered, over a new connection, and with those before it does; or they do not "
-        "belong together",
-        "it answers with them, or others are in their place",
-        "The log's `kme_certificates_refused` or `kme_certificates_not_renewed` says why. Is the CA that of the KME's "
-        "own certificate? Is ours from a CA that the KME takes, and the key that of ours? Put the right files there, "
-        "or those before: they are taken up by themselves.",
+        "The files of a KME's CA, or of our certificate and key for it, were renewed, and the KME does not accept "
+        "them. The former files are used until they end or the relay restarts.",
+        "the KME answers with the former files only, over new connections; or the new files do not belong together",
+        "the KME answers with the new files, or others are in their place",
+        "The log's `kme_certificates_refused` or `kme_certificates_not_renewed` says why. Is the CA the issuer of the "
+        "KME's own certificate? Is our certificate from a CA known to the KME, and does our key belong to our "
+        "certificate? Put the right or the former files there; the relay takes them up by itself.",
         about="KME",
         clear_s=0.0,
         severity="warning",
@@ -267,35 +265,34 @@ _ALL: Final = (
         "store_unwritable",
         "All mail is held: the store cannot be written",
         "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",
-        "a row could not be written within ten seconds; or its file was moved, deleted or emptied, or is damaged",
-        "it can be written again",
+        "a row could not be written within ten seconds; or the file was moved, deleted or emptied, or is damaged",
+        "the store can be written again",
         "`qumail-relay check` says the cause: a full disk, a program that locks the database, a PostgreSQL that is "
-        "away, rights, a file that was moved. What is held comes again by itself.",
+        "away, rights, a moved file. Held mail comes again by itself.",
         clear_s=15.0,
         not_ready=True,
     ),
     Alarm(
         "store_is_another",
         "The store is not the one that was",
-        "The store is not the one from which this relay served, or was sealed under another site secret: it is empty, "
-        "older, another one, or it cannot be said. What it has forgotten is lost: received keys, quarantine, who has "
-        "had which mail. Mail from now on goes on as usual; what was sealed before is put in quarantine.",
-        "its id or mark is not what the file `restore.check` says, or it needs a site secret that is missing",
+        "The store is not the one from which this relay served, or was sealed under another site secret: empty, "
+        "older, another one, or unknown. Its forgotten contents are lost: received keys, quarantine, who has had "
+        "which mail. Mail sealed from now on is handled as usual; mail sealed before is put in quarantine.",
+        "its id or mark differs from the file `restore.check`, or its site secret is missing",
         "an administrator accepts it",
-        "Is it meant, as after a restore or a move? Then say so: `qumail-relay store accept`. If not, stop the relay "
-        "and find out what has become of the store or of the secret; put it back, or restore a backup "
-        "(deploy/OPERATING.md).",
+        "After a restore or a move, accept the store: `qumail-relay store accept`. Otherwise stop the relay and find "
+        "the store or the secret; put it back, or restore a backup (deploy/OPERATING.md).",
         clear_s=0.0,
     ),
     Alarm(
         "file_unusable",
         "A file cannot be used: the relay would not start again",
-        "The relay serves with what it has read before, but a file that a start or the renewal of certificates needs "
-        "is missing, damaged, or not readable. After the next restart all mail would be held.",
+        "A file needed for a start, or for the renewal of certificates, is missing, damaged, or not readable. The "
+        "relay goes on with its former contents. After a restart all mail would be held.",
         "relay.toml, a peer's document, the identity, or a certificate, key or list that relay.toml names was unusable "
         "at two looks",
         "all are usable again, or a relay has started with them",
-        "The cause names each file and what is wrong. Do not restart the relay before it is right. Put the file back "
+        "The cause names each file and its fault. Do not restart the relay before the repair. Put the file back "
         "from a backup (deploy/OPERATING.md), or undo the edit; `qumail-relay check` then says whether all is well.",
         after_s=15.0,
         clear_s=0.0,
@@ -303,26 +300,26 @@ _ALL: Final = (
     Alarm(
         "disk_full",
         "The disk is nearly full",
-        "The disk of the state directory is nearly full. Where nothing can be written, mail is held.",
+        "The disk of the state directory is nearly full. On a full disk mail is held.",
         "less than `disk_free` is free",
-        "a tenth more than that is free",
+        "a tenth more is free",
         "Make room there: `df`, `du -x`. The relay itself needs little; its quarantine has a limit in relay.toml.",
         clear_s=15.0,
     ),
     Alarm(
         "audit_unwritable",
         "Mail is held: the audit record cannot be written",
-        "The audit record cannot be written: mail that needs a line in it is held.",
+        "The audit record cannot be written: mail that needs a line of the ledger is held.",
         "no line can be written",
-        "it can be written again",
+        "the record can be written again",
         "`qumail-relay check` says the cause, mostly rights or a full disk.",
         clear_s=15.0,
     ),
     Alarm(
         "key_receiver_ended",
         "Arriving mail is held: a process of the relay has ended",
-        "The second process has ended, which asks for received keys.",
-        "it has ended",
+        "The second process, which fetches keys of arriving mail, has ended.",
+        "the process has ended",
         "the relay was started anew",
         "A service manager starts the relay anew by itself; else `qumail-relay serve`. The log says why it ended.",
         clear_s=0.0,
@@ -331,9 +328,9 @@ _ALL: Final = (
     Alarm(
         "not_watched",
         "The relay is not watched",
-        "The relay has not looked after itself for a minute: what the other conditions say may be old.",
-        "nobody has looked for a minute",
-        "somebody looks again",
+        "The relay has not checked itself for a minute: all other conditions may be out of date.",
+        "no check has run for a minute",
+        "checks run again",
         "Does a disk hang (`dmesg`)? Is the host overloaded (`uptime`)? If not, start the relay anew and report it.",
         clear_s=0.0,
         not_ready=True,
@@ -341,25 +338,26 @@ _ALL: Final = (
     Alarm(
         "sealed_mail_unopened",
         "Sealed mail for this site waits, and cannot be opened here",
-        "Sealed mail for this site came to the listener of outgoing mail, and this relay cannot open it: it has no "
-        "[incoming], or the mail is for others as well. It is held, and its sender's server gives it up in some days.",
-        "such a mail was held within ten minutes",
+        "Sealed mail for this site came to the listener of outgoing mail, and this relay cannot open it: there is no "
+        "[incoming], or the mail is for others as well. The mail is held, and its sender's server gives up in some "
+        "days.",
+        "a mail of this kind was held within ten minutes",
         "none was for ten minutes, and no outgoing mail waits for a cause of no other alarm",
-        "Have the mail server hand mail that arrives to the relay of this site that opens it. Where there is none, set "
-        "[incoming] (`qumail-relay setup --replace --integration content-filter`). A site that only sends gives its "
-        "peers a new invitation, which says so (`qumail-relay identity invite`); they refuse mail for it from then on.",
+        "Have the mail server hand arriving mail to the relay of this site that opens. Without one, set [incoming] "
+        "(`qumail-relay setup --replace --integration content-filter`). A site that only sends gives its peers a new "
+        "invitation (`qumail-relay identity invite`); they refuse mail for this site from then on.",
         clear_s=0.0,
     ),
     Alarm(
         "mailbox_unwatched",
         "Mailbox {about} is not watched",
-        "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays there as it is, and its keys "
-        "are destroyed in time.",
+        "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays unopened, and its keys are "
+        "destroyed in time.",
         "for half a minute its server could not be reached, refused the login, or did not let a folder be opened",
         "all its folders were looked through",
-        "`qumail-relay check` logs in and says what is wrong; `imap_unavailable` and `imap_login_refused` in the log "
-        "have what the server said. A server that is away is tried again by itself. A new password or token counts "
-        "within a minute, a change of [imap.*] from a restart.",
+        "`qumail-relay check` logs in and names the fault; `imap_unavailable` and `imap_login_refused` in the log "
+        "have the server's words. The relay tries a server that is away again by itself. A new password or token "
+        "counts within a minute, a change of [imap.*] from a restart.",
         about="account",
         after_s=30.0,
         clear_s=0.0,
@@ -368,12 +366,13 @@ _ALL: Final = (
         "mail_put_aside",
         "Mail in the name of {about} was put aside{reason}",
         "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "
-        "quarantine. Its sender believes it delivered, its recipients do not know of it, and its keys are destroyed in "
-        "time. The first of each peer and reason is told at once, what changes in a digest an hour. Said daily.",
-        "such a mail is in quarantine, for each peer and reason",
+        "quarantine. The sender believes the mail delivered, the recipients do not know of it, and its keys are "
+        "destroyed in time. The first of each peer and reason is reported at once, changes in a digest an hour. Said "
+        "daily.",
+        "a mail of this peer and reason is in quarantine",
         "none of that peer and reason is",
-        "`qumail-relay quarantine list` has it, and deploy/RUNBOOK.md (Reasons of the quarantine) says what to do for "
-        "each reason. Release what is genuine once the cause is fixed, and drop the rest.",
+        "`qumail-relay quarantine list` shows the mail, deploy/RUNBOOK.md (Reasons of the quarantine) the remedy for "
+        "each reason. Release genuine mail once the cause is fixed, and drop the rest.",
         about="peer and reason",
         clear_s=0.0,
         digest_s=3600.0,
@@ -383,17 +382,17 @@ _ALL: Final = (
     Alarm(
         "unsealed_from_peer",
         "Mail in the name of {about} came unsealed{reason}",
-        "Mail in the name of a peer came unsealed, though mail of its relay is sealed. It was forged, or it left the "
-        "peer's mail server past its relay, or went over a mailing list. Or it was sealed, and nobody here could tell: "
-        "for a former identity of this site, or changed by a mail server on its way. The peer's relay is told, once "
-        "an hour at most.",
-        "such a mail came, for each peer, and apart for mail that has its domain in From alone",
+        "Mail in the name of a peer came unsealed, though mail of its relay is sealed. The mail was forged, or left "
+        "the peer's mail server past its relay, or went over a mailing list. Or the mail was sealed, and not "
+        "recognised: for a former identity of this site, or changed by a mail server on its way. The peer's relay is "
+        "told, once an hour at most.",
+        "a mail of this kind came, for each peer, and apart for mail with its domain in From alone",
         "none came for an hour",
-        "The log's `came_unsealed_in_a_peers_name` has each mail. Is it genuine? With a file smime.p7m it was sealed: "
-        "compare the identity that the peer has of this site (`qumail-relay identity show` at both), and see what "
-        "`check` says of Postfix. Else call the peer's administrators: "
-        'their mail server may have lost its filter. With `require = ["sealed"]` in the policy file of the peer '
-        "(policies/README.md) such mail is marked, put in quarantine or refused.",
+        "The log's `came_unsealed_in_a_peers_name` has each mail. A mail with a file smime.p7m was sealed: compare "
+        "the peer's identity for this site (`qumail-relay identity show` at both), and see the findings of `check` "
+        "for Postfix. Else call the peer's administrators: their mail server may have lost its filter. With `require "
+        '= ["sealed"]` in the policy file of the peer (policies/README.md) this mail is marked, put in quarantine or '
+        "refused.",
         about="peer and reason",
         clear_s=3600.0,
         digest_s=3600.0,
@@ -403,13 +402,13 @@ _ALL: Final = (
     Alarm(
         "unsealed_at_peer",
         "Mail of ours comes unsealed to {about}",
-        "The relay of a peer says that mail with our domain in MAIL FROM comes there unsealed. Our mail server no "
-        "longer hands its mail to the relay, and it leaves in clear, or somebody forges our name.",
-        "the peer's relay says so",
-        "it has not said so for two hours; it says so once an hour at most",
+        "The relay of a peer reports unsealed mail with our domain in MAIL FROM. Our mail server no longer hands its "
+        "mail to the relay, and mail leaves in clear, or somebody forges our name.",
+        "the peer's relay reports such mail",
+        "there was no report for two hours; there is one an hour at most",
         "`qumail-relay check --postfix` says whether Postfix hands its mail to the relay. Send a mail to the peer: "
-        "does the log have `sealed_and_sent`? If so, ask the peer's administrators where the mail came from. SPF lets "
-        "their mail server refuse what is forged.",
+        "does the log have `sealed_and_sent`? If so, ask the peer's administrators for the origin of the unsealed "
+        "mail. SPF lets their mail server refuse forged mail.",
         about="peer",
         clear_s=7200.0,
         digest_s=3600.0,
@@ -417,44 +416,44 @@ _ALL: Final = (
     Alarm(
         "quarantine_grows",
         "Much sealed mail cannot be opened",
-        "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",
-        "more than `unopened` such mails were put in quarantine within ten minutes",
-        "it was less for ten minutes",
-        "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, their "
-        "keys or certificates are not what is known here. Forged mail hurts nobody, and can be dropped: "
-        "`qumail-relay quarantine drop`.",
+        "Much sealed mail cannot be opened. Somebody forges mail, or a peer has other keys or certificates.",
+        "more than `unopened` mails were put in quarantine within ten minutes",
+        "there were fewer for ten minutes",
+        "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, for the "
+        "keys or certificates known here are not theirs. Forged mail hurts nobody, and can be dropped: `qumail-relay "
+        "quarantine drop`.",
         severity="warning",
     ),
     Alarm(
         "quarantine_full",
         "The quarantine is nearly full",
-        "The quarantine has hardly any room left: mail that cannot be opened will be held.",
+        "The quarantine has hardly any room left: unopened mail will be held.",
         "more than four fifths of quarantine.max_size are taken, or a mail found no room",
         "less is taken",
-        "Release or drop what lies there: `qumail-relay quarantine list`.",
+        "Release or drop its messages: `qumail-relay quarantine list`.",
     ),
     Alarm(
         "clear_text",
         "Mail leaves in clear",
-        "Mail leaves in clear to elsewhere. Raised only where `clear_text` is set, at a site that means to send none.",
+        "Mail leaves in clear to elsewhere. Raised only with `clear_text` set, at a site that means to send none.",
         "a mail left so",
         "none did for ten minutes",
-        "`qumail-relay audit export --below rsa` has which, and `qumail-relay policy explain` why.",
+        "`qumail-relay audit export --below rsa` lists the mails, and `qumail-relay policy explain` gives the reason.",
         severity="warning",
     ),
     Alarm(
         "tripwire",
         "Mail was about to leave otherwise than policy wants",
-        "What was about to leave was not sealed as policy wants, and was held: a fault of the relay.",
-        "it happened",
-        "it did not happen again for ten minutes",
+        "Mail was about to leave not sealed as policy wants, and was held: a fault of the relay.",
+        "a mail was held so",
+        "none was for ten minutes",
         "The mail is safe in the queue. Keep the log's line `tripwire` and the mail, and report it.",
     ),
     Alarm(
         "policy_broken",
         "The policy files are broken",
-        "The policy files are broken; those from before are in force, also where a process is started meanwhile.",
-        "files were read that are wrong",
+        "The policy files are broken; the former ones are in force, also in newly started processes.",
+        "broken files were read",
         "they are right again",
         "`qumail-relay policy check` names file and line.",
         clear_s=0.0,
@@ -463,14 +462,14 @@ _ALL: Final = (
     Alarm(
         "policy_holds",
         "Policy holds {about} mail",
-        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
-        "be done. It waits until policy is changed, or its sender's server gives up.",
-        "such mail was tried again",
+        "Policy holds mail for another reason than keys: no policy covers the recipient, or no level listed is "
+        "possible. The mail waits until policy is changed, or its sender's server gives up.",
+        "held mail was tried again",
         f"the last of it has gone, or was refused. {_DELETED}",
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
-        "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have it refused at once: "
-        'otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the last '
-        "attempt. To end it within a minute: stop the relay, delete `held.json` beside the store or secret, "
+        "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have the mail refused at "
+        'once: otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the '
+        "last attempt. To end it within a minute: stop the relay, delete `held.json` beside the store or secret, "
         "start it.",
         about="direction",
         severity="warning",
@@ -479,30 +478,31 @@ _ALL: Final = (
         "policy_edit_waits",
         "An edit of the policies does not come into force",
         "An edit of the policy files waits, since somebody has one of them open for writing or they go on changing. "
-        "Those from before are in force.",
-        "it has waited for a minute",
-        "it comes into force, or is undone",
-        "The cause names the file and, where the system shows it, the program that has it open: save and end that. "
-        "`qumail-relay policy install` puts a whole set into force at once.",
+        "The former files are in force.",
+        "the edit has waited for a minute",
+        "the edit comes into force, or is undone",
+        "The cause names the file and, if the system shows it, the program that has the file open: save and close the "
+        "file. `qumail-relay policy install` puts a whole set into force at once.",
         clear_s=0.0,
         severity="warning",
     ),
     Alarm(
         "policy_test_fails",
         "A test of the policies in force fails",
-        "A test in tests.toml fails since a day has passed: a file or rule has begun or ended, and mail is decided "
-        "otherwise than expected.",
+        "A test in tests.toml fails since a day has passed: a file or rule has begun or ended, and decisions differ "
+        "from those expected.",
         "a test of the policies in force fails today",
         "none does",
-        "`qumail-relay policy test` names each. Renew or take out what has ended, or give the test the same `until`.",
+        "`qumail-relay policy test` names each. Renew or remove ended files and rules, or give the test the same "
+        "`until`.",
         clear_s=0.0,
         severity="warning",
     ),
     Alarm(
         "policy_in_vain",
         "Policy asks for what cannot be done",
-        "Policy files ask for what this relay cannot do: the mail that they cover is held or leaves weaker.",
-        "a file names a KEM that is missing here, a rule or floor fits no mail, or all mail to a peer is held",
+        "Policy files ask for something impossible here: their mail is held or leaves weaker.",
+        "a file names a KEM missing here, a rule or floor fits no mail, or all mail to a peer is held",
         "none does",
         "`qumail-relay check` names file and line of each.",
         clear_s=0.0,
@@ -512,32 +512,33 @@ _ALL: Final = (
         "next_hop_away",
         "No {about} mail is delivered: the next hop does not answer",
         "The next hop cannot be reached: mail is held.",
-        "it could not be reached at a mail, and cannot when it is tried at once (as far as EHLO)",
-        "mail is delivered, or it can be reached when it is tried",
-        "`qumail-relay check` tries it. If it is your own mail server: is it up, does it listen there, what does its "
-        "log say of the relay's connections?",
+        "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO)",
+        "mail is delivered, or a test connection succeeds",
+        "`qumail-relay check` tries the next hop. At your own mail server: is the server up, does it listen there, "
+        "and what does its log say of the relay's connections?",
         about="direction",
         clear_s=5.0,
     ),
     Alarm(
         "next_hop_refuses",
         "No {about} mail is delivered: the next hop does not take it",
-        "The next hop takes no mail: it puts it off (4xx), and it is held, or refuses it (5xx), as senders hear.",
+        "The next hop takes no mail. It defers mail (4xx), and the relay holds it; or refuses mail (5xx), and senders "
+        "hear of this.",
         "three mails or more were put off or refused within ten minutes, and none was delivered",
         "a mail is delivered, or for ten minutes none was put off or refused and none waits for the next hop",
-        "The log's `copy_not_delivered` has what it says. Mostly it does not know the relay or the recipients: its "
-        "relay_domains, mynetworks, or a filter behind it.",
+        "The log's `copy_not_delivered` has its answer. Mostly the next hop does not know the relay or the "
+        "recipients: look at its relay_domains, mynetworks, or a filter behind it.",
         about="direction",
         clear_s=5.0,
     ),
     Alarm(
         "canary_late",
         "Mail to or from {about} may not get through",
-        "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
+        "No canary has come back from a peer's relay: mail to or from the peer does not get through, or only late.",
         "none has come back for `every` and `late_after` of [canary] together",
         "one comes back",
         "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count. "
-        "`qumail-relay trace` shows how far one came, by the `mail` that its line `canary_sent` has. If all is well "
+        "`qumail-relay trace` shows how far one came, by the `mail` of its line `canary_sent`. If all is well "
         "here, ask the peer's administrators: do they take mail for qumail-canary, and does their relay answer?",
         about="peer",
         clear_s=0.0,
@@ -545,21 +546,21 @@ _ALL: Final = (
     Alarm(
         "event_loop_late",
         "The relay is slow",
-        "A process of the relay comes late to what is due: all mail is slow.",
-        "three times in a minute it came more than a quarter of a second late",
-        "it did not for a minute",
-        "Is the host overloaded (`uptime`, `vmstat 1`), or does it swap? If not, report it, with the log and what mail "
-        "came at that time.",
+        "A process of the relay runs late: all mail is slow.",
+        "three times in a minute a process was more than a quarter of a second late",
+        "none was for a minute",
+        "Is the host overloaded (`uptime`, `vmstat 1`), or does it swap? If not, report it, with the log and the mail "
+        "of this time.",
         severity="warning",
     ),
     Alarm(
         "memory_full",
         "New mail waits: memory is full",
-        "The messages in flight take all the memory that they may: new mail waits, then hears 452.",
+        "The messages in flight take all memory allowed to them: new mail waits, then hears 452.",
         "nine tenths of limits.messages_in_flight are taken for ten seconds, or mail was turned away for want of room",
         "there was room for a minute",
-        "Something behind the relay is slow, or much large mail comes at once. If it stays: a larger "
-        "limits.messages_in_flight, where the host has the memory.",
+        "Something behind the relay is slow, or much large mail comes at once. If the alarm stays: a larger "
+        "limits.messages_in_flight, if the host has the memory.",
         after_s=10.0,
     ),
     Alarm(
@@ -577,31 +578,31 @@ _ALL: Final = (
         "clock_jumped",
         "The clock is wrong",
         "The clock of this host was set by more than a minute while the relay ran. Certificates, the age of mail and "
-        "the time of keys are looked at by it.",
-        "it shows a time that is more than a minute off what has passed",
-        "it was set back, or has gone on for an hour as it is",
-        "`timedatectl` and `chronyc tracking`: which time is right? Set it right, and find out who set it.",
+        "the time of keys depend on this clock.",
+        "the clock is more than a minute off the time passed",
+        "the clock was set back, or has run on for an hour",
+        "`timedatectl` and `chronyc tracking`: which time is right? Set the clock right, and find out who set it.",
         clear_s=0.0,
         severity="warning",
     ),
     Alarm(
         "clock_differs",
         "The clock of this host is not that of KME {about}",
-        "A KME's replies show another time than the clock of this host, and one of the two is wrong. What is sealed by "
-        "a wrong clock is put aside by the peer's relay, and what comes from a peer is put aside here.",
+        "A KME's replies show another time than the clock of this host, and one of the two is wrong. The peer's relay "
+        "puts aside mail sealed by a wrong clock, and this relay puts aside the peers' mail.",
         "the Date of its last reply is more than five minutes off",
         "the two agree",
-        "`timedatectl` and `chronyc tracking`: which time is right? Set it right here, or ask the KME's operator. Then "
-        "look at what was put aside meanwhile: `qumail-relay quarantine list --reason outside-window`.",
+        "`timedatectl` and `chronyc tracking`: which time is right? Set the clock right here, or ask the KME's "
+        "operator. Then look at mail put aside meanwhile: `qumail-relay quarantine list --reason outside-window`.",
         about="KME",
         clear_s=0.0,
     ),
     Alarm(
         "history_not_written",
         "The history is not written",
-        "What the page shows of hours and days is not written.",
-        "the store did not take it",
-        "it does",
+        "The page's history of hours and days is not written.",
+        "the store did not take the history",
+        "the store does",
         "`qumail-relay check` looks at the store.",
         clear_s=0.0,
         severity="warning",

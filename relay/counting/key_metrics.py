@@ -14,80 +14,81 @@ _WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 KEYS: Final = Metric(
     "qumail_keys_total",
     "counter",
-    "Fresh keys by fate: issued = used + burnt + expired + in the pool, but for what a killed process had. fate: these",
+    "Fresh keys by fate: issued = used + burnt + expired + in the pool, except for keys of a killed process. fate: "
+    "these",
     ("kme", "peer", "fate"),
 )
 KEYS_BURNT: Final = Metric(
     "qumail_keys_burnt_total",
     "counter",
-    "Keys that were lost. cause: no answer, bad reply, seen before, not remembered, overtaken, trial, relay stops",
+    "Lost keys. cause: no answer, bad reply, seen before, not remembered, overtaken, trial, relay stops",
     ("kme", "cause"),
 )
 KEY_BITS_USED: Final = Metric(
     "qumail_key_bits_used_total",
     "counter",
-    "Bits of key that sealed mail, by the level that took them",
+    "Bits of key that sealed mail, by level",
     ("peer", "level"),
 )
 PAD_DISCARDED: Final = Metric(
-    "qumail_pad_bytes_discarded_total", "counter", "Bytes of keys that one-time pads had no use for", ("kme",)
+    "qumail_pad_bytes_discarded_total", "counter", "Bytes of keys not needed by their one-time pads", ("kme",)
 )
-KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
+KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys ready for use", ("kme", "peer"))
 KEYS_STORED: Final = Metric(
     "qumail_kme_stored_keys",
     "gauge",
-    "Keys that the KME says it has; none where it has not said so for a minute",
+    "Keys stored at the KME, by its status; none if the last status is older than a minute",
     ("kme", "peer"),
     together="min",
 )
 STATUS_AGE: Final = Metric(
     "qumail_kme_status_age_seconds",
     "gauge",
-    "Time since the KME said last what it has",
+    "Time since the KME's last status",
     ("kme", "peer"),
     together="min",
 )
-KEY_BITS: Final = Metric("qumail_kme_key_bits", "gauge", "The size of such a key", ("kme", "peer"), together="max")
+KEY_BITS: Final = Metric("qumail_kme_key_bits", "gauge", "Size of one key", ("kme", "peer"), together="max")
 KEY_REFILL: Final = Metric(
-    "qumail_key_refill_bits_per_second", "gauge", "What the link was seen to make", ("kme", "peer"), together="max"
+    "qumail_key_refill_bits_per_second", "gauge", "Observed rate of the link", ("kme", "peer"), together="max"
 )
 KEY_USE: Final = Metric(
-    "qumail_key_use_bits_per_second", "gauge", "What sealed mail used over the last five minutes", ("kme", "peer")
+    "qumail_key_use_bits_per_second", "gauge", "Use by sealed mail over the last five minutes", ("kme", "peer")
 )
 KEYS_EMPTY: Final = Metric(
     "qumail_key_empty_seconds",
     "gauge",
-    "Time until the keys are gone at the present rates; +Inf where they are not; none where it is not known now",
+    "Time until the keys are gone at the present rates; +Inf if they will last; none if unknown now",
     ("kme", "peer"),
     together="min",
 )
 KEY_ALARM: Final = Metric(
-    "qumail_key_alarm", "gauge", "1 where that is less than `alarm` of the KME", ("kme", "peer"), together="max"
+    "qumail_key_alarm", "gauge", "1 if this time is less than `alarm` of the KME", ("kme", "peer"), together="max"
 )
 KEY_WAIT: Final = Metric(
     "qumail_key_wait_seconds",
     "histogram",
-    "Time that a mail waited for its key. use: key, pad",
+    "Wait of a mail for its key. use: key, pad",
     ("kme_group", "use"),
     _WAIT_BUCKETS_S,
 )
 KEYS_MISSED: Final = Metric(
     "qumail_keys_missed_total",
     "counter",
-    "Times that a quantum key for a mail was missing, so that it was held, or went under another level that its "
-    "policy lists. reason: the class of the error (relay/errors.py), such as KMEExhausted",
+    "Misses of a quantum key for a mail, which was then held or sealed at another level of its policy. reason: the "
+    "class of the error (relay/errors.py), as KMEExhausted",
     ("peer", "reason"),
 )
 KEYS_RECEIVED: Final = Metric(
     "qumail_keys_received_total",
     "counter",
-    "Keys of arriving mail that a KME was asked for. outcome: fetched, not_found, refused, not_stored, not_asked",
+    "Keys for arriving mail requested from a KME. outcome: fetched, not_found, refused, not_stored, not_asked",
     ("kme_group", "outcome"),
 )
 KEYS_WITHHELD: Final = Metric(
     "qumail_keys_withheld",
     "gauge",
-    "1 while no keys are drawn, as the store cannot remember them",
+    "1 while no keys are drawn because the store cannot remember them",
     ("kme",),
     together="max",
 )
@@ -101,8 +102,8 @@ KME_REQUESTS: Final = Metric(
 RECEIVED_KEYS_REFUSED: Final = Metric(
     "qumail_received_keys_refused_total",
     "counter",
-    "Replies to dec_keys without a word about a key: of a proxy, to wrong paths or methods, faults of the KME. Calls "
-    "that are not answered count too, from the second in a row",
+    "Replies to dec_keys without a word about a key: of a proxy, to wrong paths or methods, faults of the KME. "
+    "Unanswered calls count too, from the second in a row",
     ("kme",),
 )
 KME_SECONDS: Final = Metric(
@@ -121,21 +122,21 @@ KME_BREAKER: Final = Metric(
 KME_CLOCK: Final = Metric(
     "qumail_kme_clock_ahead_seconds",
     "gauge",
-    "How far the KME's clock is ahead of this host's, by the Date of its last reply; none where it has none",
+    "Lead of the KME's clock over this host's, by the Date of its last reply; none without a Date",
     ("kme",),
     together="max",
 )
 KME_CERTIFICATES_REFUSED: Final = Metric(
     "qumail_kme_certificates_refused",
     "gauge",
-    "1 while the KME does not take renewed certificate files, so that those before are used",
+    "1 while the KME rejects renewed certificate files, and the former ones are used",
     ("kme",),
     together="max",
 )
 KME_DROPS: Final = Metric(
     "qumail_kme_drops_undelivered_keys",
     "gauge",
-    "1 where the KME was seen to drop keys that the peer had not fetched",
+    "1 if the KME was seen to drop keys before the peer had fetched them",
     ("kme",),
     together="max",
 )

@@ -38,7 +38,7 @@ from relay.counting.key_metrics import (
 from relay.counting.metric import Metric
 
 _DIRECTION = "direction: outgoing, incoming"
-_LISTENER = "listener: where it came in, such as smtp, lmtp, submission, milter, imap; relay (what it writes itself)"
+_LISTENER = "listener: smtp, lmtp, submission, milter, imap; relay (its own mail)"
 _MAIL_LABELS = ("direction", "listener", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -48,10 +48,10 @@ _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
-    "Mails by what became of them: each delivery attempt counts once for each group of its recipients who share peer, "
+    "Mails by outcome: each delivery attempt counts once for each group of its recipients who share peer, "
     f"level and outcome. {_DIRECTION}; {_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or "
-    "none where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
-    "quarantined, consumed (for the canary's address, where it ends), repeated (for those who have it already)",
+    "none if not sealed or opened so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
+    "quarantined, consumed (for the canary's address, its end), repeated (for recipients who have the mail already)",
     _MAIL_LABELS,
 )
 RECIPIENTS: Final = Metric(
@@ -64,7 +64,7 @@ FAILURES: Final = Metric(
     "qumail_failures_total",
     "counter",
     f"Why mails were held or refused: as qumail_mails_total with outcome held or refused. {_DIRECTION}; reason: the "
-    "class of the error (relay/errors.py), such as KMEExhausted or NextHopUnavailable",
+    "class of the error (relay/errors.py), as KMEExhausted or NextHopUnavailable",
     ("direction", "reason"),
 )
 HELD_FIRST: Final = Metric(
@@ -76,9 +76,8 @@ HELD_FIRST: Final = Metric(
 HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
-    "Recipients for whom mail was held, and has not gone since: it waits in the queue of the mail server. "
-    f"{_DIRECTION}; cause: policy (it covers nobody there, or lists no level that can be done), keys, next hop, "
-    "store, other",
+    f"Recipients whose mail was held and waits in the queue of the mail server. {_DIRECTION}; cause: policy (no "
+    "policy for the recipient, or no level possible), keys, next hop, store, other",
     ("direction", "cause"),
     together="max",
 )
@@ -92,32 +91,31 @@ HELD_SECONDS: Final = Metric(
 REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
-    f"What was turned away at a listener, before there was a mail to count. {_DIRECTION}; {_LISTENER}; "
-    "reason: the class of the error (relay/errors.py), such as MessageTooBig, Overloaded (no memory for it), "
-    "TooManyConnections or SenderNotAllowed. Whom policy holds or refuses at RCPT counts as a mail of level none",
+    f"Mail turned away at a listener, before there was a mail to count. {_DIRECTION}; {_LISTENER}; reason: the class "
+    "of the error (relay/errors.py), as MessageTooBig, Overloaded (no memory), TooManyConnections or "
+    "SenderNotAllowed. A recipient held or refused by policy at RCPT counts as a mail of level none",
     ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
-    f"Time that each step of a mail took, one after the other, however it ended. {_DIRECTION}; step: all (from the end "
-    "of the content to the answer, of mails that somebody got or that were put aside), begin (what earlier attempts "
-    "left), seal (policy and keys included), "
-    "ledger (where there is something for it), check (signatures and tripwire), deliver (the next hop, and noting what "
-    "it has said), open (keys included), quarantine; within these: policy, verify (signatures of what arrives), "
-    "admit (keys and recipients are on the disk)",
+    f"Time of each step of a mail, one after the other, with every outcome. {_DIRECTION}; step: all (from the end of "
+    "the content to the answer, of mails delivered or put aside), begin (what earlier attempts left), seal (policy "
+    "and keys included), ledger (if an entry is due), check (signatures and tripwire), deliver (the next hop, and "
+    "noting its answer), open (keys included), quarantine; within these: policy, verify (signatures of arriving "
+    "mail), admit (keys and recipients are on the disk)",
     ("direction", "step"),
     _STEP_BUCKETS_S,
 )
 TRIPWIRE: Final = Metric(
     "qumail_tripwire_total",
     "counter",
-    "Mails that were about to leave otherwise than policy wants, and were held: a fault of the relay",
+    "Mails held because they were about to leave otherwise than policy wants: a fault of the relay",
 )
 INTERRUPTED: Final = Metric(
     "qumail_deliveries_interrupted_total",
     "counter",
-    "Recipients at whom a relay was at work when it was killed or cut off: they may get a mail twice. kind: outgoing, "
+    "Recipients in delivery when a relay was killed or cut off: they may get a mail twice. kind: outgoing, "
     "incoming, opened",
     ("kind",),
 )
@@ -170,14 +168,14 @@ CERTIFICATE: Final = Metric(
 QUARANTINE_PUT: Final = Metric(
     "qumail_quarantine_put_total",
     "counter",
-    "Arrivals of mails that were put in quarantine. reason: as `quarantine list` has it; again: yes where it was there",
+    "Arrivals of mails put in quarantine. reason: as in `quarantine list`; again: yes if the mail was there already",
     ("reason", "again"),
 )
 QUARANTINE_LAG: Final = Metric(
-    "qumail_quarantine_held_for_key_total", "counter", "Times that a mail was held because its key may still come"
+    "qumail_quarantine_held_for_key_total", "counter", "Holds of a mail because its key may still come"
 )
 QUARANTINE_FULL: Final = Metric(
-    "qumail_quarantine_full_total", "counter", "Times that a mail was held because it found no room"
+    "qumail_quarantine_full_total", "counter", "Holds of a mail because the quarantine had no room"
 )
 QUARANTINE_NOTICES: Final = Metric(
     "qumail_quarantine_notices_total", "counter", "Notices to recipients. outcome: sent, failed", ("outcome",)
@@ -190,28 +188,28 @@ QUARANTINE_MESSAGES: Final = Metric(
     ("reason", "peer"),
     together="max",
 )
-QUARANTINE_BYTES: Final = Metric("qumail_quarantine_bytes", "gauge", "What they take", together="max")
-QUARANTINE_LIMIT: Final = Metric("qumail_quarantine_limit_bytes", "gauge", "What they may take", together="max")
+QUARANTINE_BYTES: Final = Metric("qumail_quarantine_bytes", "gauge", "Size of these messages", together="max")
+QUARANTINE_LIMIT: Final = Metric("qumail_quarantine_limit_bytes", "gauge", "Limit of their size", together="max")
 LEDGER: Final = Metric(
     "qumail_ledger_entries_total",
     "counter",
-    "Lines that the relay has written into the ledger. event: downgrade, plaintext, shadow",
+    "Lines written into the ledger. event: downgrade, plaintext, shadow",
     ("event",),
 )
 LEDGER_FAILURES: Final = Metric(
-    "qumail_ledger_failures_total", "counter", "Times that a line could not be written, and the mail was held"
+    "qumail_ledger_failures_total", "counter", "Holds of a mail because its line could not be written"
 )
 AUDIT_WRITABLE: Final = Metric(
     "qumail_audit_writable",
     "gauge",
-    "1 while the audit record can be written; while not, mail that needs a line of the ledger is held",
+    "1 while the audit record can be written; 0 holds mail that needs a line of the ledger",
     together="min",
 )
 JOURNAL_BYTES: Final = Metric(
     "qumail_journal_bytes",
     "gauge",
-    "What lies in files beside the store, the room they have taken included. journal: keys (received, on their way "
-    "into the store), sent (what has just left)",
+    "Size of the files beside the store, reserved room included. journal: keys (received, on their way into the "
+    "store), sent (mail that has just left)",
     ("journal",),
     together="max",
 )
@@ -222,11 +220,11 @@ WAITING: Final = Metric(
     together="max",
 )
 STORE_WRITABLE: Final = Metric(
-    "qumail_store_writable", "gauge", "1 while the store can be written; while it cannot, mail is held", together="min"
+    "qumail_store_writable", "gauge", "1 while the store can be written; 0 holds all mail", together="min"
 )
 
 DISK_FREE: Final = Metric(
-    "qumail_disk_free_bytes", "gauge", "What is free on the disk of the state directory", together="min"
+    "qumail_disk_free_bytes", "gauge", "Free room on the disk of the state directory", together="min"
 )
 
 # Mailboxes
@@ -234,8 +232,8 @@ DISK_FREE: Final = Metric(
 MAILBOX_UNWATCHED: Final = Metric(
     "qumail_mailbox_unwatched_since_timestamp_seconds",
     "gauge",
-    "Since when a mailbox cannot be watched, since 1970; none while it is. account: NAME of [imap.NAME]; cause: "
-    "connection, login (it is refused), folder, settings, error (one that nobody foresaw)",
+    "Time, since 1970, from which a mailbox is not watched; none while it is. account: NAME of [imap.NAME]; cause: "
+    "connection, login (refused), folder, settings, error (unforeseen)",
     ("account", "cause"),
     together="min",
 )
@@ -263,35 +261,34 @@ CANARY_ANSWERED: Final = Metric(
 CANARY_DROPPED: Final = Metric(
     "qumail_canary_dropped_total",
     "counter",
-    "Mail to the canary's address that counted for nothing. reason: clear text, bounce, unreadable, not named, "
-    "repeated, unprotected, other sender, malformed, unexpected (a receipt that answers nothing, or comes late), too "
+    "Mail to the canary's address without effect. reason: clear text, bounce, unreadable, not named, "
+    "repeated, unprotected, other sender, malformed, unexpected (a receipt for no canary, or a late one), too "
     "often, not answered, busy",
     ("reason",),
 )
 UNSEALED_FROM_PEER: Final = Metric(
     "qumail_unsealed_from_peer_total",
     "counter",
-    "Mails that came unsealed in a peer's name. by: sender (its domain in MAIL FROM), author (in From alone)",
+    "Mails unsealed in a peer's name. by: sender (its domain in MAIL FROM), author (in From alone)",
     ("peer", "by"),
 )
 UNSEALED_AT_PEER: Final = Metric(
     "qumail_unsealed_at_peer_total",
     "counter",
-    "Mails with our domains in MAIL FROM that came unsealed to a peer, as its relay says",
+    "Mails with our domains in MAIL FROM, unsealed at a peer, as its relay reports",
     ("peer",),
 )
 CANARY_AGE: Final = Metric(
     "qumail_canary_age_seconds",
     "gauge",
-    "Time since a canary to this peer came back, or since asking began where none has; not there for peers that are "
-    "not asked",
+    "Time since a canary to this peer came back, or since the first was sent; absent for peers without canaries",
     ("peer",),
     together="max",
 )
 CANARY_ROUND_TRIP: Final = Metric(
     "qumail_canary_round_trip_seconds",
     "gauge",
-    "Time from the sending of the last canary that came back to its receipt",
+    "Time from sending the last returned canary to its receipt",
     ("peer",),
     together="max",
 )
@@ -301,7 +298,7 @@ CANARY_ROUND_TRIP: Final = Metric(
 ALARM: Final = Metric(
     "qumail_alarm",
     "gauge",
-    f"1 while an alarm stands, whatever it is about. severity: critical, warning; alarm: {', '.join(ALARMS)}",
+    f"1 while an alarm stands for anything. severity: critical, warning; alarm: {', '.join(ALARMS)}",
     ("alarm", "severity"),
     together="max",
 )
@@ -309,33 +306,31 @@ ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have
 ALARM_NOTICES: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
-    "Notices that [alarms] has tried to send. way: mail, command; outcome: sent, failed",
+    "Attempts to send a notice ([alarms]). way: mail, command; outcome: sent, failed",
     ("way", "outcome"),
 )
 
 # The processes
 
-READY: Final = Metric(
-    "qumail_ready", "gauge", "What /readyz says: 1 while mail is sealed or held safely", together="min"
-)
-WORKERS: Final = Metric("qumail_workers", "gauge", "Processes that serve", together="max")
+READY: Final = Metric("qumail_ready", "gauge", "As /readyz: 1 while mail is sealed or held safely", together="min")
+WORKERS: Final = Metric("qumail_workers", "gauge", "Serving processes", together="max")
 STARTED: Final = Metric(
-    "qumail_start_timestamp_seconds", "gauge", "When the process that serves longest was started", together="min"
+    "qumail_start_timestamp_seconds", "gauge", "Start of the process that has served longest", together="min"
 )
 BUILD: Final = Metric("qumail_build_info", "gauge", "1 for the version of the relay", ("version",), together="max")
 LOOP_LAG: Final = Metric(
     "qumail_event_loop_lag_seconds",
     "histogram",
-    "How late the event loop comes to what is due, looked at four times a second in each process",
+    "Lag of the event loop behind schedule, measured four times a second in each process",
     (),
     _LAG_BUCKETS_S,
 )
 RESIDENT: Final = Metric(
-    "qumail_memory_resident_bytes", "gauge", "Memory of the processes that serve, each with what it shares"
+    "qumail_memory_resident_bytes", "gauge", "Memory of the serving processes, each including shared memory"
 )
-MESSAGE_MEMORY: Final = Metric("qumail_messages_memory_bytes", "gauge", "Memory that messages in flight hold")
+MESSAGE_MEMORY: Final = Metric("qumail_messages_memory_bytes", "gauge", "Memory of messages in flight")
 MESSAGE_MEMORY_LIMIT: Final = Metric(
-    "qumail_messages_memory_limit_bytes", "gauge", "What they may hold; beyond it new mail waits, then is held"
+    "qumail_messages_memory_limit_bytes", "gauge", "Limit of this memory; at the limit new mail waits, then is held"
 )
 
 

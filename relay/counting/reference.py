@@ -13,15 +13,16 @@ from relay.counting.metrics import all_metrics
 _INTRODUCTION = """\
 # Metrics
 
-Everything that `/metrics` of `[status]` shows ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. This page
-is made from the code, by `python -m relay.counting.reference`; what is written into it by hand is lost.
+Everything at `/metrics` of `[status]` ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. This page is
+made from the code, by `python -m relay.counting.reference`; edits by hand are lost.
 
-With several processes (`workers`) each number is that of all together: counters and histograms are sums, and a gauge is
-what stands in the last column. A process that is killed takes no count with it. Counters begin anew with the relay.
+With several processes (`workers`) each number stands for all of them together: counters and histograms are sums, and
+the last column says how gauges are combined. A killed process takes no count with it. A restart of the relay begins
+all counters anew.
 
-The values of all labels are bounded: `peer`, `kme` and `kme_group` are names in relay.toml (`peer` is empty where none
-can be named). All others come from the lists below. Nothing that a stranger sends becomes a label. Where the mail
-server retries a mail, that is another attempt, and counts.
+The values of all labels are bounded: `peer`, `kme` and `kme_group` are names in relay.toml (`peer` is empty if none
+can be named). All others come from the lists below. Nothing from a stranger becomes a label. A retry by the mail
+server is another attempt, and counts.
 
 | name | kind | labels | meaning | of several |
 |---|---|---|---|---|
@@ -31,21 +32,22 @@ _ALARMS = """
 ## Alarms
 
 This is the one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched.
-The relay itself looks every five seconds whether one has come about. Each begins once and ends once, by itself, for all
-processes together, and a restart reports none again. It ends only when the end of its cause was seen: what cannot be
-looked at stays. Critical: someone has to act now. Warning: it can wait until the
-morning. While one stands it is in `qumail_alarm`, the page shows it, and `check` has it as a finding. What makes the
-relay not ready is in `/readyz` as well. The log has `alarm_begins`,
-`alarm_stands` once a day, and `alarm_ends`.
+The relay looks every five seconds. Each alarm begins once and ends once, for all processes together, and a restart
+does not report it again. An alarm ends only when the relay has seen the end of its cause; if it cannot look, the
+alarm stays. Critical: someone has to act now. Warning: it can wait until the morning.
 
-`[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is notified. Each address and the program
-gets each notice once, also over a restart, though twice where the relay ends at that moment. A critical alarm that
-begins is mailed within a minute, all else at most every five minutes. What cannot be mailed waits for the next mail.
-Rules for Prometheus, tested with promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
+A standing alarm is in `qumail_alarm`, on the page, and a finding of `check`. Alarms that make the relay not ready are
+in `/readyz` as well. The log has `alarm_begins`, `alarm_stands` once a day, and `alarm_ends`.
 
-Relays of several hosts that share PostgreSQL each report separately. Mail that one has held and another has delivered
-waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what
-went in the last seconds before it may be reported as waiting for two hours.
+`[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and further recipients. Each address and the program get
+each notice once, also over a restart, though twice if the relay ends at that moment. A critical alarm is mailed
+within a minute of its begin, all else at most every five minutes. A notice that cannot be mailed waits for the next
+mail. Rules for Prometheus, tested with promtool, and a dashboard for Grafana are in
+[prometheus/](prometheus/README.md).
+
+Relays of several hosts that share PostgreSQL each report separately. If one has held a mail and another has delivered
+it, the mail waits for the first until that relay has not tried for long. A restart forgets no waiting mail. After a
+kill, mail that left in the last seconds before may be reported as waiting for two hours.
 
 """
 
@@ -62,8 +64,8 @@ def _alarm(alarm: Alarm) -> str:
     ready = " /readyz says so too." if alarm.not_ready else ""
     return (
         f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "
-        f"It begins when {alarm.begins}. It ends when {alarm.ends}.{ready}"
-        f"\n\nWhat to do: {alarm.what_to_do}\n"
+        f"Begins when {alarm.begins}. Ends when {alarm.ends}.{ready}"
+        f"\n\nRemedy: {alarm.what_to_do}\n"
     )
 
 
