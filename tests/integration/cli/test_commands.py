@@ -466,11 +466,12 @@ async def test_the_development_key_servers_say_where_they_are_and_that_they_are_
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout is not None
-    lines = [(await process.stdout.readline()).decode() for _ in range(4)]
+    lines = [(await process.stdout.readline()).decode() for _ in range(5)]
     process.terminate()
     assert await process.wait() == 0
     assert "KM1" in lines[0]
-    assert "NOT quantum" in lines[3]
+    assert f"QUMAIL_KME_STATE={tmp_path / 'state'}" in lines[3]
+    assert "NOT quantum" in lines[4]
     for name in ("ca.pem", "sae-1.pem", "sae-1.key", "sae-2.pem", "sae-2.key"):
         assert (tmp_path / "state" / name).is_file()
 
