@@ -248,8 +248,8 @@ class KMESettings(toml.Table):
 
 
 class PeerSettings(toml.Table):
-    """One table for each site that we seal for. A peer with an imported document needs none; its table has only what
-    differs from the document, for instance forwards. Edits take effect when the relay is reloaded.
+    """One table for each site that we seal for. A peer with an imported document needs none; its table has only
+    differences from the document, for instance forwards. Edits take effect when the relay is reloaded.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

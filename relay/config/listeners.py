@@ -119,8 +119,8 @@ class DirectionSettings(ListenerSettings):
 
 
 class OutgoingSettings(DirectionSettings):
-    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop. Leave
-    the table out where this relay does not seal.
+    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop.
+    Leave the table out if this relay does not seal.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -142,8 +142,8 @@ class OutgoingSettings(DirectionSettings):
 
 
 class IncomingSettings(DirectionSettings):
-    """Mail that arrives from peers: opened where it is sealed for us, passed on as it is otherwise. What is not said
-    here is as in [outgoing]. Messages come sealed and so up to 1.4 times as large as the peer took them.
+    """Mail that arrives from peers: opened if sealed for us, else passed on unchanged. All other settings are as in
+    [outgoing]. Messages come sealed and so up to 1.4 times as large as the peer took them.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -160,9 +160,9 @@ class IncomingSettings(DirectionSettings):
 
 
 class SubmissionSettings(ListenerSettings):
-    """Where mail programs and applications hand in their mail: TLS, and a name and password, without which nothing
-    is taken. It goes the way of [outgoing], to its next hop; [outgoing] needs no address of its own then. Leave
-    the table out where nobody submits to the relay.
+    """Submission by mail programs and applications, always with TLS, a name and a password. The mail goes the way
+    of [outgoing], to its next hop; [outgoing] needs no address of its own then. Leave the table out if nobody
+    submits to the relay.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -220,13 +220,13 @@ class SubmissionSettings(ListenerSettings):
 
 
 class IMAPSettings(toml.Table):
-    """One table for each mailbox that this relay reaches only by IMAP: what arrives there sealed is opened there
+    """One table for each mailbox that this relay reaches only by IMAP: sealed mail is opened there
     (deploy/imap/README.md). The table's name is for log and alarms.
 
-    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again. Where waiting may help
-    (a key that has not come yet), that is after 30 seconds, then at growing intervals up to an hour. Where it will not
-    (it was changed, it is from an unknown site), it is once a day. If no KME has found its key quarantine.hold_for
-    seconds after arrival, it also gets the flag $QuMailKeyLost, and is no longer tried.
+    A message that cannot be opened stays, flagged $QuMailUnopened, and is tried again. If waiting may help (its key
+    has not come yet), the relay tries again after 30 seconds, then at growing intervals up to an hour. Otherwise
+    (changed, or from an unknown site) it tries once a day. If no KME has found the key quarantine.hold_for seconds
+    after arrival, the message also gets the flag $QuMailKeyLost, and is no longer tried.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

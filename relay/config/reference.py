@@ -27,7 +27,7 @@ _INTRODUCTION = """\
 # Settings
 
 Every setting of relay.toml, with its meaning and its default. This page is made from the code, by
-`python -m relay.config.reference`; what is written into it by hand is lost.
+`python -m relay.config.reference`; edits by hand are lost.
 
 Lines that begin with `#` and a name are settings at their default: copy one without the `#` to change it. Lines without
 `#` are examples. Paths are relative to the directory of relay.toml. Sizes: "50 MiB". Times: seconds. Look at an edited

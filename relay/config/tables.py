@@ -75,11 +75,11 @@ class PolicySettings(toml.Table):
 
 
 class AuditSettings(toml.Table):
-    """The audit record: the outcome of each mail for each group of its recipients, its protection and policy, without
-    content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is
-    the downgrade ledger (qumail-relay ledger show): what left with less than the first level its policy lists, or in
-    clear. It also has what a person released from quarantine or dropped. That is on the disk before the mail leaves,
-    and mail is held while it cannot be. The table may be left out.
+    """The audit record: the outcome of each mail for each group of its recipients, its protection and policy,
+    without content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is the
+    downgrade ledger (qumail-relay ledger show): mail that left below the first level of its policy, or in clear. It
+    also has mail that a person released from quarantine or dropped. A line is on the disk before its mail leaves;
+    while lines cannot be written, this mail is held. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -146,9 +146,9 @@ class StoreSettings(toml.Table):
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened: its key is gone, it was changed, or its sealer or signer is not known here.
-    Also mail that came with less protection than a policy requires (unprotected = "quarantine"). The table may be left
-    out.
+    """Arriving mail that cannot be opened: its key is gone, the mail was changed, or its sealer or signer is not
+    known here. Also mail that came with less protection than a policy requires (unprotected = "quarantine"). The
+    table may be left out.
     """
 
     action: Literal["keep", "refuse"] = "keep"
@@ -175,8 +175,8 @@ DOCUMENT_SUFFIX = ".json"
 
 
 class IdentitySettings(toml.Table):
-    """Who this site is to its peers, for levels pqc and rsa: `qumail-relay identity new` makes it. Leave the table
-    out where only quantum keys are used.
+    """The site's identity to its peers, for levels pqc and rsa, made by `qumail-relay identity new`. Leave the
+    table out if only quantum keys are used.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -205,7 +205,7 @@ class IdentitySettings(toml.Table):
 
 
 class OTPSettings(toml.Table):
-    """How level otp hides the size of what it seals, and whether it saves key by compressing first."""
+    """How level otp hides sizes, and whether it saves key by compressing first."""
 
     padding: Literal["padme", "none"] = "padme"
     """Level otp pads each message so that its size reveals little (at most 12 % more key): padme, or none."""
@@ -269,9 +269,9 @@ class AlarmSettings(toml.Table):
 
 class CanarySettings(toml.Table):
     """The canary: now and then a small mail goes to the relay of each peer and comes back as a receipt. Both go the
-    whole way that all mail goes. Both are from and to the address qumail-canary at the first mail domain of each site.
-    When one is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it.
-    Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
+    whole way of all mail. Both are from and to the address qumail-canary at the first mail domain of each site.
+    When a receipt is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox
+    gets it. Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
@@ -299,8 +299,8 @@ class CanarySettings(toml.Table):
 
 
 class StatusSettings(toml.Table):
-    """Where the relay shows how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
-    /readyz. Nothing can be changed there. Leave the table out where nobody asks.
+    """The relay's state: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz.
+    Nothing can be changed there. Leave the table out if nobody asks.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -368,8 +368,8 @@ class DKIMKeySettings(toml.Table):
 
 
 class DKIMSettings(toml.Table):
-    """Sealed mail is signed for the author's domain as it leaves. The signatures of arriving sealed mail are verified
-    before it is opened (deploy/dkim/README.md). Leave the table out where another program does that.
+    """Sealed mail is signed for the author's domain as it leaves. The signatures of arriving sealed mail are
+    verified before opening (deploy/dkim/README.md). Leave the table out if another program signs.
     """
 
     removed: ClassVar[dict[str, str]] = {
@@ -398,9 +398,9 @@ class DKIMSettings(toml.Table):
 
 
 class MailServerSettings(toml.Table):
-    """The Postfix beside this relay, as `setup` writes it. A serving relay watches it: if mail may leave past the relay
-    or arrive unopened, the alarm `postfix_bypasses` begins. `check` looks at it too. Leave the table out where no
-    Postfix hands mail to the relay, or one on another host does.
+    """The Postfix beside this relay, as `setup` writes it. A serving relay watches it: if mail may leave past the
+    relay or arrive unopened, the alarm `postfix_bypasses` begins. `check` looks at it too. Leave the table out if
+    no Postfix hands mail to the relay, or one on another host does.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"directory": "/etc/postfix"}
@@ -417,7 +417,7 @@ class MailServerSettings(toml.Table):
 
 
 class LogSettings(toml.Table):
-    """How much is logged and in which form; message content and keys never are."""
+    """Amount and form of the log; message content and keys are never logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error. Content and keys are logged at no level."""

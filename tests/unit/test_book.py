@@ -47,19 +47,8 @@ MAX_SHARE = 0.06
 NOT_YET = frozenset(
     {
         "deploy/KEYS.md",
-        "deploy/PORTS.md",
-        "deploy/RUNBOOK.md",
-        "deploy/SETTINGS.md",
         "deploy/THREATS.md",
-        "deploy/WATCHING.md",
-        "deploy/dkim/README.md",
         "policies/README.md",
-        "relay/ADDING.md",
-        "relay/README.md",
-        "relay/store/SCHEMA.md",
-        "tests/README.md",
-        "tests/integration/conversations/README.md",
-        "tests/vectors/README.md",
     }
 )
 """Pages that are above it still: this list only becomes shorter."""
