@@ -480,3 +480,17 @@ async def test_a_relay_whose_identity_is_gone_does_not_start(alice: Site, identi
     status, said, _ = await run("serve", "--config", alice.config_file)
     assert status == 1
     assert f"{alice.directory / 'identity'}: not there: put it back" in said
+
+
+async def test_a_relay_whose_identity_is_of_an_earlier_release_does_not_start_and_says_what_to_type(
+    alice: Site, identities: Identities
+) -> None:
+    """The mail server holds the mail meanwhile: with half of the keys it would leave weaker than level pqc says."""
+    give_identity(alice, identities, "alice", "bob")
+    [path] = (alice.directory / "identity").glob("kem.*.key")
+    path.write_text(path.read_text().partition("-----END PRIVATE KEY-----\n")[0] + "-----END PRIVATE KEY-----\n")
+    status, said, _ = await run("serve", "--config", alice.config_file)
+    assert status == 1
+    assert f"{path}: a key of an earlier release, without the half of P-384" in said
+    assert "`qumail-relay identity new`" in said
+    assert any("`qumail-relay identity new`" in each for each in (await findings(alice))["identity"])
