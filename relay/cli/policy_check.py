@@ -29,8 +29,8 @@ from relay.errors import ConfigError
 from relay.formats import mime
 from relay.mail import MAILBOX
 from relay.policy.content import MessageFacts
-from relay.policy.expected import DescribedMessage, failures
-from relay.policy.findings import Doubt, doubtful, files_not_read
+from relay.policy.expected import DescribedMessage, failures, login_of
+from relay.policy.findings import Doubt, doubtful, files_not_read, quantum_keys_cut
 from relay.policy.names import printable
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
 
@@ -71,6 +71,8 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
             click.echo(click.style(f"In clear: {in_clear} of them.", fg="red", bold=True))
         for each in findings:
             click.echo(f"doubtful: {each}")
+        for hint in quantum_keys_cut(site.policies):
+            click.echo(f"hint: {hint}")
         if not_read := files_not_read(site.policies.directory):
             click.echo(f"hint: {printable(f'{site.policies.directory}: {not_read}')}")
     if strict and findings:
@@ -142,11 +144,10 @@ def explain(
     site = load_site(config_file)
     say_all_in_clear(site.config)
     say_if_not_in_force(site.config, site.policies.version)
-    user = "" if login == "<>" else login
     content = (
-        MessageFacts(mime.as_sent(message.read(MAX_MESSAGE_OCTETS + 1)), user)
+        MessageFacts(mime.as_sent(message.read(MAX_MESSAGE_OCTETS + 1)), "" if login == "<>" else login)
         if message is not None
-        else DescribedMessage.small(sender, "" if login is None and site.asks_login else user)
+        else DescribedMessage.small(sender, login_of(login, site.policies.site))
     )
     explanation = site.policies.explain(sender, recipient, content)
     now = asyncio.run(look_now(site, explanation, content, offline=offline))

@@ -39,7 +39,7 @@ class ListedFile(NamedTuple):
     codes: tuple[str, ...]
     covers: str
     otherwise: str
-    require: tuple[str, ...]
+    require: str | None
 
 
 @click.command(name="list")
@@ -148,7 +148,7 @@ def _cells(row: ListedFile) -> tuple[str, ...]:
     if row.rules:
         levels += f" + {row.rules} rule{'s' if row.rules > 1 else ''}"
     if row.require:
-        levels += f"; requires {' and '.join(row.require)}"
+        levels += f"; requires {row.require}"
     if "clear" in row.codes:
         levels = f"{levels} {INSIDE if 'inside' in row.codes else CLEAR}".lstrip("; ")
     nobody = "" if only_clear else "none" if "no_peer" in row.codes else "by domain"

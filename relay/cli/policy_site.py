@@ -44,12 +44,6 @@ class PolicySite:
     policies: PolicySet
 
     @property
-    def asks_login(self) -> bool:
-        """Whether each listener for outgoing mail is told who has logged in."""
-        outgoing = self.config.outgoing
-        return outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
-
-    @property
     def largest(self) -> int:
         """The largest message that leaves through this relay, in bytes."""
         direction = self.config.outgoing or self.config.incoming
@@ -122,7 +116,7 @@ class PolicySite:
             if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
                 pads[name] = most
         only_send = only_sending(self.certificates)
-        return Capabilities(self.planner().obstacle_for_peer, pads, self.largest, self.asks_login, only_send)
+        return Capabilities(self.planner().obstacle_for_peer, pads, self.largest, only_send)
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
@@ -231,7 +225,8 @@ async def look_now(site: PolicySite, explanation: Explanation, content: MessageF
     decision = explanation.decision
     if offline or decision is None:
         [outcome] = await site.foresee(planner, sample, sample.recipients)
-        return OutcomeNow(outcome, size, described, offline)
+        unknown = "no KME was asked: the keys are taken to be there" if offline and outcome.quantum_bits else ""
+        return OutcomeNow(outcome, size, described, offline, unknown=unknown)
     async with site.keys() as keys:
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         ready = _ready(site, rows)

@@ -59,7 +59,6 @@ class Level:
     `name`: its name in policy files, logs, metrics, records and peer documents; it never changes.
     `number`: an alternative to the name in policy files. It is fixed: a number is never reused for another level,
     whatever the order of levels.
-    `strength`: compared by what arriving mail must have; higher is stronger.
     `form`: the outermost layer that the tripwire requires.
     `algorithms`: its algorithms in audit records.
     `use`: the quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
@@ -69,7 +68,6 @@ class Level:
 
     name: SealingLevel
     number: int
-    strength: int
     form: WireForm
     algorithms: str
     use: KMEUse | None = None
@@ -109,7 +107,6 @@ be another mechanism, with another identifier.
 OTP = Level(
     name="otp",
     number=1,
-    strength=40,
     form=WireForm(OTHER_RECIPIENT, ID_ORI_PAD, ID_ONE_TIME_PAD),
     algorithms="one-time pad, Poly1305, quantum keys",
     use=PADS,
@@ -117,7 +114,6 @@ OTP = Level(
 AES = Level(
     name="aes",
     number=2,
-    strength=30,
     form=WireForm(KEY_ENCRYPTION_KEY, "", ID_AES256_GCM),
     algorithms="AES-256-GCM, AES-256 wrap, quantum key",
     use=SINGLE_KEYS,
@@ -125,7 +121,6 @@ AES = Level(
 PQC = Level(
     name="pqc",
     number=3,
-    strength=20,
     form=WireForm(OTHER_RECIPIENT, ID_ORI_KEM, ID_AES256_GCM, ML_KEM_1024_P384),
     algorithms="ML-KEM-1024 with ECDH P-384, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87 with ECDSA P-384",
     certificates=("kem",),
@@ -133,7 +128,6 @@ PQC = Level(
 RSA = Level(
     name="rsa",
     number=4,
-    strength=10,
     form=WireForm(KEY_TRANSPORT, "", ID_AES256_GCM),
     algorithms="RSAES-OAEP-SHA256, AES-256-GCM, RSASSA-PSS-SHA256",
     certificates=("rsa_encryption", "rsa_signing"),

@@ -17,7 +17,9 @@ from relay.levels import LevelName
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.names import parse_address, printable
+from relay.policy.people import NULL_SENDER
 from relay.policy.settings import Otherwise, Priority, parse_otherwise, today
+from relay.policy.site import SiteFacts
 from relay.policy.strength import parse_levels
 from relay.policy.units import Texts
 
@@ -48,7 +50,7 @@ class Test(toml.Table):
     sender: str
     recipient: Annotated[str, BeforeValidator(_address)]
     author: str | None = None
-    login: str = ""
+    login: str | None = None
     subject: str = ""
     header: Texts = ()
     attachments: Texts = ()
@@ -63,7 +65,7 @@ class Test(toml.Table):
     @field_validator("sender")
     @classmethod
     def _sender_is_an_address(cls, text: str) -> str:
-        return "" if text == "<>" else _address(text)
+        return "" if text == NULL_SENDER else _address(text)
 
     @field_validator("author", "login", "subject", "header", "attachments")
     @classmethod
@@ -80,12 +82,11 @@ class Test(toml.Table):
             raise ValueError('write each field as "Name: value"')
         return texts
 
-    @property
-    def content(self) -> MessageFacts:
+    def content(self, site: SiteFacts) -> MessageFacts:
         """A message with these facts; without an author its sender is the author."""
         named = any(field.partition(":")[0].strip().lower() == "from" for field in self.header)
         fields = self.header if named and self.author is None else (_from(self.author or self.sender), *self.header)
-        return DescribedMessage(self.subject, fields, self.attachments, self.size, self.login)
+        return DescribedMessage(self.subject, fields, self.attachments, self.size, login_of(self.login, site))
 
 
 class Tests(toml.Table):
@@ -94,6 +95,16 @@ class Tests(toml.Table):
     test: Annotated[tuple[Test, ...], BeforeValidator(lambda each: tuple(each) if isinstance(each, list) else each)] = (
         Field(min_length=1, max_length=MAX_TESTS)
     )
+
+
+def login_of(said: str | None, site: SiteFacts) -> str | None:
+    """The login of a mail that is described, as MessageFacts has it: `"<>"` is nobody.
+
+    Left out, it is nobody where each listener is told, and else not known, as for the relay.
+    """
+    if said is None:
+        return "" if site.logins_known else None
+    return "" if said == NULL_SENDER else said
 
 
 def _from(author: str) -> str:
@@ -151,7 +162,7 @@ class Expected:
         test = self.test
         if test.until is not None and test.until < today():
             return ""
-        outcome, decision, because = becomes(policies, test.sender, test.recipient, test.content)
+        outcome, decision, because = becomes(policies, test.sender, test.recipient, test.content(policies.site))
         faults = [] if outcome == test.expect else [f"expected {shown(test.expect)}, and it is {shown(outcome)}"]
         for name, expected in (("peer", test.peer), ("file", test.file), *_settings(test)):
             if expected is not None and (actual := _actual(policies, decision, name)) != expected:
@@ -174,7 +185,8 @@ def becomes(
     levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
     if not levels or decision.hopeless(size):
         return "refused", decision, f"decided by {decision.where}"
-    return levels, decision, f"decided by {decision.where}"
+    doubt = f"; {decision.doubt}" if decision.doubt is not None else ""
+    return levels, decision, f"decided by {decision.where}{doubt}"
 
 
 def read_tests(text: str, source: str) -> tuple[Expected, ...]:

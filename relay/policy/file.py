@@ -5,7 +5,6 @@ Standard: policies/README.md is the reference for every setting.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName, bare
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, PQC, LevelName, bare
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules
 from relay.policy.settings import (
@@ -41,28 +40,17 @@ _LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
 _EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 
 
-def _required(value: object) -> tuple[Required, ...]:
-    """`"aes"` means `["aes"]`, `"none"` nothing; raises ValueError with the fault."""
+def _required(value: object) -> Required | None:
+    """A level, "sealed", or None for "none"; raises ValueError with the fault."""
     if value == "none":
-        return ()
-    words = tuple(map(_required_word, value if isinstance(value, list) else [value]))
-    if not words:
-        raise ValueError('write what must all be there, for instance ["pqc", "aes"], or leave the setting out')
-    if len(set(words)) < len(words):
-        raise ValueError("one of them is listed twice; leave one out")
-    return words
-
-
-def _required_word(item: object) -> Required:
-    if item == "sealed":
+        return None
+    if value == "sealed":
         return "sealed"
-    level = parse_level(item)
-    if level == PLAINTEXT:
+    if value is None or isinstance(value, list | dict):
+        raise ValueError('write one level, the weakest that mail may arrive with, for instance "pqc+aes", or "sealed"')
+    if (level := parse_level(value)) == PLAINTEXT:
         raise ValueError('"plaintext" requires nothing; leave the setting out')
-    for name in SEALING:
-        if name == level:
-            return name
-    raise ValueError(f"write the layers that must be there, as in {json.dumps(level.split('+'))}")
+    return level
 
 
 class Policy(SealingSettings):
@@ -76,7 +64,7 @@ class Policy(SealingSettings):
     priority: Priority = "normal"
     reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     subdomains: bool = False
-    require: Annotated[tuple[Required, ...], BeforeValidator(_required)] = ()
+    require: Annotated[Required | None, BeforeValidator(_required)] = None
     unprotected: Unprotected = "refuse"
     when: Rules = ()
 

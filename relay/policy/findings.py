@@ -16,7 +16,7 @@ from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
-from relay.levels import ONLY_PLAINTEXT, OTP, PLAINTEXT, SIGNED, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, LevelName
 from relay.policy.chosen import differences, raised
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.decide import PolicySet
@@ -26,6 +26,7 @@ from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route,
 from relay.policy.patterns import Groups
 from relay.policy.rules import PlacedRule, When
 from relay.policy.settings import REFUSE, Chosen, SealingSettings, layers_of, today
+from relay.policy.strength import ANY_QUANTUM_KEY, guarantee
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
@@ -57,14 +58,12 @@ class Capabilities:
 
     `obstacle` says why a peer's mail cannot have these layers, or "". `pads` has for each peer the maximum number of
     bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the relay takes, in
-    bytes. `asks_login` says whether each listener for outgoing mail learns the login. Peers that `only_send` can have
-    nothing.
+    bytes. Peers that `only_send` can have nothing.
     """
 
     obstacle: Obstacle
     pads: Mapping[str, int]
     largest: int
-    asks_login: bool = True
     only_send: Collection[str] = ()
 
 
@@ -85,7 +84,7 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
         ):
             yield _doubt(policies.directory, file.name, location, what)
     for name, location, rule in _rules(policies):
-        if not can.asks_login and any(patterns.users for patterns in rule.people.values()):
+        if not policies.site.logins_known and any(patterns.users for patterns in rule.people.values()):
             what = "mail comes in from a mail server, which does not say who has logged in"
             remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
             yield _doubt(policies.directory, name, location, f"{what}: {remedy}")
@@ -135,6 +134,16 @@ def _fields_in_vain(policies: PolicySet) -> Iterator[Doubt]:
             if not _TOKEN.fullmatch(text.partition(":")[0].strip()):
                 what = f'no mail has a field that is called {text!r}; write "Name: value" for what a field says'
                 yield _doubt(policies.directory, name, (*location, "header"), what)
+
+
+def quantum_keys_cut(policies: PolicySet) -> Iterator[Doubt]:
+    """Rules for aes, maybe meant for any quantum key, that cut a signed level under a quantum key."""
+    everywhere = {level for file in policies.files.values() for level in file.policy.levels}
+    for name, location, rule in _rules(policies):
+        listed = policies.files[name].policy.levels if name in policies.files else everywhere
+        if rule.levels and guarantee(rule.levels) == ON_TOP and (cut := f"{PQC.name}+{ON_TOP}") in listed:
+            what = f"this cuts {cut}, which uses a quantum key too; if any such level will do, write {ANY_QUANTUM_KEY}"
+            yield _doubt(policies.directory, name, (*location, "levels"), what)
 
 
 def _hardly_fitting(rule: When, largest: int) -> Iterator[tuple[str, str]]:
@@ -258,7 +267,7 @@ def peers_unmarked(policies: PolicySet) -> Iterator[Doubt]:
             continue
         where = "here" if file.domain == domain else f"into {policies.directory / (domain + SUFFIX)}"
         what = f"forged mail in the name of {domain} arrives without a mark: what it must arrive with is not said"
-        remedy = f'write require = ["sealed"] and unprotected = "mark" {where} (require = "none" if that is meant)'
+        remedy = f'write require = "sealed" and unprotected = "mark" {where} (require = "none" if that is meant)'
         yield _doubt(policies.directory, file.name, ("levels",), f"{what}; {remedy}")
 
 
@@ -286,8 +295,6 @@ def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[
         yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"
     if policy.drops_require:
         yield ("require",), "what the files of the domains above it require does not count for this mail"
-    if OTP.name in policy.require and SIGNED & set(policy.require):
-        yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
 def _of_no_effect(file: PolicyFile, raised: Collection[LevelName]) -> Iterator[tuple[toml.Location, str]]:

@@ -9,31 +9,30 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from relay.formats.mailbox import fold_domain
-from relay.levels import LEVELS, SEALING, SealingLevel
+from relay.levels import ALL_SEALING, strength
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
-from relay.policy.strength import Required
+from relay.policy.strength import Required, strength_of
 
 SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
-_MET_BY: dict[Required, frozenset[SealingLevel]] = {"sealed": frozenset(SEALING)}
-for _level in LEVELS:
-    _MET_BY[_level.name] = frozenset(
-        each.name for each in LEVELS if each.quantum is _level.quantum and each.strength >= _level.strength
-    )
-"""The layers that meet a requirement: "aes" asks for quantum keys, "rsa" for the peer's signature."""
 _CAUSES = 5
 """Maximum number of causes in one line of the log."""
 
 
 class Demand(NamedTuple):
-    """What a policy file requires of arriving mail: all of `layers`, by `peer`; else `otherwise`.
+    """What a policy file requires of arriving mail: `level` or a stronger one, by `peer`; else `otherwise`.
 
     Without a peer it cannot be met: no peer may speak for a domain that is not theirs.
     """
 
-    layers: tuple[Required, ...]
+    level: Required
     otherwise: Unprotected
     peer: str | None
+
+    @property
+    def strength(self) -> int:
+        """That of the weakest level which meets it."""
+        return min(map(strength, ALL_SEALING)) if self.level == "sealed" else strength(self.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,10 @@ class Requirement:
 
     def missed(self, protection: str, peer: str) -> str:
         """What is missing of mail that `peer` sealed with `protection` ("" and "" for unsealed), or ""."""
-        present = set(protection.split("+"))
-        if not all(present & _MET_BY[each] for each in self.demand.layers):
+        if strength_of(protection) < self.demand.strength:
             arrived = f"arrived with {protection}" if protection else "arrived unsealed"
-            return f"{self.because} must arrive with {' and '.join(self.demand.layers)}, and it {arrived}"
+            least = "sealed" if self.demand.level == "sealed" else f"with {self.demand.level} or stronger"
+            return f"{self.because} must arrive {least}, and it {arrived}"
         if self.demand.peer is None:
             return f"{self.because} is of no peer's domain, and {peer!r} cannot speak for it"
         if self.demand.peer != peer:
@@ -90,9 +89,9 @@ class Requirements:
             return None
         causes = [cause for cause, _ in misses[:_CAUSES]]
         more = [f"and {len(misses) - _CAUSES} more"] if len(misses) > _CAUSES else []
-        layers = dict.fromkeys(layer for _, demand in misses for layer in demand.layers)
+        strictest = max((demand for _, demand in misses), key=lambda each: each.strength)
         otherwise = min((demand.otherwise for _, demand in misses), key=SEVEREST_FIRST.index)
-        return Missed("; ".join(causes + more), f"; required={','.join(layers)}", otherwise)
+        return Missed("; ".join(causes + more), f"; required={strictest.level}", otherwise)
 
 
 def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "other"]:

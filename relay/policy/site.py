@@ -1,4 +1,4 @@
-"""Facts about the site for policies: its own domains, its tag separators, its limit for bounces.
+"""Facts about the site for policies: its own domains, tag separators, limit for bounces, and whether logins are known.
 Standard: policies/README.md; the values are from relay.toml.
 """
 
@@ -14,18 +14,22 @@ class SiteFacts(NamedTuple):
     """`domains` are `site.domains` in A-labels: mail to them stays inside.
 
     Any character of `tag_separators` separates a local part from its tag. `max_bounce` is the largest message from the
-    null sender, in bytes, that gets a one-time pad.
+    null sender, in bytes, that gets a one-time pad. `logins_known` says whether each listener for outgoing mail is told
+    who has logged in.
     """
 
     domains: frozenset[str] = frozenset()
     tag_separators: str = DEFAULT_TAG_SEPARATORS
     max_bounce: int = MAX_BOUNCE
+    logins_known: bool = True
 
     @classmethod
     def of(cls, config: Config) -> SiteFacts:
         """The facts in a configuration."""
         domains = frozenset(map(fold_domain, config.site.domains))
-        return cls(domains, config.policies.tag_separators, config.max_bounce)
+        outgoing = config.outgoing
+        logins_known = outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
+        return cls(domains, config.policies.tag_separators, config.max_bounce, logins_known)
 
 
 ANY_SITE = SiteFacts()

@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
-from relay.levels import LEVELS, NAMES, ON_TOP, PLAINTEXT, LevelName, SealingLevel, strength
+from relay.levels import LEVELS, NAMES, ON_TOP, PLAINTEXT, LevelName, strength
 
-Required = Literal[SealingLevel, "sealed"]
-"""A requirement for arriving mail; `sealed` is any level."""
+Required = LevelName | Literal["sealed"]
+"""The weakest level that mail may arrive with, of those that seal; `sealed` is any of them."""
+
+ANY_QUANTUM_KEY = '["otp", "aes", "pqc+aes"]'
+"""The list for any level with a quantum key, as a file has it; rsa+aes is left out, since pqc is stronger."""
 
 _NUMBERS: dict[int, LevelName] = {level.number: level.name for level in LEVELS}
 
@@ -43,8 +46,11 @@ def parse_level(item: object) -> LevelName:
             return name
     if type(item) is int and item in _NUMBERS:
         return _NUMBERS[item]
-    close = difflib.get_close_matches(item.lower(), NAMES, n=1) if isinstance(item, str) else ()
+    word = item.lower() if isinstance(item, str) else ""
+    close = difflib.get_close_matches(word, NAMES, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or {_numbers()}"
+    if "quantum" in word or "qkd" in word:
+        hint = f"any level that uses a quantum key is {ANY_QUANTUM_KEY}"
     raise ValueError(f"{item!r} is not a level; {hint}")
 
 

@@ -63,7 +63,7 @@ def peer_policy(levels: Sequence[str], *, on_top: bool, unprotected: Unprotected
         text += (
             "# What arrives in its name must have been sealed by it; everything else is forged, or went another way.\n"
         )
-        text += f'require     = ["sealed"]\nunprotected = "{unprotected}"\n'
+        text += f'require     = "sealed"\nunprotected = "{unprotected}"\n'
     return text
 
 

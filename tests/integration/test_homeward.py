@@ -277,7 +277,7 @@ MARK = b"X-QuMail-Protection: none; required=sealed; site="
 
 
 def requiring(bob: Site, unprotected: str, **more: str) -> None:
-    required = f'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "{unprotected}"\n'
+    required = f'levels = ["aes"]\nrequire = "sealed"\nunprotected = "{unprotected}"\n'
     bob.write_policies({**INSIDE, "alice.example.toml": required, **more})
 
 
@@ -320,7 +320,7 @@ async def test_what_was_opened_here_passes_by_the_way_out_as_it_is(
 
 async def test_without_a_requirement_of_that_peer_it_passes_as_it_is(bob: Site, left: Sink, log: LogCapture) -> None:
     """What default.toml requires of everybody concerns no mail of our own users."""
-    more = {"default.toml": 'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "refuse"\n'}
+    more = {"default.toml": 'levels = ["aes"]\nrequire = "sealed"\nunprotected = "refuse"\n'}
     bob.write_policies({**INSIDE, **more, "alice.example.toml": 'levels = ["aes"]\nrequire = "none"\n'})
     own = FORGED.replace(b"ann@alice.example", b"eve@bob.example")
     async with app.running(bob.config) as addresses:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import lru_cache
-from itertools import combinations
 
-from relay.levels import SEALING
+from relay.levels import ALL_SEALING
 from relay.policy.comparing.differences import Direction
 from relay.policy.require import SEVEREST_FIRST, Demand, Requirement
 
-_PROTECTIONS = tuple("+".join(layers) for number in range(len(SEALING) + 1) for layers in combinations(SEALING, number))
+_PROTECTIONS = ("", *ALL_SEALING)
 """Possible protections of a message; "" is unsealed."""
 _ANOTHER = "another peer"
 
@@ -45,4 +44,4 @@ def _severity(demands: Collection[Demand], protection: str, peer: str) -> int:
 
 
 def _said(demand: Demand) -> str:
-    return f"{' and '.join(demand.layers)} of peer {demand.peer}, or {demand.otherwise}"
+    return f"{demand.level} of peer {demand.peer}, or {demand.otherwise}"

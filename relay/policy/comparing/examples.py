@@ -16,6 +16,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.expected import Test
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
+from relay.policy.site import ANY_SITE
 
 SOMEBODY = "somebody@elsewhere.invalid"
 MAX_SENDERS = 4
@@ -51,7 +52,7 @@ def _example(asked: Conditions, sender: str, kind: Kind, least: int) -> Test:
         attachments=attachments,
         expect="held",  # which nobody asks
     )
-    size = max(mail.content.size, least, (asked.larger_than or 0) + 1)
+    size = max(mail.content(ANY_SITE).size, least, (asked.larger_than or 0) + 1)
     return mail.model_copy(update={"size": min(size, (asked.smaller_than or size + 1) - 1)})
 
 
@@ -59,7 +60,7 @@ def decided(policies: PolicySet, mail: Test) -> MailOutcome:
     """What a set decides about it."""
     check_time()
     try:
-        return policies.decide(mail.sender, mail.recipient, mail.content)
+        return policies.decide(mail.sender, mail.recipient, mail.content(policies.site))
     except RelayError:
         return None
 

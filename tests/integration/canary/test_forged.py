@@ -214,7 +214,7 @@ async def test_a_canary_waits_for_a_key_that_is_late(making: Making) -> None:
 
 async def test_what_came_with_less_than_policy_requires_counts_for_nothing(making: Making) -> None:
     async with making.both() as scene:
-        require = 'levels = ["aes"]\nrequire = ["otp"]\nunprotected = "quarantine"\n'
+        require = 'levels = ["aes"]\nrequire = "otp"\nunprotected = "quarantine"\n'
         (scene.sites[0].directory / "policies" / "bob.example.toml").write_text(require)
         scene.wires[0].is_open = False
         [question] = await scene.wires[0].messages(1)

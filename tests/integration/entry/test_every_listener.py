@@ -386,7 +386,7 @@ async def test_unsealed_mail_in_a_peers_name_to_a_user_of_ours_is_treated_as_pol
         site.config_file.write_text(text.replace("[policies]\n", way_in + "[policies]\n"))
     site.write_policies({
         "alice.example.toml": 'levels = ["plaintext"]\n',
-        "bob.example.toml": f'levels = ["aes"]\nrequire = ["sealed"]\nunprotected = "{unprotected}"\n',
+        "bob.example.toml": f'levels = ["aes"]\nrequire = "sealed"\nunprotected = "{unprotected}"\n',
     })  # fmt: skip
     sender = "ben@bob.example" if forged == "sender" else "x@other.example"
     named = {"sender": b"x@other.example", "author": b"ben@bob.example", "doubt": b'"b <ben@bob.example'}[forged]

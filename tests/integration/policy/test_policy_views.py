@@ -85,6 +85,7 @@ async def test_explain_without_a_message_is_about_a_small_one_as_tests_are(
     of_mail = "ann@alice.example", "ben@bob.example"
     found = await explained(run, "--offline", *of_mail)
     assert (found["decision"]["levels"], found["now"]["protection"]) == (["otp"], "otp")
+    assert found["now"]["unknown"] == "no KME was asked: the keys are taken to be there"
     assert "1 tests, 0 failed" in expecting(run, write(tmp_path / "tested", files), *of_mail, "otp")
     shown = (await asyncio.to_thread(run, "explain", "--offline", *of_mail)).stdout
     assert "Message     none given: a small one from SENDER, without subject, attachments or further fields" in shown

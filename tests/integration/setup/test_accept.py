@@ -29,7 +29,7 @@ def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Pat
     policy = (home / "policies/bob.example.toml").read_text()
     assert 'levels      = ["aes"]' in policy
     assert 'otherwise   = "hold 2 d"' in policy, "else its sender hears of mail without keys after five days"
-    assert 'require     = ["sealed"]\nunprotected = "mark"' in policy
+    assert 'require     = "sealed"\nunprotected = "mark"' in policy
 
 
 def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anything_is_written(

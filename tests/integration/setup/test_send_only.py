@@ -76,7 +76,7 @@ def test_a_site_that_opens_no_mail_invites_none_and_its_peer_refuses_mail_for_it
     explained = run(bob, "ben@bob.example", "ann@alice.example", group="policy explain").output
     assert "refused" in explained
     assert "peer 'alice' cannot receive: its document says that it opens no sealed mail" in " ".join(explained.split())
-    assert 'require     = ["sealed"]' in (bob / "policies/alice.example.toml").read_text(), "what it sends is sealed"
+    assert 'require     = "sealed"' in (bob / "policies/alice.example.toml").read_text(), "what it sends is sealed"
     back, _ = invited(bob)
     assert run(alice, str(back), "--yes", "--domain", "bob.example", group="identity accept").exit_code == 0
     assert "require" not in (alice / "policies/bob.example.toml").read_text(), "nothing arrives there"
@@ -139,7 +139,7 @@ def test_check_names_levels_and_layers_that_no_peer_can_have(tmp_path: Path, ide
     path, _ = invited(bob)
     set_up(alice, identities.alice, "alice", "--peer", str(path), "--peer-domain", "bob.example")
     policy = alice / "policies/bob.example.toml"
-    policy.write_text('levels = ["aes", "pqc+aes", "pqc"]\nrequire = ["sealed"]\n')
+    policy.write_text('levels = ["aes", "pqc+aes", "pqc"]\nrequire = "sealed"\n')
     aes, layer = check(alice)["policies"]
     assert aes.endswith(
         "bob.example.toml:1:1: aes cannot be had for peer bob, and is always passed over; leave it out, or fix the cause: "
@@ -163,11 +163,11 @@ def test_check_names_a_peer_of_whose_mail_nothing_is_required_until_that_is_said
     policy.write_text(before.partition("# What arrives")[0])
     [problem] = check(bob)["policies"]
     assert "forged mail in the name of alice.example arrives without a mark" in problem
-    assert 'write require = ["sealed"] and unprotected = "mark" here' in problem
+    assert 'write require = "sealed" and unprotected = "mark" here' in problem
     policy.unlink()
     (bob / "policies/default.toml").write_text('levels = ["pqc"]\n')
     [problem] = check(bob)["policies"]
-    assert f'write require = ["sealed"] and unprotected = "mark" into {policy}' in problem
+    assert f'write require = "sealed" and unprotected = "mark" into {policy}' in problem
     policy.write_text('levels = ["pqc"]\nrequire = "none"\n')
     assert check(bob)["policies"] == []
 

@@ -8,7 +8,6 @@ import ast
 import re
 from collections.abc import Iterator
 from inspect import get_annotations, signature
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +18,6 @@ from relay.identity.pairs import Role
 from relay.keys.group import Use
 from relay.keys.ring import KeyRing
 from relay.levels import LEVELS, Level
-from relay.policy.require import Demand, Requirement
 from relay.schemes.all import all_schemes
 
 TOP = Path(__file__).parents[3]
@@ -47,10 +45,7 @@ def strings(path: Path) -> Iterator[str]:
 
 def test_all_levels_are_listed_strongest_first() -> None:
     assert [level.name for level in LEVELS] == list(levels.SEALING), "SealingLevel and LEVELS differ"
-    for one, other in pairwise(LEVELS):
-        assert one.strength > other.strength > 0, (
-            f"LEVELS has {one.name} before {other.name}: the strongest comes first"
-        )
+    assert [name for name in levels.NAMES if name in levels.SEALING] == list(levels.SEALING), "LevelName is the order"
 
 
 def test_a_number_is_that_of_one_level_for_ever() -> None:
@@ -102,17 +97,6 @@ def test_the_policies_page_says_what_each_level_promises(protection: str) -> Non
     table = POLICIES.partition("### What each level promises")[2].partition("\n###")[0]
     first = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
     assert protection in {name for cell in first for name in cell.split(", ")}, "policies/README.md"
-
-
-@each_level
-def test_the_policies_page_says_what_it_means_to_require_a_level(level: Level) -> None:
-    table = POLICIES.partition("### What must arrive sealed")[2].partition("\n###")[0]
-    rows = dict(re.findall(r'^\| `"(.*)"` \| ([^|]*) \|', table, re.MULTILINE))
-    assert level.name in rows, "policies/README.md, under `What must arrive sealed`"
-    named = set(re.findall(r"\w+", rows[level.name])) & set(levels.SEALING)
-    demand = Requirement(Demand((level.name,), "mark", "bob"), "")
-    enough = {name for name in levels.SEALING if not demand.missed(name, "bob")}
-    assert named == enough, f"policies/README.md: `require` of {level.name} is met by a layer of {sorted(enough)}"
 
 
 def test_no_other_file_says_what_a_level_is() -> None:

@@ -25,6 +25,14 @@ KNOWN = f"known: {', '.join(NAMES)}, or 1 to {len(LEVELS)}"
         ("levels = []", ':1: levels: write a list with at least one level, for instance ["otp", "aes"]'),
         ('levels = "aes"', ':1: levels: write a list with at least one level, for instance ["otp", "aes"]'),
         ('levels = ["aess"]', ":1: levels: 'aess' is not a level; did you mean 'aes'?"),
+        (
+            'levels = ["any-quantum"]',
+            """:1: levels: 'any-quantum' is not a level; any level that uses a quantum key is ["otp", "aes", "pqc+aes"]""",
+        ),
+        (
+            'levels = ["QKD"]',
+            """:1: levels: 'QKD' is not a level; any level that uses a quantum key is ["otp", "aes", "pqc+aes"]""",
+        ),
         ('levels = ["AES"]', ":1: levels: 'AES' is not a level; did you mean 'aes'?"),
         (
             'levels = ["zip"]',

@@ -238,3 +238,31 @@ def test_a_narrow_terminal_cuts_nothing_off(site: Site) -> None:
     assert "…" not in result.stdout
     assert "lab.bob.example" in "".join(result.stdout.split())
     assert max(len(line) for line in result.stdout.splitlines()) <= 40
+
+
+def test_check_hints_at_a_rule_for_aes_that_may_mean_any_quantum_key(site: Site, tmp_path: Path) -> None:
+    rule = '\n[[when]]\nsubject_tag = "[x]"\nlevels = {}\n'
+    for text, said in (
+        ('levels = ["pqc+aes", "pqc"]' + rule.format('["otp", "aes"]'), True),
+        ('levels = ["pqc+aes", "pqc"]' + rule.format('["otp", "aes", "pqc+aes"]'), False),
+        ('levels = ["pqc"]' + rule.format('["otp", "aes"]'), False),
+    ):
+        checked = site({"bob.example.toml": text})("check", "--offline").stdout
+        place = f"hint: {tmp_path}/policies/bob.example.toml:4:1: "
+        hint = 'this cuts pqc+aes, which uses a quantum key too; if any such level will do, write ["otp", "aes", "pqc+aes"]'
+        assert (place + hint in checked) is said, checked
+
+
+def test_tests_and_explain_agree_where_no_listener_says_who_has_logged_in(site: Site) -> None:
+    """By SMTP from a mail server a login is not known, so that a rule on users fits all mail, as the relay has it."""
+    floor = '[[floor]]\nsender = "login:registry"\nlevels = ["otp"]\n'
+    mail = 'sender = "a@alice.example"\nrecipient = "x@bob.example"\n'
+    for expect, login, fails in (("otp", "", False), ("aes", "", True), ("aes", 'login = "<>"\n', False)):
+        tests = f'[[test]]\n{mail}{login}expect = "{expect}"\n'
+        run = site({"bob.example.toml": 'levels = ["aes"]\n', "floors.toml": floor, "tests.toml": tests})
+        tested = run("test")
+        assert (tested.exit_code == 1) is fails, tested.stdout
+        assert ("the login is not known, which counts as matching" in tested.stdout) is fails
+        said = ("--login", "<>") if login else ()
+        shown = json.loads(run("explain", "--offline", "--json", *said, "a@alice.example", "x@bob.example").stdout)
+        assert shown["decision"]["levels"] == (["aes"] if login else ["otp"])

@@ -255,4 +255,4 @@ def test_an_organisation_of_the_readme_requires_what_it_says(
 ) -> None:
     files = {file: text for organisation, file, text in ORGANISATIONS if organisation == name}
     policies = load_policies(write(tmp_path, files), ORGANISATIONS_PEERS)
-    assert [(*each.demand.layers, each.demand.otherwise) for each in policies.require(sender).each] == required
+    assert [(each.demand.level, each.demand.otherwise) for each in policies.require(sender).each] == required
