@@ -26,7 +26,7 @@ from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route,
 from relay.policy.patterns import Groups
 from relay.policy.rules import PlacedRule, When
 from relay.policy.settings import REFUSE, Chosen, SealingSettings, layers_of, today
-from relay.policy.strength import ANY_QUANTUM_KEY, guarantee
+from relay.policy.strength import guarantee
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
@@ -142,7 +142,7 @@ def quantum_keys_cut(policies: PolicySet) -> Iterator[Doubt]:
     for name, location, rule in _rules(policies):
         listed = policies.files[name].policy.levels if name in policies.files else everywhere
         if rule.levels and guarantee(rule.levels) == ON_TOP and (cut := f"{PQC.name}+{ON_TOP}") in listed:
-            what = f"this cuts {cut}, which uses a quantum key too; if any such level will do, write {ANY_QUANTUM_KEY}"
+            what = f'this cuts {cut}, which uses a quantum key too; if any such level will do, write ["{cut}"]'
             yield _doubt(policies.directory, name, (*location, "levels"), what)
 
 
@@ -289,6 +289,8 @@ def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[
     if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
         yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
+    if owner and policy.subdomains and policy.peer is None and policy.levels != ONLY_PLAINTEXT:
+        yield ("subdomains",), f"mail to domains below that no peer lists is refused; set peer = {owner!r}"
     if peer is None and not by_domain and policy.levels != ONLY_PLAINTEXT:
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
     if policy.require and peer is None and not by_domain:

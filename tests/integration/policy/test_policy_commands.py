@@ -250,6 +250,10 @@ NONE = "no level that stands here can be had for peer 'bob', so this mail is hel
             ":6:1: this rule ended on 2020-01-31; delete it",
         ),
         (
+            'levels = ["aes"]\nsubdomains = true',
+            ":2:1: mail to domains below that no peer lists is refused; set peer = 'bob'",
+        ),
+        (
             'levels = ["aes"]\nrequire = "none"',
             ":2:1: what the files of the domains above it require does not count for this mail",
         ),
