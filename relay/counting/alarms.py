@@ -391,7 +391,7 @@ _ALL: Final = (
         "The log's `came_unsealed_in_a_peers_name` has each mail. A mail with a file smime.p7m was sealed: compare "
         "the peer's identity for this site (`qumail-relay identity show` at both), and see the findings of `check` "
         "for Postfix. Else call the peer's administrators: their mail server may have lost its filter. With `require "
-        '= ["sealed"]` in the policy file of the peer (policies/README.md) this mail is marked, put in quarantine or '
+        '= "sealed"` in the policy file of the peer (policies/README.md) this mail is marked, put in quarantine or '
         "refused.",
         about="peer and reason",
         clear_s=3600.0,
