@@ -302,21 +302,22 @@ def _openssl(*arguments: str | Path, stdin: bytes = b"") -> bytes:
 
 
 @needs_openssl
-async def test_openssl_opens_level_rsa_layer_by_layer_and_verifies_it(tmp_path: Path, identities: Identities) -> None:
+async def test_openssl_opens_level_rsa_and_verifies_it_by_the_commands_of_the_page(
+    tmp_path: Path, identities: Identities
+) -> None:
+    """OpenSSL cannot verify the site's own CA, whose key is composite: so it trusts the pinned certificate."""
+    section = (Path(__file__).parents[3] / "deploy/AUDIT.md").read_text().split("## Opening a mail in ten years\n")[1]
+    commands = section.split("```sh\n")[1].split("```")[0]
     original = mails.random_attachment(20_000)
-    whole = payload(original, "rsa")
-    der = await _seal(RSA(), identities, whole)
-    bob, alice = identities.bob.identity.rsa_encryption, identities.alice.identity
-    key, certificate = _pem(tmp_path / "key", bob.private_key), _pem(tmp_path / "crt", bob.certificate)
-    inner = _openssl("cms", "-decrypt", "-inform", "DER", "-recip", certificate, "-inkey", key, "-binary", stdin=der)
-    kind, signed, _ = mime.unwrap(inner)
-    assert kind == "signed"
-    signer = _pem(tmp_path / "signer", alice.rsa_signing.certificate)
-    # OpenSSL cannot verify the site's own CA, whose key is composite: so it trusts the pinned certificate, as relays do.
-    verified = _openssl(
-        "cms", "-verify", "-inform", "DER", "-noverify", "-nointern", "-certfile", signer, "-binary", stdin=signed
-    )
-    assert verified == whole
+    der = await _seal(RSA(), identities, payload(original, "rsa"))
+    (tmp_path / "sealed.eml").write_bytes(mime.sealed_message(original, der))
+    bob = identities.bob.identity.rsa_encryption
+    _pem(tmp_path / "bob.key", bob.private_key)
+    _pem(tmp_path / "bob.pem", bob.certificate)
+    (tmp_path / "alice.json").write_bytes(identities.alice.document)
+    done = subprocess.run(["sh", "-e", "-c", commands], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, b"CMS Verification successful" in done.stderr) == (0, True), done.stderr.decode()
+    assert (tmp_path / "original.eml").read_bytes() == original
 
 
 def _signed_by_openssl(directory: Path, identities: Identities, content: bytes) -> bytes:
