@@ -27,6 +27,7 @@ from relay.errors import KMEBadReply
 from relay.files import toml
 from relay.formats import mime
 from relay.formats.cms import der
+from relay.identity.composite import CompositeSigningPublicKey
 from relay.journey import tripwire
 from relay.keys import replies
 from relay.policy import structure
@@ -173,6 +174,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "tripwire": (tripwire, "_check_body", lambda body, forms: None),
     "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),
     "opening": (mime, "unwrap", _any_type),
+    "identity": (CompositeSigningPublicKey, "verify", lambda *_: None),
     "kme": (replies, "_key", _with_the_text),
     "rules": (structure, "MAX_DEPTH", "deep"),
     "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
