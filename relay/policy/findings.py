@@ -170,14 +170,14 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
                 yield _doubt(policies.directory, file.name, (*place, "until"), f"this {what} {when}; {remedy}")
 
 
-def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
+def in_vain(policies: PolicySet, *, sends: bool, peers: Collection[str] | None = None) -> Iterator[Doubt]:
     """Finds policies that cannot be fulfilled here: their mail is held, or weaker than they say.
 
-    `sends` False: no mail leaves by this relay.
+    `sends` False: no mail leaves by this relay. `peers` as in `peers_unknown`.
     """
     if sends:
         yield from peers_held(policies)
-        yield from peers_unknown(policies)
+        yield from peers_unknown(policies, peers)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
     yield from _fields_in_vain(policies)
@@ -205,15 +205,17 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
             yield _doubt(policies.directory, file.name, ("levels",), what)
 
 
-def peers_unknown(policies: PolicySet) -> Iterator[Doubt]:
+def peers_unknown(policies: PolicySet, peers: Collection[str] | None = None) -> Iterator[Doubt]:
     """Finds files that have mail to a domain sealed which is no peer's: its mail is held.
 
-    A peer is unknown too once its document is gone: what this peer seals is put in quarantine then.
+    A peer is unknown too once its document is gone: what this peer seals is put in quarantine then. A serving relay
+    still knows the domains of such a peer, so it gives the names of its current `peers`; None: all that `policies` has.
     """
     for name, file in sorted(policies.files.items()):
         owner = file.policy.peer or policies.owners.get(file.domain)
         sealed = file.policy.levels is not None and file.policy.levels != ONLY_PLAINTEXT
-        if file.domain and owner is None and sealed and not file.policy.not_now:
+        unknown = owner is None or (peers is not None and owner not in peers)
+        if file.domain and unknown and sealed and not file.policy.not_now:
             what = f"no peer has {file.domain}, and mail to it is held: accept the peer, or put its document back"
             yield _doubt(policies.directory, name, ("levels",), what)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.counting import metrics
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
 from relay.counting.metric import Labels, Metric, Totals
 from relay.forward import NextHop
+from relay.identity import KnownSites
 from relay.policy.decide import PolicySet
 from relay.policy.findings import in_vain
 from relay.runtime.aio import boot_time, clock_offset
@@ -109,6 +110,7 @@ class Looking:
         self._began = boot_time()
         self._samples = deque([(self._began, _growing(watched.board.totals_now()))])
         self._policies: PolicySet | None = None
+        self._known: KnownSites | None = None
         self._in_vain: int | None = None
         self._finding: asyncio.Future[int] | None = None
         self._clock = clock_offset()
@@ -149,12 +151,12 @@ class Looking:
         return replace(seen, next_hops=tried)
 
     async def _policy_findings(self) -> int | None:
-        """Number of findings, determined once for each policy set; the old one while that takes long."""
-        policies = self._watched.policies()
-        if self._finding is None and policies is not self._policies:
-            sends = self._watched.config.outgoing is not None
-            self._policies = policies
-            self._finding = asyncio.get_running_loop().run_in_executor(None, _findings_in, policies, sends)
+        """Number of findings, determined once for each policy set and all peers; the old one while that takes long."""
+        policies, known = self._watched.policies(), self._watched.known()
+        if self._finding is None and (policies is not self._policies or known is not self._known):
+            sends, peers = self._watched.config.outgoing is not None, known.config.peers
+            self._policies, self._known = policies, known
+            self._finding = asyncio.get_running_loop().run_in_executor(None, _findings_in, policies, sends, peers)
         if self._finding is not None:
             done, _ = await asyncio.wait([self._finding], timeout=FINDINGS_S)
             for finding in done:
@@ -198,8 +200,8 @@ class Looking:
         return offset - self._clock
 
 
-def _findings_in(policies: PolicySet, sends: bool) -> int:
-    return sum(1 for _ in in_vain(policies, sends=sends))
+def _findings_in(policies: PolicySet, sends: bool, peers: Collection[str]) -> int:
+    return sum(1 for _ in in_vain(policies, sends=sends, peers=peers))
 
 
 def _growing(totals: Totals) -> Numbers:

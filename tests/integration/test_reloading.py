@@ -28,9 +28,10 @@ from relay.errors import ConfigError
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
-from relay.process import assembly
+from relay.process import app, assembly, reloading
 from tests.integration.entry.submission.conftest import ca as ca, write_certificate
 from tests.integration.entry.submission.program import connected
+from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
@@ -224,6 +225,37 @@ async def test_for_a_peer_whose_document_is_gone_mail_is_held_and_none_leaves_in
     if policy == "its own file":
         assert (await submit(outgoing, numbered(1))).code == 250
     assert {got.message.count(b"X-QuMail-Protection: pqc; peer=alice") for got in sink.got} == {1}
+
+
+async def in_vain(site: Site, *, stands: bool) -> None:
+    """Once the alarm about policies that cannot be fulfilled stands, or no longer does."""
+    async with asyncio.timeout(60):
+        while True:
+            alarms = (
+                json.loads(site.config.alarms_file.read_text())["alarms"] if site.config.alarms_file.exists() else []
+            )
+            if any(each["alarm"] == "policy_in_vain" for each in alarms) == stands:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_that_a_peers_document_is_gone_is_an_alarm_while_the_relay_serves_and_after_a_restart(
+    alice: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "GONE_QUIET_S", 0.5)
+    without_table(alice, "bob")
+    alice.write_policies({"bob.example.toml": PQC})
+    document = alice.directory / "peers" / "bob.json"
+    whole = document.read_bytes()
+    with shortened():
+        async with app.running(alice.config):
+            document.unlink()
+            await in_vain(alice, stands=True)
+        alice.config.alarms_file.unlink()
+        async with app.running(alice.config):
+            await in_vain(alice, stands=True)
+            renamed_over(document, whole)
+            await in_vain(alice, stands=False)
 
 
 async def test_a_mail_that_is_handed_on_while_its_peer_is_forgotten_comes_to_its_end(two: Two, sink: Sink) -> None:
