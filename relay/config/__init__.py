@@ -59,6 +59,7 @@ from relay.files.credentials import credential_name
 __all__ = [
     "DEFAULT_TAG_SEPARATORS",
     "MAX_BOUNCE",
+    "UNFINISHED",
     "AlarmSettings",
     "CanarySettings",
     "Config",
@@ -85,6 +86,9 @@ __all__ = [
     "parse_next_hop",
     "parse_size",
 ]
+
+UNFINISHED = "backup.unfinished"
+"""The file in a copy of a relay's state that `qumail-relay backup` has not finished."""
 
 
 class Config(toml.Table):
@@ -141,8 +145,9 @@ class Config(toml.Table):
 
     @property
     def has_served(self) -> bool:
-        """Whether files that a serving relay writes are there: of its state, or of the audit record."""
-        state = self.alarms_file.is_file() or self.keys_file.is_file()
+        """Whether there are files that a serving relay writes (state, audit record), or the one of a cut-off copy."""
+        files = (self.alarms_file, self.keys_file, self.state_directory / UNFINISHED)
+        state = any(each.is_file() for each in files)
         return state or any(self.audit_directory.glob("*.jsonl*"))
 
     @property

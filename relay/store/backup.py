@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from relay.config import Config
+from relay.config import UNFINISHED, Config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory, sync_file
 from relay.files.commands import command
@@ -76,15 +76,26 @@ def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> lis
     if isinstance(config.store.database, Path):
         _refuse_newer(config.store.database)
     try:
+        # First, and removed last: a relay would take a copy that was cut off, and has no store, for its first start.
+        (to / UNFINISHED).touch(mode=0o600)
+        sync_directory(to)
         for name, suffix in on_their_way.items():
             made += _copied_files(config.state_directory / name, suffix, to / name)
         if isinstance(config.store.database, Path):
             made.append((_copied_database(config.store.database, to), config.store.database))
         made += _copied_records(config.audit_directory, to / "audit")
         sync_directory(to)
+        (to / UNFINISHED).unlink()
+        sync_directory(to)
     except OSError as error:
-        raise StoreUnavailable(f"{error.filename or to}: cannot be copied: {error.strerror}") from error
+        raise StoreUnavailable(f"{error.filename or to}: cannot be copied: {error.strerror}; {_cut_off(to)}") from error
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{error}; {_cut_off(to)}") from error
     return made
+
+
+def _cut_off(to: Path) -> str:
+    return f"{to} is not whole: delete it"
 
 
 def _refuse_newer(path: Path) -> None:

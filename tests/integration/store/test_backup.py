@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from relay.config import UNFINISHED
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.store.backup import MAX_FILE_OCTETS
@@ -219,6 +220,27 @@ async def test_it_says_what_cannot_be_copied(bob: Site, tmp_path: Path, what: st
     assert str(wrong) in err
     assert "Traceback" not in err
     assert sum(each.stat().st_size for each in tmp_path.glob("copy/**/*")) < 10_000_000
+
+
+async def test_a_copy_that_was_cut_off_says_so_and_so_does_a_relay_that_starts_from_it(
+    bob: Site, tmp_path: Path
+) -> None:
+    """Without a store it looks like a first start, after which captured mail could be delivered again."""
+    async with relay_process(bob):
+        pass
+    spool = bob.directory / "keys.spool"
+    spool.mkdir(exist_ok=True)
+    with (spool / "0.spool").open("wb") as file:
+        file.truncate(MAX_FILE_OCTETS + 1)
+    status, err, _ = await run("backup", "--config", bob.config_file, tmp_path / "copy")
+    assert (status, "is not whole: delete it" in err) == (1, True), err
+    assert not (tmp_path / "copy" / "relay.db").exists()
+    put_back(bob, tmp_path / "copy")
+    shutil.rmtree(bob.directory / "keys.spool")
+    async with relay_process(bob) as opening:
+        assert len(events(opening, "store_restored")) == 1
+    whole = await backup(bob, tmp_path / "other")
+    assert not (whole / UNFINISHED).exists()
 
 
 async def test_the_store_of_a_newer_release_is_refused(bob: Site, tmp_path: Path) -> None:
