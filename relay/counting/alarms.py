@@ -512,7 +512,8 @@ _ALL: Final = (
         "next_hop_away",
         "No {about} mail is delivered: the next hop does not answer",
         "The next hop cannot be reached: mail is held.",
-        "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO)",
+        "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO); without mail "
+        "for a minute, in no test for 15 s",
         "mail is delivered, or a test connection succeeds",
         "`qumail-relay check` tries the next hop. At your own mail server: is the server up, does it listen there, "
         "and what does its log say of the relay's connections?",

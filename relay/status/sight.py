@@ -33,6 +33,9 @@ GROWING = (
 """Metrics whose growth is tracked."""
 PATIENCE_S = 5.0
 TRY_S = 60.0
+"""Time without a delivery, or a test connection that succeeded, after which a next hop is tried, in seconds."""
+RESTARTS_S = 15.0
+"""Time for which it may then be away, in seconds: a mail server that is restarted."""
 FINDINGS_S = 0.2
 """Maximum wait of an observation for findings in policy files, in seconds."""
 _GONE = ("Gone", "Silent")
@@ -113,6 +116,7 @@ class Looking:
         self._known: KnownSites | None = None
         self._in_vain: int | None = None
         self._finding: asyncio.Future[int] | None = None
+        self._well = dict.fromkeys(next_hops, self._began)
         self._clock = clock_offset()
         self._clock_seen, self._clock_since = self._clock, boot_time()
         self._clock_was_set = False
@@ -120,7 +124,7 @@ class Looking:
     async def look(self, to_try: Iterable[str] = ()) -> Sight:
         """Makes an observation, and writes its own metrics to the board.
 
-        Tries the next hops of these directions, and those recently unreachable.
+        Tries the next hops of these directions, those recently unreachable, and those without mail for a minute.
         """
         board = self._watched.board
         totals = await board.totals()
@@ -147,8 +151,18 @@ class Looking:
             self._clock_was_set,
             now,
         )
-        tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or _failed(seen, each)}
-        return replace(seen, next_hops=tried)
+        to_try = {*to_try, *(each for each in self._next_hops if _failed(seen, each))}
+        tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or self._idle(seen, each)}
+        self._well |= {each: now for each, fault in tried.items() if not fault}
+        sure = {each for each in tried if each in to_try or now - self._well[each] >= TRY_S + RESTARTS_S}
+        return replace(seen, next_hops={each: fault for each, fault in tried.items() if each in sure or not fault})
+
+    def _idle(self, seen: Sight, direction: str) -> bool:
+        """Whether only a test connection can tell that this next hop is available."""
+        if seen.grown(metrics.MAILS, TRY_S, lambda each: each[0] == direction and each[-1] in ("delivered", "inside")):
+            self._well[direction] = max(self._well[direction], seen.now - TRY_S)
+            return False
+        return seen.now - self._well[direction] >= TRY_S
 
     async def _policy_findings(self) -> int | None:
         """Number of findings, determined once for each policy set and all peers; the old one while that takes long."""

@@ -25,6 +25,7 @@ from relay.counting import metrics
 from relay.counting.alarms import ALARMS, PUT_ASIDE
 from relay.counting.board import Board
 from relay.errors import RelayError
+from relay.forward import NextHop
 from relay.mail import OURS, Mail
 from relay.policy.decide import PolicySet
 from relay.process import app
@@ -305,6 +306,34 @@ async def test_keys_stay_gone_until_some_are_there(now: list[float]) -> None:
     assert (seen(found, "keys_gone", "bob"), seen(found, "keys_gone")) == (["bob"], [])
     found = await looked(board, lambda: board.set(metrics.KEYS_STORED, "kme", "bob", to=1), now)
     assert seen(found, "keys_gone", "bob") == []
+
+
+async def test_a_next_hop_is_tried_each_minute_without_mail_and_may_be_away_while_it_restarts(now: list[float]) -> None:
+    board, faults, tries = Board(), [("hop", "")], []
+
+    async def states() -> list[tuple[str, str]]:
+        tries.append(now[0])
+        return faults
+
+    hops = {"outgoing": cast(NextHop, SimpleNamespace(states=states))}
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), hops)
+
+    async def away(seconds: float) -> bool:
+        now[0] += seconds
+        return seen(await looking.look(), "next_hop_away") == ["outgoing"]
+
+    assert (await away(55), len(tries)) == (False, 0)
+    assert (await away(10), len(tries)) == (False, 1)
+    assert (await away(30), len(tries)) == (False, 1)
+    faults[:] = [("hop", "connection refused")]
+    assert (await away(35), await away(5), len(tries)) == (False, False, 3)
+    faults[:] = [("hop", "")]
+    assert (await away(5), await away(50), len(tries)) == (False, False, 4)
+    faults[:] = [("hop", "connection refused")]
+    assert [await away(seconds) for seconds in (10, 5, 5, 5)] == [False, False, False, True]
+    board.add(metrics.MAILS, "outgoing", "smtp", "", "aes", "delivered")
+    tried = len(tries)
+    assert (await away(5), len(tries)) == (False, tried)
 
 
 async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(

@@ -116,6 +116,17 @@ async def test_that_the_next_hop_of_outgoing_mail_is_away_is_mailed_to_an_addres
         await told(inside, "next_hop_away (outgoing)")
 
 
+async def test_a_next_hop_that_is_away_is_told_while_no_mail_goes(
+    site: Site, sink: Sink, inside: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight, "TRY_S", 0.5)
+    with_alarms(site, f'mail_to = ["{TOLD}"]')
+    async with app.running(site.config):
+        await sink.stop()
+        async with asyncio.timeout(30):
+            await told(inside, "next_hop_away (outgoing)")
+
+
 async def test_that_the_next_hop_of_incoming_mail_is_away_is_mailed_the_way_out(
     site: Site, sink: Sink, inside: Sink
 ) -> None:
