@@ -144,12 +144,12 @@ def test_a_file_or_directory_without_permission_is_an_error() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         write(directory, {"default.toml": AES, "bob.example/x.toml": AES})
-        (directory / "default.toml").chmod(0)
-        (directory / "bob.example").chmod(0)
+        (directory / "default.toml").chmod(0o200)
+        (directory / "bob.example").chmod(0o200)
         with as_nobody():
             found = sorted(faults(directory))
         (directory / "bob.example").chmod(0o700)
-    said = re.compile(r"([a-z.]+): cannot be read by \w+: Permission denied \(mode 0000, owner \S+\): [a-z]+ .+ (.+)")
+    said = re.compile(r"([a-z.]+): cannot be read by \w+: Permission denied \(mode 0200, owner \S+\): [a-z]+ .+ (.+)")
     assert [match.groups() for match in map(said.fullmatch, found) if match] == [
         ("bob.example", f"{directory}/bob.example"),
         ("default.toml", f"{directory}/default.toml"),
