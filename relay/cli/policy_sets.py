@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from relay.cli.as_relay import relay_rights
+from relay.cli.as_relay import relay_rights, relays_user
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.policy_config import check_readable, exit_with, go_on_as_relay, load_configuration
@@ -30,11 +30,13 @@ from relay.cli.policy_traffic import (
 )
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.cli.serving import serves_here
+from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import resolved
 from relay.files.commands import command
-from relay.files.rights import as_owner_of
+from relay.files.permissions import HOMES
+from relay.files.rights import as_owner_of, others_can_write, owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.decide import PolicySet
@@ -44,6 +46,8 @@ from relay.policy.names import printable
 from relay.policy.walk import Listing
 from relay.runtime import heap
 
+NOT_IN_UNITS = (*HOMES, "/tmp", "/var/tmp")  # noqa: S108 - named, not used
+"""Directories that a unit with ProtectHome=yes and PrivateTmp=yes does not see, or sees others of."""
 COUNTS_S = 60.0
 """Maximum time until the serving relay goes by an installed set, in seconds."""
 _directory = ThereIs(only_directory=True)
@@ -119,7 +123,9 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
     installed again in the same way.
     """
-    _relay_can_read(load_configuration(config_file)[0], directory)
+    config = load_configuration(config_file)[0]
+    _relay_can_read(config, directory)
+    _relay_alone_can_change(config_file, config, directory)
     after = load_site(config_file, directory, tested=True)
     link = after.config.policies.directory
     if not link.is_symlink() and stamp_of(link, follow=False) is not None:
@@ -199,6 +205,17 @@ def _relay_can_read(config: Config, directory: Path) -> None:
         check_readable(config, directory)
     except ConfigError as error:
         exit_with(ConfigError([*error.problems, f"Not installed: the relay could not read all of {directory}."]))
+
+
+def _relay_alone_can_change(config_file: Path, config: Config, directory: Path) -> None:
+    """Exits with 1 where others than root, and those who keep the policies now, could change the set later."""
+    place = resolved(directory)
+    beside = config.policies.directory.absolute().parent
+    if unit_of(config_file) is not None and any(map(place.is_relative_to, NOT_IN_UNITS)):
+        _fail(f"Not installed: the unit of the relay does not see {place} (systemd.exec(5)): copy it into {beside}.")
+    keepers = {each.uid for each in (owner_of(beside), relays_user(config)) if each is not None}
+    if os.geteuid() == 0 and (writer := others_can_write(place, keepers, groups=False)):
+        _fail(f"Not installed: {place}: {printable(writer)}: copy it into {beside}, with `cp -r`, as root.")
 
 
 def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | None:

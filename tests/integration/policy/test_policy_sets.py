@@ -17,6 +17,7 @@ import pytest
 from click.testing import Result
 from structlog.testing import LogCapture
 
+from relay.cli import policy_sets
 from relay.errors import ConfigError
 from relay.files.quiet import GONE_QUIET_S
 from relay.policy import reload as policy_reload
@@ -26,6 +27,7 @@ from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.testlib import relay_command
+from tests.testlib.nobody import NOBODY, by_root
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import (
     log_as_before as log_as_before,  # a fixture
@@ -333,6 +335,22 @@ def in_place(site: Callable[[Mapping[str, str]], Run], top: Path, files: Mapping
     write(top / "one", files)
     (top / "policies").symlink_to("one")
     return run
+
+
+@by_root
+def test_what_others_can_change_or_the_unit_does_not_see_is_not_installed(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    two = write(tmp_path / "two", SETS)
+    os.chown(two, NOBODY.pw_uid, NOBODY.pw_gid)
+    result = run("install", str(two))
+    assert (result.exit_code, (tmp_path / "policies").resolve()) == (1, tmp_path / "one")
+    assert f"Not installed: {two}: user nobody can change it: copy it into {tmp_path}" in result.stderr
+    os.chown(two, 0, 0)
+    monkeypatch.setattr(policy_sets, "unit_of", lambda _: "a unit")
+    monkeypatch.setattr(policy_sets, "NOT_IN_UNITS", (str(two.parent),))
+    assert f"the unit of the relay does not see {two} " in run("install", str(two)).stderr
 
 
 def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
