@@ -41,12 +41,12 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.output import plain_console, print_json
 from relay.cli.quarantine import quarantine_state
-from relay.cli.units import how_to, how_to_run_what_is_installed
+from relay.cli.units import INSTALLED, PACKAGE, how_to, how_to_run_what_is_installed, package_state
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.files import permissions
-from relay.files.commands import named
+from relay.files.commands import command, named
 from relay.files.sqlite import no_room
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, only_sending, with_documents
@@ -444,4 +444,8 @@ def _release_states(config_file: Path, config: Config) -> Iterator[State]:
         problem += (
             f"; installed is version {here.version} in {here.directory}: {how_to_run_what_is_installed(config_file)}"
         )
-    yield "release", f"{running.version} serves, from {running.directory}", (problem,) if problem else ()
+    problems = [problem] if problem else []
+    if Path(running.directory).is_relative_to(PACKAGE) and (state := package_state()) not in (INSTALLED, ""):
+        finish = command("dpkg", "--configure", "-a")
+        problems.append(f"the Debian package is {state}, not {INSTALLED}: {finish}, or install the package again")
+    yield "release", f"{running.version} serves, from {running.directory}", tuple(problems)

@@ -36,6 +36,10 @@ INSTALL_UNIT = (
 """Commands of deploy/INSTALL.md that install the unit."""
 HOLD_PORTS = "qumail-relay setup --hold-ports --config"
 """Command that makes systemd hold the ports of a relay.toml."""
+PACKAGE = Path("/usr/lib/qumail-relay")
+"""The Python environment of the Debian package."""
+INSTALLED = "ok installed"
+"""What dpkg-query(1) says of a package that is installed completely, held or not."""
 _STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 _CONFIG = re.compile(r"--config[=\s]+(\S+)")
@@ -45,6 +49,7 @@ _LISTENING = "0A"
 ROOT = 0
 _SERVICE = ".service"
 _TIMEOUT_S = 20.0
+_DPKG_TIMEOUT_S = 5.0
 
 
 class Unit(NamedTuple):
@@ -144,6 +149,21 @@ def systemctl(*words: str) -> str:
     if done.returncode:
         raise ConfigError(f"{command('systemctl', *words)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def package_state() -> str:
+    """The state of the Debian package, "" if dpkg does not know."""
+    query = shutil.which("dpkg-query")
+    if query is None:
+        return ""
+    words = [query, "-W", "-f", "${db:Status-Eflag} ${db:Status-Status}", "qumail-relay"]
+    try:
+        done = subprocess.run(  # noqa: S603 - dpkg-query, with words of ours
+            words, capture_output=True, text=True, timeout=_DPKG_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return permissions.printable(done.stdout.strip()) if not done.returncode else ""
 
 
 def listening_as(user: int) -> frozenset[str]:

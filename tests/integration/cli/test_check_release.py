@@ -4,6 +4,7 @@ Standard: a process keeps the files that it has opened; the relay writes down wh
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -45,3 +46,32 @@ async def test_a_relay_that_runs_what_is_no_longer_installed_is_told(
     else:
         assert "which is gone" in found[0] or "installed anew" in found[0]
         assert f"qumail-relay serve --config {site.config_file}" in found[0]
+
+
+@pytest.mark.in_process
+async def test_a_package_that_dpkg_has_left_half_installed_is_told(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    admin = tmp_path / "dpkg"
+    (admin / "updates").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dpkg-query").write_text(f'#!/bin/sh\nexec /usr/bin/dpkg-query --admindir={admin} "$@"\n')
+    (tmp_path / "bin/dpkg-query").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    async with app.running(site.config):
+
+        async def found(state: str, before: str = "") -> list[str]:
+            (admin / "status").write_text(
+                f"Package: qumail-relay\nStatus: install {state}\nArchitecture: all\nVersion: 1\n"
+                "Maintainer: us\nDescription: relay\n\n"
+            )
+            _, _, said = await run("check", "--config", site.config_file, "--no-next-hops", "--json", before=before)
+            return [each for row in json.loads(said) if row["what"] == "release" for each in row["problems"]]
+
+        assert await found("ok half-configured") == []  # this relay is not the package's
+        ours = f"from pathlib import Path; from relay.cli import check; check.PACKAGE = Path({str(Path(relay.__file__).parent)!r})"
+        remedy = "dpkg --configure -a, or install the package again"
+        for state in ("ok half-configured", "ok unpacked", "reinstreq half-installed"):
+            assert await found(state, ours) == [f"the Debian package is {state}, not ok installed: {remedy}"]
+        assert await found("ok installed", ours) == []
