@@ -29,7 +29,7 @@ async def test_mail_that_came_unsealed_is_put_aside_and_released_with_its_mark(b
     assert b"The figures are 42" not in bob.on_disk()
     [entry] = await bob.listed()
     assert (entry["reason"], entry["protection"]) == ("unprotected", "none")
-    assert "must arrive with aes, and it arrived unsealed" in entry["cause"]
+    assert "must arrive with aes or stronger, and it arrived unsealed" in entry["cause"]
     assert (await bob.command("release", entry["id"]))[0] == 0
     [got] = sink.got
     assert got.message.startswith(b"Received: from ")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -334,9 +335,10 @@ def test_a_damaged_private_key_is_a_config_error_or_the_same_key(
     home = originals["alice"]
     path = home.path(data.draw(st.sampled_from(["kem.*.key", "signing.*.key", "rsa_signing.*.key"])))
     whole = path.read_bytes()
-    der = bytearray(base64.b64decode(b"".join(whole.splitlines()[1:-1])))
+    half = data.draw(st.sampled_from(re.findall(rb"-----BEGIN PRIVATE KEY-----\n(.+?)-----END", whole, re.DOTALL)))
+    der = bytearray(base64.b64decode(half))
     der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n")
+    path.write_bytes(whole.replace(half, base64.encodebytes(der)))
     try:
         assert load_identity(home.identity_directory, now=NOW).fingerprint
     except ConfigError as error:
