@@ -91,11 +91,7 @@ class PresentHere:
 
 
 class TooManyConnections(TryLater):
-    """All connections of a listener are taken."""
-
-    code = 421
-    status = "4.7.0"
-    public = "Too many connections, try again later"
+    """All connections of a listener are taken: counted by this name, for the alarm `connections_full`."""
 
 
 class SocketServer:

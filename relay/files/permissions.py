@@ -185,13 +185,15 @@ def user() -> str:
 def _denial(place: Path, lacks: str, link: str, *, private: bool) -> Denial:
     status = place.stat()
     rights = f"mode {status.st_mode & 0o7777:04o}, owner {user_name(status.st_uid)}:{group_name(status.st_gid)}"
-    remedy = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
     if link:
         # Who made the link may want root to give away what it leads to.
         where, look = named(Path(link)), command("ls", "-ld", Path(link))
         remedy = f"a link leads there, {where}; change nothing there, and look at the link: {look}"
+    else:
+        of_owner = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
+        remedy = of_owner or _remedy(place, status, lacks)
     right = "search" if lacks == "x" else "read"
-    return Denial(named(place), right, rights, printable(remedy or _remedy(place, status, lacks)), link)
+    return Denial(named(place), right, rights, printable(remedy), link)
 
 
 def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:

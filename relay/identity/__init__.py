@@ -1,5 +1,5 @@
 """The identity of this site and of its peers: private keys, certificates, and signed peer documents.
-Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and RSA; read pairs.py first.
+Standard: X.509 (RFC 5280) with composite ML-KEM and ML-DSA (composite.py) and RSA; read pairs.py first.
 """
 
 from relay.identity.certificates import domains_of, valid_now

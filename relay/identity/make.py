@@ -14,6 +14,7 @@ with our signing key.
 from __future__ import annotations
 
 import base64
+import textwrap
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,13 +176,8 @@ def _key_to_certify(maker: _Maker, role: Role, before: Identity | None) -> Priva
 
 def _pem(label: str, octets: bytes) -> bytes:
     """RFC 7468, in lines of 64 characters."""
-    text = base64.b64encode(octets).decode()
-    lines = [
-        f"-----BEGIN {label}-----",
-        *(text[at : at + 64] for at in range(0, len(text), 64)),
-        f"-----END {label}-----",
-    ]
-    return "\n".join(lines).encode() + b"\n"
+    lines = textwrap.wrap(base64.b64encode(octets).decode(), 64)
+    return "\n".join((f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", "")).encode()
 
 
 class _Maker:

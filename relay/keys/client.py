@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import count
 from typing import Self, Unpack
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted
@@ -62,7 +61,8 @@ class KMEClient(Asker):
         """
         check_numbers(number, size)
         self.bind()
-        for attempt in count():
+        attempt = 0
+        while True:
             try:
                 return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
             except KMEExhausted as error:
@@ -70,7 +70,7 @@ class KMEClient(Asker):
                     raise
                 pause = max(self.state.backoff.pause(attempt), self.state.asks_for_pause(Call.ENC_KEYS))
                 await self._pause(Call.ENC_KEYS, str(error), attempt, pause)
-        raise AssertionError
+                attempt += 1
 
     @abstractmethod
     async def request_dec_keys(

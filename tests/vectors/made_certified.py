@@ -348,13 +348,14 @@ def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
     sealed = _to(people()[1], "pqc", _around(_signed("pqc")))
     info = (*_FIRST, 1)
     yield "kem-version", "KEMRecipientInfo version 1", trees.put(sealed, (*info, 0), b"\x02\x01\x01")
-    kem, encapsulation = (*info, 2), cms.decode_enveloped(sealed).recipients[0].kem_ciphertext  # type: ignore[union-attr]
-    alone = element(OCTET_STRING, encapsulation[:1568])
+    kem, [recipient] = (*info, 2), cms.decode_enveloped(sealed).recipients
+    assert isinstance(recipient, cms.KEMRecipient)
+    alone = element(OCTET_STRING, recipient.kem_ciphertext[:1568])
     ml_kem = bytes.fromhex("300b0609608648016503040403")
     yield "ml-kem-alone", "ML-KEM-1024 alone", trees.put(trees.put(sealed, kem, ml_kem), (*info, 3), alone)
     yield "other-composite", "ML-KEM-1024 with X448", replaced(sealed, "06082b0601050507063f", "06082b06010505070641")
     yield "short-encapsulation", "without the point of P-384", trees.put(sealed, (*info, 3), alone)
-    long = element(OCTET_STRING, encapsulation + b"\0")
+    long = element(OCTET_STRING, recipient.kem_ciphertext + b"\0")
     yield "long-encapsulation", "one octet too many", trees.put(sealed, (*info, 3), long)
     ml_dsa = trees.put(_signed("pqc"), (*trees.SIGNER, 4), bytes.fromhex("300b0609608648016503040313"))
     yield "ml-dsa-scheme", "signed with ML-DSA-87 alone", _to(people()[1], "pqc", _around(ml_dsa))

@@ -11,17 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from relay.config import TCPAddress
 from relay.formats import cms, mime
 from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
-from relay.identity.x509_keys import key_of
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties
 from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
 from relay.schemes.pqc import PQC
-from relay.schemes.signatures import certificate_id
 from tests.integration.attacks.conftest import Scene, quarantined
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
@@ -55,10 +52,8 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     """Any entity, encrypted to somebody's ML-KEM key: that takes no secret."""
     certificate = person.certificates.kem
     assert certificate is not None
-    secret, ciphertext = key_of(certificate).encapsulate()  # type: ignore[union-attr]
     key = os.urandom(KEY_OCTETS)
-    recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, aes_key_wrap(kem_key(secret), key))
-    return bytes(encrypt(entity, key, recipient))
+    return bytes(encrypt(entity, key, PQC().recipient("somebody", certificate, key)))
 
 
 async def test_what_alice_signed_for_one_site_is_not_taken_at_another(scene: Scene, identities: Identities) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import SMTPReply, submit
 
+ROOT = Path(__file__).parents[3]
 ONLY_PEOPLE_CHANGE = ("relay.toml", "policies", "identity", "peers", "site.secret")
 """What else the machine's own backup has: no relay writes it."""
 LEVELS = ("otp", "aes", "pqc")
@@ -253,3 +256,18 @@ async def test_the_store_of_a_newer_release_is_refused(bob: Site, tmp_path: Path
     assert "was written by a newer relay (schema 99, " in err
     assert str(bob.directory / "relay.db") in err
     assert list(tmp_path.glob("copy/*")) == []
+
+
+def test_the_commands_of_the_restore_take_the_newest_copy_that_is_whole(tmp_path: Path) -> None:
+    [line] = re.findall(r"^newest=.*$", (ROOT / "deploy/OPERATING.md").read_text(), re.MULTILINE)
+    for name, files in (
+        ("2026-12-01T1", ["relay.db"]),
+        ("2026-12-02T1", [UNFINISHED, "sent.recent"]),
+        ("2026-12-03T1", []),
+    ):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    command = line.replace("/var/backups/qumail-relay", str(tmp_path)) + '\necho "$newest"'
+    done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "2026-12-01T1\n"

@@ -15,8 +15,6 @@ from typing import Any, cast
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
@@ -35,12 +33,11 @@ from relay.identity import PeerCertificates
 from relay.identity.composite import signing_key
 from relay.identity.directory import read_key
 from relay.identity.pairs import Role
-from relay.identity.x509_keys import key_of
 from relay.schemes import Opening, Scheme, Unsealed
-from relay.schemes.content_key import KEY_OCTETS, encrypt, kem_key
+from relay.schemes.content_key import KEY_OCTETS, encrypt
 from relay.schemes.pqc import PQC
-from relay.schemes.rsa import RSA, oaep
-from relay.schemes.signatures import certificate_id, sign
+from relay.schemes.rsa import RSA
+from relay.schemes.signatures import SignedScheme, certificate_id, sign
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
@@ -109,20 +106,10 @@ async def test_flipped_bits_are_noticed(level: Scheme, identities: Identities) -
 
 def _around(level: Scheme, identities: Identities, content: bytes) -> bytes:
     """`content` encrypted to Bob as `level` does it, whatever it is."""
-    peer = identities.bob.certificates
-    content_key = os.urandom(KEY_OCTETS)
-    if level.name == "pqc":
-        assert peer.kem is not None
-        secret, ciphertext = key_of(peer.kem).encapsulate()  # type: ignore[union-attr]
-        recipient: Any = cms.KEMRecipient(
-            certificate_id(peer.kem), ciphertext, aes_key_wrap(kem_key(secret), content_key)
-        )
-    else:
-        assert peer.rsa_encryption is not None
-        key = peer.rsa_encryption.public_key()
-        assert isinstance(key, rsa.RSAPublicKey)
-        recipient = cms.RSARecipient(certificate_id(peer.rsa_encryption), key.encrypt(content_key, oaep()))
-    return bytes(encrypt(content, content_key, recipient))
+    assert isinstance(level, SignedScheme)
+    certificate, content_key = level.encryption_certificate(identities.bob.certificates), os.urandom(KEY_OCTETS)
+    assert certificate is not None
+    return bytes(encrypt(content, content_key, level.recipient("bob", certificate, content_key)))
 
 
 @both
