@@ -91,7 +91,7 @@ class PresentHere:
 
 
 class TooManyConnections(TryLater):
-    """All connections of a listener are taken: counted by this name, for the alarm `connections_full`."""
+    """All connections of a listener are taken."""
 
 
 class SocketServer:

@@ -355,6 +355,8 @@ class DevelopmentKME(Faults):
     async def _errors_have_their_body(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        if self._runner is None or request.app is not self._runner.app:
+            return _close(request)  # of a connection that was being opened when the server stopped
         try:
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the client gets the standard's error in any case

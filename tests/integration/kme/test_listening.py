@@ -8,8 +8,11 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -157,6 +160,27 @@ async def test_the_servers_stop_although_a_client_keeps_its_connection(tmp_path:
         await asyncio.wait_for(kmes.stop(), 5)
         with pytest.raises(aiohttp.ClientError):
             await alice.get("1/status")
+
+
+async def test_a_connection_that_was_being_opened_is_not_answered_once_they_have_stopped(tmp_path: Path) -> None:
+    """A client that opens connections ahead would go on to get keys of a server that is away."""
+    kmes = DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0))
+    await kmes.start()
+    address = urlsplit(kmes.urls[KM1])
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    async with asyncio.timeout(10):
+        while kmes.km1.connections == 0:
+            await asyncio.sleep(0)
+    await kmes.stop()
+    tls = ssl.create_default_context(cafile=str(kmes.state_dir / "ca.pem"))
+    tls.load_cert_chain(kmes.state_dir / "sae-2.pem", kmes.state_dir / "sae-2.key")
+    got = b""
+    with suppress(OSError):
+        await writer.start_tls(tls, server_hostname="localhost")
+        writer.write(b"GET /api/v1/keys/1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert got == b""
 
 
 def create_server_fails(monkeypatch: pytest.MonkeyPatch, address: str, number: int, times: int = 1000) -> None:
