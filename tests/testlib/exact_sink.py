@@ -5,6 +5,7 @@ Standard: RFC 5321 with PIPELINING, SIZE, 8BITMIME, SMTPUTF8 and DSN offered; on
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 from relay.config import TCPAddress
 from tests.testlib import mails
+from tests.testlib.acceptor import Acceptor
 from tests.testlib.ports import free_address
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -55,22 +57,24 @@ class ExactSink:
     on_rcpt: Mapping[str, str] = field(default_factory=dict)
     arrived: list[Arrived] = field(default_factory=list)
     address: TCPAddress = field(default_factory=free_address)
-    _server: asyncio.Server | None = None
+    _acceptor: Acceptor | None = None
     _open: set[_Connection] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), *self.address)
-        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+        self._acceptor = Acceptor(self._connected)
+        self.address = self._acceptor.listen(self.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._server.close()
+        assert self._acceptor is not None
+        await self._acceptor.close()
         for connection in list(self._open):
             connection.transport.abort()
-        await self._server.wait_closed()
+
+    async def _connected(self, connection: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self), connection)
 
 
 class _Connection(asyncio.Protocol):

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import Acceptor, streams
 from tests.testlib.ports import free_address
 from tests.testlib.sink import Got
 
@@ -44,7 +45,7 @@ class Hop:
     got: list[Got] = field(default_factory=list)
     connections: list[list[str]] = field(default_factory=list)
     address: TCPAddress = TCPAddress("", 0)
-    _server: asyncio.Server | None = None
+    _acceptor: Acceptor | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -75,21 +76,19 @@ class Hop:
             await self.changed()
 
     async def __aenter__(self) -> Self:
+        self._acceptor = streams(self._connection)
         if self.path:
-            self._server = await asyncio.start_unix_server(self._connection, str(self.path))
+            self._acceptor.listen_at(self.path)
         else:
             port = self.address.port or free_address().port
-            self._server = await asyncio.start_server(self._connection, self.host, port)
-            self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+            self.address = self._acceptor.listen(TCPAddress(self.host, port))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self.hang_up()
-        await self._server.wait_closed()
+        assert self._acceptor is not None
+        await self._acceptor.close()
 
     async def hang_up(self) -> None:
         """Breaks all connections, as a restart does."""

@@ -15,6 +15,7 @@ from typing import Self
 import trustme
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import Acceptor, streams
 
 CAPABILITIES = "IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE IDLE"
 
@@ -49,27 +50,22 @@ class IMAPDouble:
     clear: list[str] = field(default_factory=list)
     address: TCPAddress = TCPAddress("127.0.0.1", 0)
     connections: int = 0
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _acceptor: Acceptor | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def __aenter__(self) -> Self:
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.issue_cert("localhost").configure_cert(self._tls)
         tls = None if self.starttls else self._tls
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=tls, limit=2**20)
-        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+        self._acceptor = streams(self._connection, tls, limit=2**20)
+        self.address = self._acceptor.listen(self.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
+        assert self._acceptor is not None
+        await self._acceptor.close()
 
     def put(self, message: bytes, folder: str = "INBOX", flags: str = "") -> int:
         """One more message; gives its UID."""
@@ -91,16 +87,12 @@ class IMAPDouble:
         await self.until(lambda: sum(bool(re.search(pattern, line)) for line in self.told) >= number)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self.connections += 1
         try:
             await Conversation(self, reader, writer).hold()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
 
     async def heard(self, line: str) -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import Acceptor, streams
 from tests.testlib.dovecot import Dovecot
 
 _LITERAL = re.compile(rb"\{(\d+)\}\r\n$")
@@ -43,7 +44,7 @@ class IMAPWire:
     reached: Callable[[], None] = lambda: None
     commands: Counter[str] = field(default_factory=Counter)
     address: TCPAddress = TCPAddress("127.0.0.1", 0)
-    _listener: asyncio.Server | None = None
+    _acceptor: Acceptor | None = None
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _gate: asyncio.Event | None = None
     _at_gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,18 +53,15 @@ class IMAPWire:
     async def __aenter__(self) -> Self:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(self.server.directory / "certificate.pem", self.server.directory / "key.pem")
-        self._listener = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=tls)
-        self.address = TCPAddress(*self._listener.sockets[0].getsockname()[:2])
+        self._acceptor = streams(self._connection, tls)
+        self.address = self._acceptor.listen(self.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        self.cut()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._listener.wait_closed()
+        assert self._acceptor is not None
+        await self._acceptor.close()
 
     def cut(self) -> None:
         """Open connections break."""

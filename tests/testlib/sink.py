@@ -5,6 +5,7 @@ Standard: RFC 5321, by aiosmtpd; messages are kept exactly as they came over the
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Self
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import Acceptor
 from tests.testlib.ports import free_address
 
 
@@ -44,7 +46,7 @@ class Sink:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     address: TCPAddress = field(default_factory=free_address)
-    _server: asyncio.Server | None = None
+    _acceptor: Acceptor | None = None
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     _connections: list[_Server] = field(default_factory=list)
 
@@ -58,24 +60,24 @@ class Sink:
         await self.stop()
 
     async def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        host, port = self.address
-        self._server = await loop.create_server(self._connection, host, port)
-        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+        self._acceptor = Acceptor(self._connected)
+        self.address = self._acceptor.listen(self.address)
 
     async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        assert self._acceptor is not None
+        await self._acceptor.close()
         for connection in self._connections:
             if connection.transport is not None:
                 connection.transport.abort()  # type: ignore[attr-defined]
-        await self._server.wait_closed()
 
     async def messages(self, number: int, timeout: float = 60) -> list[Got]:
         """Waits until at least `number` mails are there."""
         async with asyncio.timeout(timeout), self._arrived:
             await self._arrived.wait_for(lambda: len(self.got) >= number)
         return self.got
+
+    async def _connected(self, connection: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection)
 
     def _connection(self) -> _Server:
         connection = _Server(

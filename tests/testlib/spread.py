@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import streams
 from tests.testlib.ports import free_address
 
 
@@ -22,26 +23,18 @@ class Spread:
         self.targets = list(targets)
         self.address = free_address()
         self._turn = count()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._acceptor = streams(self._connection)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connection, *self.address)
-        self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+        self.address = self._acceptor.listen(self.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
+        await self._acceptor.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
         first = next(self._turn)
         try:
             for target in range(first, first + len(self.targets)):
@@ -59,7 +52,6 @@ class Spread:
         except (asyncio.CancelledError, OSError, ExceptionGroup):
             pass
         finally:
-            self._connections.discard(task)
             writer.transport.abort()
 
 

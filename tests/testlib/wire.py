@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.acceptor import streams
 from tests.testlib.ports import free_address
 
 
@@ -33,8 +34,8 @@ class Wire:
         self._answers.set()
         self._held = [self._answers]
         self._holding = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._acceptor = streams(self._connection)
+        self._connections = 0
 
     async def __aenter__(self) -> Self:
         await self.mend()
@@ -50,24 +51,17 @@ class Wire:
         if self._stop_after is not None:
             await self.cut()
         self._stop_after = None
-        if self._server is None:
-            self._server = await asyncio.start_server(self._connection, *self.address)
-            self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
+        if not self._acceptor.open:
+            self.address = self._acceptor.listen(self.address)
 
     async def cut(self) -> None:
         """Open connections break, new ones are refused."""
-        if self._server is not None:
-            server, self._server = self._server, None
-            server.close()
-            for connection in self._connections:
-                connection.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
-            await server.wait_closed()
+        await self._acceptor.close()
 
     @property
     def connections(self) -> int:
         """The number of open connections."""
-        return len(self._connections)
+        return self._connections
 
     def stop_after(self, octets: int) -> None:
         """Each connection stays open but passes at most so many octets to the target."""
@@ -101,9 +95,7 @@ class Wire:
             await self._stopped.wait()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+        self._connections += 1
         writers = [writer]
         try:
             there, to_there = await self._connect()
@@ -115,7 +107,7 @@ class Wire:
             for each in writers:
                 each.transport.abort()
         finally:
-            self._connections.discard(task)
+            self._connections -= 1
             for each in writers:
                 each.close()
 
