@@ -150,7 +150,7 @@ class Homeward:
         other recipients it may be one that we have sealed for a peer.
         """
         try:
-            layer = await self.opener.layers().recognise(mail.message)
+            layer = await self.opener.layers().recognise(mail.message, mail.envelope.mailboxes)
         except CannotOpen as error:
             return str(error) if any(self._ours(mail)) else ""
         return "it is sealed for this site" if layer is not None else ""

@@ -23,6 +23,11 @@ _MOST = 10
 _PROOF = re.compile(rb";[ \t\r\n]+site=([0-9a-f]{32})[ \t]*(?=\r\n|\Z)")
 
 
+def is_by_relay(message: bytes) -> bool:
+    """Whether a message has the field of a relay that seals, of any site. Raises MalformedMessage."""
+    return any(name == SEALED_HERE for name, _ in mime.fields(mime.header_of(message)))
+
+
 @dataclass(frozen=True, slots=True)
 class SiteMarks:
     """Makes and recognises marks. All relays of a site share the secret; older ones count as long as they exist."""

@@ -5,6 +5,7 @@ Standard: relay/FORMAT.md, the receiver's order: where a message comes in change
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -68,6 +69,20 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
             return (await parts.sealer.seal(mail)).copies[0].message
 
     return sealed
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Sink]:
+    async with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def alices_relay(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
+        identities=identities,
+    )  # fmt: skip
 
 
 def events(log: LogCapture, *names: str) -> list[tuple[str, str]]:
@@ -233,6 +248,40 @@ async def test_what_a_peers_user_has_sealed_for_ours_reaches_them_sealed_or_not_
     assert [got.message.endswith(theirs) for got in (*sink.got, *left.got)] == [True] * 3
     async with assembly.parts(bob.config, prefetch=False) as parts:
         assert await parts.store.quarantine.all() == []
+
+
+@pytest.mark.parametrize(
+    ("level", "footer", "reason"),
+    [("pqc", b"", "wrong-site"), ("rsa", b"", "wrong-site"), ("rsa", b"-- \r\nread by the list\r\n", "unknown-format")],
+)
+async def test_what_a_relay_sealed_for_an_identity_that_is_gone_is_put_aside_and_opens_once_it_is_back(
+    bob: Site, wire: Sink, alices_relay: Site, sink: Sink, left: Sink, identities: Identities,
+    level: str, footer: bytes, reason: str,
+) -> None:  # fmt: skip
+    """Users cannot read it: it was made for no mail program of theirs."""
+    alices_relay.write_policies({"default.toml": f'levels = ["{level}"]\n'})
+    async with app.running(alices_relay.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    [sealed] = [each.message + footer for each in wire.got]
+    shutil.rmtree(bob.directory / "identity")
+    shutil.copytree(identities.eve.directory, bob.directory / "identity")
+    async with app.running(bob.config) as addresses:
+        for listener in ("incoming", "outgoing"):
+            assert (await submit(addresses[listener], sealed, sender="ann@alice.example")).code == 250
+        # For a site whose mail this server only passes on (a backup MX) it may be right.
+        assert (await submit(addresses["incoming"], sealed, recipients=[CARL])).code == 250
+    assert [each.recipients for each in sink.got] == [(CARL,)]
+    assert left.got == []
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        [kept] = await parts.store.quarantine.all()
+        assert (kept.reason, kept.named, kept.arrivals) == (reason, "alice", 2)
+    shutil.rmtree(bob.directory / "identity")
+    shutil.copytree(identities.bob.directory, bob.directory / "identity")
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        release = Releaser(parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me")
+        if reason == "wrong-site":
+            assert (await release.release(kept, kept.envelope.recipients)).over
+            assert sink.got[-1].message.endswith(mails.plain())
 
 
 async def test_what_a_person_has_released_unopened_is_not_put_aside_once_more(

@@ -54,6 +54,12 @@ def sealed_octets(message: bytes) -> bytes:
     return _content(types, fields.get(b"content-transfer-encoding", []), body)
 
 
+def sealed_by_relay(message: bytes) -> bool:
+    """Whether a message that looks sealed has the field of a relay that seals."""
+    fields, _ = _split_message(message)
+    return b"x-qumail-sealed" in fields and any(_is_cms(each, _SMIME_TYPES) for each in fields.get(b"content-type", []))
+
+
 def stands_in(message: bytes, names: list[bytes]) -> bool:
     """Whether one of the names stands in the body, as it is or in what can be read of it as base64."""
     _, body = _split_message(message)

@@ -64,13 +64,14 @@ class PrivateKey:
 
 @dataclass(frozen=True)
 class Site:
-    """This site: its SAE, its peers, what the groups serve, its aliases and its private keys."""
+    """This site: its SAE, its peers, what the groups serve, its aliases, its private keys, its mail domains."""
 
     sae: str
     peers: tuple[Peer, ...]
     groups: Mapping[str, str]  # group to "otp", "aes" or "both"
     aliases: Mapping[str, frozenset[str]] = field(default_factory=dict)  # sealed recipient to mailboxes
     private_keys: tuple[PrivateKey, ...] = ()
+    domains: frozenset[str] = frozenset({"bob.example"})
 
 
 Keys = Mapping[OneKey, bytes]

@@ -41,7 +41,9 @@ def receive(
         if failure.kind == "no key":
             return Held(opening.memory)
         unreadable = failure.step == 1 and failure.kind == _BAD and not opening.names
-        if failure.kind == "not for us" or (unreadable and not mime.stands_in(message, _named(site))):
+        unnamed = failure.kind == "not for us" or (unreadable and not mime.stands_in(message, _named(site)))
+        ours = any(each.rpartition("@")[2].lower() in site.domains for each in recipients)
+        if unnamed and not (ours and not opening.names and mime.sealed_by_relay(message)):
             return PassedOn(opening.memory)
         return Refused(failure.step, failure.kind, opening.memory)
 

@@ -143,7 +143,7 @@ class MailOpener:
         CannotOpen.
         """
         layers = self.layers()
-        outermost = await layers.recognise(message)
+        outermost = await layers.recognise(message, mailboxes or ())
         if outermost is None:
             return None
         return await self.open_recognised(

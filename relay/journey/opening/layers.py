@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from relay.config import Config, PeerSettings
-from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
+from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, NotForUs, UnknownPeer
 from relay.formats import cms, mime
 from relay.formats.cms import KeyUse
+from relay.journey.marks import is_by_relay
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
 from relay.levels import AES, LEVELS, ON_TOP, PQC
+from relay.mail import domain_of
 from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Scheme
 from relay.schemes.signatures import names, signs_under
@@ -81,12 +83,14 @@ class Layers:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
-    async def recognise(self, message: bytes) -> Layer | None:
+    async def recognise(self, message: bytes, mailboxes: Sequence[str] = ()) -> Layer | None:
         """The outermost layer of a message sealed for us; None for ordinary mail, and mail sealed by others.
 
-        Raises BadStructure for one that names our keys and cannot be parsed; also UnknownPeer and NotAccepted.
+        Raises BadStructure for one that names our keys and cannot be parsed; also UnknownPeer and NotAccepted. What a
+        relay has sealed for one of `mailboxes` in our domains is ours: NotForUs if we have no key of it.
         """
-        return await off_loop(mime.work(message), self._outermost, message)
+        ours = any(domain_of(each) in self.config.site.domains for each in mailboxes)
+        return await off_loop(mime.work(message), self._outermost, message, ours)
 
     async def open(self, opened: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
         """The payload of the innermost layer; `size` is that of the message in bytes.
@@ -108,16 +112,19 @@ class Layers:
             layer = await off_loop(size, self._inner, entity.content, opened.protection)
             del entity  # or a large message would be held once more for each layer
 
-    def _outermost(self, message: bytes) -> Layer | None:
+    def _outermost(self, message: bytes, ours: bool) -> Layer | None:
         if not mime.is_sealed(message):
             return None
+        by_relay = ours and is_by_relay(message)
         try:
             level, enveloped, references = self._decoded(mime.sealed_content(message))
         except BadStructure:
-            if self._may_name_us(message):
+            if by_relay or self._may_name_us(message):
                 raise
             return None  # what people have sealed for each other may have any structure
         if not self._is_for_us(level, enveloped, references):
+            if by_relay:
+                raise NotForUs("sealed by a relay, to a key that this site does not have")
             return None
         try:
             return self._checked(level, enveloped, references)

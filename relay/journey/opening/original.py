@@ -71,7 +71,7 @@ class Originals:
         `mark` is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, without a claim.
         """
         layers, dkim = self.opener.layers(), self.dkim() if self.dkim is not None else None
-        outermost = await layers.recognise(message)
+        outermost = await layers.recognise(message, mailboxes)
         if outermost is None:
             return None
         # Before anything is claimed: with a slow DNS server, a retry at another relay would have to wait.
