@@ -40,6 +40,7 @@ CAPABILITIES = (
     Capability("development KMEs", ("kme",), "who tries it out, and the tests"),
     Capability("policy", ("policy",), OF_ALL),
     Capability("identity, peers, invitations", ("identity",), OF_ALL),
+    Capability("S/MIME with other products", ("smime",), "sites whose partners have another gateway, or certificates of their own"),
     Capability("store, quarantine", ("store", "quarantine"), OF_ALL),
     Capability("audit record", ("audit",), "who has to prove what protected a mail"),
     Capability("DKIM", ("dkim",), "sites that sign or demand signatures"),

@@ -25,6 +25,9 @@ COMMANDS = {
         "backup:backup",
         "Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.",
     ),
+    "certificates": LaterCommand(
+        "certificates:certificates", "Other people's and gateways' S/MIME certificates, for level smime."
+    ),
     "check": LaterCommand(
         "check:check",
         "Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.",

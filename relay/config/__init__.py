@@ -22,6 +22,7 @@ from relay.config.listeners import (
     OutgoingSettings,
     SubmissionSettings,
 )
+from relay.config.smime import SMIMEKeySettings, SMIMESettings
 from relay.config.tables import (
     DEFAULT_TAG_SEPARATORS,
     AlarmSettings,
@@ -75,6 +76,8 @@ __all__ = [
     "Network",
     "OutgoingSettings",
     "PeerSettings",
+    "SMIMEKeySettings",
+    "SMIMESettings",
     "Server",
     "SiteSettings",
     "SizeSetting",
@@ -106,6 +109,7 @@ class Config(toml.Table):
     policies: PolicySettings
     store: StoreSettings
     identity: IdentitySettings | None = None
+    smime: SMIMESettings | None = None
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
@@ -132,6 +136,12 @@ class Config(toml.Table):
     def audit_directory(self) -> Path:
         """The directory of the audit record; by default that of the relay's own files."""
         return self.audit.directory or self.own_directory / "audit"
+
+    @property
+    def certificates_directory(self) -> Path:
+        """The directory of other people's and gateways' S/MIME certificates."""
+        configured = self.smime.certificates if self.smime is not None else None
+        return configured or self.policies.directory.parent / "certificates"
 
     @property
     def restore_check_file(self) -> Path:

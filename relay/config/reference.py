@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 import relay.config
-from relay.config import Config, kmes, listeners, parse_size, tables
+from relay.config import Config, kmes, listeners, parse_size, smime, tables
 from relay.files import toml
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}
@@ -141,7 +141,7 @@ def _size(size: int) -> str:
 def _texts() -> _Texts:
     """The texts under each class and each of its fields (attribute docstrings, PEP 257)."""
     texts: _Texts = {}
-    for module in (relay.config, listeners, kmes, tables):
+    for module in (relay.config, listeners, kmes, smime, tables):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 texts[node.name] = {"": _unwrapped(ast.get_docstring(node) or "")} | _under_fields(node)

@@ -22,6 +22,7 @@ DOCUMENTS = (
     "deploy/TRYING.md",
     "deploy/POSTFIX.md",
     "deploy/PEERS.md",
+    "deploy/SMIME.md",
     "deploy/KEYS.md",
     "deploy/WATCHING.md",
     "deploy/RUNNING.md",

@@ -1,0 +1,71 @@
+"""The table [smime] of relay.toml: this site's own S/MIME certificates, and what partners' programs can read.
+Standard: RFC 8551; the text under a setting is its documentation (reference.py), with its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator
+
+from relay.config.values import MailboxSetting, PathSetting, as_tuple, parse_domain
+from relay.files import toml
+
+ALL_DOMAINS = "*"
+
+
+def _parse_partner(value: str) -> str:
+    return value if value == ALL_DOMAINS else parse_domain(value)
+
+
+Partners = Annotated[tuple[Annotated[str, AfterValidator(_parse_partner)], ...], BeforeValidator(as_tuple)]
+"""Mail domains, or "*" for all."""
+
+
+class SMIMEKeySettings(toml.Table):
+    """A certificate of this site, and its private key, RSA (2048 bits or more), P-256 or P-384."""
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "certificate": "/etc/qumail-relay/smime/alice.example.pem",
+        "key": "/etc/qumail-relay/smime/alice.example.key",
+        "passphrase": "/etc/qumail-relay/smime/alice.example.pass",
+    }
+
+    certificate: PathSetting
+    """A PEM file: the certificate, and after it those of the CAs up to the root, if there are any. Or a PKCS#12 file,
+    which has the key too.
+    """
+    key: PathSetting | None = None
+    """The private key in PEM, readable by the relay only; left out for PKCS#12."""
+    passphrase: PathSetting | None = None
+    """A file whose first line is the passphrase of the key or the PKCS#12 file, readable by the relay only."""
+    mailboxes: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
+    """The mailboxes of the person whose key it is. Without any it is that of the whole site, which signs."""
+
+
+class SMIMESettings(toml.Table):
+    """S/MIME with other organisations' gateways, and with people who have a certificate: level smime (deploy/SMIME.md).
+    Without this table the level is not available. A change counts from a restart.
+    """
+
+    examples: ClassVar[Mapping[str, object]] = {
+        "certificates": "/etc/qumail-relay/certificates",
+        "cbc": ["bob.example"],
+        "pkcs1": ["bob.example"],
+    }
+
+    certificates: PathSetting | None = None
+    """The directory of other people's and gateways' certificates, which `qumail-relay certificates` looks after; by
+    default `certificates` beside policies.directory.
+    """
+    keys: Annotated[tuple[SMIMEKeySettings, ...], BeforeValidator(as_tuple)] = ()
+    """One table for each certificate of this site, the current one first. The first that may sign signs everything
+    that leaves at level smime. Leave older ones there as long as mail for them may arrive.
+    """
+    cbc: Partners = ()
+    """Domains whose programs know no AES-256-GCM; "*": all. They get AES-256-CBC, which does not notice what somebody
+    changes on the way. A certificate whose SMIMECapabilities name CBC and not GCM gets it anyway.
+    """
+    pkcs1: Partners = ()
+    """Domains whose programs know no RSAES-OAEP; "*": all. They get RSA encryption by PKCS#1 v1.5."""
