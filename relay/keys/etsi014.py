@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Unpack
 from urllib.parse import quote
@@ -278,5 +279,6 @@ class OptimizedKMClient(KMEClient):
         return keys_asked_for(json_body(self.name, body, len(key_IDs)), key_IDs)
 
 
+@lru_cache(maxsize=256)
 def _path(sae: str, call: Call) -> str:
     return f"/api/v1/keys/{quote(sae, safe='')}/{call}"

@@ -22,6 +22,7 @@ class Events:
 
     def __init__(self, module: str) -> None:
         self._module = module
+        self._logger = logging.getLogger(module)
 
     def debug(self, event: str, **fields: Any) -> None:
         """A repeated event, or one for developers only."""
@@ -44,11 +45,11 @@ class Events:
         if structlog.is_configured():
             structlog.get_logger(self._module).log(level, event, **fields)
             return
-        if not (logger := logging.getLogger(self._module)).isEnabledFor(level):
+        if not self._logger.isEnabledFor(level):
             return
         trouble = fields.pop("exc_info", None)
         text = " ".join([event, *(f"{name}={value!r}" for name, value in fields.items())])
-        logger.log(level, "%s", text, exc_info=trouble)
+        self._logger.log(level, "%s", text, exc_info=trouble)
 
 
 class Complaint:

@@ -287,10 +287,11 @@ class KeyPool:
             self.client.burn(peer_pool.slave_sae, len(keys), "not remembered")
             raise
         self._put_in_stock(peer_pool, keys, before, until)
-        asyncio.get_running_loop().call_later(self.prefetch.lifetime, self.maintain)
         drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
         peer_pool.landed(short=len(keys) < asked, alone=self.undelivered.strict)
+        if len(peer_pool.stock):
+            asyncio.get_running_loop().call_later(self.prefetch.lifetime, self.maintain)
         await asyncio.sleep(0)  # served callers may return now, and share the next request with those still waiting
         return True
 

@@ -73,7 +73,8 @@ class Transport:
         self._opens_at = float("-inf")
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clock: float | None = None
+        self._dated: tuple[str | None, float] = None, 0.0
+        """The Date of the last reply, and the time since our boot when it came, in seconds."""
         self._heard = False
         """Whether there was a reply under these TLS settings."""
 
@@ -98,7 +99,11 @@ class Transport:
     @property
     def clock_ahead_s(self) -> float | None:
         """How far the KME's clock is ahead of ours, in seconds, by the Date of its last reply; None if unknown."""
-        return None if self._clock is None else self._clock - clock_offset()
+        date, came = self._dated
+        try:
+            return parsedate_to_datetime(date[:64]).timestamp() - came - clock_offset() if date else None
+        except (ValueError, TypeError, OverflowError):
+            return None
 
     async def send_with(self, context: ssl.SSLContext, request: HTTPRequest, within: float) -> HTTPReply:
         """As `send`, over a connection of its own with these TLS settings."""
@@ -127,7 +132,7 @@ class Transport:
                 middlewares=(_once,),
             ) as reply:
                 self._heard = True
-                self._clock = _clock(reply.headers.get("Date"))
+                self._dated = reply.headers.get("Date"), boot_time()
                 body = await _read_bounded(reply, request.limit(reply.status))
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
                 return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
@@ -331,14 +336,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(inner, BaseException):
             yield inner
         following = following.__cause__ or following.__context__
-
-
-def _clock(date: str | None) -> float | None:
-    """What the KME's clock shows, minus the time since our boot, in seconds; it only informs, and sets nothing."""
-    try:
-        return parsedate_to_datetime(date[:64]).timestamp() - boot_time() if date else None
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -88,9 +88,9 @@ class Undelivered:
 
         A trial that failed is repeated later.
         """
+        if self._own_sae is None or self._setting is not None or status is None:
+            return
         async with self._finding_out:
-            if self._own_sae is None or self._setting is not None or status is None:
-                return
             if self.found not in (None, "untold") or self._clock() < self._look_at:
                 return
             try:

@@ -262,3 +262,15 @@ async def _make(client: Any, call: str) -> None:
         await client.request_enc_keys("bob")
     else:
         await client.request_dec_keys("alice", ["some-key"])
+
+
+async def test_a_key_that_was_given_leaves_no_timer_behind(kme: FakeKME) -> None:
+    def timers() -> int:
+        return sum(not each.cancelled() for each in vars(asyncio.get_running_loop())["_scheduled"])
+
+    async with kme.client(pool_connections=1) as client:
+        await client.request_enc_keys("bob")
+        before = timers()
+        for _ in range(30):
+            await client.request_enc_keys("bob")
+        assert timers() < before + 10
