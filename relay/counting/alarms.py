@@ -326,6 +326,18 @@ _ALL: Final = (
         not_ready=True,
     ),
     Alarm(
+        "key_receiver_silent",
+        "Arriving mail is held: a process of the relay does not answer",
+        "The second process, which fetches keys of arriving mail, is stopped or hangs. Mail under quantum keys is "
+        "held, and no KME is asked for them.",
+        "the process has not answered for ten seconds",
+        "it answers",
+        "`ps -C 'relay keys' -o pid,stat` shows the process. With T in its state it is stopped: `kill -CONT PID` loses "
+        "nothing. With D a disk hangs (`dmesg`). Otherwise start the relay anew; keys on their way may be lost then.",
+        clear_s=0.0,
+        not_ready=True,
+    ),
+    Alarm(
         "not_watched",
         "The relay is not watched",
         "The relay has not checked itself for a minute: all other conditions may be out of date.",

@@ -223,6 +223,12 @@ STORE_WRITABLE: Final = Metric(
     "qumail_store_writable", "gauge", "1 while the store can be written; 0 holds all mail", together="min"
 )
 
+KEY_RECEIVER_SILENT: Final = Metric(
+    "qumail_key_receiver_silent_seconds",
+    "gauge",
+    "Time for which the process that fetches keys of arriving mail has not answered; 0 while it answers",
+    together="max",
+)
 DISK_FREE: Final = Metric(
     "qumail_disk_free_bytes", "gauge", "Free room on the disk of the state directory", together="min"
 )

@@ -74,6 +74,11 @@ class Receiving:
         """Whether the receiver process has ended unexpectedly: this process then asks, and a kill may lose keys."""
         return self._process is not None and self._process.ended.is_set()
 
+    @property
+    def process_silent_s(self) -> float:
+        """Time for which the receiver process has not answered, in seconds; 0 if it answers."""
+        return self._process.silent_s if self._process is not None else 0.0
+
     async def process_ended(self) -> None:
         """Waits until it has ended; forever without one."""
         await (self._process.ended if self._process is not None else asyncio.Event()).wait()

@@ -12,6 +12,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ CLOSING_S = 5.0
 """Shutdown grace period for calls under way, in seconds. They continue, and the next relay imports their keys."""
 HAND_OVER_S = 5.0
 """Timeout of handing over the spool, in seconds; the rest is handed over later."""
+SILENT_S = 10.0
+"""Silence of the process, in seconds, after which no KME is asked through it."""
 READS_ON_S = 30.0
 """Time the process waits for a KME after its caller has given up, in seconds: late keys are usable."""
 Interface = Literal["etsi014", "skip"]
@@ -191,8 +194,17 @@ class ReceiverProcess:
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
         self._numbers = count(1)
         self._closing = False
+        self._heartbeat: asyncio.Task[Any] | None = None
+        self._heartbeat_at = 0.0
         self.ended = asyncio.Event()
         """Set once the process has ended unexpectedly."""
+
+    @property
+    def silent_s(self) -> float:
+        """Time since the first handing over that the process has not answered, in seconds; 0 if it answers."""
+        if self._heartbeat is None or self._heartbeat.done():
+            return 0.0
+        return time.monotonic() - self._heartbeat_at
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
@@ -200,6 +212,8 @@ class ReceiverProcess:
         """As Receiver.send."""
         if not await self._open():
             return await self._instead.send(kme, transport, request, within, on_sent)
+        if self.silent_s >= SILENT_S:
+            raise self._silent()
         times = {"patience": within, "within": max(within, READS_ON_S)}
         asked = {"kme": kme, **times, "request": request.as_json()}
         on_sent()
@@ -207,6 +221,8 @@ class ReceiverProcess:
             async with asyncio.timeout(within):
                 answer, body = await self._ask(asked)
         except TimeoutError as error:
+            if self.silent_s > within / 2:
+                raise self._silent() from error  # the KME may have answered
             cause = f"no answer within {within:.1f} s; should one come, its keys are kept"
             raise NoAnswer(cause, sent=True, fault=KMEFault.UNREACHABLE) from error
         if "not_stored" in answer:
@@ -221,10 +237,19 @@ class ReceiverProcess:
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
         await self._instead.hand_over()
-        if await self._open():
-            with suppress(NoAnswer, TimeoutError):
-                async with asyncio.timeout(HAND_OVER_S):
-                    await self._ask({"hand_over": True})
+        if not await self._open():
+            return
+        if self._heartbeat is None or self._heartbeat.done():
+            self._heartbeat_at = time.monotonic()
+            self._heartbeat = asyncio.create_task(self._hand_over(), name="key receiver's heartbeat")
+        await asyncio.wait([self._heartbeat], timeout=HAND_OVER_S)
+
+    async def _hand_over(self) -> None:
+        with suppress(NoAnswer):
+            await self._ask({"hand_over": True})
+
+    def _silent(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the process `relay keys` has not answered for {self.silent_s:.0f} s")
 
     async def close(self) -> None:
         """As Receiver.close."""
@@ -233,6 +258,8 @@ class ReceiverProcess:
             self._writer.write_eof()
             await asyncio.wait([self._reading], timeout=CLOSING_S)
             self._reading.cancel()
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
             self._writer.close()
         await self._instead.close()

@@ -3,8 +3,8 @@ It is checked at intervals, so that no request waits for a disk or a database.
 
 Still ready: a KME or the next hop is unavailable, keys have run out, a policy file is broken. Mail is held then, and
 nothing is lost; the previous policies are in force. Not ready, since all mail would be held: the store cannot be
-written, or its disk is full. The same holds if the second process has ended, or a required audit record cannot be
-written. Also not ready: the last check is too old, so the relay hangs.
+written, or its disk is full. The same holds if the second process has ended or does not answer, or a required audit
+record cannot be written. Also not ready: the last check is too old, so the relay hangs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.files import permissions
 from relay.files.rights import typed_by_root
 from relay.files.sqlite import no_room
+from relay.key_receiver import receiver
 from relay.status import Watched
 from relay.store.secret import SiteSecret
 from relay.store.store import Store
@@ -95,6 +96,10 @@ class Readiness:
             looked["key_receiver_ended"] = (
                 "the second process has ended, which asks for received keys: the relay is to be started anew"
             )
+        silent = watched.receiving.process_silent_s
+        watched.board.set(metrics.KEY_RECEIVER_SILENT, to=silent)
+        if silent >= receiver.SILENT_S:
+            looked["key_receiver_silent"] = f"the process `relay keys` has not answered for {silent:.0f} s"
         return {name: cause for name, cause in looked.items() if cause}
 
     async def _store(self) -> str:

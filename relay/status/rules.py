@@ -17,6 +17,7 @@ from relay.counting.alarms import ALARMS
 from relay.counting.amounts import many, octets
 from relay.counting.held import DIRECTIONS, Waiting
 from relay.counting.metric import Labels
+from relay.key_receiver import receiver
 from relay.keys import report
 from relay.keys.health import State
 from relay.keys.report import clocks_differ
@@ -254,6 +255,12 @@ def _not_ready(name: str) -> Rule:
             yield "", cause
 
     return rule
+
+
+def _key_receiver_silent(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    silent = max(sight.gauges(metrics.KEY_RECEIVER_SILENT).values(), default=0.0)
+    if silent >= receiver.SILENT_S:
+        yield "", f"the process `relay keys` has not answered for {silent:.0f} s: no KME is asked for received keys"
 
 
 def _store_is_another(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -544,6 +551,7 @@ RULES: dict[str, Rule] = {
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),
+    "key_receiver_silent": _key_receiver_silent,
     "not_watched": _not_ready("not_watched"),
     "sealed_mail_unopened": _sealed_mail_unopened,
     "mailbox_unwatched": _mailbox_unwatched,

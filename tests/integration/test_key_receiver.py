@@ -28,6 +28,7 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app, assembly
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
+from tests.integration.status.test_alarms import standing
 from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
 from tests.testlib.sites import SOON_LOCKED_OUT, DidNotStart, RelayProcess, Site, make_site, relay_process
@@ -403,6 +404,38 @@ async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_proc
         finally:
             os.kill(frozen, signal.SIGCONT)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_second_process_that_is_frozen_is_named_by_an_alarm_and_no_kme_is(
+    bob: Site, several: list[bytes], sink: Sink
+) -> None:
+    """Mail waits meanwhile, and no key is asked for twice afterwards."""
+    soon = (
+        "import relay.key_receiver; from relay.key_receiver import receiver\n"
+        "relay.key_receiver.TAKE_OVER_S = 0.1; receiver.SILENT_S = 3.0\n"
+        "from relay.status import alarms, ready; alarms.LOOK_S = ready.LOOK_S = 0.2"
+    )
+    async with relay_process(bob, before=soon) as relay:
+        frozen = key_receiver(relay)
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            # Before the silence is noticed, and after it.
+            assert [(await submit(relay.addresses["incoming"], each)).code for each in several] == [451] * 3
+            async with asyncio.timeout(30):
+                while "alarm key_receiver_silent" not in (found := await wrong(bob)):
+                    await asyncio.sleep(0.1)
+            assert "`relay keys`" in found["alarm key_receiver_silent"][0]
+            assert [(await submit(relay.addresses["incoming"], each)).code for each in several] == [451] * 3
+            assert not {each["alarm"] for each in standing(bob)}.intersection(("kme_away", "received_keys_refused"))
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        for each in several:
+            await opened_in_the_end(relay, each)
+        async with asyncio.timeout(30):
+            while "key_receiver_silent" in {each["alarm"] for each in standing(bob)}:
+                await asyncio.sleep(0.1)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * 3
+    assert await reasons(bob) == []
 
 
 async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(

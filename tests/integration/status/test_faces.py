@@ -148,6 +148,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "disk_full": lambda s: s.patch.setattr(ready, "no_room", lambda _: "no space left on its disk"),
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
     "key_receiver_ended": lambda s: s.say(Receiving, "process_has_ended", True),
+    "key_receiver_silent": lambda s: s.say(Receiving, "process_silent_s", 60.0),
     "not_watched": lambda s: s.patch.setattr(ready, "STALE_S", -1.0),
     "sealed_mail_unopened": lambda s: s.board.add(metrics.FAILURES, "outgoing", "SealedForUs"),
     "mailbox_unwatched": lambda s: s.board.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1),
