@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 QUOTABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 !#$%&'*+/=?^_`{|}~.-")
 SPECIAL = frozenset('()<>[]:;@\\,."')
@@ -20,6 +21,9 @@ IGNORABLE = re.compile(
 )
 ENCODED_WORD = re.compile(r"=\?[^?\s]+\?([bq])\?([^?\s]*)\?=", re.IGNORECASE)
 MOST_COMMENTS, MOST_ADDRESSES, MOST_OCTETS, MOST_CHARACTERS = 8, 100, 8192, 1000
+
+REMEMBERED = 20_000
+"""Number of answers that each function remembers: the same addresses are asked for again and again."""
 
 
 class InDoubtError(Exception):
@@ -44,6 +48,7 @@ def lowered(local: str) -> str:
     return unicodedata.normalize("NFC", "".join(char.lower() for char in composed))
 
 
+@lru_cache(maxsize=REMEMBERED)
 def domain_of(text: str) -> str | None:
     """In lower case and A-labels, if it is one."""
     labels = [_label(label) for label in text.split(".")]
@@ -66,6 +71,7 @@ def _label(text: str) -> str | None:
     return "xn--" + label.encode("punycode").decode()
 
 
+@lru_cache(maxsize=REMEMBERED)
 def local_of(recipient: str) -> tuple[str, str] | None:
     """Local part and domain of a recipient as they are compared; none where no file can cover it."""
     local, at, domain = recipient.rpartition("@")
@@ -79,6 +85,7 @@ def local_of(recipient: str) -> tuple[str, str] | None:
     return None if wrong else (lowered(local), known)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def folded(pattern: str) -> str:
     """A pattern as it is compared."""
     local, _, domain = pattern.rpartition("@")
@@ -91,6 +98,7 @@ def folded(pattern: str) -> str:
 # --- who is named --------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=REMEMBERED)
 def sender_of(sender: str) -> Address | None:
     """The address of an envelope sender, or none if it is in doubt."""
     try:
@@ -102,6 +110,12 @@ def sender_of(sender: str) -> Address | None:
 
 def addresses_in(fields: Sequence[str]) -> list[Address] | None:
     """All whom these fields name; none if one of them is in doubt."""
+    found = _addresses_in(tuple(fields))
+    return None if found is None else list(found)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _addresses_in(fields: tuple[str, ...]) -> list[Address] | None:
     found: list[Address] = []
     if sum(len(each.encode("utf-8", "surrogateescape")) for each in fields) > MOST_OCTETS:
         return None

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from tests.testlib.address_reference import Address, addresses_in, folded, local_of, sender_of
@@ -104,13 +105,6 @@ class Said:
         never = self.peer is None or not self.tried
         return "refused" if never or facts.waited >= self.settings.patience else "held"
 
-    def strength(self, facts: Facts, can: Ability) -> int | None:
-        """How strong what leaves is, None where nothing does."""
-        for level in self.tried:
-            if level == "plaintext" or (self.peer and self._layers(self.peer, level, can)):
-                return ORDER.index(level)
-        return None
-
     def best(self) -> set[str]:
         """What it would be with all keys: for the smallest message, and for this one."""
         return {self._found(self.listed, Ability()), self._found(self.tried, Ability())}
@@ -191,7 +185,15 @@ class Reference:
 
     # --- which file ------------------------------------------------------------------------------------------------
 
+    def files_of(self, recipient: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """All files that may cover them on some day."""
+        to = local_of(recipient)
+        return [(name, self.files[name]) for name in self._names(*to)] if to else []
+
     def _covering(self, local: str, domain: str) -> Iterator[str]:
+        return (name for name in self._names(local, domain) if self._counts(self.files[name]))
+
+    def _names(self, local: str, domain: str) -> Iterator[str]:
         names = [f"{domain}/{encoded(local)}.toml"]
         if not ROUTING & set(local):
             if (untagged := self._untagged(local)) is not None:
@@ -202,7 +204,7 @@ class Reference:
             names += [name for name in parents if self.files.get(name, {}).get("subdomains")]
             names = [name for name in names if name not in NO_DOMAINS]
             names.append("default.toml")
-        return (name for name in names if name in self.files and self._counts(self.files[name]))
+        return (name for name in names if name in self.files)
 
     def _untagged(self, local: str) -> str | None:
         """Without its tag, if it has one."""
@@ -224,14 +226,15 @@ class Reference:
         for who in ("sender", "recipient"):
             for name in (who, f"not_{who}"):
                 if name in rule:
-                    patterns = list(self._patterns(rule[name]))
+                    patterns = list(self.patterns(rule[name]))
                     people = self._people(who, facts, to, patterns, opposite=name != who)
                     named = [each(patterns) for each in people]
                     fits.append(max(SURELY - fit if name != who else fit for fit in named))
         fits.append(SURELY if _is_so(rule, facts) else NOT)
         return min(fits)
 
-    def _patterns(self, value: Any) -> Iterator[str]:
+    def patterns(self, value: Any) -> Iterator[str]:
+        """The texts of a condition, with the members of groups."""
         for text in texts(value):
             yield from texts(self.groups[text[6:]]) if text.startswith("group:") else [text]
 
@@ -346,8 +349,13 @@ def _has_field(facts: Facts, text: str) -> bool:
 
 def _like(pattern: str, addresses: Iterable[str]) -> bool:
     """`*` stands for any number of any characters."""
-    expression = ".*".join(map(re.escape, pattern.split("*")))
-    return any(re.fullmatch(expression, each, re.DOTALL) for each in addresses)
+    expression = _expression(pattern)
+    return any(expression.fullmatch(each) for each in addresses)
+
+
+@lru_cache(maxsize=10_000)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
 def levels_of(table: Mapping[str, Any]) -> tuple[str, ...]:

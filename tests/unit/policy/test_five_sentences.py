@@ -4,24 +4,36 @@ Standard: policies/README.md; small sets are tried by brute force.
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
-from itertools import combinations, permutations, product
+from functools import cache
+from itertools import chain, combinations, permutations, product
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relay.errors import ConfigError, RelayError
 from relay.levels import ALL_SEALING, LevelName, strength
+from relay.mail import Recipient
+from relay.policy.compare import compare
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.load import load_policies
 from relay.policy.settings import on_day
 from relay.policy.strength import guarantee, never_weaker, parse_levels, united
 from tests.testlib.long import sized
+from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_files import PEERS, write
+from tests.testlib.policy_reference import Ability
+
+if TYPE_CHECKING:
+    from relay.keys.ring import KeyRing
 
 README = (Path(__file__).parents[3] / "policies" / "README.md").read_text(encoding="utf-8")
 LISTS: tuple[tuple[LevelName, ...], ...] = (
@@ -139,10 +151,12 @@ def files(draw: st.DrawFn) -> str:
     return f"levels = {list(levels)}\n{limits}{priority}".replace("'", '"')
 
 
-def loaded(directory: Path, file: str, each: list[str], floors: list[str]) -> PolicySet | None:
+def loaded(
+    directory: Path, file: str, each: list[str], floors: list[str], domain: str = "bob.example"
+) -> PolicySet | None:
     """The set, without the rules of the file that raise nothing."""
     for number in range(2):
-        texts = {"bob.example.toml": file + "".join(each), "floors.toml": "".join(floors) or "# none\n"}
+        texts = {f"{domain}.toml": file + "".join(each), "floors.toml": "".join(floors) or "# none\n"}
         try:
             return load_policies(write(directory / str(number), texts), PEERS)
         except ConfigError as error:
@@ -234,3 +248,151 @@ def test_what_cannot_be_read_beyond_doubt_fits_every_text(
         return
     if "larger_than" not in "".join(floors):
         assert never_weaker(every.levels, some.levels)
+
+
+# --- mail that can have no level -------------------------------------------------------------------------------------
+
+LAYERS = ("otp", "aes", "pqc", "rsa")
+
+
+@st.composite
+def abilities(draw: st.DrawFn) -> Ability:
+    """What relay, peer and KMEs can do for bob at present."""
+    cannot = draw(st.sets(st.sampled_from(LAYERS)))
+    keys = {("bob", use): draw(st.sampled_from(["all", "normal", "none"])) for use in ("otp", "aes")}
+    no_kme = frozenset(["bob"] if draw(st.integers(0, 5)) == 0 else [])
+    return Ability(frozenset((layer, "bob") for layer in cannot), no_kme, keys)
+
+
+def can_be_had(level: LevelName, decision: Decision, can: Ability, octets: int) -> bool:
+    """Whether a level of the list can be had now."""
+    if level == "plaintext":
+        return True
+    layers = level.split("+")
+    if decision.peer is None or octets > dict(decision.max_size).get(level, octets):
+        return False
+    if any((layer, "bob") in can.cannot for layer in layers):
+        return False
+    if layers[-1] not in ("otp", "aes"):
+        return True
+    enough = ("all",) if decision.priority == "low" else ("all", "normal")
+    return not can.no_kme and can.keys["bob", layers[-1]] in enough
+
+
+@settings(max_examples=sized(300, 3000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    file=files(), each=rules("when"), floors=rules("floor"), message=MESSAGES, can=abilities(), can_later=abilities(),
+    sender=st.sampled_from(["ann@alice.example", "ben@alice.example", ""]), waited=st.sampled_from([None, 10.0, 7200.0, 7200.0]),
+    domain=st.sampled_from([*["bob.example"] * 4, "peerless.example"]),
+    patience=st.sampled_from(["", 'otherwise = "refuse"\n', 'otherwise = "hold 1 h"\n']),
+)  # fmt: skip
+def test_mail_that_can_have_no_level_of_its_list_never_leaves_but_is_held_or_refused_with_the_reason(
+    tmp_path_factory: pytest.TempPathFactory, file: str, each: list[str], floors: list[str], message: bytes,
+    can: Ability, can_later: Ability, sender: str, waited: float | None, domain: str,
+    patience: str,
+) -> None:  # fmt: skip
+    top = tmp_path_factory.mktemp("p")
+    policies = loaded(top / "a", file + patience, each, floors, domain)
+    if policies is None:
+        return
+    to = Recipient(f"x@{domain}")
+    decision = policies.decide(sender, to.address, MessageFacts(message, ""))
+    octets = MessageFacts(message).size
+    for ability in (can, can_later):  # keys that come later help what is held, and nothing else
+        planner = planner_of(ability, top / "alice", compression=False)
+        keys = cast("KeyRing", Keys(ability.keys))
+        [group] = asyncio.run(planner.foresee([(to, decision)], octets, waited, keys))
+        best = next((level for level in decision.levels if can_be_had(level, decision, ability, octets)), None)
+        assert group.protection == (best or "")
+        if best is not None:
+            assert group.result == ("clear" if best == "plaintext" else "sealed")
+            continue
+        size_forbids = all(octets > dict(decision.max_size).get(level, octets) for level in decision.levels)
+        never = decision.peer is None or size_forbids
+        too_late = decision.hold_for == 0 or (waited is not None and waited >= decision.hold_for)
+        assert group.result == ("refused" if never or too_late else "held")
+        reason = str(group.error)
+        assert all(f"{level}: " in reason for level in decision.levels), reason
+        assert group.error is not None
+        assert group.error.reply.startswith("5" if never or too_late else "4")
+
+
+# --- brute force over small sets -------------------------------------------------------------------------------------
+
+SMALL_LISTS: tuple[tuple[LevelName, ...], ...] = (
+    ("plaintext",), ("otp",), ("otp", "aes"), ("aes", "pqc"), ("pqc+aes",), ("pqc", "rsa"),
+)  # fmt: skip
+SMALL_CONDITIONS = (
+    'subject_tag = "[a]"', 'subject_tag = ["[a]", "[b]"]', 'sender = "ann@*"', 'not_sender = "ann@alice.example"',
+)  # fmt: skip
+SMALL_MAILS = [
+    (sender, MessageFacts(b"From: %b\r\nSubject: %b\r\n\r\n" % (sender.encode(), subject), login))
+    for sender in ("ann@alice.example", "ben@alice.example")
+    for subject in (b"", b"[a]", b"[b]", b"[a] [b]", b"=?x-none?q?y?=")
+    for login in ("", None)
+]
+
+
+class Small(NamedTuple):
+    """A set of one file and two rules at most."""
+
+    levels: tuple[LevelName, ...]
+    rules: frozenset[str]
+
+    @property
+    def fewer(self) -> list[Small]:
+        """The same without one of its rules."""
+        return [Small(self.levels, self.rules - {each}) for each in self.rules]
+
+
+def small_sets(directory: Path, number: int) -> dict[Small, PolicySet]:
+    """All sets with so many rules at most, but those with rules that raise nothing."""
+    found: dict[Small, PolicySet] = {}
+    every = [
+        f"[[{kind}]]\n{condition}\nlevels = {list(levels)}\n".replace("'", '"')
+        for kind, condition, levels in product(("when", "floor"), SMALL_CONDITIONS, SMALL_LISTS[1:])
+    ]
+    for levels in SMALL_LISTS:
+        for rules_of in chain.from_iterable(combinations(every, count) for count in range(number + 1)):
+            floors, own = ([each for each in rules_of if kind in each] for kind in ("[[floor]]", "[[when]]"))
+            texts = {
+                "bob.example.toml": f"levels = {list(levels)}\n".replace("'", '"') + "".join(own),
+                "floors.toml": "".join(floors) or "# none\n",
+            }
+            shutil.rmtree(directory, ignore_errors=True)
+            with suppress(ConfigError):
+                found[Small(levels, frozenset(rules_of))] = load_policies(write(directory, texts), PEERS)
+    return found
+
+
+def lists_of(policies: PolicySet) -> list[tuple[LevelName, ...]]:
+    """The levels for each of the small mails."""
+    return [policies.decide(sender, "x@bob.example", facts).levels for sender, facts in SMALL_MAILS]
+
+
+@cache
+def leaves_weaker(now: tuple[LevelName, ...], before: tuple[LevelName, ...]) -> bool:
+    """Whether by some supply mail leaves weaker by one list than by the other."""
+    least = strength(guarantee(before))
+    return not all(not_weaker(leaves(now, can), leaves(before, can), least) for can in SUPPLIES)
+
+
+def test_no_small_set_lets_a_mail_leave_weaker_with_a_rule_than_without(tmp_path: Path) -> None:
+    found = {small: lists_of(each) for small, each in small_sets(tmp_path / "p", sized(1, 2)).items()}
+    pairs = [(found[small], found[less]) for small in found for less in small.fewer if less in found]
+    assert len(pairs) > 100
+    for after, before in pairs:
+        assert not any(leaves_weaker(*each) for each in zip(after, before, strict=True))
+
+
+def test_no_small_set_lets_a_mail_leave_weaker_after_a_strict_edit_than_before(tmp_path: Path) -> None:
+    found = [(each, lists_of(each)) for each in small_sets(tmp_path / "p", 1).values()]
+    passed = refused = 0
+    for (old, before), (new, after) in product(found[:: sized(9, 1)], found[:: sized(5, 1)]):
+        weaker = any(leaves_weaker(*each) for each in zip(after, before, strict=True))
+        proven = compare(old, new).proven
+        assert not (proven and weaker), (old.files, old.floors, new.files, new.floors)
+        passed += proven
+        refused += not proven
+    assert passed
+    assert refused
