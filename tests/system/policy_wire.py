@@ -1,6 +1,6 @@
 """Generated mails through a relay that runs, and what a reference written from policies/README.md says of each:
-`python -m tests.system.policy_wire [MAILS] [--seed SEED]`, outside the suite. Replies, what the next hop got and the
-layers are compared; every other mail is submitted by a user who has logged in.
+`python -m tests.system.policy_wire [MAILS] [--seed SEED]`, outside the suite. Replies, what the next hop or the mail
+server got and the layers are compared; mails come in turn by SMTP, submission, LMTP and milter.
 """
 
 from __future__ import annotations
@@ -20,29 +20,34 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+import miltertest
 import structlog
 import trustme
 
+from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
+from tests.integration.entry.milter.mta import MTA, in_thread
 from tests.integration.entry.submission.conftest import quick_hasher, write_certificate, write_users
 from tests.integration.entry.submission.program import connected
 from tests.testlib.address_reference import sender_of
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.policy_made import LOCALS, LOGINS, OWN, Made, MadePolicies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference
-from tests.testlib.sink import Got, Sink
+from tests.testlib.sink import Sink
 from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import submit
+from tests.testlib.submit import submit, submit_lmtp
 
 PEERS = {"bob": ["bob.example"]}
 OWNERS = dict.fromkeys(PEERS["bob"], "bob")
 ABILITY = Ability(cannot=frozenset({("hqc-256", "bob")}))
 MAILS_EACH = 50
 COMPLETE = ("X-Generated: yes", "Date: Wed, 25 Nov 2026 10:00:00 +0000", "Message-ID: <1@alice.example>")
+LISTENERS = 'listen = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\n'
 SUBMISSION = """
 [submission]
 listen_tls = "127.0.0.1:0"
@@ -100,31 +105,61 @@ def facts_of(made: Made) -> Facts:
         return facts
 
 
-async def one_mail(relay: RelayProcess, trust: ssl.SSLContext, sink: Sink, facts: Facts) -> tuple[str, str]:
+Way = Literal["smtp", "submission", "lmtp", "milter"]
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+async def one_mail(way: Way, relay: RelayProcess, trust: ssl.SSLContext, sink: Sink, facts: Facts) -> tuple[str, str]:
     """What became of it, and the reply."""
     message = message_of(facts)
     had, logged = len(sink.got), len(relay.log)
     options = ["BODY=8BITMIME", "SMTPUTF8"]
-    if facts.login is None:
-        reply = str(
-            await submit(
-                relay.addresses["outgoing"], message, sender=facts.sender, recipients=facts.recipients, options=options
-            )
-        )
-    else:
+    envelope: dict[str, Any] = {"sender": facts.sender, "recipients": facts.recipients, "options": options}
+    edited: bytes | None = None
+    if way == "milter":
+        reply, edited = await in_thread(by_milter, relay.addresses["outgoing_milter"], message, facts)
+    elif way == "submission":
         reply = await submitted(relay, trust, message, facts)
+    elif way == "lmtp":
+        [answer] = await submit_lmtp(relay.addresses["outgoing_lmtp"], message, **envelope)
+        reply = str(answer)
+    else:
+        reply = str(await submit(relay.addresses["outgoing"], message, **envelope))
     code = int(reply[:3])
     if 400 <= code < 500:
         word = "held"
     elif code >= 500:
         word = "refused"
+    elif edited is not None:
+        word = await protection(relay, logged, edited)
     else:
         async with asyncio.timeout(30):
             [got] = (await sink.messages(had + 1))[had:]
-        word = await protection(relay, logged, got)
-    if word in ("held", "refused") and len(sink.got) != had:
+        word = await protection(relay, logged, got.message)
+    if (word in ("held", "refused") or edited is not None) and len(sink.got) != had:
         word = f"{word}, and yet it left"
     return word, reply
+
+
+def by_milter(address: TCPAddress, message: bytes, facts: Facts) -> tuple[str, bytes | None]:
+    """The reply, and the message that the mail server has afterwards; None where the relay has sent it on itself."""
+    mta = MTA(address)
+    try:
+        mta.negotiate()
+        header, _, body = message.decode().partition("\r\n\r\n")
+        fields = [
+            (name, value.replace("\r\n", "\n"))
+            for name, _, value in (each.partition(":") for each in re.split(r"\r\n(?![ \t])", header))
+        ]
+        answer = mta.mail(
+            fields, body, sender=f"<{facts.sender}>", recipients=[f"<{each}>" for each in facts.recipients],
+            macros=facts.login is not None, user=facts.login or "",
+        )  # fmt: skip
+    finally:
+        mta.close()
+    if answer.text:
+        return answer.text, None
+    return "250 in place", answer.applied(fields, body) if answer.word == miltertest.SMFIR_ACCEPT else None
 
 
 async def submitted(relay: RelayProcess, trust: ssl.SSLContext, message: bytes, facts: Facts) -> str:
@@ -144,15 +179,15 @@ async def submitted(relay: RelayProcess, trust: ssl.SSLContext, message: bytes, 
         return await program.reply()
 
 
-async def protection(relay: RelayProcess, logged: int, got: Got) -> str:
-    """The layers by the relay's log, which must fit what its next hop has got."""
+async def protection(relay: RelayProcess, logged: int, got: bytes) -> str:
+    """The layers by the relay's log, which must fit what has become of the message."""
     async with asyncio.timeout(30):
         while not (lines := left(relay.log[logged:])):
             await asyncio.sleep(0.01)
     [line] = lines
-    sealed = b"application/pkcs7-mime" in got.message or b"application/vnd." in got.message
-    clear = b"\r\nX-Generated: yes\r\n" in got.message
-    assert sealed is not clear, got.message[:2000]
+    sealed = b"application/pkcs7-mime" in got or b"application/vnd." in got
+    clear = b"\r\nX-Generated: yes\r\n" in got
+    assert sealed is not clear, got[:2000]
     word = str(line["protection"]) if "protection" in line else "plaintext"
     assert (word == "plaintext") is clear, line
     return "in clear" if clear else word
@@ -174,6 +209,7 @@ def site_of(
     )  # fmt: skip
     text = site.config_file.read_text()
     text = text.replace('domains = ["alice.example"]', f"domains = {json.dumps(sorted(OWN))}")
+    text = text.replace('listen = "127.0.0.1:0"\n', LISTENERS, 1)
     text = text.replace("[policies]", f"{SUBMISSION}\ntag_separators = {json.dumps(policies.site.tag_separators)}")
     site.config_file.write_text(text)
     write_certificate(directory, ca)
@@ -185,7 +221,7 @@ def site_of(
 async def main(mails: int, seed: int) -> int:
     """Sends them all; the number of those of which the reference says otherwise."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    made, counted, wrong, sent = Made(seed), Counter[str](), 0, 0
+    made, counted, ways, wrong, sent = Made(seed), Counter[str](), Counter[str](), 0, 0
     made.peers, made.named_peers = ("bob",), 0.8
     ca = trustme.CA()
     trust = ssl.create_default_context()
@@ -206,23 +242,29 @@ async def main(mails: int, seed: int) -> int:
             async with relay_process(site) as relay:
                 for _ in range(min(MAILS_EACH, mails - sent)):
                     facts = facts_of(made)
-                    # Users may not send from an address literal.
-                    login = None if sent % 2 or "@[" in facts.sender else made.choice(LOGINS)
-                    facts = replace(facts, login=login)
+                    way = WAYS[sent % len(WAYS)]
+                    if way == "submission" and "@[" in facts.sender:  # users may not send from an address literal
+                        way = "smtp"
+                    logins: dict[str, list[str | None]] = {"submission": [*LOGINS], "milter": [None, "", *LOGINS]}
+                    facts = replace(facts, login=made.choice(logins.get(way, [None])))
                     want = reference.said(facts, facts.recipients[0]).outcome(facts, ABILITY)
-                    got, reply = await one_mail(relay, trust, sink, facts)
+                    got, reply = await one_mail(way, relay, trust, sink, facts)
                     sent += 1
                     counted[got] += 1
+                    ways[way] += 1
                     if got != want:
                         wrong += 1
                         told = "\n".join(f"--- {name}\n{text}" for name, text in policies.files.items())
                         sys.stdout.write(
-                            f"\n{facts}\n{policies.site}\nit is {got} ({reply}), and should be {want}\n{told}\n"
+                            f"\n{facts}\n{policies.site}\nby {way} it is {got} ({reply}), and should be {want}\n{told}\n"
                         )
             shutil.rmtree(directory)
     seconds = time.monotonic() - began
     words = ", ".join(f"{number} {word}" for word, number in counted.most_common())
-    sys.stdout.write(f"seed {seed}: {sent} mails in {seconds:.0f} s: {words}; {wrong} not as the documents say\n")
+    by = ", ".join(f"{number} by {way}" for way, number in sorted(ways.items()))
+    sys.stdout.write(
+        f"seed {seed}: {sent} mails ({by}) in {seconds:.0f} s: {words}; {wrong} not as the documents say\n"
+    )
     return wrong
 
 

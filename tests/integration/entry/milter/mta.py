@@ -81,10 +81,14 @@ class MTA:
         sender: str = "<ann@alice.example>",
         recipients: Sequence[str] = ("<ben@bob.example>",),
         macros: bool = True,
+        user: str = "ann",
     ) -> Answer:
-        """Hands over one whole mail, after `negotiate`; parameters stand behind a recipient, with blanks."""
+        """Hands over one whole mail, after `negotiate`; parameters stand behind a recipient, with blanks.
+
+        The `user` who has logged in, "" for nobody, is among the macros.
+        """
         if macros:
-            names = {"{auth_authen}": "ann", "{client_addr}": "192.0.2.7", "i": "4XyZ"}
+            names = {"{client_addr}": "192.0.2.7", "i": "4XyZ"} | ({"{auth_authen}": user} if user else {})
             self.connection.send_macro(miltertest.SMFIC_MAIL, **names)
         self.connection.send(miltertest.SMFIC_MAIL, args=[sender])
         for recipient in recipients:
