@@ -146,6 +146,7 @@ class RestoreCheck:
         if row is not None:
             marks = _marks(row)
             self.trusted_from = marks.trusted_from if marks is not None else self._clock()
+            self.past = marks.past if marks is not None else 0.0
         self.doubt = identity.doubt if identity is not None else ""
 
     @to_its_end

@@ -52,14 +52,19 @@ class Store:
     ) -> None:
         self._database = database
         self._secret = secret
-        self.received = ReceivedKeys(database, secret, clock)
-        self.issued_keys = IssuedKeyMemory(database, secret, clock)
+        self.restore_check = RestoreCheck(database, restore_check_file, clock, secret.ids, known_here=known_here)
+
+        def stamp() -> float:
+            """The time for rows with an age limit: by a clock far behind they would expire at once."""
+            return max(clock(), self.restore_check.past)
+
+        self.received = ReceivedKeys(database, secret, stamp)
+        self.issued_keys = IssuedKeyMemory(database, secret, stamp)
         self.trials = Trials(database, clock)
         self.claims = Claims(database, board=board)
-        self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
+        self.deliveries = DeliveryRecords(database, self.claims, self.received, stamp)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
-        self.restore_check = RestoreCheck(database, restore_check_file, clock, secret.ids, known_here=known_here)
         self.rate_limits = RateLimits(database, clock)
         self.history = History(database, clock)
         self.canaries = Canaries(database, clock)

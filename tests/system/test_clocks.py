@@ -32,9 +32,10 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit, until_settled
 
-HOUR, WEEK = 3600.0, 7 * 86_400.0
+HOUR, WEEK, YEAR = 3600.0, 7 * 86_400.0, 365 * 86_400.0
 BUSY = "450 4.2.1 mailbox busy"
-either_way = pytest.mark.parametrize("set_by", [-HOUR, WEEK], ids=["an hour back", "a week ahead"])
+SET_BY = {"a year back": -YEAR, "an hour back": -HOUR, "a week ahead": WEEK, "a year ahead": YEAR}
+either_way = pytest.mark.parametrize("set_by", SET_BY.values(), ids=SET_BY)
 
 
 @pytest.fixture
@@ -130,6 +131,24 @@ async def test_what_comes_while_the_clock_is_wrong_is_put_aside_and_a_person_can
     )
     assert (status, bob.got) == (0, [(ANN, (BEN,)), (ANN, (BEA,))])
     assert await bob.kept() == [], "who has it does not wait for it"
+
+
+async def test_a_key_that_came_under_a_clock_a_year_behind_opens_its_mail_once_the_clock_is_right(
+    alice: Alice, bob_on_sqlite: Bob, clock: Clock, some_sweeps: Callable[[], Awaitable[None]]
+) -> None:
+    """As with a battery that is empty: the time is right once the network is there."""
+    bob, sealed, first = bob_on_sqlite, await alice.seal(level="otp"), await alice.seal()
+    async with bob.running() as relay:
+        assert (await until_settled(relay, first)).code == 250
+    clock.ahead = -YEAR
+    async with bob.running() as relay:
+        assert (await until_settled(relay, sealed)).code == 250
+        await some_sweeps()
+        clock.ahead = 0.0
+        await some_sweeps()
+    assert await bob.reasons() == ["outside-window"]
+    assert (await run("quarantine", "release", "--all", "--config", bob.site.config_file))[0] == 0
+    assert bob.got == [(ANN, (BEN,)), (ANN, (BEN,))]
 
 
 @either_way
