@@ -346,7 +346,7 @@ def unwrap(payload: bytes) -> Entity:
         raise BadStructure(f"the payload: {error}") from error
     if begin == end:
         raise BadStructure("the payload: no empty line ends its header")
-    fields = _mime_fields(payload[:end])
+    fields = mime_fields(payload[:end])
     kind = _cms_kind(fields.get(b"content-type", b""))
     if kind is None:
         raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
@@ -426,7 +426,7 @@ def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
     end, begin, _ = _bounds(message)
-    fields = _mime_fields(message[:end])
+    fields = mime_fields(message[:end])
     return _decoded(fields.get(b"content-transfer-encoding", b"7bit"), message, begin)
 
 
@@ -520,8 +520,8 @@ def _ends_of_lines(message: bytes) -> tuple[str, ...]:
     return (newlines,) if isinstance(newlines, str) else newlines or ()
 
 
-def _mime_fields(header: bytes) -> dict[bytes, bytes]:
-    """The MIME fields of a header (RFC 2045): their values, unfolded, by name in lower case.
+def mime_fields(header: bytes) -> dict[bytes, bytes]:
+    """Content-Type and Content-Transfer-Encoding of a header (RFC 2045): values, unfolded, by name in lower case.
 
     Raises BadStructure for a duplicate field, since two readers could then see two messages.
     """

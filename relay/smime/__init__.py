@@ -6,6 +6,8 @@ Standard: RFC 8551 (messages), RFC 8550 (certificates).
 | usable.py | whom a certificate names, and whether it may be sealed to |
 | directory.py | the certificates of others, by address or domain |
 | own.py | this site's certificates and private keys |
+| reading.py | a message that arrives: opened, verified, put together |
+| decrypting.py, verifying.py, trust.py | its parts: content keys, signatures, whose certificate counts for whom |
 """
 
 from relay.smime.directory import CertificateDirectory, Found

@@ -6,6 +6,7 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md specifies the whole format.
 | enveloped.py | AuthEnvelopedData (RFC 5083): content encryption, tag, what a received key may open |
 | recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
+| smime_enveloped.py, smime_signed.py | the same structures as other software writes them (level smime) |
 | ber.py | conversion of other software's BER into DER |
 | sealed_envelope.py | the payload's metadata: id, sites, layers, time, sender, recipients |
 | der.py, oids.py | writing and reading DER elements; object identifiers |

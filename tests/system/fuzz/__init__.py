@@ -6,6 +6,7 @@ Standard: a target takes octets and raises only where something was found; `pyth
 | conversations.py | what a client says to the SMTP and LMTP entries |
 | messages.py | MIME: headers, wrappers, the outside of sealed messages; the tripwire |
 | structures.py | CMS in DER and BER, and whole sealed messages through the opener |
+| smime.py | S/MIME messages of other programs, and the CMS inside of them |
 | identities.py | composite keys, certificates, checkpoints |
 | replies.py | what KMEs answer (ETSI GS QKD 014, SKIP) |
 | rules.py | what policy rules look at in a message |

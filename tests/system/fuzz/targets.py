@@ -20,6 +20,7 @@ TARGETS = {
     "tripwire": "messages.TRIPWIRE",
     "cms": "structures.CMS",
     "opening": "structures.OPENING",
+    "smime": "smime.SMIME",
     "identity": "identities.IDENTITIES",
     "kme": "replies.KME",
     "rules": "rules.RULES",

@@ -1,0 +1,321 @@
+"""Reads a whole S/MIME message: opens it, verifies it, and puts together what is handed on.
+Standard: RFC 8551 3 (opaque, clear-signed and nested messages), RFC 1847 2.1, RFC 9788 (protected header fields).
+
+**Against EFAIL**: only a message that is encrypted as a whole is opened. Nothing is taken out of a multipart, and
+nothing is put before or behind what was opened. Content in CBC, which nothing protects, is marked unless a good
+signature inside covers it, and handed on only if it is text throughout. The gadgets of that attack leave blocks of
+random octets.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from cryptography import x509
+
+from relay.errors import BadStructure, CannotOpen, MalformedMessage, NotForUs
+from relay.formats import mime, parameters
+from relay.formats.addresses import read_addresses
+from relay.formats.cms.smime_enveloped import decode_others_enveloped
+from relay.formats.cms.smime_signed import OthersSigned, decode_others_signed
+from relay.formats.doubt import InDoubt
+from relay.smime.decrypting import decrypt
+from relay.smime.own import OwnKey
+from relay.smime.trust import SignatureJudgement, Trust, Verdict, rfc822_names
+from relay.smime.usable import comparable
+from relay.smime.verifying import VerifiedSigners, verify
+
+MAX_LAYERS = 4
+"""Maximum number of nested layers: a triple wrapped message (RFC 2634, 1.1) has three."""
+MAX_PREAMBLE_OCTETS = 500
+
+_ENVELOPED = frozenset({b"enveloped-data", b"authenveloped-data", b"authenticated-enveloped-data"})
+_CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+_SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
+_SHOWN = frozenset(
+    {b"from", b"to", b"cc", b"subject", b"date", b"message-id", b"reply-to", b"sender", b"in-reply-to", b"references",
+     b"comments", b"keywords", b"organization", b"resent-from", b"resent-sender", b"resent-to", b"resent-cc"}
+)  # fmt: skip
+"""Fields that people see; in a message with protected fields, only protected ones of these count."""
+_DROPPED = mime.NEVER_CARRIED | mime.OUR_MARKS | {b"hp-outer", b"mime-version", b"received"}
+_HP_PARAMETER = re.compile(rb';[ \t\r\n]*hp="?(?:cipher|clear)"?(?=[ \t\r\n]*(?:;|\Z))', re.IGNORECASE)
+_CONTROL = bytes(range(9)) + b"\x0b\x0c" + bytes(range(0x0E, 0x20)) + b"\x7f"
+_PREAMBLE = re.compile(rb"[\t\r\n -;=?-~]*")
+"""Text without "<" and ">": no HTML."""
+
+Kind = Literal["enveloped", "signed", "clear-signed", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class SMIMEReading:
+    """What is handed on, without a mark, and what it is worth.
+
+    `opened` is whether it was encrypted for us; if not, `message` is the one that came. `signer` is the first address
+    in the certificate of a good signature. `unauthenticated` content may have been changed on the way.
+    """
+
+    message: bytes = field(repr=False)
+    opened: bool
+    signature: SignatureJudgement
+    signer: str = ""
+    unauthenticated: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The value of X-QuMail-Protection."""
+        verdict: Verdict = self.signature.verdict
+        signer = f"; signer={self.signer}" if self.signer else ""
+        unauthenticated = "; unauthenticated=yes" if self.unauthenticated else ""
+        return f"{'smime' if self.opened else 'none'}; signed={verdict}{signer}{unauthenticated}"
+
+
+@dataclass(slots=True)
+class _Unwrapping:
+    """What was found from the outside in: the entity to hand on, the innermost one, and the signature of that."""
+
+    shown: bytes
+    inner: bytes
+    opened: bool = False
+    authenticated: bool = True
+    is_signed: bool = False
+    signed: OthersSigned | None = None
+
+
+def may_be_smime(message: bytes) -> bool:
+    """Whether a message may be S/MIME: a fast look at the header, without false negatives. Raises MalformedMessage."""
+    return b"pkcs7-" in mime.header_of(message).lower()
+
+
+def read(
+    message: bytes, keys: Sequence[OwnKey], trust: Trust, mailboxes: Sequence[str], now: datetime
+) -> SMIMEReading | None:
+    """Opens and verifies a message to these folded mailboxes; None if it is neither for us nor signed.
+
+    Raises CannotOpen for one that is for us and cannot be opened. A key of a person opens mail to that person only.
+    """
+    layers = _walked(message, keys, mailboxes)
+    if not layers.opened and not layers.is_signed:
+        return None
+    if not layers.opened:
+        judgement, signer = _judged(layers, trust, _sole_author(message), now)
+        return SMIMEReading(message, opened=False, signature=judgement, signer=signer)
+    whole, (judgement, signer) = _put_together(message, layers, trust, now)
+    unauthenticated = not layers.authenticated and judgement.verdict != "good"
+    if unauthenticated and not _is_text(layers.shown):
+        raise BadStructure("the content in CBC is not text, and no good signature covers it: it may have been changed")
+    return SMIMEReading(whole, True, judgement, signer, unauthenticated)
+
+
+def _walked(message: bytes, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> _Unwrapping:
+    """Opens layer by layer. Raises CannotOpen."""
+    found = _Unwrapping(message, message)
+    for _ in range(MAX_LAYERS):
+        kind = _kind(found.inner)
+        if kind == "other":
+            return found
+        if kind == "enveloped":
+            if not _opened(found, keys, mailboxes):
+                return found
+        elif not _unwrapped(found, kind):
+            return found
+    raise BadStructure(f"more than {MAX_LAYERS} layers")
+
+
+def _opened(found: _Unwrapping, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> bool:
+    """Opens an encrypted layer; False if it is not for us."""
+    try:
+        decrypted = decrypt(decode_others_enveloped(mime.sealed_content(found.inner)), keys)
+    except NotForUs:
+        return False
+    except CannotOpen:
+        if found.opened:  # it is not for us to judge what is inside
+            return False
+        raise
+    owners = [keys[index].mailboxes for index in decrypted.by]
+    if not all(any(not owner or mailbox in owner for owner in owners) for mailbox in map(comparable, mailboxes)):
+        raise NotForUs("encrypted to a key of other recipients")
+    found.shown = found.inner = decrypted.content
+    found.opened, found.authenticated = True, found.authenticated and decrypted.authenticated
+    found.is_signed, found.signed = False, None  # what signs the outside says nothing about the content
+    return True
+
+
+def _unwrapped(found: _Unwrapping, kind: Kind) -> bool:
+    """Takes the content out of a signed layer; False if that cannot be had. The innermost signature counts."""
+    found.is_signed, found.signed = True, None
+    try:
+        if kind == "signed":
+            signed = decode_others_signed(mime.sealed_content(found.inner))
+            if signed.content is None:
+                return False
+            found.signed = signed
+            found.shown = found.inner = signed.content
+            return True
+        content, signature = _halves(found.inner)
+        found.shown, found.inner = found.inner, content
+        found.signed = decode_others_signed(signature)
+    except (BadStructure, MalformedMessage, InDoubt):
+        return False
+    return True
+
+
+def _kind(entity: bytes) -> Kind:
+    """What a MIME entity is, by its Content-Type; "other" for one that is in doubt."""
+    try:
+        value = mime.mime_fields(mime.header_of(entity)).get(b"content-type", b"")
+        structured = parameters.parse(value) if value.isascii() else None
+    except (BadStructure, MalformedMessage, InDoubt):
+        return "other"
+    if structured is None:
+        return "other"
+    if structured.value in _CMS_TYPES:
+        kinds = {each.lower() for each in structured.values("smime-type")}
+        if kinds and kinds <= _ENVELOPED:
+            return "enveloped"
+        return "signed" if kinds == {b"signed-data"} else "other"
+    protocols = {each.decode("latin-1").lower() for each in structured.values("protocol")}
+    clear_signed = structured.value == "multipart/signed" and protocols and protocols <= _SIGNATURE_TYPES
+    return "clear-signed" if clear_signed else "other"
+
+
+def _halves(entity: bytes) -> tuple[bytes, bytes]:
+    """The signed entity of a multipart/signed, octet for octet, and the DER of its signature (RFC 1847, 2.1).
+
+    Raises BadStructure for one with other than two parts, or with text before or behind them.
+    """
+    end, begin = mime.bounds(entity)
+    boundaries = parameters.parse(mime.mime_fields(entity[:end])[b"content-type"]).values("boundary")
+    if len(boundaries) != 1 or not 0 < len(boundaries[0]) <= 70:
+        raise BadStructure("multipart/signed without one boundary")
+    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundaries[0]) + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    body = entity[begin:]
+    lines = [match for match, _ in zip(delimiter.finditer(body), range(4), strict=False)]
+    if [bool(line[1]) for line in lines] != [False, False, True]:
+        raise BadStructure("multipart/signed has other than two parts")
+    first, second, last = lines
+    preamble = body[: first.start()]
+    if body[last.end() :].strip() or len(preamble) > MAX_PREAMBLE_OCTETS or not _PREAMBLE.fullmatch(preamble):
+        raise BadStructure("text before or behind the parts of multipart/signed")
+    signature = body[second.end() + 2 : last.start()]
+    kind = parameters.parse(mime.mime_fields(mime.header_of(signature)).get(b"content-type", b"")).value
+    if kind not in _SIGNATURE_TYPES:
+        raise BadStructure("the second part of multipart/signed is no signature")
+    return body[first.end() + 2 : second.start()], mime.sealed_content(signature)
+
+
+def _put_together(
+    message: bytes, layers: _Unwrapping, trust: Trust, now: datetime
+) -> tuple[bytes, tuple[SignatureJudgement, str]]:
+    """The opened message under the header of the outer one, and what its signature is worth. Raises BadStructure.
+
+    The protected From counts if it is the outer one, or if the signature is good for it (RFC 9788, 4.4.2).
+    """
+    outer, inner = _fields(mime.header_of(message)), _fields(_header_of(layers.inner))
+    content_type = next((raw for name, raw in inner if name == b"content-type"), b"")
+    protected = bool(_HP_PARAMETER.search(content_type.rstrip()))
+    fields = [(name, raw) for name, raw in inner if name not in _DROPPED and not name.startswith(b"content-")]
+    fields = fields if protected else []
+    if protected and not any(name == b"from" for name, _ in fields):
+        fields += [each for each in outer if each[0] == b"from"]
+    whole = _joined(outer, fields, layers, protected=protected)
+    author = _sole_author(whole)
+    judged = _judged(layers, trust, author, now)
+    if judged[0].verdict != "good" and author != _sole_author(message):
+        fields = [each for each in fields if each[0] != b"from"] + [each for each in outer if each[0] == b"from"]
+        whole = _joined(outer, fields, layers, protected=protected)
+        judged = _judged(layers, trust, _sole_author(whole), now)
+    return whole, judged
+
+
+def _joined(
+    outer: list[tuple[bytes, bytes]], fields: list[tuple[bytes, bytes]], layers: _Unwrapping, *, protected: bool
+) -> bytes:
+    """The message with the outer fields, or these `fields` in place of those that people see, and the opened body."""
+    gone = {name for name, _ in fields} | _SHOWN if protected else frozenset()
+    kept = [
+        raw for name, raw in outer if name not in gone and not name.startswith(b"content-") and name != b"mime-version"
+    ]
+    header = _header_of(layers.shown)
+    whole = layers.shown is layers.inner  # else a multipart/signed, whose other fields nothing covers
+    content = [
+        raw for name, raw in _fields(header) if (name.startswith(b"content-") if whole else name == b"content-type")
+    ]
+    if protected and whole:
+        content = [_HP_PARAMETER.sub(b"", raw.rstrip()) + b"\r\n" for raw in content]
+    begin = mime.bounds(layers.shown)[1]
+    parts = [*kept, *[raw for _, raw in fields], b"MIME-Version: 1.0\r\n", *content, b"\r\n"]
+    message = b"".join([*parts, memoryview(layers.shown)[begin:]])
+    try:
+        mime.check_carriable(message, sys.maxsize)
+    except MalformedMessage as error:  # no mail server could have sent it
+        raise BadStructure(f"the content: {error}") from error
+    return message
+
+
+def _header_of(entity: bytes) -> bytes:
+    """The header of what was opened, which must be one. Raises BadStructure."""
+    try:
+        end, begin = mime.bounds(entity)
+    except MalformedMessage as error:
+        raise BadStructure(f"the content: {error}") from error
+    if begin == end or (end == 0 and not entity.startswith(b"\r\n")):
+        raise BadStructure("the content has no MIME header")
+    return entity[:end]
+
+
+def _fields(header: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name, raw if raw.endswith(b"\r\n") else raw + b"\r\n") for name, raw in mime.fields(header)]
+
+
+def _judged(layers: _Unwrapping, trust: Trust, author: str, now: datetime) -> tuple[SignatureJudgement, str]:
+    """What the signature over the innermost entity is worth for this author, and the signer's address if it is good."""
+    if not layers.is_signed:
+        return SignatureJudgement("no"), ""
+    if layers.signed is None:
+        return SignatureJudgement("bad", "the signature cannot be read"), ""
+    pinned = trust.pinned(author) if author else ()
+    verified: VerifiedSigners = verify(layers.signed, layers.inner, pinned)
+    if not verified.signers:
+        return SignatureJudgement(
+            "bad", "the signature does not fit the content, or is of a kind that proves nothing"
+        ), ""
+    if not author:
+        return SignatureJudgement("bad", "it has no single author beyond doubt"), ""
+    judged = [(trust.judge(each, verified.others, author, now), each) for each in verified.signers]
+    best, certificate = min(judged, key=lambda each: ("good", "unknown", "bad").index(each[0].verdict))
+    return best, _name_of(certificate, author) if best.verdict == "good" else ""
+
+
+def _name_of(certificate: x509.Certificate, author: str) -> str:
+    """The author, if the certificate is theirs, else the domain that a pinned certificate speaks for."""
+    return author if author in rfc822_names(certificate) else author.rpartition("@")[2]
+
+
+def _sole_author(message: bytes) -> str:
+    """The comparable mailbox of the only author, "" if there are several, or one in doubt or not in ASCII."""
+    try:
+        header = mime.lines_by_field(mime.searched_header(message))
+        if any(not name for name, raw in header[1:]):
+            return ""
+        values = [raw.partition(b":")[2] for name, raw in header if name == b"from"]
+        mailboxes = read_addresses(values[0], by_standard=True) if len(values) == 1 else ()
+    except (InDoubt, ValueError, MalformedMessage):
+        return ""
+    author = comparable(str(mailboxes[0])) if len(mailboxes) == 1 else ""
+    return author if author.isascii() and author.isprintable() and " " not in author else ""
+
+
+def _is_text(entity: bytes) -> bool:
+    """Whether it is UTF-8 without control characters, and its header ASCII."""
+    if len(entity.translate(None, _CONTROL)) != len(entity) or not _header_of(entity).isascii():
+        return False
+    try:
+        entity.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
