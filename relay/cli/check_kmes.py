@@ -22,7 +22,6 @@ from relay.keys.greeting import greet, refusal_of_unknown
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.report import clocks_differ
-from relay.keys.settings import without_password
 from relay.keys.types import Found
 from relay.keys.undelivered import recalled, remember
 
@@ -41,7 +40,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Asks each KME for the status of each of its peers, and for keys of the first peer if `trial_keys`."""
     ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
-        title, where = f"KME {name}", without_password(kme.url)
+        title, where = f"KME {name}", kme.url
         try:
             client = km_client(name, kme.model_copy(update={"retry_attempts": 0, "pool_connections": 1}))
         except ConfigError as error:
@@ -87,7 +86,7 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether a KME whose group no peer has answers and accepts us."""
     answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
-    detail = f"{without_password(kme.url)}: knows this relay; no peer has its group {kme.group!r}"
+    detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
     return title, detail + _development(kme), (answer.trouble,) if answer.trouble else ()
 
 

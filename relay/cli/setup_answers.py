@@ -18,7 +18,6 @@ from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import read_document, with_documents
-from relay.keys.settings import without_password
 from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.asking import Prompter, filled
@@ -108,7 +107,7 @@ def look_at_kme(answers: Answers, document: bytes | None, former: Config | None)
     """
     if answers.kme is None:
         return
-    where = without_password(answers.kme.url)
+    where = answers.kme.url
     peer_sae = read_document(document).sae_id if document is not None else _known_peer(former)
     trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer_sae))
     refused = trouble and not trouble.startswith(KMEUnreachable.__name__)

@@ -102,8 +102,8 @@ class KMESettings(toml.Table):
 
     interface: Literal["etsi014", "skip"] = "etsi014"
     """The protocol: etsi014 (ETSI GS QKD 014), or skip (Cisco SKIP)."""
-    url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?\Z")
-    """Its address; a path in front of /api/v1/keys is kept."""
+    url: str = Field(pattern=r"^https://[^\s/@]+(/\S*)?\Z")
+    """Its address, without user and password; a path in front of /api/v1/keys is kept."""
     group: str = Field(default="default", min_length=1, max_length=64)
     """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
     use: KMEUse = "both"

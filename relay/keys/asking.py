@@ -42,9 +42,10 @@ from relay.keys.health import MAX_BACKOFF_S, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Question, Receiver, Result, Sender
 from relay.keys.renewal import Renewal
 from relay.keys.replies import ErrorText, KeyStatus, key_IDs_in_error, text_of_error
-from relay.keys.settings import ClientOptions, ClientSettings, check, checked_url, without_password
+from relay.keys.settings import PARAMETERS, ClientOptions, ClientSettings, checked_url
 from relay.keys.stock import Accounts
-from relay.keys.types import SAEID, Found, Key
+from relay.keys.takes import URL, check
+from relay.keys.types import SAEID, Found, Key, sae_text
 from relay.runtime.aio import off_loop
 
 log = Events(__name__)
@@ -67,13 +68,13 @@ class Asker(ABC):
         # Imported here, so that only commands that ask a KME load aiohttp.
         from relay.keys.transport import Transport
 
-        check({"url": url})
+        check({"url": url, **options}, {"url": URL, **PARAMETERS})
         self.url = checked_url(url)
         self.settings = settings = ClientSettings(**options)
         self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay
         self.timeout = settings.timeout
         self.pool_connections, self.pool_maxsize = settings.pool_connections, settings.pool_maxsize
-        self.name: str = settings.name or without_password(self.url)
+        self.name: str = settings.name or self.url
         self._timing = settings.timing
         self.board = settings.board or Numbers()
         self.accounts: Accounts = Accounts(self.name, self.board)
@@ -106,7 +107,7 @@ class Asker(ABC):
 
         `patient` False means one attempt only. Raises KeyUnavailable.
         """
-        return await self._ask(self.status_question(str(slave_sae_id)), patient=patient)
+        return await self._ask(self.status_question(sae_text(slave_sae_id)), patient=patient)
 
     @abstractmethod
     def status_question(self, slave_sae: str) -> Question[KeyStatus]:
@@ -327,6 +328,8 @@ class Asker(ABC):
         cause = f"{self.name}: {call}: HTTP {reply.code}: {said.text}"
         if reply.code in (401, 403) and not said.sentences:
             cause += f"; does the KME's operator know our certificate, and SAE {request.sae}?"
+        if reply.retry_after:
+            cause += f"; the KME asks for a pause of {reply.retry_after:.0f} s"
         if not certain and reply.retry_after is None and await self._is_short(request.sae, question.bits):
             return KMEExhausted(f"{cause}; {SHORTAGE}, by its status")
         if fault is KMEFault.EXHAUSTED and says_shortage(said):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Self, Unpack
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted
@@ -16,18 +16,24 @@ from relay.keys.issued import SeenKeys
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
-from relay.keys.types import SAEID, Key
+from relay.keys.types import SAEID, Key, sae_text
 
 
 def check_numbers(number: int, size: int) -> None:
-    """Raises ValueError for an impossible number or size (bits) of keys."""
+    """Raises ValueError for an impossible number or size (bits) of keys, and TypeError for what is no whole number."""
+    if any(isinstance(each, bool) or not isinstance(each, int) for each in (number, size)):
+        raise TypeError(f"number and size are whole numbers, not {number!r} and {size!r}")
     if number < 1 or size < 8 or size % 8:
         raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
 
 
 def once_each(key_IDs: Sequence[str]) -> list[str]:
-    """The key_IDs without duplicates. Raises TypeError for a string, which is also a sequence of strings."""
-    if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
+    """The key_IDs without duplicates. Raises TypeError for a string, and for what can be read only once."""
+    if (
+        isinstance(key_IDs, str | bytes)
+        or not isinstance(key_IDs, Collection)
+        or not all(isinstance(key_ID, str) for key_ID in key_IDs)
+    ):
         raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
     return list(dict.fromkeys(key_IDs))
 
@@ -64,7 +70,7 @@ class KMEClient(Asker):
         attempt = 0
         while True:
             try:
-                return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
+                return await self._fresh.take(sae_text(slave_sae_id), size, number, least=1, patient=patient)
             except KMEExhausted as error:
                 if not patient or attempt >= self.retry_attempts:
                     raise

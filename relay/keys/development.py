@@ -16,15 +16,16 @@ from typing import Any, NamedTuple, Self, Unpack
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, KeyNotFound
 from relay.files.stamps import read_regular
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.issued import SeenKeys
 from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
-from relay.keys.refill import Prefetch
-from relay.keys.settings import ClientOptions, check, checked_url
-from relay.keys.types import SAEID, Key
+from relay.keys.refill import MOST_READY, Prefetch
+from relay.keys.settings import PARAMETERS, ClientOptions, checked_url
+from relay.keys.takes import PATH, URL, Takes, check
+from relay.keys.types import SAEID, Key, sae_text
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -95,6 +96,13 @@ USUAL_CACHE = Prefetch(low=8, high=256, lifetime=240.0)
 
 NOTHING_READY = Prefetch(0, 0)
 
+OF_A_CACHE = PARAMETERS | {
+    "cache": Takes(int | Prefetch, "a whole number from {0.least} to {0.most} or a Prefetch", 0, MOST_READY)
+}
+_OF_ONE = Takes(dict | None, 'a dictionary, such as {{"url": "https://localhost:13000"}}')
+OF_A_PAIR = OF_A_CACHE | {"state_dir": PATH, "km1": _OF_ONE, "km2": _OF_ONE}
+"""What each parameter of CachedKMClient, and of a pair, takes."""
+
 
 class CachedKMClient(OptimizedKMClient):
     """An OptimizedKMClient that draws fresh keys ahead in the background, from its first use, and returns each once."""
@@ -104,14 +112,14 @@ class CachedKMClient(OptimizedKMClient):
 
         As many are kept ready as were used; with a Prefetch at least its `low`. Raises ConfigError.
         """
-        check({"cache": cache})
+        check({"cache": cache}, OF_A_CACHE)
         self._keeps_low = isinstance(cache, Prefetch)
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
         )
         self._pairing = Pairing(keeps=True)
         self._other: CachedKMClient | None = None
-        self._asked_before = False
+        self._has_drawn = False
         super().__init__(url, **options)
 
     def pair_with(self, other: CachedKMClient, pairing: Pairing) -> None:
@@ -121,29 +129,47 @@ class CachedKMClient(OptimizedKMClient):
 
     async def request_enc_keys(self, slave_sae_id: SAEID, number: int = 1, size: int = 256, **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
-        if self._other is not None and self._asked_before:
-            await self._pairing.find_out(self, self._other, str(slave_sae_id))
-            self._fresh.prefetch = self._ready
-        self._asked_before = True
         if self._keeps_low:
-            self._fresh.warm(str(slave_sae_id), size)
+            self._fresh.warm(sae_text(slave_sae_id), size)
         return await super().request_enc_keys(slave_sae_id, number, size, **more)
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:
-        """As that of OptimizedKMClient."""
+        """As that of OptimizedKMClient.
+
+        Before the KMEs of a pair are seen to keep undelivered keys, keys are drawn once those before were fetched.
+        """
+        if self._pairing.keeps or self._other is None:
+            return await self._draw(slave_sae_id, number, size, **more)
+        async with self._turn(""):
+            await self._pairing.delivered(self)
+            if self._has_drawn and self._cache.high:
+                await self._pairing.find_out(self, self._other, slave_sae_id, self._draw)
+                self._fresh.prefetch = self._ready
+            keys = await self._draw(slave_sae_id, number, size, **more)
+            self._has_drawn = True
+            self._pairing.drawn(self, [key.key_ID for key in keys])
+            return keys
+
+    async def _draw(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:
         async with self._pairing.turn(self):
             return await super().draw_keys(slave_sae_id, number, size, **more)
 
     async def request_dec_keys(self, master_sae_id: SAEID, key_IDs: Sequence[str], **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
         async with self._pairing.turn(self):
-            return await super().request_dec_keys(master_sae_id, key_IDs, **more)
+            try:
+                keys = await super().request_dec_keys(master_sae_id, key_IDs, **more)
+            except KeyNotFound:
+                self._pairing.fetched(key_IDs)
+                raise
+            self._pairing.fetched(key_IDs)
+            return keys
 
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
         self.bind()
         self._fresh.prefetch = self._ready
-        self._fresh.warm(str(slave_sae_id), size)
+        self._fresh.warm(sae_text(slave_sae_id), size)
 
     def _shared_requests(self) -> KeyPool:
         return KeyPool(self, self._ready, SeenKeys(), self._timing)
@@ -203,9 +229,9 @@ def get_optimized_km_clients(
     They belong to the event loop of their first use, until they are closed or that loop is; in another one they raise
     RuntimeError. Raises ConfigError for unusable options, or if the development pair is needed and has never run.
     """
-    check({"state_dir": state_dir, "km1": km1, "km2": km2})
-    for each in (options, km1 or {}, km2 or {}):
-        check(each)
+    check({"state_dir": state_dir, "km1": km1, "km2": km2, **options}, OF_A_PAIR)
+    for each in (km1 or {}, km2 or {}):
+        check(each, {"url": URL, **OF_A_CACHE})
     some = bool(km1 or km2 or options or state_dir)
     if not some and None in _pairs:
         return _pairs[None]

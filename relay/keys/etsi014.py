@@ -31,7 +31,7 @@ from relay.keys.replies import (
     status_from_reply,
 )
 from relay.keys.settings import ClientOptions
-from relay.keys.types import SAEID, Found, Key
+from relay.keys.types import SAEID, Found, Key, sae_text
 from relay.runtime.aio import off_loop
 
 log = Events(__name__)
@@ -108,7 +108,7 @@ class OptimizedKMClient(KMEClient):
         }
         if special := {name: value for name, value in options.items() if value}:
             check_numbers(number, size)
-            return await self.draw_keys(str(slave_sae_id), number, size, patient=patient, options=special)
+            return await self.draw_keys(sae_text(slave_sae_id), number, size, patient=patient, options=special)
         return await super().request_enc_keys(slave_sae_id, number, size, patient=patient)
 
     async def draw_keys(
@@ -163,7 +163,7 @@ class OptimizedKMClient(KMEClient):
         unique = once_each(key_IDs)
         if not unique:
             return []
-        master_sae = str(master_sae_id)
+        master_sae = sae_text(master_sae_id)
         if self.one_by_one:
             keys = await self._each_by_itself(
                 unique, lambda key_ID: self._dec_keys(self._dec_keys_request(master_sae, [key_ID]), [key_ID], patient)
@@ -179,7 +179,7 @@ class OptimizedKMClient(KMEClient):
         and looks whether stored_key_count is the number of those that nobody has fetched. With a KME that drops keys
         it costs all that the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
         """
-        sae, own = str(slave_sae_id), str(own_sae_id)
+        sae, own = sae_text(slave_sae_id), sae_text(own_sae_id)
         status = await self.check_key_status(sae, patient=False)
         size = status.key_size or USUAL_KEY_BITS
         if not status.max_SAE_ID_count:

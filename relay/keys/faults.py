@@ -170,7 +170,7 @@ _OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {KMEBadRep
 
 def outcome_of(error: KeyUnavailable) -> str:
     """The outcome of a request, as a metric label."""
-    return _OUTCOMES.get(type(error), "unreachable")
+    return next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
 
 
 def error_of(

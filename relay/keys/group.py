@@ -23,7 +23,7 @@ from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
-from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing
+from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing, sae_text
 
 __all__ = ["KMEGroup", "Prefetch"]
 
@@ -112,7 +112,7 @@ class KMEGroup:
 
         Raises KeyUnavailable, and StoreUnavailable while issued keys cannot be recorded.
         """
-        slave_sae = str(slave_sae)
+        slave_sae = sae_text(slave_sae)
         members = self.candidates(slave_sae, size)
         if members and (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
             members[0].waited["key"].observe(0.0)
@@ -128,7 +128,7 @@ class KMEGroup:
         """
         if hidden < 1:
             raise ValueError("a pad hides at least one byte")
-        slave_sae, members = str(slave_sae), self.candidates()
+        slave_sae, members = sae_text(slave_sae), self.candidates()
         _, pad = await first_that_can(members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait))
         return pad
 
@@ -157,7 +157,7 @@ class KMEGroup:
         attempt. Raises StoreUnavailable if they cannot be stored, and KeyUnavailable unless the KMEs say of the missing
         keys that they are not there. Keys that arrived before are still stored.
         """
-        master_sae, found = str(master_sae), dict[str, Key]()
+        master_sae, found = sae_text(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
         trouble, pause = await self._ask_each(master_sae, key_IDs, attempts, found), FIRST_PAUSE_S
         with self._lag.slot(master_sae) if patient and _missing(key_IDs, found) else nullcontext() as slot:
@@ -178,12 +178,12 @@ class KMEGroup:
     def warm(self, slave_sae: SAEID, size: int = 256) -> None:
         """Starts filling the pools for this slave SAE."""
         for pool in self.pools:
-            pool.warm(str(slave_sae), size)
+            pool.warm(sae_text(slave_sae), size)
 
     def cool(self, slave_sae: SAEID) -> None:
         """Stops drawing ahead of need for this slave SAE; existing keys stay until they expire."""
         for pool in self.pools:
-            pool.cool(str(slave_sae))
+            pool.cool(sae_text(slave_sae))
 
     def stop_waiting(self) -> None:
         """At shutdown: stops drawing ahead of need, and ends all waiting for lagging keys."""

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured, KMEUnreachable
 from relay.keys.events import Events
 from relay.keys.faults import Call, KMERefusedRequest, NotAsked
+from relay.keys.takes import SECONDS, WHOLE, Parameters
 from relay.keys.types import REAL_TIME, Timing
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class State(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerRules:
+class BreakerRules(Parameters):
     """`failures` in a row open it for `delay` seconds, doubled with each probe that fails, up to `longest`.
 
     A configuration fault, which waiting does not cure, opens it at once for `misconfigured` seconds.
@@ -41,6 +42,11 @@ class BreakerRules:
     delay: float = 5.0
     longest: float = 15.0
     misconfigured: float = 30.0
+
+    TAKES: ClassVar = {
+        "failures": WHOLE._replace(least=1),
+        **dict.fromkeys(("delay", "longest", "misconfigured"), SECONDS),
+    }
 
 
 class Breaker:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
+from relay.errors import ConfigError
 from relay.keys.replies import KeyStatus
+from relay.keys.takes import SECONDS, WHOLE, Parameters
 
 LASTING_SHARE = 0.4
 """Minimum share of its window over which a lasting rate is averaged."""
@@ -151,12 +153,15 @@ OUTAGE_S = 10.0
 LIFETIME_SHARE = 0.5
 """Maximum pool size, as a share of the keys used within a lifetime at the peak rate: the rest would expire."""
 
+MOST_READY = 100_000
+"""Maximum number of keys kept ready."""
+
 IDLE_SHARE = 0.05
 """Maximum share of a link's rate spent on ready keys that expire unused."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prefetch:
+class Prefetch(Parameters):
     """The keys kept ready for each peer, and their lifetime there in seconds.
 
     `low` keys of what is kept ready are there without use: one small batch. With use more follow, up to `high`, which
@@ -166,6 +171,14 @@ class Prefetch:
     low: int = 8
     high: int = 256
     lifetime: float = 300.0
+
+    TAKES: ClassVar = {**dict.fromkeys(("low", "high"), WHOLE._replace(most=MOST_READY)), "lifetime": SECONDS}
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        Parameters.__post_init__(self)
+        if self.low > self.high:
+            raise ConfigError(f"low: it takes at most high, {self.high}, not {self.low}")
 
 
 class WaterMarks(NamedTuple):

@@ -9,7 +9,7 @@ import binascii
 import dataclasses
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ USUAL_KEY_BITS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class KeyStatus:
+class KeyStatus(Mapping[str, Any]):
     """Status of the keys between two SAEs (GS QKD 014, 6.1); key sizes in bits, None if missing.
 
     The names are the standard's own.
@@ -60,6 +60,12 @@ class KeyStatus:
     def __getitem__(self, name: str) -> Any:
         """A field by its name. Raises KeyError."""
         return dataclasses.asdict(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (each.name for each in dataclasses.fields(self))
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
 
     @property
     def stored_bits(self) -> int | None:

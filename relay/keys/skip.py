@@ -27,7 +27,7 @@ from relay.keys.replies import (
     json_body,
     max_reply_octets,
 )
-from relay.keys.types import SAEID, Found, Key
+from relay.keys.types import SAEID, Found, Key, sae_text
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,256}")
@@ -96,7 +96,7 @@ class SKIPClient(KMEClient):
 
         Raises KeysMissing with the keys that did arrive, or another KeyUnavailable if none did.
         """
-        remote = str(master_sae_id)
+        remote = sae_text(master_sae_id)
 
         async def one(key_ID: str) -> dict[str, Key]:
             if not _PLAIN.fullmatch(key_ID):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -20,12 +20,13 @@ from relay.errors import ConfigError
 from relay.files import pem
 from relay.files.stamps import Seen, is_there, read_regular, stamp_of
 from relay.keys.events import Events
+from relay.keys.takes import TEXT, Parameters, one_of
 
 NameFrom = Literal["san", "cn", "either"]
 
 
 @dataclass(frozen=True, slots=True)
-class TLSRules:
+class TLSRules(Parameters):
     """Verification rules for a KME's certificate; the minimum is TLS 1.2.
 
     `kme_id`: the required name, in place of the URL's host. `name_from`: where that name may be: in the
@@ -36,6 +37,8 @@ class TLSRules:
     ciphers: str | None = None
     kme_id: str | None = None
     name_from: NameFrom = "san"
+
+    TAKES: ClassVar = {"ciphers": TEXT, "kme_id": TEXT, "name_from": one_of("san", "cn", "either")}
 
 
 def client_context(

@@ -8,6 +8,7 @@ is sent twice burns or loses keys, so `_once` prevents the resending.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from yarl import URL
 
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
-from relay.keys.replies import without_keys
 from relay.keys.tls import FileTLS
 from relay.runtime.aio import boot_time, clock_offset
 
@@ -128,7 +128,7 @@ class Transport:
                 target,
                 json=request.json,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
+                timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout, ceil_threshold=math.inf),
                 middlewares=(_once,),
             ) as reply:
                 self._heard = True
@@ -301,8 +301,8 @@ def _no_answer(error: Exception, within: float, *, sent: bool, heard: bool) -> N
     cause = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}".rstrip(": ")
     if type(error) is TimeoutError:
         cause = f"no answer within {within:.1f} s"
-    if isinstance(error, aiohttp.ClientResponseError):  # no HTTP: it is quoted, and may hold a key
-        cause = without_keys(cause)
+    if isinstance(error, aiohttp.ClientResponseError):  # not quoted: it may hold a key
+        cause = "what came is no HTTP answer"
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         sent = False
     if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):

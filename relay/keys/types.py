@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 SAEID = int | str
 """An SAE ID, accepted by all calls; a number is converted to its digits."""
+
+
+def sae_text(sae_id: SAEID) -> str:
+    """The SAE ID as a text. Raises TypeError for what is none."""
+    if isinstance(sae_id, bool) or not isinstance(sae_id, int | str) or sae_id == "":
+        raise TypeError(f"an SAE ID is a text or a number, not {sae_id!r}")
+    return str(sae_id)
+
 
 Found = Literal["kept", "dropped", "counted", "untold"]
 """What a KME does with undelivered keys when more are drawn: it keeps them or drops them, or that is unknown.
@@ -35,7 +43,7 @@ KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class Key(Mapping[str, str]):
     """One key delivered by a KME: `key_ID` (opaque, at most 256 characters) and its bytes.
 
     A fresh one may be used until `good_until`, in seconds of the clients' clock: the peer needs time to fetch it.
@@ -53,6 +61,12 @@ class Key:
     def __getitem__(self, name: str) -> str:
         """A field by its name in GS QKD 014, 6.3. Raises KeyError."""
         return {"key_ID": self.key_ID, "key": base64.b64encode(self.key).decode("ascii")}[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("key_ID", "key"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 class KeyReference(NamedTuple):

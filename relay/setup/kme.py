@@ -17,7 +17,6 @@ from relay.errors import ConfigError
 from relay.keys import tls
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.greeting import greet
-from relay.keys.settings import without_password
 from relay.setup.answers import KMEAccess
 from relay.setup.asking import read_file
 
@@ -78,5 +77,5 @@ async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:
     async with client:
         answer = await greet(client, (sae_id,), peer_sae)
     if answer.another is not None and answer.another.certain:
-        raise ConfigError(f"{without_password(kme.url)}: {answer.trouble}")
+        raise ConfigError(f"{kme.url}: {answer.trouble}")
     return answer.trouble

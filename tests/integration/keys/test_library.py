@@ -34,7 +34,9 @@ from relay.keys import (
     KMEUnreachable,
     OptimizedKMClient,
     Prefetch,
+    Quirks,
     StoreUnavailable,
+    TLSRules,
     get_optimized_km_clients,
 )
 from relay.keys.development import KMOptions
@@ -98,8 +100,8 @@ def test_a_kme_is_asked_over_https_alone(certificates: Certificates, url: str, k
         kind(url, **certificates.files)
 
 
-@pytest.mark.parametrize("key_IDs", ["0b9e5c1e", b"0b9e5c1e", [1, 2]])
-async def test_a_string_in_the_place_of_key_ids_is_an_error(kme: FakeKME, key_IDs: Any) -> None:
+@pytest.mark.parametrize("key_IDs", ["0b9e5c1e", b"0b9e5c1e", [1, 2], None, (each for each in ["0b9e5c1e"])])
+async def test_what_is_no_list_of_key_ids_is_an_error(kme: FakeKME, key_IDs: Any) -> None:
     async with kme.client() as client, SKIPClient(kme.url, **kme.certificates.files) as skip:
         for each in (client, skip):
             with pytest.raises(TypeError, match=r"\[key_ID\]"):
@@ -108,15 +110,44 @@ async def test_a_string_in_the_place_of_key_ids_is_an_error(kme: FakeKME, key_ID
     assert kme.requests == []
 
 
+async def test_arguments_of_another_kind_are_an_error_and_no_request(kme: FakeKME) -> None:
+    sae: Any
+    async with kme.client() as client, SKIPClient(kme.url, **kme.certificates.files) as skip:
+        for each in (client, skip, KMEGroup("alice-bob", [client])):
+            for sae in (None, "", True, [1]):
+                with pytest.raises(TypeError, match="an SAE ID is a text or a number"):
+                    await each.request_dec_keys(sae, ["0b9e5c1e"])
+                if isinstance(each, KMEGroup):
+                    continue
+                for call in (each.check_key_status, each.request_enc_keys):
+                    with pytest.raises(TypeError, match="an SAE ID is a text or a number"):
+                        await call(sae)
+        wrong: list[dict[str, Any]] = [
+            {"number": "2"},
+            {"number": 1.5},
+            {"size": 256.0},
+            {"number": True},
+            {"size": None},
+        ]
+        for options in wrong:
+            with pytest.raises(TypeError, match="number and size are whole numbers"):
+                await client.request_enc_keys(1, **options)
+    assert kme.requests == []
+
+
 def test_a_client_takes_each_setting_by_its_name_and_no_other(certificates: Certificates) -> None:
     fields = {field.name: field for field in dataclasses.fields(ClientSettings)}
     assert ClientOptions.__optional_keys__ == fields.keys()
-    with pytest.raises(ConfigError, match="ca, certificate and key are needed"):
+    with pytest.raises(ConfigError, match="certificate: ca, certificate and key are needed"):
         OptimizedKMClient("https://localhost", ca=certificates.files["ca"])
     options: dict[str, Any] = {"time_out": 3, **certificates.files}
     for kind in (OptimizedKMClient, SKIPClient, CachedKMClient):
-        with pytest.raises(TypeError, match="time_out"):
+        with pytest.raises(TypeError, match="time_out: there is no such parameter"):
             kind("https://localhost", **options)
+    wrong: list[dict[str, Any]] = [{"km3": {}}, {"retry": 3}, {"km1": {"retry": 3}}, {"km2": {"km1": {}}}]
+    for each in wrong:
+        with pytest.raises(TypeError, match="there is no such parameter"):
+            get_optimized_km_clients(certificates.files["ca"].parent / "none", **each)
 
 
 def test_the_page_for_those_who_come_from_the_qumail_document_has_the_defaults_and_no_parameter_that_is_none() -> None:
@@ -310,7 +341,11 @@ async def test_results_answer_by_attribute_and_by_the_names_of_the_standard(kme:
     assert key["key_ID"] == key.key_ID
     assert base64.b64decode(key["key"]) == key.key
     assert status["stored_key_count"] == status.stored_key_count
+    assert dict(key) == {"key_ID": key.key_ID, "key": key["key"]}
+    assert dict(status) == dataclasses.asdict(status)
     for result in (key, status):
+        assert "other" not in result
+        assert result.get("other") is None
         with pytest.raises(KeyError):
             result["other"]
 
@@ -323,8 +358,12 @@ async def test_results_answer_by_attribute_and_by_the_names_of_the_standard(kme:
         ("https://user:ge/heim@localhost", "not a URL"),
         ("https://user:geheim@[localhost", "not a URL"),
         ("https://user:geheim@localhost:port", "not a URL"),
-        ("https://user:geheim@localhost:13000/api/v1/keys/1/status", "/api/v1/keys is added"),
-        ("https://user:geheim@localhost:13000/?number=1", "/api/v1/keys is added"),
+        ("https://user:geheim@localhost:13000", "leave out user and password"),
+        ("https://localhost:13000/api/v1/keys/1/status", "/api/v1/keys is added"),
+        ("https://localhost:13000/?number=1", "/api/v1/keys is added"),
+        ("https://localhost:13000/kme/a b", "not a URL"),
+        ("https://lo calhost:13000", "not a URL"),
+        ("https://localhost:0", "not a URL"),
     ],
 )
 def test_a_url_that_is_no_address_of_a_kme_is_refused_with_the_reason_and_without_its_password(
@@ -404,12 +443,11 @@ async def test_as_many_keys_as_low_says_are_kept_ready_and_expired_ones_are_repl
         ({"adaptive": "yes"}, "adaptive: it takes True or False, not 'yes'"),
         ({"cache": "64"}, "cache: it takes a whole number from 0 to 100000 or a Prefetch, not '64'"),
         ({"cache": -1}, "cache: it takes a whole number"),
-        ({"cache": Prefetch(low=-1)}, "low: it takes a whole number"),
-        ({"cache": Prefetch(lifetime=0)}, "lifetime: it takes seconds"),
-        ({"breaker": BreakerRules(failures=0)}, "failures: it takes a whole number"),
         ({"breaker": 5}, "breaker: it takes BreakerRules, not 5"),
         ({"tls": "ALL"}, "tls: it takes TLSRules, not 'ALL'"),
         ({"name": 3}, "name: it takes a text, not 3"),
+        ({"name": ""}, "name: it takes a text, not ''"),
+        ({"ca": ""}, "ca: it takes a path, not ''"),
         ({"key": b"-----BEGIN PRIVATE KEY-----"}, "key: it takes a path, not what is a bytes"),
         ({"key": "-----BEGIN PRIVATE KEY-----\nMC4C"}, "key: it takes a path, not what is a str"),
         (
@@ -433,3 +471,23 @@ def test_a_value_that_a_parameter_does_not_take_is_refused_with_its_name_and_wha
         with pytest.raises(ConfigError) as refused:
             OptimizedKMClient("https://localhost", **{**certificates.files, **options})
         assert str(refused.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "says"),
+    [
+        (Prefetch, {"low": -1}, "low: it takes a whole number"),
+        (Prefetch, {"lifetime": 0}, "lifetime: it takes seconds"),
+        (Prefetch, {"low": 32, "high": 8}, "low: it takes at most high, 8, not 32"),
+        (BreakerRules, {"failures": 0}, "failures: it takes a whole number"),
+        (TLSRules, {"name_from": "xx"}, "name_from: it takes 'san' or 'cn' or 'either', not 'xx'"),
+        (TLSRules, {"kme_id": 1}, "kme_id: it takes a text, not 1"),
+        (TLSRules, {"kme_id": ""}, "kme_id: it takes a text, not ''"),
+        (TLSRules, {"ciphers": ""}, "ciphers: it takes a text, not ''"),
+        (Quirks, {"method": "get"}, "method: it takes 'POST' or 'GET', not 'get'"),
+    ],
+)
+def test_rules_are_checked_when_they_are_made(kind: Any, values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        kind(**values)
+    assert str(refused.value).startswith(says)

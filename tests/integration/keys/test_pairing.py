@@ -33,6 +33,25 @@ async def test_both_clients_at_once_never_hang_kmes_that_wait_for_each_other_and
         assert sum(kmes.link.issued.values()) == 12 + 2, "a trial costs two keys, and nothing is kept ready"
 
 
+async def test_callers_who_come_at_once_to_kmes_that_drop_keys_lose_none(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes:
+        count_undelivered(kmes, drops=True)
+        alice, bob = pair = get_optimized_km_clients(tmp_path)
+        async with pair, asyncio.timeout(30):
+            began = asyncio.create_task(_used(alice, bob, 1, 1))
+            while not kmes.km1.got("enc_keys"):
+                await asyncio.sleep(0)
+            await asyncio.gather(began, *(_used(alice, bob, 1, 3) for _ in range(4)))
+
+
+async def test_a_pair_that_keeps_nothing_ready_tries_nothing(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes:
+        alice, bob = pair = get_optimized_km_clients(tmp_path, cache=0)
+        async with pair:
+            await _used(alice, bob, 1, 3)
+        assert kmes.link.issued["KM1"] == 3
+
+
 async def test_a_pair_that_is_used_once_costs_one_key_and_more_are_kept_ready_with_use(tmp_path: Path) -> None:
     async with _kmes(tmp_path, drops_undelivered=False, max_sae_id_count=0) as kmes:
         alice, bob = pair = get_optimized_km_clients(tmp_path)

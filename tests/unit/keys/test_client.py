@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay.counting import key_metrics as metrics
 from relay.errors import (
     KeyNotFound,
     KeyUnavailable,
@@ -17,6 +18,7 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
+from relay.keys.counts import Numbers
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest
 from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime
@@ -235,8 +237,12 @@ async def test_keys_that_were_not_asked_for_are_refused(kme: FakeKME, time: Fake
 
 
 async def test_keys_that_came_are_not_lost_when_others_did_not(kme: FakeKME) -> None:
-    async with kme.client() as client:
+    board = Numbers()
+    async with kme.client(board=board) as client:
         keys = await client.request_enc_keys("bob", number=4)
+        with pytest.raises(KeysMissing):
+            await client.request_dec_keys("alice", ["0b9e5c1e-0000-4000-8000-000000000000"])
+        assert board.totals[metrics.KME_REQUESTS]["kme-a", "dec_keys", "not_found"] == [1.0]
         kme.misbehave("dec_keys", "short")
         with pytest.raises(KeysMissing) as missing:
             await client.request_dec_keys("alice", [key.key_ID for key in keys])

@@ -29,11 +29,6 @@ from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
 
-async def test_a_password_in_the_url_is_in_no_name(certificates: Certificates) -> None:
-    client = OptimizedKMClient("https://user:secret@kme.example:13000/prefix", **certificates.files)
-    assert client.name == "https://kme.example:13000/prefix"
-
-
 async def test_an_own_certificate_that_has_ended_is_named_and_burns_no_key(
     certificates: Certificates, kme: FakeKME, time: FakeTime, tmp_path: Path
 ) -> None:
@@ -218,6 +213,26 @@ async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_time
     await gone.wait()
     silent.close()
     await silent.wait_closed()
+
+
+async def test_a_timeout_ends_an_attempt_to_the_part_of_a_second(kme: FakeKME) -> None:
+    kme.misbehave("status", "hang", times=None)
+    loop = asyncio.get_running_loop()
+    async with kme.client(timeout=5.1, retry_attempts=0) as client:
+        await client.request_enc_keys("bob")  # the connection is there
+        began, at, call_at = loop.time(), list[float](), loop.call_at
+
+        def noted(when: float, *rest: Any, **more: Any) -> asyncio.TimerHandle:
+            at.append(when - began)
+            return call_at(when, *rest, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_at", noted)
+            asking = asyncio.create_task(client.check_key_status("bob"))
+            while not kme.got("status"):
+                await asyncio.sleep(0)
+        asking.cancel()
+    assert min(abs(each - 5.1) for each in at) < 0.1, at
 
 
 async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:

@@ -37,7 +37,7 @@ async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_i
 ) -> None:
     kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "90"),))
     async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KMEBusy):
+        with pytest.raises(KMEBusy, match="the KME asks for a pause of 60 s"):
             await client.request_enc_keys("bob")
         with pytest.raises(NotAsked) as told:
             await client.request_enc_keys("bob")

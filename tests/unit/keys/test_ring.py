@@ -497,7 +497,7 @@ async def test_the_board_agrees_with_the_accounts(ring: KeyRing, pair: tuple[Fak
 
 async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(kme: FakeKME, time: FakeTime) -> None:
     before = asyncio.all_tasks()
-    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 1e9), timing=time.timing)
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 86_400), timing=time.timing)
     async with KeyRing("sae-alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing):
         while group.pools[0].ready("bob", 256) < 4:
             await kme.next_request()
