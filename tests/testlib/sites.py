@@ -211,7 +211,7 @@ async def relay_process(
             stderr=log, group=group, before=before,
         )  # fmt: skip
     try:
-        addresses = await _read_when_ready(process, ready, log_file)
+        addresses = await read_when_ready(process, ready, log_file)
         yield RelayProcess(process, addresses, log_file)
     finally:
         if process.returncode is None:
@@ -235,7 +235,8 @@ async def serving(site: Site, workers: int = 0) -> AsyncIterator[dict[str, TCPAd
             yield relay.addresses
 
 
-async def _read_when_ready(process: RelayCommand, ready: Path, log: Path) -> dict[str, TCPAddress]:
+async def read_when_ready(process: RelayCommand | Process, ready: Path, log: Path) -> dict[str, TCPAddress]:
+    """The addresses of a relay that starts, once it serves. Raises DidNotStart."""
     async with asyncio.timeout(30):
         while not ready.exists():
             if process.returncode is not None:
