@@ -39,6 +39,7 @@ CAPABILITIES = (
     Capability("quantum keys, ETSI GS QKD 014", ("keys", "key_receiver"), "sites with a KME; programs that use the client alone"),
     Capability("development KMEs", ("kme",), "who tries it out, and the tests"),
     Capability("policy", ("policy",), OF_ALL),
+    Capability("groups from a directory", ("groups",), "sites with Active Directory or OpenLDAP"),
     Capability("identity, peers, invitations", ("identity",), OF_ALL),
     Capability("S/MIME with other products", ("smime",), "sites whose partners have another gateway, or certificates of their own"),
     Capability("store, quarantine", ("store", "quarantine"), OF_ALL),

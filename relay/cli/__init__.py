@@ -32,6 +32,7 @@ COMMANDS = {
         "check:check",
         "Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.",
     ),
+    "groups": LaterCommand("groups:groups", "Take groups of people from a directory (LDAP) into the policies."),
     "identity": LaterCommand(
         "identity:identity",
         "Who this site is to its peers: keys, certificates, and the documents that sites exchange.",

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from relay.config.checks import faults
 from relay.config.kmes import KMESettings, PeerSettings
+from relay.config.ldap import LDAPSettings
 from relay.config.listeners import (
     MAX_BOUNCE,
     DirectionSettings,
@@ -70,6 +71,7 @@ __all__ = [
     "IMAPSettings",
     "IdentitySettings",
     "KMESettings",
+    "LDAPSettings",
     "ListenerSettings",
     "LogSettings",
     "MailDomain",
@@ -126,6 +128,7 @@ class Config(toml.Table):
     limits: LimitSettings = LimitSettings()
     imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}\Z")], IMAPSettings] = Field(default_factory=dict)
     dkim: DKIMSettings | None = None
+    ldap: LDAPSettings | None = None
     postfix: MailServerSettings | None = None
     log: LogSettings = LogSettings()
     status: StatusSettings | None = None
@@ -174,6 +177,11 @@ class Config(toml.Table):
     def former_peers_file(self) -> Path:
         """The file with the former owners of peers' domains."""
         return self.own_directory / "former_peers.json"
+
+    @property
+    def groups_fetched_file(self) -> Path:
+        """The file that `groups fetch` writes anew when it has succeeded."""
+        return self.own_directory / "groups.fetched"
 
     @property
     def alarms_file(self) -> Path:

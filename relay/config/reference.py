@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 import relay.config
-from relay.config import Config, kmes, listeners, parse_size, smime, tables
+from relay.config import Config, kmes, ldap, listeners, parse_size, smime, tables
 from relay.files import toml
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}
@@ -75,6 +75,8 @@ def value_of(field: FieldInfo, value: object) -> str:
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(value_of(field, each) for each in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {value_of(field, each)}' for name, each in value.items())} }}"
     return json.dumps(str(value), ensure_ascii=False)
 
 
@@ -141,7 +143,7 @@ def _size(size: int) -> str:
 def _texts() -> _Texts:
     """The texts under each class and each of its fields (attribute docstrings, PEP 257)."""
     texts: _Texts = {}
-    for module in (relay.config, listeners, kmes, smime, tables):
+    for module in (relay.config, listeners, kmes, ldap, smime, tables):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 texts[node.name] = {"": _unwrapped(ast.get_docstring(node) or "")} | _under_fields(node)

@@ -298,6 +298,18 @@ _ALL: Final = (
         clear_s=0.0,
     ),
     Alarm(
+        "groups_old",
+        "The groups from the directory are old",
+        "No `qumail-relay groups fetch` has succeeded of late. Who has joined a group since then is not treated as one "
+        "of it.",
+        "no fetch has succeeded for `ldap.old_after`",
+        "a fetch succeeds",
+        "Run `qumail-relay groups fetch`: it says what is wrong. Then look at its timer: "
+        "`systemctl status qumail-relay-groups.timer`.",
+        severity="warning",
+        clear_s=0.0,
+    ),
+    Alarm(
         "disk_full",
         "The disk is nearly full",
         "The disk of the state directory is nearly full. On a full disk mail is held.",

@@ -39,7 +39,9 @@ STALE_S = 60.0
 
 _STORE = "store_unwritable"
 _ANOTHER = "store_is_another"
-"""An alarm during which mail flows."""
+_GROUPS = "groups_old"
+_MAIL_FLOWS = frozenset({_ANOTHER, _GROUPS})
+"""Alarms during which mail flows."""
 
 
 class Readiness:
@@ -88,6 +90,7 @@ class Readiness:
         looked = {
             _STORE: await self._store() or await asyncio.to_thread(_not_opened_anew, watched.config),
             _ANOTHER: await asyncio.to_thread(_another_secret, watched.config, watched.store),
+            _GROUPS: await asyncio.to_thread(_groups, watched.config),
             "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
         }
         if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
@@ -116,7 +119,7 @@ class Readiness:
 
 
 def _holding(faults: Mapping[str, str]) -> dict[str, str]:
-    return {name: cause for name, cause in faults.items() if name != _ANOTHER}
+    return {name: cause for name, cause in faults.items() if name not in _MAIL_FLOWS}
 
 
 def _not_opened_anew(config: Config) -> str:
@@ -139,6 +142,19 @@ def _another_secret(config: Config, store: Store) -> str:
     if store.sealed_under in ids:
         return ""
     return f"{config.store.secret}: lacks site secret {store.sealed_under}, under which this relay seals: put it back"
+
+
+def _groups(config: Config) -> str:
+    """Why the groups of groups.toml may be out of date, or ""."""
+    if config.ldap is None:
+        return ""
+    try:
+        fetched = config.groups_fetched_file.stat().st_mtime
+    except OSError as error:
+        return f"{config.groups_fetched_file}: {error.strerror}: no fetch of the groups has succeeded"
+    if (ago := time.time() - fetched) > config.ldap.old_after:
+        return f"the last fetch of the groups that succeeded was {ago / 3600:.0f} hours ago"
+    return ""
 
 
 def _disk(directory: Path) -> str:

@@ -548,6 +548,7 @@ RULES: dict[str, Rule] = {
     "store_unwritable": _not_ready("store_unwritable"),
     "store_is_another": _store_is_another,
     "file_unusable": _file_unusable,
+    "groups_old": _not_ready("groups_old"),
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),

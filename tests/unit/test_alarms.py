@@ -384,6 +384,7 @@ SEEN_AT_ONCE = {
     "policy_edit_waits": "the same", "policy_test_fails": "the same", "next_hop_away": "it is tried",
     "mail_held": "read from a file before", "policy_holds": "the same", "event_loop_late": "another process now",
     "memory_full": "the same", "key_receiver_silent": "the same", "connections_full": "the same", "store_is_another": "read from the store before",
+    "groups_old": "looked at before alarms are",
 }  # fmt: skip
 """Alarms whose cause a relay that has just started can see, and why."""
 

@@ -34,6 +34,7 @@ PAGES = (
     "WATCHING",
     "RUNNING",
     "PORTS",
+    "GROUPS",
     "POSTFIX-WATCH",
     "SPEED",
     "CONCEPTS",

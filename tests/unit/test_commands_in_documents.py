@@ -27,6 +27,7 @@ DOCUMENTS = (
     "deploy/WATCHING.md",
     "deploy/RUNNING.md",
     "deploy/PORTS.md",
+    "deploy/GROUPS.md",
     "deploy/SPEED.md",
     "deploy/CONCEPTS.md",
     "deploy/MAIL-SERVERS.md",

@@ -145,6 +145,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "store_unwritable": lambda s: s.patch.setattr(Readiness, "_store", _no_store),
     "store_is_another": lambda s: s.patch.setattr(ready, "_another_secret", lambda *_: "it lacks its secret"),
     "file_unusable": lambda s: s.patch.setattr(next_start.NextStart, "_problems", lambda _: ["ca.key: missing"]),
+    "groups_old": lambda s: s.patch.setattr(ready, "_groups", lambda _: "no fetch has succeeded"),
     "disk_full": lambda s: s.patch.setattr(ready, "no_room", lambda _: "no space left on its disk"),
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
     "key_receiver_ended": lambda s: s.say(Receiving, "process_has_ended", True),
