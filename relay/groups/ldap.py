@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import os
+import resource
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -25,8 +27,8 @@ PAGE = 500
 CONNECT_S = 10
 SEARCH_S = 300
 """Maximum duration of one search, in seconds."""
-MAX_ANSWER = 2**28
-"""Maximum size of an answer, in bytes: some 500,000 people."""
+MAX_ANSWER = 2**26
+"""Maximum size of an answer, in bytes: some 200,000 people."""
 NO_SUCH_OBJECT = 32
 _PLACES = "/usr/bin:/bin:/usr/local/bin"
 
@@ -55,6 +57,8 @@ class LDAP:
         program = shutil.which("ldapsearch", path=_PLACES)
         if program is None:
             raise ConfigError("ldapsearch is not installed: apt install ldap-utils (on RHEL: openldap-clients)")
+        # No answer fills the disk: what ldapsearch writes is cut off here, and it ends.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_ANSWER, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         self._settings = settings
         self._program = program
         self._password = b""
@@ -80,12 +84,12 @@ class LDAP:
                 raise LDAPUnanswered(f"{self._called}: no whole answer within {SEARCH_S} s") from error
             if done.returncode == NO_SUCH_OBJECT:
                 return []
+            if done.returncode == -signal.SIGXFSZ:
+                raise LDAPUnanswered(f"{self._called}: more than {MAX_ANSWER} octets; write a narrower base")
             if done.returncode:
                 raise LDAPUnanswered(
                     f"{self._called}: {_last_words(said) or f'ldapsearch ended with {done.returncode}'}"
                 )
-            if answer.seek(0, os.SEEK_END) > MAX_ANSWER:
-                raise LDAPUnanswered(f"{self._called}: more than {MAX_ANSWER} octets; write a narrower base")
             answer.seek(0)
             return list(entries(answer))
 

@@ -70,8 +70,8 @@ def a_site(path: Path, kmes: DevelopmentKMEs, server: Slapd, sink: Sink, **chang
     return site
 
 
-async def fetch(site: Site, *options: str) -> tuple[int, str, str]:
-    code, said, out = await relay_command.run("groups", "fetch", "--config", site.config_file, *options)
+async def fetch(site: Site, *options: str, before: str = "") -> tuple[int, str, str]:
+    code, said, out = await relay_command.run("groups", "fetch", "--config", site.config_file, *options, before=before)
     return code, said, out.decode()
 
 
@@ -144,6 +144,16 @@ async def test_an_answer_that_the_server_cuts_off_changes_nothing(
         code, said, _ = await fetch(site)
     assert code == 1
     assert "limit exceeded" in said
+    assert groups_of(site) == BY_HAND
+
+
+async def test_an_answer_without_end_fills_neither_disk_nor_memory(
+    tmp_path: Path, kmes: DevelopmentKMEs, directory: Slapd, sink: Sink
+) -> None:
+    site = a_site(tmp_path, kmes, directory, sink)
+    code, said, _ = await fetch(site, before="from relay.groups import ldap; ldap.MAX_ANSWER = 1000")
+    assert code == 1
+    assert "more than 1000 octets; write a narrower base" in said
     assert groups_of(site) == BY_HAND
 
 
