@@ -24,9 +24,7 @@ COMMANDS = {
         "policy_sets:install",
         "Check the policies in DIRECTORY, run their tests, say what they change, and put them into force.",
     ),
-    "list": LaterCommand(
-        "policy_list:list_files", "List the policy files, or those of which all that is asked for is true."
-    ),
+    "list": LaterCommand("policy_list:list_files", "List the policy files, or those that let mail out in clear."),
     "log": LaterCommand(
         "policy_log:show_log",
         "Say which sets of policies came into force, who put them there, and what they weakened, the newest first.",

@@ -88,7 +88,9 @@ class PeopleConditions(SealingSettings):
     @field_validator(*ON_PEOPLE, check_fields=False)
     @classmethod
     def _can_be_compared(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        AddressPatterns.of(texts, logins=info.field_name not in ON_RECIPIENTS)
+        patterns = AddressPatterns.of(texts, logins=info.field_name not in ON_RECIPIENTS)
+        if info.field_name == "not_sender" and not (patterns.globs or patterns.groups):
+            raise ValueError("names of users alone leave nobody out; name the addresses from which they send as well")
         if info.field_name in ON_RECIPIENTS and NULL_SENDER in texts:
             raise ValueError(f"{NULL_SENDER!r} is the null sender, and no recipient; leave it out")
         return texts

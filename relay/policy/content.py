@@ -10,16 +10,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 from relay.formats import mime
 from relay.formats.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
 from relay.formats.doubt import InDoubt
 from relay.formats.parameters import parse
 from relay.policy import texts
-from relay.policy.extensions import GENERIC, types_of
 from relay.policy.names import FoldedAddress, fold_address
-from relay.policy.structure import find_parts
+from relay.policy.structure import find_names
 
 MAX_FIELD_OCTETS = 16 * 1024
 """Maximum length of all fields of one name together, in octets."""
@@ -37,17 +36,6 @@ T = TypeVar("T")
 def text_of(name: str) -> str:
     """What the text of a field is called in `doubts`; "From" and "Sender" are for the addresses in them."""
     return f"the text of {name.title()}" if name in ("from", "sender") else name.title()
-
-
-class Part(NamedTuple):
-    """One part of a message: MIME type and file names, in lower case.
-
-    There may be several names, since mail programs disagree which of two places counts. A file that is sent without a
-    type of its own is one part for each type of its name. A container counts where it may be shown as an attachment.
-    """
-
-    type: str
-    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -142,27 +130,24 @@ class MessageFacts:
         return tuple(dict.fromkeys(named[:MAX_CHARSETS]))
 
     @property
-    def parts(self) -> tuple[Part, ...] | None:
-        """All parts; a message without structure is one part. None if in doubt."""
-        return self._read(ATTACHMENTS, self._read_parts)
+    def names(self) -> frozenset[str] | None:
+        """The names of all attachments, in comparable form; None if in doubt.
 
-    def _read_parts(self) -> tuple[Part, ...]:
-        parts: list[Part] = []
-        left = MAX_NAMES
-        for kind, written in find_parts(self.message):
-            left -= sum(map(len, written))
-            if left < 0:
-                raise InDoubt(f"their names are longer than {MAX_NAMES} octets")
-            names = tuple(sorted({name for each in written for name in texts.file_names(each)}))
-            parts.append(Part(kind, names))
-            if kind in GENERIC:
-                parts += [Part(each, names) for each in types_of(names)]
-        return tuple(parts)
+        One may have several names, since mail programs disagree which of two places counts. A container is one where it
+        may be shown as an attachment.
+        """
+        return self._read(ATTACHMENTS, self._read_names)
+
+    def _read_names(self) -> frozenset[str]:
+        written = find_names(self.message)
+        if sum(map(len, written)) > MAX_NAMES:
+            raise InDoubt(f"their names are longer than {MAX_NAMES} octets")
+        return frozenset(name for each in written for name in texts.file_names(each))
 
     @property
     def all_names(self) -> str:
-        """The names of all parts, joined for Glob.occurs_in."""
-        return self.once("all names", lambda: "\0".join({name for part in self.parts or () for name in part.names}))
+        """The names of all attachments, joined for Glob.occurs_in."""
+        return self.once("all names", lambda: "\0".join(self.names or ()))
 
     @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
@@ -196,7 +181,7 @@ class MessageFacts:
 
     def read(self) -> None:
         """Reads in advance what is slow to read in a large message."""
-        _ = self.parts
+        _ = self.names
 
     def waited(self, now: datetime) -> float | None:
         """Seconds since the previous mail server received this message, by its Received field.

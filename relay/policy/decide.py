@@ -155,7 +155,7 @@ class PolicySet:
     """All policy files of a directory, as read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain. `version` is 40
-    hexadecimal digits that follow from all names and contents. `patterns` is the number of texts and sizes that the
+    hexadecimal digits that follow from all names and contents. `patterns` is the number of texts that the
     rules of all files compare with a message; 0 if none needs it. `demands` are the distinct requirements for arriving
     mail. `site` has the relevant settings of relay.toml. `floors` raise what any file says, `groups` are named
     patterns, `tests` are those of tests.toml.
@@ -270,8 +270,7 @@ class PolicySet:
         """The first of these files that covers its address; appends each lookup to `lookups`."""
         for name, step in names:
             file = self.files.get(name)
-            # Most files have no dates.
-            not_now = file.policy.not_now if file and (file.policy.since or file.policy.until) else ""
+            not_now = file.policy.not_now if file and file.policy.until else ""  # most files have no date
             decides = file is not None and not not_now and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
                 lookups.append(Lookup(name, step, file is not None, decides, not_now))

@@ -127,19 +127,13 @@ class DescribedMessage(MessageFacts):
         size: int | None = None,
         login: str | None = "",
     ) -> None:
-        """`fields` are `Name: value`, `attachments` are file names, or `name: type/subtype`."""
+        """`fields` are `Name: value`, `attachments` are file names."""
         lines = [f"Subject: {subject}", *fields, "MIME-Version: 1.0"]
         if attachments:
             lines += ['Content-Type: multipart/mixed; boundary="="', ""]
-            for name, _, mime_type in (each.partition(":") for each in attachments):
-                kind = mime_type.strip() or "application/octet-stream"
-                lines += [
-                    "--=",
-                    f"Content-Type: {kind}",
-                    f'Content-Disposition: attachment; filename="{name}"',
-                    "",
-                    "",
-                ]
+            for name in attachments:
+                kind = "Content-Type: application/octet-stream"
+                lines += ["--=", kind, f'Content-Disposition: attachment; filename="{name}"', "", ""]
             lines += ["--=--"]
         super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"), login)
         self._octets = len(self.message) if size is None else size

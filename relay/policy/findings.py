@@ -88,8 +88,8 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
             what = "mail comes in from a mail server, which does not say who has logged in"
             remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
             yield _doubt(policies.directory, name, location, f"{what}: {remedy}")
-        for setting, what in _hardly_fitting(rule, can.largest):
-            yield _doubt(policies.directory, name, (*location, setting), what)
+        for what in _hardly_fitting(rule):
+            yield _doubt(policies.directory, name, (*location, "attachment_name"), what)
     yield from endings(policies)
 
 
@@ -146,15 +146,12 @@ def quantum_keys_cut(policies: PolicySet) -> Iterator[Doubt]:
             yield _doubt(policies.directory, name, (*location, "levels"), what)
 
 
-def _hardly_fitting(rule: When, largest: int) -> Iterator[tuple[str, str]]:
-    """What a rule looks for and is in no mail, or in hardly any, with the setting."""
+def _hardly_fitting(rule: When) -> Iterator[str]:
+    """Names that hardly any attachment has."""
     for text in rule.attachment_name or ():
         if "*" not in text and "." not in text[1:]:
             ending = text.removeprefix(".")
-            what = f'{text!r} fits only a file that is called just so; write "*.{ending}" for all with this ending'
-            yield "attachment_name", what
-    if rule.larger_than is not None and rule.larger_than >= largest:
-        yield "larger_than", f"no mail is so large: this relay takes at most {largest} bytes (max_message_size)"
+            yield f'{text!r} fits only a file that is called just so; write "*.{ending}" for all with this ending'
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
@@ -324,7 +321,7 @@ def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Locat
     def hides(first: int, second: int) -> bool:
         """Whether the first of two rules applies wherever the second does, and raises as much."""
         one = PlacedRule(rules[first], "", 0, 0)
-        if one.when.since is not None or one.when.until is not None or not conditions[second].imply(conditions[first]):
+        if one.when.until is not None or not conditions[second].imply(conditions[first]):
             return False
         return not differences(raised(file.own, [one]), raised(file.own, [one, PlacedRule(rules[second], "", 0, 0)]))
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_PEOPLE, ON_RECIPIENTS, MailFacts, PeopleConditions
 from relay.policy.content import ATTACHMENTS, MessageFacts, text_of
@@ -22,12 +21,6 @@ from relay.policy.units import Texts
 
 _FIELD_NAME = re.compile(r"[!-)+-9;-~]+")
 """RFC 5322, 3.6.8, without the star, which stands for anything and would be no part of the name."""
-
-
-def _type_pattern(text: str) -> Glob:
-    if not re.fullmatch(r"[\w.+*-]+/[\w.+*-]+", text, re.ASCII):
-        raise ValueError(f'{text!r}: write a MIME type such as "application/pdf" or "image/*"')
-    return Glob.of(text.lower())
 
 
 def _field_pattern(text: str) -> tuple[str, Glob | None]:
@@ -60,14 +53,12 @@ class LookedFor(NamedTuple):
 
     tags: tuple[Glob, ...] = ()
     fields: tuple[tuple[str, Glob | None], ...] = ()
-    types: tuple[Glob, ...] = ()
     names: tuple[Glob, ...] = ()
 
 
 _READ: Mapping[str, Callable[[str], Any]] = {
     "subject_tag": _tag_pattern,
     "header": _field_pattern,
-    "attachment_type": _type_pattern,
     "attachment_name": _name_pattern,
 }
 """How the texts of each condition are read, in the order of LookedFor."""
@@ -78,9 +69,6 @@ class When(PeopleConditions):
 
     subject_tag: Texts | None = None
     header: Texts | None = None
-    larger_than: SizeSetting | None = None
-    smaller_than: SizeSetting | None = None
-    attachment_type: Texts | None = None
     attachment_name: Texts | None = None
 
     _looked_for: LookedFor = PrivateAttr(LookedFor())
@@ -99,16 +87,12 @@ class When(PeopleConditions):
             raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
         if not self.model_fields_set - {*self.conditions, *NO_CHANGE}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
-        if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
-            demand = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
-            raise ValueError(f"no message is {demand}; widen one of them")
         if self.levels == ONLY_PLAINTEXT:
             raise ValueError('a rule only raises, and "plaintext" is the lowest level; decide in the recipient\'s file')
         if self.priority == "low":
             raise ValueError('a rule only raises, and priority = "low" is the lowest; leave it out')
         self._looked_for = LookedFor(*(tuple(map(read, getattr(self, name) or ())) for name, read in _READ.items()))
-        values = (getattr(self, name) for name in self.conditions if name not in ON_RECIPIENTS)
-        self._patterns = sum(len(each) if isinstance(each, tuple) else 1 for each in values)
+        self._patterns = sum(len(getattr(self, name)) for name in self.conditions if name not in ON_RECIPIENTS)
         return self
 
     @property
@@ -123,7 +107,7 @@ class When(PeopleConditions):
 
     @property
     def patterns(self) -> int:
-        """The number of texts and sizes that are compared with the message."""
+        """The number of texts that are compared with the message."""
         return self._patterns
 
     @property
@@ -151,22 +135,17 @@ class When(PeopleConditions):
 
     def _content_fits(self, content: MessageFacts) -> Iterator[tuple[str | None, str]]:
         """For each condition on the message what is in doubt, "" if it surely holds, None if not; and why not."""
-        size, looked_for = content.size, self._looked_for
-        if self.larger_than is not None and size <= self.larger_than:
-            yield None, f"the message has {size} bytes, not more than {self.larger_than}"
-        if self.smaller_than is not None and size >= self.smaller_than:
-            yield None, f"the message has {size} bytes, not fewer than {self.smaller_than}"
+        looked_for = self._looked_for
         if looked_for.tags:
             tags = [("subject", tag) for tag in looked_for.tags]
             yield _has_field(content, tags), f"the subject does not have {listed(self.subject_tag or ())}"
         if looked_for.fields:
             yield _has_field(content, looked_for.fields), f"no header field is {listed(self.header or ())}"
-        if looked_for.types or looked_for.names:
-            parts = (*(self.attachment_type or ()), *(self.attachment_name or ()))
-            yield _has_part(content, looked_for), f"no attachment is {listed(parts)}"
+        if looked_for.names:
+            yield _has_file(content, looked_for.names), f"no attachment is {listed(self.attachment_name or ())}"
 
 
-NO_CHANGE = ("since", "until", "inside")
+NO_CHANGE = ("until", "inside")
 """Settings of a rule that change nothing by themselves."""
 CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""
@@ -184,20 +163,15 @@ def _has_field(content: MessageFacts, wanted: Iterable[tuple[str, Glob | None]])
     return doubt
 
 
-def _has_part(content: MessageFacts, looked_for: LookedFor) -> str | None:
-    """Whether one part has both a wanted type and a wanted name: "" if so, None if not, else what is in doubt.
+def _has_file(content: MessageFacts, wanted: Iterable[Glob]) -> str | None:
+    """Whether an attachment has one of these names: "" if so, None if not, else what is in doubt.
 
     Avoids comparing thousands of patterns with hundreds of names, which a sender chooses.
     """
-    if (parts := content.parts) is None:
+    if (names := content.names) is None:
         return content.doubt(ATTACHMENTS)
-    if looked_for.types:
-        parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in looked_for.types))
-    if not looked_for.names:
-        return "" if parts else None
-    names = [glob for glob in looked_for.names if glob.occurs_in(content.all_names)]
-    part_names = {name for part in parts for name in part.names} if names else ()
-    return "" if any(glob.matches(name) for glob in names for name in part_names) else None
+    possible = [glob for glob in wanted if glob.occurs_in(content.all_names)]
+    return "" if any(glob.matches(name) for glob in possible for name in names) else None
 
 
 class PlacedRule(NamedTuple):

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator
 
 from relay.config import parse_size
 from relay.files import toml
@@ -116,15 +116,7 @@ class SealingSettings(toml.Table):
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
     otherwise: Annotated[Otherwise, BeforeValidator(parse_otherwise)] | None = None
     priority: Priority | None = None
-    since: date | None = None
     until: date | None = None
-
-    @field_validator("until")
-    @classmethod
-    def _ends_after_it_begins(cls, until: date, info: ValidationInfo) -> date:
-        if (since := info.data.get("since")) is not None and until < since:
-            raise ValueError(f"it would end before it begins, on {since}; fix one of them")
-        return until
 
     @property
     def ended(self) -> bool:
@@ -134,8 +126,6 @@ class SealingSettings(toml.Table):
     @property
     def not_now(self) -> str:
         """Why this is not in effect today, or ""."""
-        if self.since is not None and today() < self.since:
-            return f"it begins on {self.since}"
         return f"it ended on {self.until}" if self.ended else ""
 
 

@@ -1,8 +1,8 @@
-"""Finds the parts of a message, their types and file names; raises InDoubt if they are not found beyond doubt.
+"""Finds the file names of a message's parts; raises InDoubt if they are not found beyond doubt.
 Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message.
 
-A rule asks whether a part exists. What breaks the standard is in doubt, for programs show different parts of it. Read
-all the same is a message that ends without its last delimiter.
+A rule asks whether a file is attached. What breaks the standard is in doubt, since programs show different parts of it.
+A message that ends without its last delimiter is read all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from relay.errors import MalformedMessage
 from relay.formats import mime
@@ -49,28 +48,21 @@ _MESSAGE = Structured("message/rfc822", {})
 _SEVEN_BITS = Structured("7bit", {})
 
 
-class FoundPart(NamedTuple):
-    """One part: its type in lower case, and its raw file names, encoded words included."""
-
-    type: str
-    names: tuple[bytes, ...]
-
-
-def find_parts(message: bytes) -> list[FoundPart]:
-    """The parts, without duplicates, in order of appearance. Raises InDoubt."""
+def find_names(message: bytes) -> list[bytes]:
+    """The raw file names, encoded words included, without duplicates, in order of appearance. Raises InDoubt."""
     walk = _Walk(message)
     try:
         walk.entity(0, len(message), 0)
     except MalformedMessage as error:
         raise InDoubt(str(error)) from error
-    return list(dict.fromkeys(walk.parts))
+    return list(dict.fromkeys(walk.names))
 
 
 class _Walk:
     """Parses a message, on the raw bytes and without copying bodies. Each method raises InDoubt."""
 
     def __init__(self, message: bytes) -> None:
-        self.parts: list[FoundPart] = []
+        self.names: list[bytes] = []
         self._message = message
         self._entities = MAX_PARTS
 
@@ -96,8 +88,7 @@ class _Walk:
         if not names and family == "message":
             inner, _ = self._header(body, end, outermost=False)
             names = tuple(form for name in _called(inner) for form in (name, name + b".eml"))
-        if names or family != "multipart":
-            self.parts.append(FoundPart(kind, names))
+        self.names += names
         if family in ("multipart", "message") and (encoding not in _UNENCODED or kind == "message/partial"):
             raise InDoubt("it has a part that holds others and is encoded, or not whole")
         if family == "message":

@@ -1,5 +1,5 @@
 // Tells what mail programs show of messages: one in base64 on each line, a JSON reply for each with what every parser
-// takes for header fields, file names and MIME types. jsmime is Thunderbird's, as ProtonMail publishes it.
+// takes for header fields and file names. jsmime is Thunderbird's, as ProtonMail publishes it.
 
 import { register } from "node:module";
 import { createInterface } from "node:readline";
@@ -19,11 +19,10 @@ const { MimeParser, headerparser } = await import("@protontech/jsmimeparser/lib/
 
 const texts = (list) => [...new Set(list.filter((each) => typeof each === "string" && each))];
 
-// Fields by name in lower case, file names, types: all that the parser makes of one message.
+// Fields by name in lower case, and file names: all that the parser makes of one message.
 class Shown {
   fields = {};
   names = [];
-  types = [];
 
   field(name, value) {
     (this.fields[name] ??= []).push(value);
@@ -31,7 +30,7 @@ class Shown {
 
   done() {
     for (const name of Object.keys(this.fields)) this.fields[name] = texts(this.fields[name].flat());
-    return { fields: this.fields, names: texts(this.names), types: texts(this.types) };
+    return { fields: this.fields, names: texts(this.names) };
   }
 }
 
@@ -45,7 +44,6 @@ function jsmime(message) {
   };
   const parser = new MimeParser({
     startPart(number, headers) {
-      shown.types.push(headers.contentType.type);
       shown.names.push(parameter(headers, "content-disposition", "filename"));
       shown.names.push(parameter(headers, "content-type", "name"), headers.contentType.get("name"));
       if (number !== "") return;
@@ -68,10 +66,7 @@ async function mailparser(message) {
   const mail = await simpleParser(message, options);
   shown.field("subject", mail.subject);
   for (const [name, value] of mail.headers) if (typeof value === "string" || Array.isArray(value)) shown.field(name, value);
-  for (const { filename, contentType } of mail.attachments) {
-    shown.names.push(filename);
-    shown.types.push(contentType);
-  }
+  for (const { filename } of mail.attachments) shown.names.push(filename);
   return shown.done();
 }
 
@@ -80,10 +75,7 @@ async function postal(message) {
   const mail = await PostalMime.parse(message);
   shown.field("subject", mail.subject);
   for (const { key, value } of mail.headers) shown.field(key, decodeWords(value));
-  for (const { filename, mimeType } of mail.attachments) {
-    shown.names.push(filename);
-    shown.types.push(mimeType);
-  }
+  for (const { filename } of mail.attachments) shown.names.push(filename);
   return shown.done();
 }
 
@@ -91,7 +83,6 @@ function emailjsParser(message) {
   const shown = new Shown();
   const root = emailjs.default(message.toString("latin1"));
   const walk = (node) => {
-    shown.types.push(node.contentType?.value);
     shown.names.push(node.headers["content-disposition"]?.[0]?.params?.filename, node.contentType?.params?.name);
     node.childNodes.forEach(walk);
   };
@@ -111,7 +102,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     try {
       reply[name] = await judge(message);
     } catch (error) {
-      reply[name] = { fields: {}, names: [], types: [], error: String(error) };
+      reply[name] = { fields: {}, names: [], error: String(error) };
     }
   }
   process.stdout.write(JSON.stringify(reply) + "\n");

@@ -56,9 +56,7 @@ attachment_name = ["*secret*plan*", "*a*a*a*a*b"]
 priority = "normal"
 
 [[when]]
-attachment_type = "image/*"
-larger_than = "10 MiB"
-smaller_than = "15 MiB"
+attachment_name = "*.png"
 sender = "*@alice.example"
 priority = "normal"
 """

@@ -54,7 +54,6 @@ otherwise = "refuse"
 
 [[when]]
 attachment_name = "*.docx"
-attachment_type = "application/pdf"
 otherwise = "refuse"
 """
 """Rules that have the policy look into every message; whether one applies changes nothing."""

@@ -77,7 +77,6 @@ levels = ["otp"]
 
 [[when]]
 attachment_name = ["*.docx", "*secret*plan*"]
-attachment_type = ["application/pdf", "image/*"]
 levels = ["otp"]
 """
 MANY_RULES = "".join(

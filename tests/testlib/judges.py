@@ -29,11 +29,10 @@ NPM_JUDGES = ("jsmime", "mailparser", "postal", "emailjs")
 
 @dataclass(frozen=True)
 class ParserView:
-    """What one parser makes of a message: the outermost fields by name in lower case, all file names and types."""
+    """What one parser makes of a message: the outermost fields by name in lower case, and all file names."""
 
     fields: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
-    types: tuple[str, ...]
 
     def has(self, spelling: Spelling) -> bool:
         """Whether it shows what the spelling's condition names, to somebody who reads it."""
@@ -44,8 +43,6 @@ class ParserView:
             name, colon, pattern = wanted.partition(":")
             values = self.fields.get(name.lower(), ())
             return any(_fits(value, pattern) for value in values) if colon else bool(values)
-        if spelling.condition == "attachment_type":
-            return any(fnmatch.fnmatchcase(each.lower().strip(), wanted) for each in self.types)
         return any(_fits(form, wanted) for name in self.names for form in saved(name))
 
 
@@ -66,7 +63,7 @@ def shown(messages: Sequence[bytes]) -> list[dict[str, ParserView]]:
     assert len(replies) == len(messages), run.stderr.decode()
     return [
         {
-            judge: ParserView({name: tuple(values) for name, values in each["fields"].items()}, *map(tuple, (each["names"], each["types"])))
+            judge: ParserView({name: tuple(values) for name, values in each["fields"].items()}, tuple(each["names"]))
             for judge, each in reply.items()
         }
         for reply in replies
@@ -80,7 +77,7 @@ def shown_by_python(message: bytes) -> dict[str, ParserView]:
         try:
             found[name] = _shown(email.message_from_bytes(message, policy=policy))
         except Exception:  # noqa: BLE001 - it raises many kinds
-            found[name] = ParserView({}, (), ())
+            found[name] = ParserView({}, ())
     return found
 
 
@@ -93,9 +90,8 @@ def _shown(message: Message) -> ParserView:
     fields: dict[str, tuple[str, ...]] = {}
     for name in set(message):
         fields[name.lower()] = tuple(text(value) for value in message.get_all(name, []))
-    parts = list(message.walk())
-    names = tuple(text(each.get_filename()) for each in parts if each.get_filename())
-    return ParserView(fields, names, tuple(each.get_content_type() for each in parts))
+    names = tuple(text(each.get_filename()) for each in message.walk() if each.get_filename())
+    return ParserView(fields, names)
 
 
 @functools.cache

@@ -91,9 +91,7 @@ def _with_a_level(made: Made, text: str) -> str:
 
 
 def _texts(made: Made, text: str, change: Callable[[str], str]) -> str:
-    lines = list(
-        re.finditer(r"^(?!levels|otherwise|priority|peer|kem|max_size|since|until)(\w+) = .*$", text, re.MULTILINE)
-    )
+    lines = list(re.finditer(r"^(?!levels|otherwise|priority|peer|kem|max_size|until)(\w+) = .*$", text, re.MULTILINE))
     if not lines:
         return text
     line = made.choice(lines)

@@ -26,7 +26,7 @@ NOT, MAYBE, SURELY = range(3)
 
 PEOPLE = ("sender", "not_sender", "recipient", "not_recipient")
 CONTENT = (
-    "subject_tag", "header", "larger_than", "smaller_than", "attachment_type", "attachment_name",
+    "subject_tag", "header", "attachment_name",
 )  # fmt: skip
 
 
@@ -212,9 +212,7 @@ class Reference:
         return local[: places[0]] if places and places[0] else None
 
     def _counts(self, table: Mapping[str, Any]) -> bool:
-        return not ("until" in table and table["until"] < self.today) and not (
-            "since" in table and table["since"] > self.today
-        )
+        return not ("until" in table and table["until"] < self.today)
 
     # --- which rules -----------------------------------------------------------------------------------------------
 
@@ -314,25 +312,18 @@ def rewritten(address: Address) -> Inner | None:
 def _is_so(rule: Mapping[str, Any], facts: Facts) -> bool:
     """What it asks of the message."""
     subject = facts.subject.casefold()
-    if "larger_than" in rule and not facts.octets > size(rule["larger_than"]):
-        return False
-    if "smaller_than" in rule and not facts.octets < size(rule["smaller_than"]):
-        return False
     if "subject_tag" in rule and not any(tag.casefold() in subject for tag in texts(rule["subject_tag"])):
         return False
     if "header" in rule and not any(_has_field(facts, text) for text in texts(rule["header"])):
         return False
-    if "attachment_name" in rule or "attachment_type" in rule:
-        parts = [("text/plain", ""), ("x/y", facts.attachment)] if facts.attachment else [("text/plain", "")]
+    if "attachment_name" in rule:
         blank_line = any("\r\n \r\n" in author for author in facts.authors)
         return (
             facts.unclear
             or blank_line
             or any(
-                any(_like(each.casefold(), [name.casefold()]) for each in texts(rule.get("attachment_name", "*")))
-                and (name or "attachment_name" not in rule)
-                and any(_like(each.casefold(), [mime]) for each in texts(rule.get("attachment_type", "*")))
-                for mime, name in parts
+                bool(facts.attachment) and _like(each.casefold(), [facts.attachment.casefold()])
+                for each in texts(rule["attachment_name"])
             )
         )
     return True

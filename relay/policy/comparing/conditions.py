@@ -34,22 +34,16 @@ class Conditions:
     not_recipient: Globs | None = None
     tags: Globs = ()
     fields: tuple[tuple[str, Glob | None], ...] = ()
-    types: Globs = ()
     names: Globs = ()
-    larger_than: int | None = None
-    smaller_than: int | None = None
 
     @classmethod
     def of(cls, rule: When, groups: Groups) -> Conditions:
         """The conditions of a rule or floor."""
         people = {name: tuple(patterns.all(groups)) for name, patterns in rule.people.items()}
         users = {name: rule.people[name].users for name in ("sender", "not_sender") if name in rule.people}
-        tags, fields, types, names = rule.looked_for
-        return cls(
-            **people, users=users.get("sender", ()), not_users=users.get("not_sender", ()),
-            tags=tags, fields=fields, types=types, names=names,
-            larger_than=rule.larger_than, smaller_than=rule.smaller_than,
-        )  # fmt: skip
+        tags, fields, names = rule.looked_for
+        named = {"users": users.get("sender", ()), "not_users": users.get("not_sender", ())}
+        return cls(**people, **named, tags=tags, fields=fields, names=names)
 
     def imply(self, other: Conditions) -> bool:
         """Whether the other rule fits every mail that this one fits."""
@@ -59,13 +53,7 @@ class Conditions:
             and _without(self.not_recipient, other.not_recipient)
             and (not other.tags or _within(self.tags or None, other.tags))
             and (not other.fields or (bool(self.fields) and all(_field_in(each, other.fields) for each in self.fields)))
-            and (not other.types or _within(self.types or None, other.types))
             and (not other.names or _within(self.names or None, other.names))
-            and (other.larger_than is None or (self.larger_than is not None and self.larger_than >= other.larger_than))
-            and (
-                other.smaller_than is None
-                or (self.smaller_than is not None and self.smaller_than <= other.smaller_than)
-            )
         )
 
     def _imply_senders(self, other: Conditions) -> bool:
@@ -96,14 +84,12 @@ class Conditions:
             senders = [((glob,), ()) for glob in self.sender] + [((), (user,)) for user in self.users]
         recipients: list[Globs | None] = [(each,) for each in self.recipient] if self.recipient else [self.recipient]
         fields: list[tuple[tuple[str, Glob | None], ...]] = [(each,) for each in self.fields] or [()]
-        lists = (senders, recipients, _single(self.tags), fields, _single(self.types), _single(self.names))
+        lists = (senders, recipients, _single(self.tags), fields, _single(self.names))
         if prod(len(each) for each in lists) > MAX_ALTERNATIVES:
             return None
         return [
-            replace(
-                self, sender=sender, users=users, recipient=recipient, tags=tags, fields=field, types=types, names=names
-            )
-            for (sender, users), recipient, tags, field, types, names in product(*lists)
+            replace(self, sender=sender, users=users, recipient=recipient, tags=tags, fields=field, names=names)
+            for (sender, users), recipient, tags, field, names in product(*lists)
         ]
 
     def __str__(self) -> str:
@@ -111,15 +97,11 @@ class Conditions:
         return ", ".join(self._said()) or "any message"
 
     def _said(self) -> Iterator[str]:
-        for name, globs in (("subject", self.tags), ("attachment", self.names), ("attachment type", self.types)):
+        for name, globs in (("subject", self.tags), ("attachment", self.names)):
             if globs:
                 yield f"{name} {_some(map(str, globs))}"
         if self.fields:
             yield f"field {_some(name if glob is None else f'{name}: {glob}' for name, glob in self.fields)}"
-        if self.larger_than is not None:
-            yield f"larger than {self.larger_than} bytes"
-        if self.smaller_than is not None:
-            yield f"smaller than {self.smaller_than} bytes"
         if self.recipient is not None:
             yield f"to {_some(map(str, self.recipient))}"
         if self.not_recipient is not None:

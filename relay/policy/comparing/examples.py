@@ -16,7 +16,6 @@ from relay.policy.decide import PolicySet
 from relay.policy.expected import Test
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
-from relay.policy.site import ANY_SITE
 
 SOMEBODY = "somebody@elsewhere.invalid"
 MAX_SENDERS = 4
@@ -24,36 +23,28 @@ MAX_SENDERS = 4
 
 
 def examples(conditions: Conditions | None, kind: Kind, avoided: Sequence[Effect]) -> Iterator[Test]:
-    """Mails that fit, the later ones of sizes and from senders that the rules to be avoided leave out."""
+    """Mails that fit, the later ones from senders whom the rules to be avoided leave out."""
     asked = conditions or Conditions()
     senders = asked.sender[:1] if asked.sender else (Glob.of(SOMEBODY), *islice(_left_out(avoided), MAX_SENDERS))
-    largest = max((effect.conditions.smaller_than or 0 for effect in avoided), default=0)
     for sender in senders:
-        for least in dict.fromkeys((0, largest)):
-            yield _example(asked, _filled(sender), kind, least)
+        yield _example(asked, _filled(sender), kind)
 
 
 def _left_out(effects: Iterable[Effect]) -> Iterator[Glob]:
     return (glob for effect in effects for glob in (effect.conditions.not_sender or ())[:1])
 
 
-def _example(asked: Conditions, sender: str, kind: Kind, least: int) -> Test:
-    attachments: tuple[str, ...] = ()
-    if asked.names or asked.types:
-        name = _filled(asked.names[0]) if asked.names else "x"
-        attachments = (f"{name}: {_filled(asked.types[0]) if asked.types else 'application/octet-stream'}",)
+def _example(asked: Conditions, sender: str, kind: Kind) -> Test:
     fields = (f"{name}: {_filled(glob) if glob is not None else 'x'}" for name, glob in asked.fields[:1])
-    mail = Test.model_construct(
+    return Test.model_construct(
         sender="" if sender == NULL_SENDER else sender,
         recipient=_filled(asked.recipient[0]) if asked.recipient else kind.text,
         login=_filled(asked.users[0]) if asked.users and not asked.sender else "",
         subject=_filled(asked.tags[0]) if asked.tags else "",
         header=tuple(fields),
-        attachments=attachments,
+        attachments=tuple(map(_filled, asked.names[:1])),
         expect="held",  # which nobody asks
     )
-    size = max(mail.content(ANY_SITE).size, least, (asked.larger_than or 0) + 1)
-    return mail.model_copy(update={"size": min(size, (asked.smaller_than or size + 1) - 1)})
 
 
 def decided(policies: PolicySet, mail: Test) -> MailOutcome:

@@ -123,7 +123,7 @@ class Pointwise:
         return FoundForKind(tuple(differences.values()), tuple(unproven.values()), coarse)
 
     def _days(self, files: list[Files], floors: list[tuple[Effect, ...]]) -> list[date]:
-        """Today, and the later days on which something begins or ends."""
+        """Today, and the later days on which something has ended."""
         policies = [file.policy for _, *both in files for file in both if file is not None]
         rules = [effect.rule.when for some in floors for effect in some]
         every = (*policies, *(rule for policy in policies for rule in policy.when), *rules)
@@ -233,10 +233,8 @@ class _Contexts:
 
 
 def _turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
-    """The later days on which one of them begins or ends."""
+    """The later days on which one of them has ended."""
     for each in settings:
-        if each.since is not None and each.since > after:
-            yield each.since
         if each.until is not None and after <= each.until < date.max:
             yield each.until + timedelta(days=1)
 

@@ -17,7 +17,7 @@ from tests.unit.policy.test_spellings import WANTED, Rules
 pytestmark = pytest.mark.skipif(bool(judges.missing()), reason=judges.missing())
 
 GENERATED = 250
-SHOWN_BY_EACH = 850
+SHOWN_BY_EACH = 800
 """Each judge shows at least so many of the spellings: else it does not judge."""
 
 

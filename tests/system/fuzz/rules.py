@@ -34,7 +34,6 @@ header = ["X-Secret: yes*"]
 levels = ["aes"]
 
 [[when]]
-attachment_type = ["image/*", "application/pdf"]
 attachment_name = ["*.pdf"]
 levels = ["aes"]
 """

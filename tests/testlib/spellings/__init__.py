@@ -1,4 +1,4 @@
-"""Some hundreds of spellings of what rules name: Subject tags, header values, file names, types, structure.
+"""Some hundreds of spellings of what rules name: Subject tags, header values, file names, structure.
 Standard: each is a message that some mail program may show so; `harmless` has ordinary mail in which there is nothing.
 """
 

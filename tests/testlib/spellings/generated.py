@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tests.testlib.spellings.names import DISPOSITIONS, PDF, TYPES, with_part
+from tests.testlib.spellings.names import DISPOSITIONS, TYPES, with_part
 from tests.testlib.spellings.spelling import Spelling, b64, mail
 from tests.testlib.spellings.structure import messages
 
@@ -95,8 +95,8 @@ def edited(octets: bytes, chance: random.Random) -> bytes:
 
 
 def of_structure(chance: random.Random) -> Spelling:
-    """A file name, a type or a boundary from the tables, edited."""
-    kind = chance.randrange(4)
+    """A file name or a boundary from the tables, edited."""
+    kind = chance.randrange(3)
     if kind == 0:
         value = edited(chance.choice(list(DISPOSITIONS.values())), chance)
         return Spelling(
@@ -105,9 +105,6 @@ def of_structure(chance: random.Random) -> Spelling:
     if kind == 1:
         value = edited(chance.choice(list(TYPES.values())), chance)
         return Spelling("", "attachment_name", "*.docx*", with_part(b"Content-Type: " + value))
-    if kind == 2:
-        value = edited(chance.choice(list(PDF.values())), chance)
-        return Spelling("", "attachment_type", "application/pdf", with_part(b"Content-Type: " + value))
     message = chance.choice(MESSAGES)
     header, _, body = message.partition(b"\r\n\r\n")
     if chance.random() < 0.5:

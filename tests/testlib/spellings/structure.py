@@ -222,11 +222,10 @@ def called() -> Iterator[tuple[str, bytes]]:
 
 
 def spellings() -> Iterator[Spelling]:
-    """All of them, looked for by name and by type."""
+    """All of them, looked for by name."""
     for name, message in signed():
         yield Spelling(name, "attachment_name", "*.docx", message)
     for name, message in called():
         yield Spelling(name, "attachment_name", "*.docx", message)
     for name, message in messages():
         yield Spelling(name, "attachment_name", "*.docx", message)
-        yield Spelling(name, "attachment_type", "image/*", message)

@@ -108,7 +108,6 @@ CONDITIONS = [
     'subject_tag = "[a]"',
     'subject_tag = "[b]"',
     'header = "X-B"',
-    "larger_than = 50",
     'attachment_name = "c*"',
     'sender = "ann@*"\nsubject_tag = "[a]"',
 ]
@@ -136,7 +135,7 @@ def rules(draw: st.DrawFn, kind: str) -> list[str]:
     found = []
     for condition in draw(st.lists(st.sampled_from(CONDITIONS), max_size=3)):
         levels = parse_levels(list(draw(st.sampled_from(LISTS[:-1]))))
-        dates = draw(st.sampled_from(["", "since = 2026-06-15\n", "until = 2026-06-15\n"]))
+        dates = draw(st.sampled_from(["", "until = 2026-06-15\n"]))
         otherwise = draw(st.sampled_from(["", 'otherwise = "refuse"\n', 'otherwise = "hold 1 h"\n']))
         found.append(f"[[{kind}]]\n{condition}\nlevels = {list(levels)}\n{dates}{otherwise}".replace("'", '"'))
     return found
@@ -246,8 +245,7 @@ def test_what_cannot_be_read_beyond_doubt_fits_every_text(
         every = policies.decide("ann%x@[1.2.3.4]", "x@bob.example", doubtful)
     except RelayError:
         return
-    if "larger_than" not in "".join(floors):
-        assert never_weaker(every.levels, some.levels)
+    assert never_weaker(every.levels, some.levels)
 
 
 # --- mail that can have no level -------------------------------------------------------------------------------------

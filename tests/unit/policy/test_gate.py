@@ -114,9 +114,7 @@ IMPLIED = [
     ('header = "X: yes"', 'header = "X: y*"'),
     ('header = "X: yes"', 'header = "X"'),
     ('attachment_name = "a.xlsx"', 'attachment_name = ["*.xls", "*.xlsx"]'),
-    ('attachment_name = "a.x"\nattachment_type = "image/png"', 'attachment_type = "image/*"'),
-    ("larger_than = 10", "larger_than = 9"),
-    ('sender = "a@a.example"\nsmaller_than = 10', "smaller_than = 11"),
+    ('sender = "a@a.example"\nattachment_name = "a.x"', 'attachment_name = "a.*"'),
 ]
 NOT_IMPLIED = [
     *((other, one) for one, other in IMPLIED if "not_sender" not in other or "not_sender" in one),
@@ -125,8 +123,7 @@ NOT_IMPLIED = [
     ('sender = "ceo+x@a.example"', 'not_sender = "ceo@a.example"'),
     ('sender = "login:ann"', 'not_sender = "*@b.example"'),
     ('sender = "*@a.example"', 'subject_tag = "x"'),
-    ("larger_than = 10", "smaller_than = 20"),
-    ('not_sender = "login:ann"', 'not_sender = "a@a.example"'),
+    ('not_sender = ["a@a.example", "login:ann"]', 'not_sender = "a@a.example"'),
 ]
 
 

@@ -5,7 +5,6 @@ Standard: policies/README.md; doubt fits what protects, and never what permits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,7 @@ def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path:
     elif place == "a rule":
         files["default.toml"] += '[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
     else:
-        files["default.toml"] += f'[[when]]\nsender = "{BOARD}"\nsmaller_than = "1 GiB"\nlevels = ["otp"]\n'
+        files["default.toml"] += f'[[when]]\nsender = "{BOARD}"\nheader = "Subject"\nlevels = ["otp"]\n'
     policies = loaded(tmp_path, files)
     assert policies.decide(sender, "x@else.example", mail()).levels == ("otp",)
     assert policies.decide("ann@alice.example", "x@else.example", mail()).levels == ("plaintext",)
@@ -207,33 +206,6 @@ def test_tags_are_separated_as_the_site_says(tmp_path: Path) -> None:
     usual = loaded(tmp_path, {})
     assert usual.decide("ann@alice.example", "ben+@bob.example").levels == ("otp",)
     assert usual.decide("ann@alice.example", "ben-x@bob.example").levels == ("aes",)
-
-
-# --- since -------------------------------------------------------------------------------------------------------------
-
-
-def test_before_its_first_day_a_file_or_rule_counts_as_if_it_were_not_there(tmp_path: Path) -> None:
-    today = datetime.now(UTC).date()
-    rule = '[[when]]\nsender = "ann@*"\nlevels = ["otp"]\nsince = {}\n'
-    policies = loaded(
-        tmp_path,
-        {
-            "default.toml": 'levels = ["pqc"]\n',
-            "later.example.toml": f"{AES}since = {today + timedelta(days=1)}\n",
-            "now.example.toml": f"{AES}since = {today}\nuntil = {today}\n",
-            "rules.example.toml": AES
-            + rule.format(today + timedelta(days=1))
-            + rule.format(today).replace('"otp"', '"otp", "aes"'),
-        },
-    )
-    for domain, levels in (("later", ("pqc",)), ("now", ("aes",)), ("rules", ("otp", "aes"))):
-        assert policies.decide("ann@alice.example", f"x@{domain}.example").levels == levels
-    assert "it begins on" in str(policies.explain("ann@alice.example", "x@later.example").as_dict())
-
-
-def test_what_ends_before_it_begins_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="it would end before it begins"):
-        loaded(tmp_path, {"default.toml": AES + "since = 2030-01-02\nuntil = 2030-01-01\n"})
 
 
 # --- what raising changes, and what is said of it ----------------------------------------------------------------------
