@@ -258,16 +258,37 @@ async def test_the_store_of_a_newer_release_is_refused(bob: Site, tmp_path: Path
     assert list(tmp_path.glob("copy/*")) == []
 
 
-def test_the_commands_of_the_restore_take_the_newest_copy_that_is_whole(tmp_path: Path) -> None:
-    [line] = re.findall(r"^newest=.*$", (ROOT / "deploy/OPERATING.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("planted", "restored"),
+    [("", ["relay.db"]), ("9999-1-1T\n..", ["planted"]), ("9999-1-1T\n--files-from=list", ["planted"])],
+)
+def test_the_commands_of_the_restore_take_the_newest_copy_that_is_whole_and_nothing_beside_the_copies(
+    tmp_path: Path, planted: str, restored: list[str]
+) -> None:
+    """The relay's account names the copies: no name leads to another directory, or is an option."""
+    backups, state = tmp_path / "backups" / "qumail-relay", tmp_path / "state"
     for name, files in (
         ("2026-12-01T1", ["relay.db"]),
         ("2026-12-02T1", [UNFINISHED, "sent.recent"]),
         ("2026-12-03T1", []),
+        *([(planted, ["planted"])] if planted else ()),
     ):
-        (tmp_path / name).mkdir()
+        (backups / name).mkdir(parents=True)
         for file in files:
-            (tmp_path / name / file).touch()
-    command = line.replace("/var/backups/qumail-relay", str(tmp_path)) + '\necho "$newest"'
-    done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=True)
-    assert done.stdout == "2026-12-01T1\n"
+            (backups / name / file).touch()
+    (tmp_path / "secret").touch()
+    (tmp_path / "backups" / "secret").touch()
+    (tmp_path / "list").write_text(f"{tmp_path}/secret\n")
+    state.mkdir()
+    block = (ROOT / "deploy/OPERATING.md").read_text().partition("## Restore")[2]
+    [command] = re.findall(r"^.*backup\.unfinished.* tar .*$", block, re.MULTILINE)
+    for before, after in {
+        "/var/backups/qumail-relay": backups,
+        "/var/lib/qumail-relay": state,
+        f'setsid -w runuser -u "$(stat -c %U {backups})" --': "",
+        "setsid -w runuser -u qumail-relay --": "",
+    }.items():
+        command = command.replace(before, str(after))
+    assert "runuser" not in command
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    assert sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file()) == restored
