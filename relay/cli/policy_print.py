@@ -5,7 +5,6 @@ Standard: addresses and file names are shown as they are, with everything that c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,6 @@ def _now(now: OutcomeNow, *, covered: bool) -> Iterator[Pair]:
         yield "SMTP reply", outcome.reply
     ready = (f"{kme}: {many(number, 'key')} ready at the relay that serves" for kme, number in now.ready.items())
     yield "Keys", [*map(_keys, now.keys), *ready]
-    yield "Certificates", [f"{each.what}: {_ends(each.ends, each.days)}" for each in now.certificates]
     if now.unknown:
         yield "Unknown", now.unknown
 
@@ -132,8 +130,3 @@ def _found(lookup: Lookup) -> str:
     if lookup.not_now:
         return f"is there, but {lookup.not_now}"
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
-
-
-def _ends(day: datetime, days: int) -> str:
-    """A day, and in how many days it is; below 0: before now."""
-    return f"ended {day:%Y-%m-%d}" if days < 0 else f"ends {day:%Y-%m-%d}, in {days} days"

@@ -21,13 +21,6 @@ from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.policy_config import check_readable, exit_with, go_on_as_relay, load_configuration
 from relay.cli.policy_print import MAX_CHANGES, print_changes
 from relay.cli.policy_site import PolicySite, load_site, read_policies
-from relay.cli.policy_traffic import (
-    compared_by_traffic,
-    messages_argument,
-    print_traffic_differences,
-    shadow_option,
-    since_option,
-)
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.cli.serving import serves_here
 from relay.cli.units import unit_of
@@ -57,50 +50,22 @@ _strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is 
 
 @click.command()
 @config_option
-@shadow_option
-@since_option
 @_strict
 @json_option()
 @click.argument("old", type=_set)
 @click.argument("new", type=_set)
-@messages_argument
-def diff(
-    config_file: Path,
-    shadow: bool,
-    since: float,
-    strict: bool,
-    as_json: bool,
-    old: Path | Version,
-    new: Path | Version,
-    messages: tuple[Path, ...],
-) -> None:
+def diff(config_file: Path, strict: bool, as_json: bool, old: Path | Version, new: Path | Version) -> None:
     """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
 
-    Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
-    sealed. With MESSAGES, or what shadow mode has recorded, by these alone. A record holds no content, so rules that
-    look into messages do not apply to it.
+    It is over all decisions that can differ: levels, holds, clear text, and what must arrive sealed.
 
     In place of a directory, OLD and NEW may be the version (or its first digits) of a set that is kept. `policy log`
     lists them.
     """
-    if shadow and messages:
-        raise click.UsageError("give messages, or --shadow, and not both")
-    if not messages:
-        go_on_as_relay(config_file)
-    before, after = (site_of(config_file, each) for each in (old, new))
-    by_traffic = shadow or bool(messages)
-    comparison = None if by_traffic and not strict else _compared(before.policies, after.policies)
-    if not by_traffic and comparison is not None:
-        _show(comparison, as_json=as_json)
-    else:
-        differences = compared_by_traffic(before, after, messages, since if shadow else None)
-        if as_json:
-            print_json(differences.as_dict())
-        else:
-            print_traffic_differences(plain_console(), differences)
-    if strict and comparison is not None and not comparison.proven:
-        if by_traffic:
-            click.echo("This traffic is not all: see `policy diff` of the two without it.", err=True)
+    go_on_as_relay(config_file)
+    comparison = _compared(*(site_of(config_file, each).policies for each in (old, new)))
+    _show(comparison, as_json=as_json)
+    if strict and not comparison.proven:
         sys.exit(1)
 
 

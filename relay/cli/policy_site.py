@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,10 @@ from relay.formats import mime
 from relay.identity import PeerCertificates, only_sending, own_identity
 from relay.journey.plan import Outcome
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
-from relay.levels import AES, SIGNED, bare
+from relay.levels import AES
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
-from relay.policy.decide import Decision, Explanation, PolicySet
+from relay.policy.decide import Explanation, PolicySet
 from relay.policy.expected import DescribedMessage
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
@@ -175,15 +174,6 @@ def with_column(problem: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateOutlook:
-    """One certificate that the levels pqc and rsa would need, and when it ends."""
-
-    what: str
-    ends: datetime
-    days: int
-
-
-@dataclass(frozen=True, slots=True)
 class OutcomeNow:
     """`outcome` for a message of `size` bytes; `keys` are the peer's KMEs, `unknown` says what could not be found out.
 
@@ -196,7 +186,6 @@ class OutcomeNow:
     described: bool = False
     offline: bool = False
     keys: tuple[PoolRow, ...] = ()
-    certificates: tuple[CertificateOutlook, ...] = ()
     unknown: str = ""
     ready: Mapping[str, int] = field(default_factory=dict)
 
@@ -207,7 +196,6 @@ class OutcomeNow:
             "causes": list(self.outcome.causes) if self.outcome else [],
             "octets": self.size,
             "keys": [asdict(row) for row in self.keys],
-            "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],
             "ready_at_the_relay": dict(self.ready),
             "unknown": self.unknown or None,
             "offline": self.offline,
@@ -233,7 +221,7 @@ async def look_now(site: PolicySite, explanation: Explanation, content: MessageF
         supply = _WithReadyKeys(keys, site, ready) if keys is not None else None
         [outcome] = await site.foresee(planner, sample, sample.recipients, supply)
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return OutcomeNow(outcome, size, described, offline, rows, _certificates(site, decision), unknown, ready)
+        return OutcomeNow(outcome, size, described, offline, rows, unknown, ready)
 
 
 def _ready(site: PolicySite, rows: tuple[PoolRow, ...]) -> dict[str, int]:
@@ -271,12 +259,3 @@ async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:
     if peer is None or peer not in keys.peers:
         return ()
     return tuple(row for row in (await keys.report()).pools if row.peer == peer)
-
-
-def _certificates(site: PolicySite, decision: Decision) -> tuple[CertificateOutlook, ...]:
-    """The peer's, where a level that needs them is listed."""
-    if SIGNED.isdisjoint(map(bare, decision.levels)) or decision.peer not in site.certificates:
-        return ()
-    peer, now = site.certificates[decision.peer], datetime.now(UTC)
-    ends = sorted((each.not_valid_after_utc, role.label) for role, each in peer.certificates.items())
-    return tuple(CertificateOutlook(f"{peer.name}, {label}", end, (end - now).days) for end, label in ends)

@@ -1,4 +1,4 @@
-"""`qumail-relay policy simulate`, and `diff` by messages: what policies, or an edit of them, would do with real mail.
+"""`qumail-relay policy simulate`: what policies would do with real mail.
 Nothing is sent, stored or taken; messages are read one by one, and memory grows with different results alone.
 """
 
@@ -20,7 +20,7 @@ from rich.text import Text
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.cli.policy_config import exit_with, go_on_as_relay
-from relay.cli.policy_print import LOUD_CLEAR, print_changes
+from relay.cli.policy_print import LOUD_CLEAR
 from relay.cli.policy_site import PolicySite, load_site
 from relay.counting.amounts import many
 from relay.errors import ConfigError
@@ -29,9 +29,7 @@ from relay.journey.plan import Outcome, Result
 from relay.journey.planner import Planner
 from relay.journey.shadow import read_shadow
 from relay.mail import domain_of
-from relay.policy.comparing.differences import ORDER, Direction
 from relay.policy.names import printable
-from relay.policy.strength import strength_of
 from relay.policy.traffic import TrafficSample, samples, total_octets
 
 ODD = 10
@@ -43,12 +41,6 @@ UNREADABLE = "nobody: its header cannot be read"
 
 Kind = tuple[Result, str, str]
 """Messages that were treated alike: what became of them, how they were protected, by which policy."""
-
-shadow_option = click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
-since_option = click.option(
-    "--since", type=click.FloatRange(0), default=24.0, show_default=True, help="Hours of that record."
-)
-messages_argument = click.argument("messages", nargs=-1, type=ThereIs())
 
 
 @dataclass
@@ -94,71 +86,12 @@ class TrafficSums:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class TreatedOtherwise:
-    """A recipient whose treatment differs between two sets of policies."""
-
-    recipient: str
-    before: str
-    after: str
-    direction: Direction
-
-
-@dataclass
-class TrafficDifferences:
-    """Recipients by change, with the number of mails; at most MAX_KINDS different ones."""
-
-    changes: Counter[TreatedOtherwise] = field(default_factory=Counter)
-    directions: Counter[str] = field(default_factory=Counter)
-    same: int = 0
-
-    def add(self, before: Outcome, after: Outcome) -> None:
-        """Adds the same recipient of the same message under the old policies and the new ones."""
-        first, second = _said(before), _said(after)
-        if first == second:
-            self.same += 1
-            return
-        direction = _direction(before, after)
-        self.directions[direction] += 1
-        change = TreatedOtherwise(before.recipient, first, second, direction)
-        if change in self.changes or len(self.changes) < MAX_KINDS:
-            self.changes[change] += 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        changes = [asdict(change) | {"mails": number} for change, number in self.most_important()]
-        return {"changes": changes, "unchanged": self.same}
-
-    def most_important(self) -> Iterator[tuple[TreatedOtherwise, int]]:
-        """Those that go down first, and of these the ones with the most mails."""
-        yield from sorted(
-            self.changes.items(), key=lambda item: (ORDER.index(item[0].direction), -item[1], item[0].recipient)
-        )
-
-
-def _said(outcome: Outcome) -> str:
-    return outcome.protection or outcome.result
-
-
-def _direction(before: Outcome, after: Outcome) -> Direction:
-    """`up` and `down` by strength; `stopped` and `let go` where mail no longer leaves, or now does."""
-    left, leaves = before.result in ("sealed", "clear"), after.result in ("sealed", "clear")
-    if left and leaves:
-        first, second = strength_of(before.protection), strength_of(after.protection)
-        if first == second:  # further KEMs around the same level
-            return "up" if after.protection.count("+") > before.protection.count("+") else "down"
-        return "up" if second > first else "down"
-    if left or leaves:
-        return "stopped" if left else "let go"
-    return "other"
-
-
 @click.command()
 @config_option
-@shadow_option
-@since_option
+@click.option("--shadow", is_flag=True, help="Take what shadow mode has recorded instead of messages.")
+@click.option("--since", type=click.FloatRange(0), default=24.0, show_default=True, help="Hours of that record.")
 @json_option()
-@messages_argument
+@click.argument("messages", nargs=-1, type=ThereIs())
 def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messages: tuple[Path, ...]) -> None:
     """Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.
 
@@ -195,24 +128,6 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, 
     return tally, number, left_out
 
 
-def compared_by_traffic(
-    before: PolicySite, after: PolicySite, messages: tuple[Path, ...], since: float | None
-) -> TrafficDifferences:
-    """By these messages, or by what shadow mode has recorded in the last hours."""
-    return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
-
-
-async def _compared(before: PolicySite, after: PolicySite, samples: Iterator[TrafficSample]) -> TrafficDifferences:
-    old, new = _planner(before), _planner(after)
-    differences = TrafficDifferences()
-    for sample in samples:
-        outside = _outside(before, sample)
-        later = {each.recipient: each for each in await after.foresee(new, sample, outside)}
-        for outcome in await before.foresee(old, sample, outside):
-            differences.add(outcome, later[outcome.recipient])
-    return differences
-
-
 def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
     """What shadow mode found, as it was foreseen with the keys of that moment."""
     tally = TrafficSums()
@@ -224,11 +139,6 @@ def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
         else:
             tally.add(time, outcome)
     return tally, number, left_out
-
-
-def _shadowed(site: PolicySite, since: float) -> Iterator[TrafficSample]:
-    for time, outcome in _entries(site, since):
-        yield TrafficSample(time, outcome.sender, (outcome.recipient,), outcome.octets)
 
 
 def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:
@@ -295,14 +205,3 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
         console.print(printable(f"  {result}: {name}: to {outcome.recipient} ({outcome.policy})"))
         for cause in outcome.causes:
             console.print(printable(f"      {cause}"))
-
-
-def print_traffic_differences(console: Console, differences: TrafficDifferences) -> None:
-    """Whose mail is treated differently, what goes down first."""
-    changes = [
-        (each.direction, [each.recipient, each.before, each.after, str(number)])
-        for each, number in differences.most_important()
-    ]
-    print_changes(console, ("Recipient", "Before", "After", "Mails"), changes)
-    sums = ", ".join(f"{number} {direction}" for direction, number in sorted(differences.directions.items())) or "none"
-    console.print(f"Changed: {sums}; unchanged: {differences.same}.")

@@ -17,14 +17,11 @@ from relay.errors import ConfigError
 from relay.files import toml
 from relay.identity import liboqs
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, LevelName
-from relay.policy.chosen import differences, raised
-from relay.policy.comparing.conditions import Conditions
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
-from relay.policy.patterns import Groups
-from relay.policy.rules import PlacedRule, When
+from relay.policy.rules import When
 from relay.policy.settings import REFUSE, Chosen, SealingSettings, layers_of, today
 from relay.policy.strength import guarantee
 
@@ -75,13 +72,8 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
     for _, file in sorted(policies.files.items()):
         owner = policies.owners.get(file.domain)
         peer = file.policy.peer or owner
-        rules = _hidden_rules(file, policies.groups)
-        for location, what in (
-            *_of_file(file, peer, owner),
-            *_of_no_effect(file, raised),
-            *rules,
-            *_pads(file, peer, can),
-        ):
+        found = (*_of_file(file, peer, owner), *_of_no_effect(file, raised), *_pads(file, peer, can))
+        for location, what in found:
             yield _doubt(policies.directory, file.name, location, what)
     for name, location, rule in _rules(policies):
         if not policies.site.logins_known and any(patterns.users for patterns in rule.people.values()):
@@ -311,29 +303,6 @@ def _of_no_effect(file: PolicyFile, raised: Collection[LevelName]) -> Iterator[t
     for setting in ("otherwise", "priority"):
         if setting in policy.model_fields_set and listed <= {PLAINTEXT}:
             yield (setting,), "it decides nothing beside plaintext that no rule or floor raises; leave it out"
-
-
-def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
-    """Rules that raise nothing that another rule does not raise as well."""
-    rules = file.policy.when
-    conditions = [Conditions.of(rule, groups) for rule in rules]
-
-    def hides(first: int, second: int) -> bool:
-        """Whether the first of two rules applies wherever the second does, and raises as much."""
-        one = PlacedRule(rules[first], "", 0, 0)
-        if one.when.until is not None or not conditions[second].imply(conditions[first]):
-            return False
-        return not differences(raised(file.own, [one]), raised(file.own, [one, PlacedRule(rules[second], "", 0, 0)]))
-
-    for number in range(len(rules)):
-        for place in range(len(rules)):
-            if place != number and hides(place, number) and not (place > number and hides(number, place)):
-                line = file.rule_lines[place]
-                what = (
-                    f"changes nothing: rule {place + 1} (line {line}) raises as much wherever it applies; leave it out"
-                )
-                yield ("when", number), what
-                break
 
 
 def _pads(file: PolicyFile, peer: str | None, can: Capabilities) -> Iterator[tuple[toml.Location, str]]:

@@ -134,7 +134,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "policy log": ["policy", "log", *at],
         "policy test": ["policy", "test", *at],
         "policy simulate": ["policy", "simulate", *at, str(message)],
-        "policy diff": ["policy", "diff", *at, str(sets), str(sets), str(message)],
+        "policy diff": ["policy", "diff", *at, str(sets), str(sets)],
         "policy install": ["policy", "install", *at, str(sets)],
         "setup": ["setup", *at, "--yes", "--user", "nobody", "--postfix", "none", "--peer", document, *PEERS],
         "keys rotate-secret": ["keys", "rotate-secret", *at],
@@ -144,7 +144,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
 
 GO_ON_AS_ROOT = {
     "serve", "identity export", "identity invite", "identity dkim new", "identity accept", "users add", "users list",
-    "users check", "users remove", "audit checkpoint", "trace", "policy simulate", "policy diff", "policy install", "setup",
+    "users check", "users remove", "audit checkpoint", "trace", "policy simulate", "policy install", "setup",
 }  # fmt: skip
 """Commands that have something to do as root too: what they do for the relay is all the same done as its user."""
 
