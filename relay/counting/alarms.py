@@ -408,7 +408,8 @@ _ALL: Final = (
         "Mail in the name of {about} came unsealed{reason}",
         "Mail in the name of a peer came unsealed, though mail of its relay is sealed. The mail was forged, or left "
         "the peer's mail server past its relay, or went over a mailing list. Or the mail was sealed, and a mail server "
-        "on its way changed it beyond recognition. The peer's relay is told, once an hour at most.",
+        "on its way changed it beyond recognition. The peer's relay is sent a note, once an hour at "
+        "most; whether its mail server takes the note is not known here.",
         "a mail of this kind came, for each peer, and apart for mail with its domain in From alone",
         "none came for an hour",
         "The log's `came_unsealed_in_a_peers_name` has each mail. A mail with a file smime.p7m was sealed: compare "

@@ -14,6 +14,7 @@ from relay.errors import ConfigError
 from relay.files import permissions
 from relay.postfix import (
     bypass,
+    canary,
     content_filter,
     left_over,
     main_cf,
@@ -164,8 +165,9 @@ async def judge(directory: Path, config: Config) -> Judgement:
 
 
 async def faults(directory: Path, config: Config) -> list[PostfixFault]:
-    """All faults of a Postfix, including stranded mail in its queue. Raises what `judge` raises."""
-    return [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
+    """All faults of a Postfix, those of its queue and of the canary address included. Raises what `judge` raises."""
+    found = [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
+    return [*found, *await canary.refused(directory, config, await read_settings(directory))]
 
 
 async def neighbours(directory: Path, config: Config) -> list[Neighbour]:

@@ -20,7 +20,7 @@ from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.files import resolved
 from relay.files.rights import as_owner_of, open_named
-from relay.postfix import faults
+from relay.postfix import canary, faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, read_settings
 from relay.setup.backups import BACKUP, backups_of, last_backup, new_backup, this_machine
@@ -100,6 +100,8 @@ async def planned_change(
             then = behind_scanners(had, lines, then, service or "smtp/inet")
         if lines.get(DELAY, "").strip("0hmsdw"):
             then[DELAY] = lines[DELAY]
+        if config.incoming is not None:
+            then["", canary.ALIASES] = canary.with_alias(then.get(("", canary.ALIASES), ""), config)
         await lead_to(copy, now, then)
         after = _read(copy)
         # Tables without a directory in main.cf are looked up beside it.

@@ -80,6 +80,9 @@ class Machine:
         return terminal
 
 
+USERS = ("ann", "ben", "otp", "aes", "pqc", "rsa")
+
+
 def blocks_of_ports(number: int) -> list[int]:
     """Bases of which the ports 4 to 18 above are free."""
     for _ in range(10):  # those that are handed out last may be few, and in pieces
@@ -124,6 +127,8 @@ async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str
             settings = {
                 "myhostname": f"mail.{name}.example",
                 "relay_domains": f"{name}.example",
+                # The canary address is known once setup has listed it, which canaries below need.
+                "relay_recipient_maps": f"inline:{{{', '.join(f'{user}@{name}.example=known' for user in USERS)}}}",
                 "default_transport": here,
                 "transport_maps": f"inline:{{ {name}.example={here}, {peer}.example={there} }}",
             }
