@@ -1,20 +1,24 @@
 """Whether a relay would start, and its certificates could be renewed, with the files as they are now.
 A serving relay keeps what it has read, so that a lost or damaged file would only show at the next start.
 
-Left out: policies, without which a start uses the last good ones; store, site secret and state directory, which
-relay/status/ready.py looks at.
+Left out: policies, without which a start uses the last good ones; what is in the store, site secret and state
+directory, which relay/status/ready.py looks at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from pathlib import Path
 
 from relay.config import Config
 from relay.entry import ListenerModule
 from relay.errors import ConfigError
+from relay.files import permissions
+from relay.files.rights import typed_by_root
 from relay.forward import NextHop
 from relay.identity import KnownSites, check_own_ca
 from relay.keys.build import km_client
@@ -61,6 +65,7 @@ class NextStart:
 
     def _steps(self, config: Config) -> Iterator[Callable[[], object]]:
         """Reads the files of one kind each, as a start does."""
+        yield partial(check_store_file, config)
         yield partial(KnownSites.read, config)
         if config.identity is not None:
             yield partial(check_own_ca, config.identity)
@@ -72,3 +77,18 @@ class NextStart:
         directions = (each for each in (config.outgoing, config.incoming) if each is not None)
         yield from (partial(NextHop, each, config.site.hostname) for each in directions)
         yield from (partial(each.read_files, config) for each in self._modules)
+
+
+def check_store_file(config: Config) -> None:
+    """Raises ConfigError with the remedy if the embedded database cannot be opened."""
+    database = config.store.database
+    if not isinstance(database, Path) or os.access(database, os.R_OK | os.W_OK, effective_ids=True):
+        return
+    try:
+        mode = database.stat().st_mode
+    except OSError:  # relay/status/ready.py looks for it
+        return
+    # With these rights it has an attribute (chattr(1)), or its file system is mounted read-only.
+    words = ("lsattr",) if mode & 0o600 == 0o600 else ("chmod", "u+rw")
+    owner = permissions.another_owner(database) or f": {typed_by_root(database, *words)}"
+    raise ConfigError(f"{database}: a relay that starts cannot open it{owner}")

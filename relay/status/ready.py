@@ -21,7 +21,6 @@ from relay.config import Config
 from relay.counting import metrics
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import permissions
-from relay.files.rights import typed_by_root
 from relay.files.sqlite import no_room
 from relay.key_receiver import receiver
 from relay.status import Watched
@@ -88,7 +87,7 @@ class Readiness:
         """The current faults, by alarm."""
         watched = self._watched
         looked = {
-            _STORE: await self._store() or await asyncio.to_thread(_not_opened_anew, watched.config),
+            _STORE: await self._store() or await asyncio.to_thread(_no_file_made, watched.config),
             _ANOTHER: await asyncio.to_thread(_another_secret, watched.config, watched.store),
             _GROUPS: await asyncio.to_thread(_groups, watched.config),
             "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
@@ -122,14 +121,11 @@ def _holding(faults: Mapping[str, str]) -> dict[str, str]:
     return {name: cause for name, cause in faults.items() if name not in _MAIL_FLOWS}
 
 
-def _not_opened_anew(config: Config) -> str:
-    """Why a new relay could not open the store, or ""; already open files do not show that."""
-    directory, database = config.state_directory, config.store.database
+def _no_file_made(config: Config) -> str:
+    """Why no file can be made beside the store, or ""; already open files do not show that."""
+    directory = config.state_directory
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         return f"{directory}: no file can be made there{permissions.another_owner(directory)}"
-    if isinstance(database, Path) and not os.access(database, os.R_OK | os.W_OK, effective_ids=True):
-        owner = permissions.another_owner(database) or f": {typed_by_root(database, 'chmod', 'u+rw')}"
-        return f"{database}: a relay that starts cannot open it{owner}"
     return ""
 
 

@@ -17,11 +17,13 @@ from typing import cast
 import aiohttp
 import pytest
 
-from relay.config import TCPAddress
+from relay.config import Config, TCPAddress
 from relay.counting.board import Board
+from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import Watched, exposition, ready
+from relay.status.next_start import check_store_file
 from relay.store import store
 from relay.store.secret import SiteSecret, fresh_secret
 from tests.integration.status.test_alarms import standing
@@ -114,7 +116,7 @@ async def test_a_secret_with_which_a_restart_would_open_nothing_is_an_alarm_whil
 
 
 @by_root
-async def test_what_a_restart_could_not_open_makes_it_not_ready() -> None:
+async def test_what_a_restart_could_not_open_is_said_and_only_what_holds_mail_makes_it_not_ready() -> None:
     """Its open files go on being written, so that nothing else shows it."""
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
@@ -122,8 +124,10 @@ async def test_what_a_restart_could_not_open_makes_it_not_ready() -> None:
         database.touch()
         loaded = SiteSecret.load_or_create(secret)
         of_store = SimpleNamespace(database=database, secret=secret)
-        config = SimpleNamespace(state_directory=directory, audit=SimpleNamespace(holds=False), store=of_store)
-        receiving = SimpleNamespace(process_has_ended=False)
+        config = SimpleNamespace(
+            state_directory=directory, audit=SimpleNamespace(holds=False), store=of_store, ldap=None
+        )  # fmt: skip
+        receiving = SimpleNamespace(process_has_ended=False, process_silent_s=0.0)
         store_as_open = SimpleNamespace(
             received=SimpleNamespace(ready=_is_well),
             restore_check=SimpleNamespace(look=_is_well),
@@ -133,19 +137,19 @@ async def test_what_a_restart_could_not_open_makes_it_not_ready() -> None:
         readiness = ready.Readiness(cast("Watched", watched))
         give_to_nobody(directory)
         with as_nobody():
-            await readiness.look()
-            assert not readiness.causes
-        database.chmod(0)
-        with as_nobody():
-            await readiness.look()
-        assert readiness.causes[0].startswith(f"{database}: a relay that starts cannot open it: ")
-        assert readiness.causes[0].endswith(f"chmod u+rw {database}")
-        os.chown(database, 0, 0)
-        with as_nobody():
-            await readiness.look()
-        assert readiness.causes[0].startswith(
-            f"{database}: a relay that starts cannot open it: it belongs to user root"
-        )
+            check_store_file(cast("Config", config))
+        for owner, mode, remedy in (
+            (None, 0, rf"runuser .* chmod u\+rw {database}"),
+            (0, 0, "it belongs to user root: "),
+        ):
+            database.chmod(mode)
+            if owner is not None:
+                os.chown(database, owner, owner)
+            with as_nobody():
+                with pytest.raises(ConfigError, match=f"{database}: a relay that starts cannot open it: {remedy}"):
+                    check_store_file(cast("Config", config))
+                await readiness.look()
+                assert not readiness.causes, "mail flows"
         os.chown(directory, 0, 0)
         with as_nobody():
             await readiness.look()
