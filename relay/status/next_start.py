@@ -1,8 +1,8 @@
 """Whether a relay would start, and its certificates could be renewed, with the files as they are now.
 A serving relay keeps what it has read, so that a lost or damaged file would only show at the next start.
 
-Left out: policies, without which a start uses the last good ones; what is in the store, site secret and state
-directory, which relay/status/ready.py looks at.
+Left out: policies, without which a start uses the last good ones. relay/status/ready.py looks at the site secret, the
+state directory and what is in the store.
 """
 
 from __future__ import annotations
