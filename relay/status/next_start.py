@@ -89,6 +89,8 @@ def check_store_file(config: Config) -> None:
     except OSError:  # relay/status/ready.py looks for it
         return
     # With these rights it has an attribute (chattr(1)), or its file system is mounted read-only.
-    words = ("lsattr",) if mode & 0o600 == 0o600 else ("chmod", "u+rw")
-    owner = permissions.another_owner(database) or f": {typed_by_root(database, *words)}"
-    raise ConfigError(f"{database}: a relay that starts cannot open it{owner}")
+    has_rights = mode & 0o600 == 0o600
+    remedy = typed_by_root(database, "lsattr") if has_rights else typed_by_root(database, "chmod", "u+rw")
+    raise ConfigError(
+        f"{database}: a relay that starts cannot open it{permissions.another_owner(database) or f': {remedy}'}"
+    )
