@@ -212,14 +212,17 @@ def _recipients(old: Reference, new: Reference) -> Iterator[str]:
 
 
 def weaker(old: Reference, new: Reference, facts: Facts, recipient: str) -> str:
-    """Why a mail leaves weaker by the new set, or where it could not leave by the old one, by some supply; or ""."""
+    """Why a mail leaves weaker by the new set, or where it could not leave by the old one, by some supply; or "".
+
+    Mail that was too large may leave by what is as strong as the old guarantee.
+    """
     before, after = old.said(facts, recipient), new.said(facts, recipient)
     if before == after or not after.tried or before.listed == ("plaintext",):
         return ""
     clear = after.tried == ("plaintext",)
     if after.peer is None and not clear:
         return ""
-    if _never(before) or not before.tried:
+    if _never(before):
         return "it could not leave before"
     if not clear and before.peer != after.peer:
         return f"peer {after.peer} instead of {before.peer}"

@@ -88,18 +88,10 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
     for level in old.levels:
         if strength(level) > least and level in after and after[level] < before.get(level, after[level] + 1):
             return f"max_size of {level}: {after[level]} instead of {before.get(level, 'none')}"
-    if _largest(new) > _largest(old):
-        return "larger messages could not leave before"
     if why := _fewer_kems(new, old):
         return why
     lower = (new.priority, old.priority) == ("low", "normal")
     return "priority: low instead of normal" if keys and lower else ""
-
-
-def _largest(outcome: Chosen) -> float:
-    """The size of the largest message that can leave, in bytes; infinite where a level takes any."""
-    sizes = dict(outcome.max_size)
-    return max(sizes.get(level, float("inf")) for level in outcome.levels)
 
 
 def _fewer_kems(new: Chosen, old: Chosen) -> str:

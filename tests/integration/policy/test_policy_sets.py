@@ -250,7 +250,7 @@ DEFAULT = {"default.toml": AES}
         pytest.param({"bob.example.toml": 'levels = ["rsa", "otp"]\nmax_size = { rsa = "1 KiB" }'}, {"bob.example.toml": 'levels = ["rsa", "otp"]'},
             [("other", "everybody else at bob.example", "max_size: none instead of rsa 1024")], id="a larger size for a lesser level"),
         pytest.param({"bob.example.toml": AES + 'max_size = { aes = "1 KiB" }'}, {"bob.example.toml": AES + 'max_size = { aes = "1 MiB" }'},
-            [("down", "everybody else at bob.example", "max_size: aes 1048576 instead of aes 1024")], id="a larger size for the only level"),
+            [("other", "everybody else at bob.example", "max_size: aes 1048576 instead of aes 1024")], id="a larger size for the only level"),
         pytest.param({"bob.example.toml": 'levels = ["rsa+aes"]\n'}, {"bob.example.toml": PQC},
             [("up", "everybody else at bob.example", "levels: pqc instead of rsa+aes")], id="a better level without the quantum key"),
     ],

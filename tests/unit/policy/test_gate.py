@@ -99,7 +99,7 @@ def test_no_edit_passes_that_lets_any_mail_leave_weaker(tmp_path: Path) -> None:
     )
     for edit in sorted(passed | refused):
         sys.stdout.write(f"  {edit}: {passed[edit]} passed, {refused[edit]} refused, {alarms[edit]} shown by no mail\n")
-    assert not missed, missed[0]
+    assert not missed, f"{len(missed)} missed: {missed[0]}"
     assert passed.total() > PAIRS / 10
     assert refused.total() > PAIRS / 10
 
@@ -146,14 +146,21 @@ def test_which_rule_surely_fits_wherever_another_does() -> None:
         assert all(part.imply(conditions(one)) for part in conditions(one).alternatives() or ())
 
 
-def test_mail_that_was_too_large_to_leave_leaves_after_no_edit_that_passes(tmp_path: Path) -> None:
+def test_mail_that_was_too_large_may_leave_after_an_edit_as_strong_as_was_guaranteed(tmp_path: Path) -> None:
+    """Sizes decide what is tried, never what is guaranteed; a smaller one for a stronger level lets more leave weaker."""
     both = 'levels = ["otp", "aes"]\nmax_size = { otp = "64 KiB", aes = "1 MiB" }\n'
-    for number, after in enumerate((both.replace("1 MiB", "2 MiB"), both.replace(', aes = "1 MiB"', ""))):
+    for number, (after, passes) in enumerate(
+        (
+            (both.replace("1 MiB", "2 MiB"), True),
+            (both.replace(', aes = "1 MiB"', ""), True),
+            (both.replace("64 KiB", "32 KiB"), False),
+            (both.replace("64 KiB", "128 KiB"), True),
+        )
+    ):
         old, new = (
             PolicyFolder(
                 write(tmp_path / f"{number}{side}", {"bob.example.toml": text}), {"bob": ["bob.example"]}
             ).read()
             for side, text in (("a", both), ("b", after))
         )
-        assert not compare(old, new).proven
-        assert compare(new, old).proven, "fewer leave"
+        assert compare(old, new).proven is passes
