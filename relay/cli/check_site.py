@@ -41,7 +41,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
     planner = planner_of(config, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
-        can = [level for level in SEALING if not planner.obstacle_for_peer(name, (level,))]
+        can = [level for level in SEALING if not planner.obstacle_for_peer(name, level)]
         groups = f"KME group {', '.join(peer.kme_groups)}" if peer.kme_groups else "no quantum keys"
         detail = f"{', '.join(peer.domains)}; SAE {peer.sae_id}; levels {', '.join(can) or 'none'}; {groups}"
         problems = [without_keys[name]] if name in without_keys else []
@@ -59,7 +59,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
 
 
 def _level(config: Config, planner: Planner, level: LevelName) -> State:
-    obstacles = {name: planner.obstacle_for_peer(name, (level,)) for name in config.peers}
+    obstacles = {name: planner.obstacle_for_peer(name, level) for name in config.peers}
     able = [name for name, obstacle in obstacles.items() if not obstacle]
     unable = [f"{name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle]
     detail = f"for {', '.join(able)}" if able else "for nobody"

@@ -84,8 +84,6 @@ def _decided(decision: Decision, explanation: Explanation, now: OutcomeNow) -> I
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
         yield "Max size", ", ".join(f"{level}: {size} bytes" for level, size in limits.items())
-    if len(decision.kem) > 1:
-        yield "KEMs of pqc", ", then around it ".join(decision.kem)
     if decision.priority == "low":
         yield "Priority", "low: leaves alone what is kept in reserve at the KME"
     refused = now.outcome is not None and now.outcome.result == "refused"

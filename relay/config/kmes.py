@@ -4,6 +4,7 @@ Standard: the defaults follow ETSI GS QKD 014 V1.1.1; the text under a setting i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -19,12 +20,34 @@ from relay.config.values import (
     parse_domain,
 )
 from relay.files import toml
-from relay.levels import AES, OTP, SEALING, KMEUse, SealingLevel
+from relay.levels import AES, FURTHER_KEMS, OTP, SEALING, KMEUse, SealingLevel
 
 
 def _domain_or_any(value: str) -> str:
     return value if value == "*" else parse_domain(value)
 
+
+_KEMS = tuple(kem.name for kem in FURTHER_KEMS)
+
+
+def _further_kem(name: str) -> str:
+    if name in _KEMS:
+        return name
+    close = difflib.get_close_matches(name, _KEMS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEMS)}"
+    raise ValueError(f"{name!r} is no further KEM; {hint}")
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("a KEM is listed twice; leave one out")
+    return names
+
+
+FurtherKEMs = Annotated[
+    tuple[Annotated[str, AfterValidator(_further_kem)], ...], BeforeValidator(as_tuple), AfterValidator(_each_once)
+]
+"""The names of KEMs, from the innermost layer out."""
 
 ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
 """A domain, or "*" for any."""
@@ -270,6 +293,11 @@ class PeerSettings(toml.Table):
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
     """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. By
     default all levels; list those that you want to rely on.
+    """
+    further_kems: FurtherKEMs = ()
+    """KEMs that each put one more layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends
+    FrodoKEM), "classic-mceliece-6688128". They need liboqs at both sites, and keys at the peer's (`identity new
+    --kem`). Without these its mail cannot have level pqc.
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
     """The sealed SMTP sender must be of the peer's domains, or none (a bounce), or of one of these domains. They are

@@ -29,7 +29,7 @@ from relay.journey.plan import Copy, Group, Planned
 from relay.journey.tripwire import shown_fields
 from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, SEALING, LevelName, bare
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, QUANTUM, SEALING, LevelName, bare
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
@@ -104,7 +104,7 @@ class Planner:
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
                     never = bool(self._not_taken(decision))
-                    for_keys = any(_copy(decision, level) in (missing or {}) for level in decision.levels)
+                    for_keys = any(self._copy(decision, level) in (missing or {}) for level in decision.levels)
                     error = _without_level(decision, size, causes, waited, never=never, for_keys=for_keys)
                 elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
                     copy, error = None, MalformedMessage(cause)
@@ -138,7 +138,7 @@ class Planner:
             plan = await off_loop_in_turn(work, self.plan, waiting, size, waited, missing)
             waiting = []
             failed: set[str | None] = set()
-            for group in _in_order(plan):
+            for group in self._in_order(plan):
                 if group.copy is None:
                     without.append(group)
                 elif group.copy.peer in failed:
@@ -257,14 +257,21 @@ class Planner:
             return too_big
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        cause = self._not_taken(decision) or self.obstacle_for_peer(decision.peer, decision.layers(level))
+        cause = self._not_taken(decision) or self.obstacle_for_peer(decision.peer, level)
         return f"{level}: {cause}" if cause else ""
 
-    def obstacle_for_peer(self, peer: str, layers: Iterable[str]) -> str:
-        """Why mail of any sender to this peer cannot have these layers, or ""."""
+    def layers(self, peer: str | None, level: LevelName) -> tuple[str, ...]:
+        """The layers of a level, from the inside out, with the peer's further KEMs around pqc."""
+        first, *on_top = level.split("+")
+        settings = self.config.peers.get(peer or "")
+        further = settings.further_kems if settings is not None and first == PQC.name else ()
+        return (first, *further, *on_top)
+
+    def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
+        """Why mail of any sender to this peer cannot have a level, or ""."""
         if peer not in self.config.peers:
             return f"peer {peer!r} is known no more: its document or [peers.{peer}] is gone"
-        for layer in layers:
+        for layer in self.layers(peer, level):
             if layer not in self.levels:
                 return f"this relay cannot do {layer}"
             if cause := self._not_opened(peer, layer) or self.levels[layer].obstacle(self.parties(peer)):
@@ -286,7 +293,7 @@ class Planner:
         protections: set[str] = set()
         for level in decision.levels:
             if level != PLAINTEXT and bare(level) in self.levels:
-                layers = decision.layers(level)
+                layers = self.layers(decision.peer, level)
                 protections.add("+".join(layers))
                 if layers[-1] not in QUANTUM:
                     protections.add("+".join((*layers, ON_TOP)))
@@ -294,7 +301,7 @@ class Planner:
 
     def first(self, decision: Decision) -> Copy:
         """The first copy of a decision, available or not."""
-        return _copy(decision, decision.levels[0])
+        return self._copy(decision, decision.levels[0])
 
     def _best(self, decision: Decision, size: int, missing: Mapping[Copy, str]) -> tuple[Copy | None, tuple[str, ...]]:
         """The first available copy, or None, and why those listed before it are not available."""
@@ -303,11 +310,28 @@ class Planner:
             if cause := self.obstacle(decision, level, size):
                 causes.append(cause)
                 continue
-            copy = _copy(decision, level)
+            copy = self._copy(decision, level)
             if not (cause := missing.get(copy, "")):
                 return copy, tuple(causes)
             causes.append(f"{level}: {cause}")
         return None, tuple(causes)
+
+    def _copy(self, decision: Decision, level: LevelName) -> Copy:
+        """The copy at a level."""
+        if level == PLAINTEXT:
+            return Copy(None, ONLY_PLAINTEXT)
+        layers = self.layers(decision.peer, level)
+        return Copy(decision.peer, layers, decision.priority if layers[-1] in QUANTUM else "normal")
+
+    def _in_order(self, plan: Sequence[Group]) -> list[Group]:
+        """Sorted: copies that the fewest other groups may fall back to first, of these the strongest first."""
+        if len(plan) < 2:
+            return list(plan)
+        ways = [
+            {self._copy(decision, level) for decision in group.decisions for level in decision.levels} for group in plan
+        ]
+        others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
+        return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
 
     def _not_opened(self, peer: str, level: str) -> str:
         """Why a peer cannot open a level: by its document, or for want of quantum keys; or ""."""
@@ -316,23 +340,6 @@ class Planner:
             return cause
         no_keys = level in QUANTUM and not self.config.peers[peer].kme_groups
         return f"no KME group is set for peer {peer!r}" if no_keys else ""
-
-
-def _copy(decision: Decision, level: LevelName) -> Copy:
-    """The copy at a level."""
-    if level == PLAINTEXT:
-        return Copy(None, ONLY_PLAINTEXT)
-    layers = decision.layers(level)
-    return Copy(decision.peer, layers, decision.priority if layers[-1] in QUANTUM else "normal")
-
-
-def _in_order(plan: Sequence[Group]) -> list[Group]:
-    """Sorted: copies that the fewest other groups may fall back to first, of these the strongest first."""
-    if len(plan) < 2:
-        return list(plan)
-    ways = [{_copy(decision, level) for decision in group.decisions for level in decision.levels} for group in plan]
-    others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
-    return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
 
 
 def _decided(group: Group) -> list[Decided]:

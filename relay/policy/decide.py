@@ -32,7 +32,7 @@ from relay.policy.patterns import Groups
 from relay.policy.people import Fit, read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import Chosen, held_for, layers_of
+from relay.policy.settings import Chosen, held_for
 from relay.policy.site import ANY_SITE, SiteFacts
 
 if TYPE_CHECKING:
@@ -71,10 +71,6 @@ class Decision(Chosen):
     def where(self) -> str:
         """`file:line`, for log lines."""
         return f"{self.source}:{self.line}"
-
-    def layers(self, level: LevelName) -> tuple[str, ...]:
-        """The layers of a level, from the inside out, with the further KEMs around pqc."""
-        return layers_of(level, self.kem)
 
     def hopeless(self, size: int) -> bool:
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
@@ -130,7 +126,6 @@ class Explanation:
         if self.decision is not None:
             decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
                 "levels": list(self.decision.levels),
-                "kem": list(self.decision.kem),
                 "max_size": dict(self.decision.max_size),
                 "doubt": self.decision.doubt.as_dict() if self.decision.doubt is not None else None,
                 "in_clear": self.decision.in_clear,

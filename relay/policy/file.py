@@ -14,20 +14,17 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, PQC, LevelName, bare
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules
 from relay.policy.settings import (
-    DEFAULT_KEMS,
     HOLD,
     Chosen,
-    KEMNames,
     MaxSize,
     Otherwise,
     Priority,
     SealingSettings,
     held_for,
-    parse_kems,
     parse_max_size,
     parse_otherwise,
 )
@@ -58,7 +55,6 @@ class Policy(SealingSettings):
 
     peer: str | None = None
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)]
-    kem: Annotated[KEMNames, BeforeValidator(parse_kems)] = DEFAULT_KEMS
     max_size: Annotated[MaxSize, BeforeValidator(parse_max_size)] = ()
     otherwise: Annotated[Otherwise, BeforeValidator(parse_otherwise)] = HOLD
     priority: Priority = "normal"
@@ -97,16 +93,6 @@ class Policy(SealingSettings):
         close = difflib.get_close_matches(name, peers, n=1)
         configured = f"configured: {', '.join(sorted(peers))}" if peers else "none is configured"
         raise ValueError(f"no peer {name!r}; " + (f"did you mean {close[0]!r}?" if close else configured))
-
-    @field_validator("kem")
-    @classmethod
-    def _further_kems_go_around_pqc(cls, kem: KEMNames, info: ValidationInfo) -> KEMNames:
-        levels = info.data.get("levels")
-        if len(kem) > 1 and levels is not None and PQC.name not in map(bare, levels):
-            raise ValueError(
-                f"{kem[1]!r} goes around level pqc, which is not listed; add it to levels, or leave this out"
-            )
-        return kem
 
     @field_validator("unprotected")
     @classmethod
@@ -172,7 +158,7 @@ def parse_policy(
         if len(cache) < MAX_CACHED:
             cache[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
-    policy_values = policy.levels, policy.peer, policy.kem, policy.max_size, policy.otherwise, policy.priority
+    policy_values = policy.levels, policy.peer, policy.max_size, policy.otherwise, policy.priority
     own = Chosen(*policy_values, policy.reason or "", source, line)
     return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
 

@@ -15,14 +15,13 @@ from urllib.parse import unquote
 from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.identity import liboqs
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, LevelName
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.rules import When
-from relay.policy.settings import REFUSE, Chosen, SealingSettings, layers_of, today
+from relay.policy.settings import REFUSE, Chosen, SealingSettings, today
 from relay.policy.strength import guarantee
 
 ENDS_SOON_DAYS = 14
@@ -33,8 +32,8 @@ _TOKEN = re.compile(r"[^\s()<>@,;:\\\"/\[\]?=]+")
 """A name as of header fields and parameters (RFC 2045, 5.1): a field of another name is in no mail."""
 
 
-Obstacle = Callable[[str, tuple[str, ...]], str]
-"""Why mail to a peer cannot have these layers, "" if it can."""
+Obstacle = Callable[[str, LevelName], str]
+"""Why mail to a peer cannot have a level, "" if it can."""
 
 
 class Doubt(NamedTuple):
@@ -53,7 +52,7 @@ class Doubt(NamedTuple):
 class Capabilities:
     """The capabilities of this relay and its peers.
 
-    `obstacle` says why a peer's mail cannot have these layers, or "". `pads` has for each peer the maximum number of
+    `obstacle` says why a peer's mail cannot have a level, or "". `pads` has for each peer the maximum number of
     bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the relay takes, in
     bytes. Peers that `only_send` can have nothing.
     """
@@ -167,17 +166,8 @@ def in_vain(policies: PolicySet, *, sends: bool, peers: Collection[str] | None =
     if sends:
         yield from peers_held(policies)
         yield from peers_unknown(policies, peers)
-    yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
     yield from _fields_in_vain(policies)
-
-
-def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
-    """Finds policies that name a further KEM unavailable on this machine, with instructions to install it."""
-    for _, file in sorted(policies.files.items()):
-        for name in file.policy.kem[1:]:
-            if cause := liboqs.unavailable(name):
-                yield _doubt(policies.directory, file.name, ("kem",), cause)
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
@@ -216,7 +206,7 @@ def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collectio
     counts as a downgrade. Peers that `only_send` can have nothing; files that refuse their mail are meant so.
     """
     covering = ((policies.covering(domain), peer) for domain, peer in policies.owners.items())
-    named = ((file, file.policy.peer) for file in policies.files.values())
+    named = ((file, file.policy.peer or policies.owners.get(file.domain)) for file in policies.files.values())
     obstacle, peers = cache(obstacle), dict[str, set[str]]()
     for file, peer in (*covering, *named):
         if file is not None and peer is not None and not file.policy.not_now:
@@ -236,7 +226,7 @@ def _in_vain(
     levels = settings.levels
     if levels is None or levels == ONLY_PLAINTEXT:
         return
-    why = {peer: {level: obstacle(peer, layers_of(level, own.kem)) for level in levels} for peer in peers}
+    why = {peer: {level: obstacle(peer, level) for level in levels} for peer in peers}
     able = [peer for peer in peers if not all(why[peer][level] for level in levels)]
     refuses = REFUSE in (settings.otherwise, own.otherwise)
     for peer in peers:

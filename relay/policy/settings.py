@@ -4,7 +4,6 @@ Standard: policies/README.md is the reference for every setting.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,7 @@ from pydantic import BeforeValidator
 
 from relay.config import parse_size
 from relay.files import toml
-from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024_P384
-from relay.levels import LEVELS, PLAINTEXT, PQC, LevelName
+from relay.levels import LEVELS, PLAINTEXT, LevelName
 from relay.policy.strength import parse_level, parse_levels
 from relay.policy.units import duration_text, parse_duration
 
@@ -31,14 +29,8 @@ REFUSE: Otherwise = "refuse"
 Priority = Literal["low", "normal"]
 """Mail of low priority gets none of the reserved keys."""
 
-KEMNames = tuple[str, ...]
-"""The KEMs of level pqc: ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""
-
 MAX_CAUSES = 3
 """Maximum number of causes of doubt in one line of the log."""
-
-DEFAULT_KEMS: KEMNames = (ML_KEM_1024_P384,)
-_KEMS = (ML_KEM_1024_P384, *FURTHER_KEMS)
 
 _BY_NUMBER = {str(level.number): level.name for level in LEVELS}
 """Levels by number, written as a key of a TOML table."""
@@ -87,27 +79,6 @@ def _size(level: object, size: object) -> int:
         return parse_size(size)
     except ValueError as error:
         raise ValueError(f"{level}: {error}") from error
-
-
-def parse_kems(value: object) -> KEMNames:
-    """`["ml-kem-1024-p384", "hqc-256"]`, or one name alone; raises ValueError with fault and correct spelling."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names:
-        raise ValueError('write a list of KEMs, for instance ["ml-kem-1024-p384", "hqc-256"]')
-    kems = tuple(_parse_kem(name) for name in names)
-    if len(set(kems)) != len(kems):
-        raise ValueError("a KEM is listed twice; leave one out")
-    if ML_KEM_1024_P384 not in kems:
-        raise ValueError(f"{ML_KEM_1024_P384!r} is missing; further KEMs go around it, never in its place")
-    return (ML_KEM_1024_P384, *(kem for kem in kems if kem != ML_KEM_1024_P384))
-
-
-def _parse_kem(name: object) -> str:
-    if isinstance(name, str) and name.lower() in _KEMS:
-        return name.lower()
-    close = difflib.get_close_matches(name.lower(), _KEMS, n=1) if isinstance(name, str) else ()
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEMS)}"
-    raise ValueError(f"{name!r} is not a KEM that is known here; {hint}")
 
 
 class SealingSettings(toml.Table):
@@ -189,7 +160,6 @@ class Chosen:
 
     levels: tuple[LevelName, ...]
     peer: str | None = None
-    kem: KEMNames = DEFAULT_KEMS
     max_size: MaxSize = ()
     otherwise: Otherwise = HOLD
     priority: Priority = "normal"
@@ -198,10 +168,3 @@ class Chosen:
     line: int = 0
     rule: int = 0
     doubt: DoubtfulMatch | None = None
-
-
-@lru_cache(maxsize=1000)
-def layers_of(level: LevelName, kem: KEMNames) -> tuple[str, ...]:
-    """The layers of a level, from the inside out, with the further KEMs around pqc."""
-    first, *on_top = level.split("+")
-    return (first, *kem[1:], *on_top) if first == PQC.name else (first, *on_top)

@@ -33,10 +33,10 @@ from relay.entry.listening import Present, PresentHere, Sockets, Where, all_boun
 from relay.errors import ConfigError
 from relay.files import resolved
 from relay.formats import characters
+from relay.identity import liboqs
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
 from relay.outgoing import Outgoing
-from relay.policy.findings import kems_not_here
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
@@ -309,8 +309,9 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
 
 def _log_missing(built: Parts) -> None:
     """Logs features that do less than an administrator may expect."""
-    for finding in kems_not_here(built.policies()):
-        log.warning("kem_not_available", cause=str(finding))
+    for peer, settings in built.config.peers.items():
+        for cause in filter(None, map(liboqs.unavailable, settings.further_kems)):
+            log.warning("kem_not_available", peer=peer, cause=cause)
     for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
         log.warning("development_keys", kme=kme, quantum=False, cause=f"KME {kme} is one of `qumail-relay kme`")
     for peer, cause in built.config.peers_without_keys.items():

@@ -95,7 +95,7 @@ def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
         for name, peer in base.peers.items()
     }
     levels = cast("dict[str, Scheme]", {"otp": OneTimePad(compression=compression), "aes": AES()})
-    levels |= cast("dict[str, Scheme]", {name: SignedStandIn(name) for name in ("pqc", "rsa", "hqc-256")})
+    levels |= cast("dict[str, Scheme]", {name: SignedStandIn(name) for name in ("pqc", "rsa")})
     for name, level in levels.items():
         cannot = {peer for which, peer in can.cannot if which == name}
         level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]

@@ -138,12 +138,7 @@ class Made(random.Random):
         if raises:
             return said + self.maybe(0.3, 'priority = "normal"\n')
         limit = self.choice(['{ otp = "1 KiB" }', '{ otp = 100, pqc = "2 KiB", "pqc+aes" = 2000 }', "{ 2 = 100 }"])
-        return (
-            said
-            + self.maybe(0.3, f"max_size = {limit}\n")
-            + self.maybe(0.3, 'priority = "low"\n')
-            + self.maybe(0.15, 'kem = ["ml-kem-1024-p384", "hqc-256"]\n')
-        )
+        return said + self.maybe(0.3, f"max_size = {limit}\n") + self.maybe(0.3, 'priority = "low"\n')
 
     def days(self) -> str:
         today = datetime.now(UTC).date()
@@ -241,7 +236,7 @@ class Made(random.Random):
         )
 
     def ability(self) -> Ability:
-        cannot = [(self.choice(["otp", "pqc", "rsa", "hqc-256"]), self.choice(["bob", "carol"])) for _ in range(3)]
+        cannot = [(self.choice(["otp", "pqc", "rsa"]), self.choice(["bob", "carol"])) for _ in range(3)]
         keys = {(peer, use): self.choice(["all", "all", "normal", "none"]) for peer in PEERS for use in ("otp", "aes")}
         return Ability(
             frozenset(self.sample(cannot, self.randint(0, 3))), frozenset(["bob"] if self.random() < 0.1 else []), keys

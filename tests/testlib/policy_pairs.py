@@ -91,7 +91,7 @@ def _with_a_level(made: Made, text: str) -> str:
 
 
 def _texts(made: Made, text: str, change: Callable[[str], str]) -> str:
-    lines = list(re.finditer(r"^(?!levels|otherwise|priority|peer|kem|max_size|until)(\w+) = .*$", text, re.MULTILINE))
+    lines = list(re.finditer(r"^(?!levels|otherwise|priority|peer|max_size|until)(\w+) = .*$", text, re.MULTILINE))
     if not lines:
         return text
     line = made.choice(lines)
@@ -112,7 +112,7 @@ def _wider(made: Made, text: str) -> str:
 
 
 def _without_a_word(made: Made, text: str) -> str:
-    lists = list(re.finditer(r'^(?!levels|kem)\w+ = \[("[^\n]*, "[^\n]*)\]$', text, re.MULTILINE))
+    lists = list(re.finditer(r'^(?!levels)\w+ = \[("[^\n]*, "[^\n]*)\]$', text, re.MULTILINE))
     if not lists:
         return text
     found = made.choice(lists)
@@ -235,17 +235,16 @@ class _Asked(NamedTuple):
     listed: tuple[str, ...]
     tried: tuple[str, ...]
     low: bool
-    kem: frozenset[str]
 
     @classmethod
     def of(cls, said: Said) -> _Asked:
-        return cls(said.listed, said.tried, said.settings.priority == "low", said.settings.kem)
+        return cls(said.listed, said.tried, said.settings.priority == "low")
 
-    def leaves(self, supply: Mapping[str, str], *, further: bool) -> int | None:
+    def leaves(self, supply: Mapping[str, str]) -> int | None:
         """The strength of what leaves; `supply` says of each level "all", "normal" (the rest is in reserve) or "none"."""
         for level in self.tried:
             enough = supply[level] == "all" or (supply[level] == "normal" and not self.low)
-            if enough and (further or not level.startswith("pqc") or len(self.kem) == 1):
+            if enough:
                 return ORDER.index(level)
         return None
 
@@ -253,15 +252,10 @@ class _Asked(NamedTuple):
 @lru_cache(maxsize=100_000)
 def _weaker(before: _Asked, after: _Asked) -> str:
     least = min(map(ORDER.index, before.listed))
-    for supply, further in product(SUPPLIES, (True, False)):
-        leaves, left = after.leaves(supply, further=further), before.leaves(supply, further=further)
-        if leaves is None:
-            continue
-        if leaves < (least if left is None else left):
+    for supply in SUPPLIES:
+        leaves, left = after.leaves(supply), before.leaves(supply)
+        if leaves is not None and leaves < (least if left is None else left):
             return f"{after} instead of {before}, with {supply}"
-        both_pqc = left is not None and ORDER[leaves].startswith("pqc") and ORDER[left].startswith("pqc")
-        if both_pqc and not before.kem <= after.kem:
-            return "a KEM less"
     return ""
 
 

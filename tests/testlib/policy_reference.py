@@ -78,7 +78,6 @@ class ReferenceSettings:
     max_size: Mapping[str, int] = field(default_factory=dict)
     patience: float = math.inf
     priority: str = "normal"
-    kem: frozenset[str] = frozenset({"ml-kem-1024-p384"})
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ class Said:
 
     def _layers(self, peer: str, level: str, can: Ability) -> str:
         first, *on_top = level.split("+")
-        more = [kem for kem in self.settings.kem if kem != "ml-kem-1024-p384"] if first == "pqc" else []
-        layers = [first, *more, *on_top]
+        layers = [first, *on_top]
         if any((layer, peer) in can.cannot for layer in layers):
             return ""
         if layers[-1] in ("otp", "aes"):
@@ -174,7 +172,6 @@ class Reference:
             limits,
             min([patience(each["otherwise"]) for each in (file, *(rule for rule, _ in rules)) if "otherwise" in each], default=math.inf),
             "normal" if normal and facts.sender else "low",
-            frozenset(texts(file.get("kem", []))) | {"ml-kem-1024-p384"},
         )  # fmt: skip
         strict = [
             where for rule, where in rules if "levels" in rule and min(map(ORDER.index, levels_of(rule))) == least

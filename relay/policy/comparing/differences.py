@@ -19,7 +19,7 @@ ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
 ARRIVING = "arriving"
 """Prefix of the message of a difference that concerns mail from the recipients."""
-_COMPARED = ("levels", "peer", "kem", "max_size", "otherwise", "priority")
+_COMPARED = ("levels", "peer", "max_size", "otherwise", "priority")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relay.levels import ONLY_PLAINTEXT, PQC, QUANTUM, bare, strength
+from relay.levels import ONLY_PLAINTEXT, QUANTUM, strength
 from relay.policy.chosen import raised
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.rules import PlacedRule
@@ -88,17 +88,5 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
     for level in old.levels:
         if strength(level) > least and level in after and after[level] < before.get(level, after[level] + 1):
             return f"max_size of {level}: {after[level]} instead of {before.get(level, 'none')}"
-    if why := _fewer_kems(new, old):
-        return why
     lower = (new.priority, old.priority) == ("low", "normal")
     return "priority: low instead of normal" if keys and lower else ""
-
-
-def _fewer_kems(new: Chosen, old: Chosen) -> str:
-    if PQC.name not in map(bare, new.levels) or PQC.name not in map(bare, old.levels):
-        return ""
-    if dropped := set(old.kem) - set(new.kem):
-        return f"kem: without {', '.join(sorted(dropped))}"
-    if set(new.kem) != set(old.kem) and bare(guarantee(new.levels)) != PQC.name:
-        return "kem: where the peer lacks one, a weaker level is next"
-    return ""

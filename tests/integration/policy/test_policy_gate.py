@@ -85,10 +85,6 @@ WEAKENED: dict[str, tuple[Files, Files]] = {
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'} | {"floors.toml": '[[floor]]\nsender = "*@x.example"\npriority = "normal"\n'},
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
     ),
-    "a further KEM, without which it leaves by a weaker level": (
-        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
-        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n'},
-    ),
     "another peer, who can read it then": ({"x.example.toml": AES + 'peer = "bob"\n', **SEALED}, {"x.example.toml": AES + 'peer = "carol"\n', **SEALED}),
     "what must arrive sealed, by another peer": (
         {"x.example.toml": AES + 'peer = "bob"\nrequire = "aes"\n', **SEALED},
@@ -138,10 +134,6 @@ HARMLESS: dict[str, tuple[Files, Files]] = {
     "a higher priority": (
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\n'},
-    ),
-    "a further KEM, without which it is held": (
-        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
-        SEALED | {"bob.example.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n'},
     ),
     "a test more": (TESTED | {"tests.toml": test("x@bob.example", '"aes"')}, TESTED | {"tests.toml": BOTH}),
     "a group in place of its members": (

@@ -14,7 +14,7 @@ from relay.identity import (
     liboqs,
 )
 from relay.kme import DevelopmentKMEs
-from tests.integration.schemes.further_kems import ALL_KEMS, use, with_kems
+from tests.integration.schemes.further_kems import use, with_kems
 from tests.testlib.identities import Identities
 from tests.testlib.sites import Site, make_site
 from tests.testlib.stand_in_oqs import stand_in
@@ -47,12 +47,10 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
     bob = make_site(tmp_path / "bob", "bob", state=state, kme_url=second, incoming=to, identities=people)
     alice.write_policies(
         {
-            "bob.example/all.toml": f'levels = ["pqc+aes"]\nkem = {ALL_KEMS}\n',
-            "bob.example/hqc.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n',
+            "bob.example/top.toml": 'levels = ["pqc+aes"]\n',
             "bob.example/one.toml": 'levels = ["pqc"]\n',
-            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n\n[[when]]\n'
-            'header = "MIME-Version"\nlevels = ["pqc"]\n',
-            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n',
+            "bob.example/else.toml": 'levels = ["pqc", "rsa"]\n',
+            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\n\n[[when]]\nheader = "MIME-Version"\nlevels = ["pqc"]\n',
         }
     )
     return alice, bob

@@ -4,6 +4,7 @@ Nothing is downloaded; a stand-in is in the place of liboqs where that is not in
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,18 +18,26 @@ from relay.identity import (
     peer_document,
 )
 from tests.testlib.identities import Person
+from tests.testlib.sites import Site
 
 ROOT = Path(__file__).parents[3]
 HQC = "hqc-256"
 MISSING = liboqs.missing()
 """Asked before any test puts something in the place of the library."""
 FAMILIES = pytest.mark.parametrize("kem", FURTHER_KEMS)
-ALL_KEMS = f'["ml-kem-1024-p384", {", ".join(map(repr, FURTHER_KEMS))}]'
 
 
 def use(monkeypatch: pytest.MonkeyPatch, library: object) -> None:
     """As if this were what looking for liboqs had found."""
     monkeypatch.setattr(liboqs, "_load", lambda: library)
+
+
+def ask_for(site: Site, *kems: str) -> None:
+    """Has the site put layers of these KEMs around what it seals for its peer at level pqc."""
+    text = re.sub(r"^further_kems = .*\n", "", site.config_file.read_text(), flags=re.MULTILINE)
+    site.config_file.write_text(
+        re.sub(r"^(\[peers\.\w+\]\n)", rf"\1further_kems = {list(kems)}\n", text, flags=re.MULTILINE)
+    )
 
 
 def with_kems(person: Person, directory: Path, name: str, sae: str, kems: tuple[str, ...] = FURTHER_KEMS) -> Person:

@@ -5,7 +5,6 @@ Standard: deploy/INSTALL.md.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -18,12 +17,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay.cli.check import check as check_command
 from relay.cli.identity import identity as identity_command
-from relay.cli.output import plain_console
 from relay.cli.policy import policy as policy_command
-from relay.cli.policy_print import print_explanation
-from relay.cli.policy_site import OutcomeNow
 from relay.config import TCPAddress, load_config
 from relay.formats.cms import FURTHER_KEMS
 from relay.identity import (
@@ -32,8 +27,7 @@ from relay.identity import (
     read_document,
 )
 from relay.kme import DevelopmentKMEs
-from relay.policy.load import load_policies
-from tests.integration.schemes.further_kems import ALL_KEMS, HQC, MISSING, ROOT, use, with_kems
+from tests.integration.schemes.further_kems import HQC, MISSING, ROOT, ask_for, use, with_kems
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.sites import Site, make_site
@@ -63,11 +57,12 @@ async def test_seal_and_open_give_the_file_back_through_all_kems(
     people = replace(identities, bob=with_kems(identities.bob, tmp_path / "bob-identity", "bob", "1"))
     first, second = kmes.urls
     address = TCPAddress("127.0.0.1", 1)
-    policy = {"default.toml": f'levels = ["pqc+aes"]\nkem = {ALL_KEMS}\n'}
+    policy = {"default.toml": 'levels = ["pqc+aes"]\n'}
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=first, outgoing=address, identities=people,
         policies=policy,
     )  # fmt: skip
+    ask_for(alice, *FURTHER_KEMS)
     bob = make_site(tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=second, incoming=address, identities=people)
     original = mails.random_attachment()
     (tmp_path / "original.eml").write_bytes(original)
@@ -78,17 +73,6 @@ async def test_seal_and_open_give_the_file_back_through_all_kems(
     assert (sealed.returncode, sealed.stderr) == (0, b"")
     opened = await asyncio.to_thread(run, tmp_path, "open", "--config", bob.config_file, "-", stdin=sealed.stdout)
     assert (opened.returncode, opened.stderr, opened.stdout) == (0, b"", original)
-
-
-async def test_policy_check_and_explain_show_the_kems(sites: tuple[Site, Site]) -> None:
-    alice, _ = sites
-    found = load_policies(alice.config.policies.directory, alice.config.peer_domains)
-    explanation = found.explain("ann@alice.example", "hqc@bob.example")
-    console = plain_console()
-    with console.capture() as shown:
-        print_explanation(console, explanation, OutcomeNow(None, 0))
-    assert "ml-kem-1024-p384, then around it hqc-256" in shown.get()
-    assert explanation.as_dict()["decision"]["kem"] == ["ml-kem-1024-p384", "hqc-256"]
 
 
 def home(directory: Path, person: Person) -> Path:
@@ -117,20 +101,15 @@ def test_identity_new_adds_keys_and_shows_them(identities: Identities, tmp_path:
     assert usage.exit_code == 2
 
 
-@pytest.mark.usefixtures("no_library")
-def test_check_and_policy_check_say_what_to_install(identities: Identities, tmp_path: Path) -> None:
-    config = home(tmp_path / "home", identities.alice)
-    (tmp_path / "home" / "policies").mkdir()
-    policy = tmp_path / "home" / "policies" / "default.toml"
-    policy.write_text('levels = ["pqc+aes", "pqc"]\nkem = ["ml-kem-1024-p384", "hqc-256"]\n')
-    result = CliRunner().invoke(check_command, ["--config", str(config), "--json"])
+def test_policy_check_says_what_to_install(sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, _ = sites
+    ask_for(alice, HQC)
+    use(monkeypatch, f"the native library liboqs is missing: {liboqs.INSTALL}")
+    result = CliRunner().invoke(policy_command, ["check", "--config", str(alice.config_file), "--offline", "--strict"])
     assert result.exit_code == 1
-    [found] = [each for each in json.loads(result.stdout) if each["what"] == "policies"]
-    assert found["problems"][0].startswith(f"{policy}:2:1: hqc-256: the native library liboqs is missing")
-    assert "pip install liboqs-python" in found["problems"][0]
-    result = CliRunner().invoke(policy_command, ["check", "--config", str(config), "--offline", "--strict"])
-    assert result.exit_code == 1
-    assert f"doubtful: {policy}:2:1: hqc-256: the native library liboqs is missing" in result.output
+    said = "one.toml:1:1: no level that stands here can be had for peer 'bob', so this mail is held or refused: pqc: hqc-256: "
+    assert f"{said}the native library liboqs is missing" in result.output
+    assert "pip install liboqs-python" in result.output
 
 
 def test_check_says_that_we_cannot_open_what_we_asked_for(

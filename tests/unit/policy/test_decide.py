@@ -162,7 +162,6 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "line": 1,
             "version": without_default.version,
             "in_clear": False,
-            "kem": ["ml-kem-1024-p384"],
             "max_size": {},
             "priority": "normal",
             "reason": "",

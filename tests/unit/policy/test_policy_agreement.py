@@ -86,10 +86,10 @@ def check_decisions(policies: PolicySet, facts: Facts, message: bytes, said: Map
         assert explanation.decision == decision
         got: tuple[object, ...] = (
             tuple(level for level in decision.levels if not decision.too_big(level, octets)),
-            decision.hold_for, decision.priority, set(decision.kem), decision.peer,
+            decision.hold_for, decision.priority, decision.peer,
         )  # fmt: skip
         want = expected.settings
-        assert got == (expected.tried, want.patience, want.priority, want.kem, expected.peer), recipient
+        assert got == (expected.tried, want.patience, want.priority, expected.peer), recipient
         if expected.tried and expected.source:
             assert decision.source == f"{policies.directory}/{expected.source}"
 

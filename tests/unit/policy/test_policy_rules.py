@@ -260,7 +260,6 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
         ('levels = ["aes"]\notherwise = "hold 5 weeks"', ':2: otherwise: write a time such as "30 min", "4 h" or "2 d"'),
         ('levels = ["aes"]\notherwise = "hold 31 d"', ":2: otherwise: write a time such as"),
         ('levels = ["aes"]\npriority = "urgent"', ":2: priority: input should be 'low' or 'normal'"),
-        ('levels = ["aes"]\nkem = "ML-KEM-512"', ":2: kem: 'ML-KEM-512' is not a KEM that is known here; did you mean 'ml-kem-1024-p384'?"),
         ('levels = ["aes"]\nrequire = "plaintext"', ':2: require: "plaintext" requires nothing; leave the setting out'),
         ('levels = ["aes"]\nrequire = ["pqc", "aes"]', ":2: require: write one level, the weakest that mail may arrive with"),
         ('levels = ["aes"]\nrequire = "pqs"', ":2: require: 'pqs' is not a level; did you mean 'pqc'?"),
