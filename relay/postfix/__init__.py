@@ -47,7 +47,7 @@ KEEPS_BACK = frozenset(
     {
         *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
         *("filter-needs-tls", "reinjection-needs-tls", "left-over", "service-disabled", "slowed", "size-back"),
-        "given-up",
+        *("given-up", "size-stops"),
     }
 )
 """Codes of faults by which mail waits or is refused without the relay's notice: another alarm.
@@ -107,6 +107,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     stops.given_up,
     stops.disabled,
     stops.everybody_refused,
+    stops.header_cut,
 )
 TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,

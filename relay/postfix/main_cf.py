@@ -20,6 +20,8 @@ CLASSES = (
 """The domains that Postfix accepts mail for, and the tables of their recipients: an empty one means everybody."""
 GROWTH = 1.4
 """Growth factor of a sealed message: 1.37 for base64 in lines; the rest is header, keys and padding."""
+ORDINARY = 1_000_000
+"""Size of mail that is refused every day if it is too large, in bytes."""
 HEADER_ALONE = 100
 """A size, in bytes, that all mails exceed; of mails above bounce_size_limit only the header is returned."""
 
@@ -105,12 +107,12 @@ def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
             continue
         limit, setting = _limit(flow, source), flow.settings.of("message_size_limit", source)
         sealed = int(GROWTH * original)
-        if limit < sealed:
-            yield setting.fault(
-                "size-sealed-refused",
-                f"peers that take mail of {original} bytes seal it to {sealed}, which is refused",
-                flow.settings.of("message_size_limit").to(sealed),
-            )
+        remedy = flow.settings.of("message_size_limit").to(sealed)
+        if limit < ORDINARY:
+            yield setting.fault("size-stops", "ordinary mail is refused, and the relay does not see it", remedy)
+        elif limit < sealed:
+            text = f"peers that take mail of {original} bytes seal it to {sealed}, which is refused"
+            yield setting.fault("size-sealed-refused", text, remedy)
         if incoming.direction.max_message_size < limit < float("inf"):
             yield setting.fault(
                 "size-relay-refuses",

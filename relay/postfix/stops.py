@@ -26,6 +26,10 @@ FIELDS = (
 """Fields of every sealed mail (relay/FORMAT.md)."""
 SAYS_SEALED = FIELDS[3:]
 """Fields without which nobody can open it."""
+SEALED_FIELDS = frozenset(each.partition(":")[0].lower() for each in SAYS_SEALED)
+SHORTEST = {"header_size_limit": 4096, "line_length_limit": 998}
+"""Minimum lengths, in bytes: of a field with a long signature, and of a line (RFC 5322, 2.1.1)."""
+TAKE_HEADERS = ("cleanup", "smtpd", "pickup", "qmqpd")
 CHECKS_ON_THE_WAY = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks")
 """Checks of smtp(8) and lmtp(8) that can change the text they send."""
 CHANGES = re.compile(r"IGNORE|REPLACE|PREPEND|STRIP", re.IGNORECASE)
@@ -100,6 +104,19 @@ def everybody_refused(flow: MailFlow) -> Iterator[PostfixFault]:
             if kind != "etrn" and setting.words[:1] in (["reject"], ["defer"]):
                 text = f"{service.key} takes no mail from anybody, and the relay does not see that"
                 yield setting.fault("action-stops", text, "take it out, or let it stand last")
+
+
+def header_cut(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Postfix itself cuts, folds or drops fields that say that mail is sealed."""
+    text = "sealed mail loses what says that it is sealed: it arrives, and nobody opens it"
+    for service in (each for each in flow.settings.services if each.command in TAKE_HEADERS):
+        for name, least in SHORTEST.items():
+            setting = flow.settings.of(name, service)
+            if setting.number < least:
+                yield setting.fault("sealed-changed", text, command("postconf", "-X", name))
+        dropped = flow.settings.of("message_drop_headers", service)
+        if not SEALED_FIELDS.isdisjoint(dropped.words):
+            yield dropped.fault("sealed-changed", text, command("postconf", "-X", dropped.name))
 
 
 async def changed_on_the_way(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
