@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,40 @@ async def test_mail_under_way_when_the_disk_was_lost_is_delivered_after_the_rest
         originals = [mime.split(got.message)[1] for got in sink.got]
         assert originals == [mime.split(mail(level, 1))[1] for level in LEVELS]
     assert fetched(kmes) == asked_before
+
+
+async def test_an_original_that_runs_on_beside_its_copy_shares_no_key_and_no_memory_with_it(
+    alice: Site, bob: Site, kmes: DevelopmentKMEs, wire: Sink, sink: Sink, tmp_path: Path
+) -> None:
+    """What deploy/OPERATING.md warns of: only mail that comes to both arrives twice, and what one fetched waits here."""
+    copies = {}
+    for site in (alice, bob):
+        async with relay_process(site):
+            copy = await backup(site, tmp_path / f"copy-{site.directory.name}")
+        copies[site] = Site(shutil.copytree(site.directory, tmp_path / f"{site.directory.name}-again"))
+        put_back(copies[site], copy)
+    async with AsyncExitStack() as stack:
+        sites = (alice, copies[alice], bob, copies[bob])
+        relays = [await stack.enter_async_context(relay_process(each)) for each in sites]
+        sealing, opening = relays[:2], relays[2:]
+        assert [len(events(relay, "store_restored")) for relay in (*sealing, *opening)] == [0, 1, 0, 1]
+        for number, relay in enumerate(sealing * 3):
+            for level in LEVELS:
+                assert (await send(relay, "outgoing", mail(level, number), level)).code == 250
+        used = [each for relay in sealing for sent in events(relay, "sealed_and_sent") for each in sent["key_IDs"]]
+        assert len(set(used)) == len(used) > 6
+        sealed = {level: [got.message for got in wire.got if level in got.recipients[0]] for level in LEVELS}
+        for message in sealed["aes"][:2]:
+            codes = [(await send(relay, "incoming", message, "aes")).code for relay in (*opening, opening[0])]
+            assert codes == [250, 451, 250]
+        assert len(sink.got) == 2
+        async with asyncio.timeout(30):
+            while len(sink.got) != 4:  # the copy puts aside what may have been sealed before the restore
+                sink.got[2:] = []
+                assert (await send(sealing[0], "outgoing", mail("pqc", 9), "pqc")).code == 250
+                codes = [(await send(relay, "incoming", wire.got[-1].message, "pqc")).code for relay in opening]
+                assert codes == [250, 250]
+        assert sink.got[2].message.endswith(mail("pqc", 9).partition(b"\r\n\r\n")[2])
 
 
 @pytest.mark.parametrize("how", ["copy", "machine"])
