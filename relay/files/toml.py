@@ -58,6 +58,8 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True, regex_engine="python-re")
     removed: ClassVar[Mapping[str, str]] = {}
     """Former settings, each with what to do if it is still in a file."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Words that are no settings of this table, each with what to write instead."""
     examples: ClassVar[Mapping[str, object]] = {}
     """Examples in the reference for settings without a default, or whose default is to be absent."""
     alternatives: ClassVar[Mapping[str, object]] = {}
@@ -199,6 +201,8 @@ def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], so
         table = _model_at(model, location[:-1])
         if issubclass(table, Table) and (instead := table.removed.get(str(location[-1]))):
             return f"{place}: {name}: is no longer a setting: {instead}"
+        if issubclass(table, Table) and (instead := table.elsewhere.get(str(location[-1]))):
+            return f"{place}: {name}: unknown setting; {instead}"
         known = [field.alias or setting for setting, field in table.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"

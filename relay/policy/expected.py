@@ -4,9 +4,9 @@ Standard: policies/README.md; a test checks the policies alone, and assumes that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -21,7 +21,7 @@ from relay.policy.people import NULL_SENDER
 from relay.policy.settings import Otherwise, Priority, parse_otherwise, today
 from relay.policy.site import SiteFacts
 from relay.policy.strength import parse_levels
-from relay.policy.units import Texts
+from relay.policy.units import Day, Texts, list_as_tuple
 
 MAX_TESTS = 10_000
 NOBODY = "mailer-daemon@localhost.invalid"
@@ -36,6 +36,8 @@ def _expectation(value: object) -> Expectation:
         return "held"
     if value == "refused":
         return "refused"
+    if value in ("hold", "refuse"):
+        raise ValueError('write "held" or "refused"')
     return parse_levels(value if isinstance(value, list) else [value])
 
 
@@ -46,6 +48,11 @@ def _address(text: str) -> str:
 
 class Test(toml.Table):
     """One mail and the expected decision. Facts left out are absent, or do not matter."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "from": "the envelope's is called sender, the field's author", "to": "it is called recipient",
+        "levels": "it is called expect",
+    }  # fmt: skip
 
     sender: str
     recipient: Annotated[str, BeforeValidator(_address)]
@@ -60,7 +67,7 @@ class Test(toml.Table):
     file: str | None = None
     otherwise: Annotated[Otherwise | None, BeforeValidator(parse_otherwise)] = None
     priority: Priority | None = None
-    until: date | None = None
+    until: Day | None = None
 
     @field_validator("sender")
     @classmethod
@@ -92,9 +99,7 @@ class Test(toml.Table):
 class Tests(toml.Table):
     """The whole file."""
 
-    test: Annotated[tuple[Test, ...], BeforeValidator(lambda each: tuple(each) if isinstance(each, list) else each)] = (
-        Field(min_length=1, max_length=MAX_TESTS)
-    )
+    test: Annotated[tuple[Test, ...], BeforeValidator(list_as_tuple), Field(max_length=MAX_TESTS)]
 
 
 def login_of(said: str | None, site: SiteFacts) -> str | None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -43,7 +43,7 @@ def _required(value: object) -> Required | None:
         return None
     if value == "sealed":
         return "sealed"
-    if value is None or isinstance(value, list | dict):
+    if value is None or isinstance(value, bool | list | dict):
         raise ValueError('write one level, the weakest that mail may arrive with, for instance "pqc+aes", or "sealed"')
     if (level := parse_level(value)) == PLAINTEXT:
         raise ValueError('"plaintext" requires nothing; leave the setting out')
@@ -52,6 +52,16 @@ def _required(value: object) -> Required | None:
 
 class Policy(SealingSettings):
     """The settings of one file. Read it with `context={"peers": names of peers, "scope": Scope}`."""
+
+    removed: ClassVar[Mapping[str, str]] = {
+        "kem": "further_kems in [peers.NAME] of relay.toml has the KEMs around pqc",
+        "since": "put the file into force on its day",
+    }
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "rule": "rules are [[when]] tables",
+        "rules": "rules are [[when]] tables",
+        "floor": "[[floor]] tables stand in floors.toml",
+    }
 
     peer: str | None = None
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)]
@@ -180,10 +190,9 @@ def _rules_in_vain(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
         }
         if not any(raises.values()):
             setting = next(name for name in raises if getattr(rule, name) is not None)
-            yield (
-                _line(text, "when", number, setting),
-                f"when.{number}.{setting}: a rule only raises, and the file says as much already; leave it out",
-            )
+            what = "a rule only raises, and the file says as much already"
+            remedy = "an exception is a more specific file, or not_sender in a rule that raises"
+            yield _line(text, "when", number, setting), f"when.{number}.{setting}: {what}; {remedy}"
 
 
 def _line(text: str, *location: str | int) -> int:

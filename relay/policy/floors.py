@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -17,8 +17,8 @@ from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, Groups
 from relay.policy.people import Fit, Reading
-from relay.policy.rules import PlacedRule, When, list_as_tuple
-from relay.policy.units import Texts
+from relay.policy.rules import PlacedRule, When
+from relay.policy.units import Texts, list_as_tuple
 
 
 class Floor(When):
@@ -41,6 +41,8 @@ class Floor(When):
 
 
 class _FloorsFile(toml.Table):
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(("when", "rule", "floors"), "floors are [[floor]] tables")
+
     floor: Annotated[tuple[Floor, ...], BeforeValidator(list_as_tuple), Field(max_length=1000)] = ()
 
 

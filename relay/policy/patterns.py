@@ -252,6 +252,8 @@ def read_groups(text: str, source: str) -> Groups:
         if not _GROUP_NAME.fullmatch(name):
             faults.append(f"{where}: write a name of letters, digits, - and _")
         try:
+            if any(text.startswith(GROUP) for text in texts):
+                raise ValueError("a group has addresses and patterns, and no groups")  # noqa: TRY301
             groups[name] = Patterns(map(address_pattern, texts))
         except ValueError as error:
             faults.append(f"{where}: {error}")

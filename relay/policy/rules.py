@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
 from relay.policy.texts import plain
-from relay.policy.units import Texts
+from relay.policy.units import Texts, list_as_tuple
 
 _FIELD_NAME = re.compile(r"[!-)+-9;-~]+")
 """RFC 5322, 3.6.8, without the star, which stands for anything and would be no part of the name."""
@@ -66,6 +66,21 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 
 class When(PeopleConditions):
     """One rule. It only raises what holds without it."""
+
+    removed: ClassVar[Mapping[str, str]] = {
+        "larger_than": "max_size in the file says how large a message may be for a level",
+        "smaller_than": "max_size in the file says how large a message may be for a level",
+        "attachment_type": "name the files, in attachment_name",
+        "since": "put the rule into force on its day",
+    }
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "recipient": "a rule is for the recipients of its file; a [[floor]] in floors.toml has this condition",
+        "not_recipient": "a rule is for the recipients of its file; a [[floor]] in floors.toml has this condition",
+        "login": 'write sender = "login:NAME"',
+    } | dict.fromkeys(
+        ("peer", "max_size", "subdomains", "require", "unprotected", "reason"),
+        "this is for the file, and stands above its first [[when]]",
+    )
 
     subject_tag: Texts | None = None
     header: Texts | None = None
@@ -181,11 +196,6 @@ class PlacedRule(NamedTuple):
     source: str
     line: int
     number: int
-
-
-def list_as_tuple(value: object) -> object:
-    """A TOML list as a tuple, for immutable models."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 Rules = Annotated[tuple[When, ...], BeforeValidator(list_as_tuple), Field(max_length=1000)]

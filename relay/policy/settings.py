@@ -19,7 +19,7 @@ from relay.config import parse_size
 from relay.files import toml
 from relay.levels import LEVELS, PLAINTEXT, LevelName
 from relay.policy.strength import parse_level, parse_levels
-from relay.policy.units import duration_text, parse_duration
+from relay.policy.units import Day, duration_text, parse_duration
 
 Otherwise = str
 """What happens while none of the levels can be had: "hold", "refuse", or "hold 12 h", which refuses after that time."""
@@ -87,7 +87,7 @@ class SealingSettings(toml.Table):
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
     otherwise: Annotated[Otherwise, BeforeValidator(parse_otherwise)] | None = None
     priority: Priority | None = None
-    until: date | None = None
+    until: Day | None = None
 
     @property
     def ended(self) -> bool:

@@ -49,6 +49,8 @@ def parse_level(item: object) -> LevelName:
     word = item.lower() if isinstance(item, str) else ""
     close = difflib.get_close_matches(word, NAMES, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or {_numbers()}"
+    if word in ("clear", "cleartext", "none"):
+        hint = f"did you mean {PLAINTEXT!r}?"
     if "quantum" in word or "qkd" in word:
         hint = f"any level that uses a quantum key is {ANY_QUANTUM_KEY}"
     raise ValueError(f"{item!r} is not a level; {hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date, datetime
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -33,6 +34,20 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g} {unit}"
 
 
+def parse_day(value: object) -> date:
+    """A TOML date; raises ValueError."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    raise ValueError("write a day without quotes and time, such as 2027-01-31")
+
+
+def list_as_tuple(value: object) -> object:
+    """A list of TOML tables as a tuple, for immutable models; raises ValueError for one table alone."""
+    if isinstance(value, dict):
+        raise ValueError("write its name in double brackets, [[...]]: there may be several")  # noqa: TRY004
+    return tuple(value) if isinstance(value, list) else value
+
+
 def parse_texts(value: object) -> tuple[str, ...]:
     """One text, or a list of them, as a tuple; raises ValueError."""
     texts = [value] if isinstance(value, str) else value
@@ -43,4 +58,5 @@ def parse_texts(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
+Day = Annotated[date, BeforeValidator(parse_day)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(parse_texts), Field(min_length=1)]

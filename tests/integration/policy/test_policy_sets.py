@@ -161,6 +161,26 @@ async def test_a_set_whose_tests_fail_does_not_come_into_force(
         PoliciesInForce(directory, PEERS)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("tests.toml", TESTS.replace('expect = "aes"', 'expect = "clear"'), "expect: 'clear' is not a level; did you mean 'plaintext'?"),
+        ("tests.toml", TESTS.replace('expect = "aes"', 'expect = "hold"'), 'expect: write "held" or "refused"'),
+        ("tests.toml", "[test]\nsender = 'a@b'", "test: write its name in double brackets"),
+        ("tests.toml", TESTS.replace("recipient", "to", 1), "to: unknown setting; it is called recipient"),
+        ("groups.toml", 'all = ["group:board"]', "all: a group has addresses and patterns, and no groups"),
+        ("floors.toml", '[[when]]\nsender = "a@b"', "when: unknown setting; floors are [[floor]] tables"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_beside_the_policies_is_said_with_the_remedy(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_policies(write(tmp_path, SETS | {name: text}), PEERS)
+    assert any(said in each for each in caught.value.problems), caught.value.problems
+    assert not any("validation" in each or "valid tuple" in each for each in caught.value.problems)
+
+
 @pytest.mark.parametrize("name", ["floors.toml", "groups.toml", "tests.toml"])
 def test_files_beside_the_policies_vanish_like_them_and_are_for_no_domain_of_that_name(
     name: str, tmp_path: Path

@@ -59,7 +59,7 @@ KNOWN = f"known: {', '.join(NAMES)}, or 1 to {len(LEVELS)}"
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: levels, max_size, otherwise, peer, priority, reason, require, subdomains, unprotected, until, when",
+            ":2: rules: unknown setting; rules are [[when]] tables",
         ),
         (
             AES + 'otherwise = "bounce"',

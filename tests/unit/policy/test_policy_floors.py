@@ -119,7 +119,7 @@ def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path)
         ("groups.toml", 'legal = ["x"]\n', "groups.toml:1: legal: 'x': write an address"),
         ("groups.toml", 'legal = []\n', "groups.toml:1: legal: write a text in quotes"),
         ("groups.toml", '"a b" = "x@y"\nlegal = "x@y"\n', "groups.toml:1: a b: write a name of letters"),
-        ("bob.example.toml", AES + "until = 2030-01-01T00:00:00", "bob.example.toml:2: until: input should be a valid date"),
+        ("bob.example.toml", AES + "until = 2030-01-01T00:00:00", "bob.example.toml:2: until: write a day without quotes and time"),
         ("bob.example.toml", AES + '[[when]]\nsender = "x@y"\nuntil = 2030-01-01', "bob.example.toml:2: when.0: a rule needs a se"),
         ("bob.example.toml", AES + 'recipient = "x@y"', "bob.example.toml:2: recipient: unknown setting"),
     ],
