@@ -178,6 +178,12 @@ async def test_mail_that_no_longer_comes_through_the_relay_is_an_alarm_until_it_
         assert (await beside.found())["Postfix"] == []
 
 
+async def test_a_milter_without_whose_answer_mail_goes_on_is_an_alarm(tmp_path: Path) -> None:
+    async with serving(tmp_path, "milter") as beside:
+        await beside.change("postconf -e milter_default_action=accept")
+        assert "goes on in clear" in (await beside.until("postfix_bypasses"))["postfix_bypasses"]
+
+
 async def restored(beside: Beside) -> None:
     """The main.cf of before the relay, copied over the one that there is: `cp -p`, with its old time."""
     before = beside.directory / "before"

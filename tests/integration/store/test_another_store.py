@@ -23,6 +23,7 @@ from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 NAME = "store_is_another"
+SHORT = "from tests.system import drill; drill.kept = drill.shortened(); drill.kept.__enter__()"
 IDENTITY = "SELECT store_id, former_id, secret_id, doubt FROM store_identity"
 
 
@@ -224,6 +225,22 @@ async def test_whatever_has_become_of_it_is_told_by_mail_with_the_command_that_a
     assert words in problem
     await accept(served.site)
     assert b"another" not in await _identity(served)
+
+
+@pytest.mark.parametrize("where", ["postgresql"], indirect=True)
+async def test_a_database_that_is_emptied_or_set_back_under_a_serving_relay_is_told(served: Served, sink: Sink) -> None:
+    async with relay_process(served.site, before=SHORT):
+        await _older(served)
+        assert "is older than" in await told(sink)
+    await accept(served.site)
+    async with relay_process(served.site, before=SHORT) as relay:
+        await until_written(served.site)
+        await _deleted(served)
+        reply = await submit(
+            relay.addresses["incoming"], plain(), sender="x@else.example", recipients=["ben@bob.example"]
+        )
+        assert reply.code == 451
+        await _until(served.site, lambda alarms: "store_unwritable" in alarms)
 
 
 async def test_alarms_about_what_it_has_lost_stand_until_it_is_accepted(served: Served, sink: Sink) -> None:
