@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from relay.errors import ConfigError
 from relay.files.accounts import group_name, user_name
-from relay.files.acl import named_in_acl
+from relay.files.acl import NamedInACL, named_in_acl
 from relay.files.commands import as_user, command, one_after_the_other, with_acl_tools
 
 MAX_LINKS = 40
@@ -35,20 +35,21 @@ _OPEN_ALREADY = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|std(in|out|err))")
 _NOT_LITERAL = re.compile(r"[\\*?\[\]]")
 """Characters with a special meaning in find(1) patterns."""
 _STANDARD = {"in": 0, "out": 1, "err": 2}
-
-
-BY_ACL = ", by an ACL,"
+EVERYBODY = "everybody"
 
 
 class OthersCanWrite(ConfigError):
-    """A file or directory that unknown users can change; `what` is the place and the users."""
+    """A file or directory that `writers` can change: everybody, a group, or whom an ACL names.
 
-    def __init__(self, path: Path, place: Path, writers: str) -> None:
-        kind, _, name = writers.removesuffix(BY_ACL).partition(" ")
-        if writers.endswith(BY_ACL):
-            remedy = with_acl_tools(typed_by_root(place, "setfacl", "-x", f"{kind[0]}:{name}"))
+    `what` is the place, they, and the remedy.
+    """
+
+    def __init__(self, path: Path, place: Path, writers: str | NamedInACL) -> None:
+        if isinstance(writers, NamedInACL):
+            remedy = with_acl_tools(typed_by_root(place, "setfacl", "-x", writers.entry))
+            writers = f"{writers}, by an ACL,"
         else:
-            remedy = typed_by_root(place, "chmod", "o-w" if writers == "everybody" else "g-w")
+            remedy = typed_by_root(place, "chmod", "o-w" if writers == EVERYBODY else "g-w")
         self.what = f"{writers} can write to {place}: {remedy}"
         super().__init__(f"{path}: root does nothing there: {self.what}")
 
@@ -131,9 +132,9 @@ def others_can_read(file: Path, trusted: Collection[int] = ()) -> str:
     """
     status = file.stat()
     if status.st_mode & stat.S_IROTH:
-        return "everybody"
+        return EVERYBODY
     if named := named_in_acl(file, os.R_OK, {0, *trusted}):
-        return named
+        return str(named)
     if status.st_mode & stat.S_IRGRP:
         members = {each for each in _members(status.st_gid) if each not in {0, *trusted}}
         return f"user {user_name(min(members))}, of group {group_name(status.st_gid)}," if members else ""
@@ -401,15 +402,15 @@ class _FollowedPath:
         if writers and not sticky:
             raise OthersCanWrite(self._path, Path(f"/proc/self/fd/{self.directory}").readlink() / name, writers)
 
-    def _writers(self, status: os.stat_result, name: str) -> str:
+    def _writers(self, status: os.stat_result, name: str) -> str | NamedInACL:
         if status.st_mode & stat.S_IWOTH:
-            return "everybody"
+            return EVERYBODY
         if not status.st_mode & stat.S_IWGRP or not self._groups:
             return ""
         # First the ACL: what the mode shows as the group's may be a right of those whom it names.
         by_acl = named_in_acl(f"/proc/self/fd/{self.directory}/{name}", os.W_OK, self._trusted)
         if by_acl or not status.st_gid:
-            return f"{by_acl}{BY_ACL}" if by_acl else ""
+            return by_acl or ""
         return f"group {group_name(status.st_gid)}"
 
     def _follow(self, name: str) -> None:
