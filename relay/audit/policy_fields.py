@@ -5,25 +5,27 @@ Standard: deploy/AUDIT.md; addresses are hashed as everywhere in the record, inc
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
 from relay.files.accounts import user_name
 from relay.policy.installing import Installer
-from relay.policy.names import SUFFIX, printable
+from relay.policy.names import SUFFIX
 from relay.policy.step import SetStep
 
 if TYPE_CHECKING:
-    from relay.policy.compare import Comparison, Difference, Unproven
+    from relay.policy.compare import Comparison, Difference
 
 MAX_DIFFERENCES = 20
 """Maximum number of differences listed for each of weaker, stronger and others."""
 MAX_SAID = 500
 """Maximum length of the text of one difference, in characters."""
 _PERSONS_FILE = re.compile(r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*/[^\s/:'\"]+\.toml")
-_MEANING = {"down": "weakened", "let go": "weakened", "up": "raised", "stopped": "otherwise", "other": "otherwise"}
+_MEANING = {
+    "down": "weakened", "let go": "weakened", "not shown": "unproven", "up": "raised", "stopped": "otherwise",
+    "other": "otherwise",
+}  # fmt: skip
 
 
 def file_name(name: str, addresses: AddressHash) -> str:
@@ -60,13 +62,12 @@ def of_comparison(compared: Comparison | None, missing: str, addresses: AddressH
     """The fields for weaker, stronger and other differences; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}
-    differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
+    differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": [], "unproven": []}
     for each in compared.differences:
         differences[_MEANING[each.direction]].append(_said(each, addresses))
     part = f"{compared.done} of {compared.kinds} kinds of recipients"
     fields: dict[str, Any] = {"compared": "all" if compared.whole else part}
     fields["weaker"] = compared.weaker or (False if compared.proven else None)
-    differences["unproven"] = [_unproven(each, compared.directory, addresses) for each in compared.unproven]
     for kind, texts in differences.items():
         fields[kind] = texts[:MAX_DIFFERENCES]
         if len(texts) > MAX_DIFFERENCES:
@@ -77,12 +78,6 @@ def of_comparison(compared: Comparison | None, missing: str, addresses: AddressH
 def _said(each: Difference, addresses: AddressHash) -> str:
     sender = f" from {each.senders}" if each.senders else ""
     said = f"{each.direction}: mail{sender} to {each.recipients} ({each.message}): {'; '.join(each.changed)}"
-    return _hidden(said, addresses)
-
-
-def _unproven(each: Unproven, directory: Path, addresses: AddressHash) -> str:
-    rule = each.rule.removeprefix(f"{printable(str(directory))}/")
-    said = f"{rule}: mail from {each.sender} to {each.recipients} ({each.message}) may be treated weaker: {each.why}"
     return _hidden(said, addresses)
 
 

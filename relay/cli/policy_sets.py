@@ -8,7 +8,6 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,7 +30,7 @@ from relay.files.commands import command
 from relay.files.permissions import HOMES
 from relay.files.rights import as_owner_of, others_can_write, owner_of
 from relay.files.stamps import stamp_of
-from relay.policy.compare import Comparison, Unproven, compare
+from relay.policy.compare import Comparison, compare
 from relay.policy.decide import PolicySet
 from relay.policy.installing import leads_through, write_note
 from relay.policy.kept import KeptSets, kept_file
@@ -281,23 +280,8 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     print_changes(console, ("Mail to", "From", "Message", "What changes"), changes)
     for people in comparison.coarse[:MAX_CHANGES]:
         console.print(printable(f"Not all was tried, because there is too much of it: {people}."))
-    for left in comparison.unproven[:MAX_CHANGES]:
-        console.print(*map(printable, _unproven(left)), sep="\n")
-    if len(comparison.unproven) > MAX_CHANGES:
-        console.print(f"... and {len(comparison.unproven) - MAX_CHANGES} more that are not proven")
     number = len(comparison.differences)
     console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
-
-
-def _unproven(each: Unproven) -> Iterator[str]:
-    """What may be weaker, and how to look at it."""
-    more = f" and {each.kinds - 1} more" if each.kinds > 1 else ""
-    when = f", from {each.day} on" if each.day is not None else ""
-    yield f"Not proven: {each.rule}: mail to {each.recipients}{more} may be treated weaker{when}: {each.why}."
-    if each.recipient:
-        explain = command("qumail-relay", "policy", "explain", each.sender, each.recipient)
-        yield f"  Look at it with: {explain}"
-        yield f"  and a message with: {each.message}"
 
 
 def _as_dict(comparison: Comparison) -> dict[str, Any]:
@@ -305,6 +289,5 @@ def _as_dict(comparison: Comparison) -> dict[str, Any]:
         "differences": [each.as_dict() for each in comparison.differences],
         "weaker": comparison.weaker,
         "proven": comparison.proven,
-        "unproven": [each.as_dict() for each in comparison.unproven],
         "coarse": list(comparison.coarse),
     }

@@ -7,17 +7,16 @@ Recipients for whom no file differs are left out, unless floors, groups, peers o
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction, Unproven
+from relay.policy.comparing.differences import ARRIVING, NOT_SHOWN, ORDER, Difference, Direction
 from relay.policy.comparing.expectations import weakened_tests
 from relay.policy.comparing.pointwise import Pointwise, renamed
 from relay.policy.comparing.time_limit import OutOfTimeError, at_most, check_time
 from relay.policy.decide import PolicySet
 from relay.runtime import heap
 
-__all__ = ["ORDER", "Comparison", "Difference", "Direction", "Unproven", "compare"]
+__all__ = ["ORDER", "Comparison", "Difference", "Direction", "compare"]
 
 KINDS_AT_ONCE = 50
 """Number of kinds of recipients between two pauses, where time is limited."""
@@ -31,14 +30,11 @@ SET_ASIDE = 1000
 class Comparison:
     """All differences, the most important first; `coarse` lists recipients for whom not all was tried.
 
-    `unproven` lists what may be weaker and is not among the differences; its rules are in `directory`. Of the `kinds`
-    of recipients that may be treated otherwise, `done` were compared.
+    Of the `kinds` of recipients that may be treated otherwise, `done` were compared.
     """
 
     differences: tuple[Difference, ...]
     coarse: tuple[str, ...]
-    unproven: tuple[Unproven, ...]
-    directory: Path
     done: int
     kinds: int
 
@@ -55,7 +51,7 @@ class Comparison:
     @property
     def proven(self) -> bool:
         """Whether it is proven that nothing is weaker for any mail, now or later."""
-        return self.whole and not self.weaker and not self.unproven
+        return self.whole and not self.weaker and not any(each.direction == NOT_SHOWN for each in self.differences)
 
 
 def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Comparison:
@@ -66,9 +62,9 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
     whole = Pointwise(old, new)
     found = list(weakened_tests(old.tests, new.tests))
     coarse: list[str] = []
-    left: dict[object, Unproven] = {}
     if old.site != new.site:
-        left[None] = Unproven("relay.toml", "everybody", "the two sets are not for one site", "", "", "")
+        why = ("the two sets are not for one site",)
+        found.append(Difference("everybody", "", "any message", None, None, why, NOT_SHOWN))
     done = 0
     try:
         with at_most(seconds):
@@ -77,9 +73,6 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
                 of_kind = whole.of_kind(kind)
                 found += [renamed(each, kind) for each in of_kind.differences]
                 coarse += [kind.called] if of_kind.coarse else []
-                for each in of_kind.unproven:
-                    known = left.get((each.rule, each.why))
-                    left[each.rule, each.why] = each if known is None else replace(known, kinds=known.kinds + 1)
                 done += 1
                 if seconds is not None:
                     _give_way(done)
@@ -89,7 +82,7 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
         found += whole.in_doubt()
     found = list({(each.recipients, each.direction, each.changed): each for each in reversed(found)}.values())[::-1]
     found.sort(key=lambda each: ORDER.index(each.direction))
-    return Comparison(tuple(found), tuple(coarse), tuple(left.values()), old.directory, done, len(whole.kinds))
+    return Comparison(tuple(found), tuple(coarse), done, len(whole.kinds))
 
 
 def _give_way(done: int) -> None:

@@ -5,18 +5,18 @@ Standard: policies/README.md, "Trying and installing"; the texts are for people,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Literal
 
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.effects import MailOutcome, stays, weaker
 
-Direction = Literal["down", "let go", "stopped", "other", "up"]
-"""Direction of a change; weaker anywhere counts as down."""
+Direction = Literal["down", "let go", "not shown", "stopped", "other", "up"]
+"""Direction of a change; weaker anywhere counts as down. `not shown`: it may be weaker, and no mail was found."""
 
-ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
+ORDER: tuple[Direction, ...] = ("down", "let go", "not shown", "stopped", "other", "up")
 """The most important first."""
 WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
+NOT_SHOWN: Direction = "not shown"
 ARRIVING = "arriving"
 """Prefix of the message of a difference that concerns mail from the recipients."""
 _COMPARED = ("levels", "peer", "max_size", "otherwise", "priority")
@@ -27,7 +27,7 @@ class Difference:
     """One kind of recipient whose mail the two sets treat differently.
 
     `sender` is an example, and `senders` are all to whom it applies. `before` and `after` are the levels, None where
-    the mail is held because nothing covers it. `changed` lists the changes.
+    the mail is held because nothing covers it. `changed` lists the changes, or says by which rule what is not shown.
     """
 
     recipients: str
@@ -65,37 +65,6 @@ class Difference:
             "in_clear": self.after == ONLY_PLAINTEXT,
             "changed": list(self.changed),
             "direction": self.direction,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Unproven:
-    """Mail that the new set may treat weaker; neither that nor the opposite could be shown.
-
-    `rule` is the file and line of the old set, `why` says what may be weaker. `sender`, `recipient` and `message` are
-    an example mail, `day` is the first day on which it may happen. `kinds` of recipients have the same result.
-    """
-
-    rule: str
-    recipients: str
-    why: str
-    sender: str
-    recipient: str
-    message: str
-    day: date | None = None
-    kinds: int = 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        return {
-            "rule": self.rule,
-            "recipients": self.recipients,
-            "kinds": self.kinds,
-            "why": self.why,
-            "sender": self.sender,
-            "recipient": self.recipient,
-            "message": self.message,
-            "day": self.day.isoformat() if self.day else None,
         }
 
 

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.comparing.demands import changed_demands
-from relay.policy.comparing.differences import ARRIVING, Difference, Unproven, changes
+from relay.policy.comparing.differences import ARRIVING, NOT_SHOWN, Difference, changes
 from relay.policy.comparing.effects import Effect, Side, weaker
 from relay.policy.comparing.examples import decided, examples
 from relay.policy.comparing.kinds import Files, Kind, Kinds
@@ -26,15 +26,12 @@ from relay.policy.settings import SealingSettings, on_day, today
 MAX_DAYS = 100
 """Maximum number of days on which one kind of recipient is compared; later ones count as not proven."""
 
-Found = Difference | Unproven
-
 
 @dataclass(frozen=True, slots=True)
 class FoundForKind:
     """The results for kinds of recipients of whom both sets say the same; `coarse`: not all parts were tried."""
 
     differences: tuple[Difference, ...] = ()
-    unproven: tuple[Unproven, ...] = ()
     coarse: bool = False
 
 
@@ -98,7 +95,6 @@ class Pointwise:
 
     def _look(self, kind: Kind, files: list[Files], floors: list[tuple[Effect, ...]]) -> FoundForKind:
         differences: dict[object, Difference] = {}
-        unproven: dict[object, Unproven] = {}
         coarse, seen = False, set()
         days = self._days(files, floors)
         for day in days[:MAX_DAYS]:
@@ -110,17 +106,14 @@ class Pointwise:
                 seen.add(key)
                 contexts = _Contexts(old, new)
                 for found in self._compared(kind, old, new, contexts, None if day == days[0] else day):
-                    if isinstance(found, Difference):
-                        differences.setdefault((found.direction, found.changed), found)
-                    else:
-                        unproven.setdefault((found.rule, found.why), found)
+                    differences.setdefault((found.direction, found.changed), found)
                 coarse = coarse or contexts.coarse
         if len(days) > MAX_DAYS:
-            why = f"it changes on more than {MAX_DAYS} days"
-            unproven[why] = Unproven("no file", kind.called, why, NULL_SENDER, kind.text, "any message", days[MAX_DAYS])
+            why, when = (f"it changes on more than {MAX_DAYS} days",), f"any message, from {days[MAX_DAYS]} on"
+            differences[why] = Difference(kind.called, NULL_SENDER, when, None, None, why, NOT_SHOWN, "anybody")
         for each in self._demanded(kind, files):
             differences.setdefault((each.direction, each.changed), each)
-        return FoundForKind(tuple(differences.values()), tuple(unproven.values()), coarse)
+        return FoundForKind(tuple(differences.values()), coarse)
 
     def _days(self, files: list[Files], floors: list[tuple[Effect, ...]]) -> list[date]:
         """Today, and the later days on which something has ended."""
@@ -158,7 +151,7 @@ class Pointwise:
 
     def _compared(
         self, kind: Kind, old: Side, new: Side, contexts: Iterable[_Context], day: date | None
-    ) -> Iterator[Found]:
+    ) -> Iterator[Difference]:
         """What differs for mail of each context."""
         for conditions, where in contexts:
             check_time()
@@ -172,9 +165,9 @@ class Pointwise:
             if not (why := weaker(after, before, keys=new.needs_reserve)):
                 yield found
             else:
-                yield self._shown(kind, new, conditions, found) or self._unproven(
-                    kind, conditions, where or _source(old, new), why, message, day
-                )
+                rule = (where or _source(old, new)).removeprefix(f"{self._sets[0].directory}/")
+                doubt = replace(found, changed=(f"{rule}: {why}",), direction=NOT_SHOWN)
+                yield self._shown(kind, new, conditions, found) or doubt
 
     def _shown(self, kind: Kind, new: Side, conditions: Conditions | None, found: Difference) -> Difference | None:
         """The difference that an example mail shows, if the new set treats it weaker."""
@@ -184,12 +177,6 @@ class Pointwise:
                 shown = Difference.of(kind.called, found.senders, found.message, before, after, keys=new.needs_reserve)
                 return replace(shown, sender=mail.sender or NULL_SENDER)
         return None
-
-    def _unproven(
-        self, kind: Kind, conditions: Conditions | None, where: str, why: str, message: str, day: date | None
-    ) -> Unproven:
-        mail = next(iter(examples(conditions, kind, ())))
-        return Unproven(where, kind.called, why, mail.sender or NULL_SENDER, mail.recipient, message, day)
 
     def _demanded(self, kind: Kind, files: list[Files]) -> Iterator[Difference]:
         """The changed demands on mail from this kind."""
