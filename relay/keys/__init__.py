@@ -41,6 +41,7 @@ The files, from a message down to the wire::
     client.py      their common base: callers share requests                   settings.py takes.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py
     transport.py   one request, sent once                                    http.py tls.py
+    forks.py       what a forked process must not have
     development.py the clients that programs share, with a key cache            pairing.py
 
 Counted in stock.py, on a board of counts.py; shown by report.py; logged by events.py.

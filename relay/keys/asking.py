@@ -38,6 +38,7 @@ from relay.keys.faults import (
     outcome_of,
     says_shortage,
 )
+from relay.keys.forks import forget_in_children
 from relay.keys.health import MAX_BACKOFF_S, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Question, Receiver, Result, Sender
 from relay.keys.renewal import Renewal
@@ -97,7 +98,13 @@ class Asker(ABC):
         )
         """Renewal of the certificate files."""
         self._refused = Complaint(log.warning, log.debug, "received_keys_refused", self._timing.clock)
+        forget_in_children(self)
         self._fails = {call: Complaint(log.warning, log.debug, "kme_call_failed", self._timing.clock) for call in Call}
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether a further request may lose the keys of the one before: one answer is then all that a caller gets."""
+        return False
 
     most_per_request: int | None = None
     """Maximum number of keys in one request; None: reported by the KME."""
@@ -121,6 +128,13 @@ class Asker(ABC):
     def one_by_one(self) -> bool:
         """Whether keys are requested with GET: one request for each, which must not be resent silently."""
         return self.settings.quirks.method == "GET"
+
+    def forked(self) -> None:
+        """As for all."""
+        self.accounts.entries.clear()
+        self.transport.forked()
+        self._loop = None
+        self._turns.clear()
 
     def bind(self) -> None:
         """Binds the client to the running event loop, until it is closed or that loop is.
@@ -210,6 +224,7 @@ class Asker(ABC):
         call, sae = question.call, question.request.sae
         await self.renewal.before_a_call(sae)
         attempt = 0
+        lost: KeyUnavailable | None = None
         while True:
             try:
                 with self.state.passing(call, sae, again=attempt > 0) as probing:
@@ -219,6 +234,11 @@ class Asker(ABC):
             except NotAsked:
                 raise
             except KeyUnavailable as error:
+                if lost is not None and isinstance(error, KeyNotFound):
+                    lost.args = (f"{lost}; asked again, the KME says that the key is not there",)
+                    raise lost from error
+                if call is Call.DEC_KEYS and isinstance(error, KMEBadReply | KMEUnanswered):
+                    lost = error
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 pause = max(asked, self.state.backoff.pause(attempt))
                 again = patient and attempt < self.retry_attempts and pause <= MAX_BACKOFF_S
@@ -330,7 +350,7 @@ class Asker(ABC):
             cause += f"; does the KME's operator know our certificate, and SAE {request.sae}?"
         if reply.retry_after:
             cause += f"; the KME asks for a pause of {reply.retry_after:.0f} s"
-        if not certain and reply.retry_after is None and await self._is_short(request.sae, question.bits):
+        if not certain and reply.retry_after is None and await self._is_short(question):
             return KMEExhausted(f"{cause}; {SHORTAGE}, by its status")
         if fault is KMEFault.EXHAUSTED and says_shortage(said):
             cause = f"{self.name}: {call}: {SHORTAGE}: HTTP {reply.code}: {said.text}"
@@ -341,13 +361,16 @@ class Asker(ABC):
             return KeysMissing(cause, [], list(named or request.key_IDs), certain=bool(named))
         return error_of(fault, cause, call, reply.code, reply.retry_after)
 
-    async def _is_short(self, sae: str, bits: int) -> bool:
-        """Whether the KME has fewer bits than that, by its status."""
+    async def _is_short(self, question: Question[Result]) -> bool:
+        """Whether the KME has fewer bits than that, by its status, and keys of that size."""
         try:
-            stored = (await self._try(self.status_question(sae))).stored_bits
+            status = await self._try(self.status_question(question.request.sae))
         except KeyUnavailable:
             return False
-        return stored is not None and stored < bits
+        size = question.bits // max(1, question.spends)
+        if not (status.min_key_size or 0) <= size <= (status.max_key_size or size):
+            return False
+        return status.stored_bits is not None and status.stored_bits < question.bits
 
     async def _replies(self, sae: str) -> bool:
         """Whether the KME replies at all to a call for its status."""

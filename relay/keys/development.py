@@ -129,6 +129,7 @@ class CachedKMClient(OptimizedKMClient):
 
     async def request_enc_keys(self, slave_sae_id: SAEID, number: int = 1, size: int = 256, **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
+        self._fresh.prefetch = self._ready
         if self._keeps_low:
             self._fresh.warm(sae_text(slave_sae_id), size)
         return await super().request_enc_keys(slave_sae_id, number, size, **more)
@@ -144,7 +145,6 @@ class CachedKMClient(OptimizedKMClient):
             await self._pairing.delivered(self)
             if self._has_drawn and self._cache.high:
                 await self._pairing.find_out(self, self._other, slave_sae_id, self._draw)
-                self._fresh.prefetch = self._ready
             keys = await self._draw(slave_sae_id, number, size, **more)
             self._has_drawn = True
             self._pairing.drawn(self, [key.key_ID for key in keys])
@@ -164,6 +164,11 @@ class CachedKMClient(OptimizedKMClient):
                 raise
             self._pairing.fetched(key_IDs)
             return keys
+
+    @property
+    def one_batch(self) -> bool:
+        """As for every client: before the KMEs of a pair are seen to keep undelivered keys."""
+        return self._other is not None and not self._pairing.keeps
 
     def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""

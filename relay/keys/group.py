@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Literal, Self
 
-from relay.errors import KeyUnavailable, StoreUnavailable
-from relay.keys.client import KMEClient, in_order, once_each
+from relay.errors import ConfigError, KeyUnavailable, StoreUnavailable
+from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import KMEBusy, NotAsked
@@ -23,6 +23,7 @@ from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
+from relay.keys.takes import Takes, check
 from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing, sae_text
 
 __all__ = ["KMEGroup", "Prefetch"]
@@ -33,6 +34,9 @@ Use = Literal["otp", "aes", "both"]
 """Permitted use of a group's keys; it decides which bytes of an otp key may be known to others."""
 
 USUAL_PREFETCH = Prefetch()
+
+
+_TAKES = {"prefetch": Takes(Prefetch | Mapping, "a Prefetch, or one for each KME by name")}
 
 
 class KMEGroup:
@@ -61,6 +65,9 @@ class KMEGroup:
         default KMEs keep them.
         `known_as` are our names at each KME, by KME name: our SAE ID first.
         """
+        check({"prefetch": prefetch}, _TAKES)
+        if not clients or len(set(clients)) < len(clients):
+            raise ConfigError("clients: it takes each client once, and one at least")
         self.use: Use = use
         self.group = group
         """The group's name, sent with every key_ID."""
@@ -87,7 +94,7 @@ class KMEGroup:
     @property
     def health(self) -> float:
         """From 0, where no KME of the group is worth asking, to 1."""
-        return max((member.health for member in self.members), default=0.0)
+        return max(member.health for member in self.members)
 
     def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
         """Sets `keep`, which stores every fetched key before it is returned, and `ready`, which checks that."""
@@ -112,9 +119,10 @@ class KMEGroup:
 
         Raises KeyUnavailable, and StoreUnavailable while issued keys cannot be recorded.
         """
+        check_numbers(1, size)
         slave_sae = sae_text(slave_sae)
         members = self.candidates(slave_sae, size)
-        if members and (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
+        if (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
             members[0].waited["key"].observe(0.0)
             return keys[0]
         _, key = await first_that_can(members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait))

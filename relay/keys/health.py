@@ -91,10 +91,13 @@ class Breaker:
         text = f"{self._name}: not asked, {wait}; the last failure was: {self._cause}"
         raise KMEMisconfigured(text) if isinstance(self._cause, KMEMisconfigured) else NotAsked(text, self.opens_in)
 
-    def begin(self) -> bool:
-        """Begins a call that `check` allows; returns whether it is the probe of a half-open breaker."""
-        self._probing = self._cause is not None
-        return self._probing
+    def begin(self, *, again: bool = False) -> bool:
+        """Begins a call that `check` allows; returns whether the breaker is not closed.
+
+        The call is then its probe, unless it is a further attempt (`again`) of a call that began before.
+        """
+        self._probing = self._cause is not None and not again
+        return self._cause is not None
 
     def answered(self) -> None:
         """The call was answered: closes the breaker."""
@@ -112,7 +115,8 @@ class Breaker:
         self._failed += 1
         probed, self._probing = self._probing, False
         misconfigured = isinstance(error, KMEMisconfigured)
-        if not (probed or misconfigured or self._failed >= self._rules.failures):
+        opens = self._cause is None and (misconfigured or self._failed >= self._rules.failures)
+        if not (probed or opens):
             return
         base = self._rules.misconfigured if misconfigured else self._rules.delay
         delay = min(max(self._rules.longest, base), base * 2 ** min(self._opened, 16))
@@ -253,7 +257,7 @@ class Health:
         for breaker in breakers if not again else ():
             breaker.check()
         try:
-            begun = [breaker.begin() for breaker in breakers]
+            begun = [breaker.begin(again=again) for breaker in breakers]
             yield any(begun)
         except KeyUnavailable as error:
             replied = isinstance(error, KMEExhausted | KeyNotFound | KMERefusedRequest)

@@ -117,16 +117,16 @@ async def first_that_can(
     `allowed` raises KeyUnavailable if nothing may be taken. Raises the error of the
     last one.
     """
-    trouble: KeyUnavailable = KMEExhausted("no KME is configured")
-    began = members[0].clock() if members else 0.0
+    began = members[0].clock()
     for member in members:
         try:
             if allowed is not None:
                 await allowed(member)
             taken = await take(member, member is members[-1])
-        except KeyUnavailable as error:
-            trouble = error
+        except KeyUnavailable:
+            if member is members[-1]:
+                raise
         else:
             member.waited[use].observe(member.clock() - began)
             return member, taken
-    raise trouble
+    raise KMEExhausted("no KME is configured")

@@ -22,6 +22,7 @@ from relay.errors import (
 from relay.keys.asking import Asker
 from relay.keys.events import Events
 from relay.keys.faults import FAILED_CODE, KMERefusedRequest, KMEUnanswered
+from relay.keys.forks import forget_in_children
 from relay.keys.health import OF_AN_SAE
 from relay.keys.issued import IssuedKeys, SeenKeys
 from relay.keys.kme_store import KMEStore
@@ -77,6 +78,14 @@ class KeyPool:
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
         self.issued = IssuedKeys(client.name, seen)
         """The record of issued keys, written before use."""
+        forget_in_children(self)
+
+    def forked(self) -> None:
+        """As for all."""
+        for peer_pool in self._peer_pools.values():
+            peer_pool.stock.wipe()
+        self._peer_pools.clear()
+        self._turns.clear()
 
     @property
     def trouble(self) -> str:
@@ -289,7 +298,7 @@ class KeyPool:
         self._put_in_stock(peer_pool, keys, before, until)
         drawn = {"number": len(keys), "asked": asked, "ready": len(peer_pool.stock)}
         log.debug("keys_drawn", kme=self.client.name, slave_sae=peer_pool.slave_sae, bits=peer_pool.size, **drawn)
-        peer_pool.landed(short=len(keys) < asked, alone=self.undelivered.strict)
+        peer_pool.landed(short=len(keys) < asked or self.client.one_batch, alone=self.undelivered.strict)
         if len(peer_pool.stock):
             asyncio.get_running_loop().call_later(self.prefetch.lifetime, self.maintain)
         await asyncio.sleep(0)  # served callers may return now, and share the next request with those still waiting

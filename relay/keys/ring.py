@@ -17,6 +17,7 @@ from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyUnavailable, KMEExhausted, KMEMisconfigured
 from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
+from relay.keys.forks import forget_in_children
 from relay.keys.group import KMEGroup, Use
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
@@ -108,6 +109,7 @@ class KeyRing:
         self._level_use: dict[tuple[str, str], Rate] = {}
         self._level_keys: dict[tuple[str, str], int] = {}
         self._maintaining: asyncio.Task[None] | None = None
+        forget_in_children(self)
         if received is not None:
             for name, group in self.groups.items():
                 group.keep_in(partial(received.put, name), received.ready)
@@ -117,6 +119,11 @@ class KeyRing:
         if trials is not None:
             for pool in self._pools():
                 pool.undelivered.trials = trials
+
+    def forked(self) -> None:
+        """As for all."""
+        self._in_use.forget_all()
+        self._maintaining = None
 
     async def __aenter__(self) -> Self:
         self.start()

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+from relay.keys.takes import SECONDS, WHOLE, Parameters
 from relay.keys.types import SealingKey
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(Parameters):
     """One key wraps at most `max_messages` messages of together `max_bytes` bytes, within `max_age` seconds.
 
     It is never used beyond the lifetime of the key.
@@ -20,6 +22,12 @@ class Rotation:
     max_messages: int = 1
     max_bytes: int = 64 * 2**20
     max_age: float = 3600.0
+
+    TAKES: ClassVar = {
+        "max_messages": WHOLE._replace(least=1, most=10**9),
+        "max_bytes": WHOLE._replace(most=2**63),
+        "max_age": SECONDS,
+    }
 
 
 @dataclass(slots=True)

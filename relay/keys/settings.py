@@ -90,7 +90,7 @@ class ClientSettings(Parameters):
     shorter while most attempts succeed, and longer while few do.
     Once the KME has answered, `pool_connections` connections are opened ahead and kept, until they have been idle for
     55 seconds; at most `pool_maxsize` are open. `burn_budget` is the number of keys an hour that unanswered requests
-    may cost.
+    may cost and are tried again; beyond it the first failure is the error.
     `name` is used in logs and metrics (default: the URL without a password). Metrics are on the `board`, by default one
     of the client's own.
     """

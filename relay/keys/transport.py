@@ -42,6 +42,10 @@ MAX_RETRY_AFTER_S = 60.0
 """Maximum honoured Retry-After, in seconds: a KME that is well sooner than it said must not hold mail for long."""
 
 
+_of_parents: list[object] = []
+"""Sessions of parent processes: closing one here would end its connections there."""
+
+
 class _Broken(aiohttp.ClientError):
     """A broken connection, as an error on which aiohttp does not resend."""
 
@@ -166,6 +170,12 @@ class Transport:
         session, self._session = self._session, None
         for each in {*self._under_way, *([session] if session is not None else [])}:
             await each.close()
+
+    def forked(self) -> None:
+        """Leaves the connections to the parent process: two senders on one would break its encryption."""
+        _of_parents.append(self._session)
+        self._session = self._opening = None
+        self._under_way.clear()
 
     def __del__(self) -> None:
         # No warnings for a script that forgot to close its client.
@@ -320,7 +330,12 @@ def _tls_fault(error: BaseException) -> str | None:
     """The TLS fault behind an error, if any; a lost connection is none."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-            return str(cause)
+            other = "certificate is not valid for" in str(cause)  # OpenSSL's words for another name
+            return (
+                f"{cause}; kme_id (TLSRules, or relay.toml) names it in place of the URL's host"
+                if other
+                else str(cause)
+            )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return f"{cause}; is our certificate known there?"
     return None

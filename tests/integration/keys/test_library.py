@@ -35,6 +35,7 @@ from relay.keys import (
     OptimizedKMClient,
     Prefetch,
     Quirks,
+    Rotation,
     StoreUnavailable,
     TLSRules,
     get_optimized_km_clients,
@@ -255,6 +256,20 @@ async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a loop that ends at once leaves the end of TLS undone
+async def test_a_group_is_checked_when_it_is_made_and_asked(kme: FakeKME) -> None:
+    wrong: Any = 64
+    async with kme.client() as client:
+        with pytest.raises(ConfigError, match="prefetch: it takes a Prefetch"):
+            KMEGroup("alice-bob", [client], wrong)
+        for clients in ([], [client, client]):
+            with pytest.raises(ConfigError, match="clients: it takes each client once"):
+                KMEGroup("alice-bob", clients)
+        async with KMEGroup("alice-bob", [client]) as group:
+            with pytest.raises(ValueError, match="multiple of 8"):
+                await group.take(1, 7)
+    assert kme.requests == []
+
+
 async def test_the_pair_is_the_same_everywhere_and_belongs_to_the_loop_that_uses_it(servers: DevelopmentKMEs) -> None:
     [outside] = await asyncio.gather(asyncio.to_thread(get_optimized_km_clients, servers.state_dir))
     alice, bob = get_optimized_km_clients(servers.state_dir)
@@ -484,6 +499,9 @@ def test_a_value_that_a_parameter_does_not_take_is_refused_with_its_name_and_wha
         (TLSRules, {"kme_id": 1}, "kme_id: it takes a text, not 1"),
         (TLSRules, {"kme_id": ""}, "kme_id: it takes a text, not ''"),
         (TLSRules, {"ciphers": ""}, "ciphers: it takes a text, not ''"),
+        (Rotation, {"max_messages": 1.5}, "max_messages: it takes a whole number"),
+        (Rotation, {"max_messages": 0}, "max_messages: it takes a whole number"),
+        (Rotation, {"max_age": -1}, "max_age: it takes seconds"),
         (Quirks, {"method": "get"}, "method: it takes 'POST' or 'GET', not 'get'"),
     ],
 )

@@ -44,6 +44,17 @@ async def test_callers_who_come_at_once_to_kmes_that_drop_keys_lose_none(tmp_pat
             await asyncio.gather(began, *(_used(alice, bob, 1, 3) for _ in range(4)))
 
 
+async def test_more_keys_than_fit_one_request_are_cut_to_it_at_kmes_that_drop_keys(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes:
+        count_undelivered(kmes, drops=True)
+        alice, bob = pair = get_optimized_km_clients(tmp_path)
+        async with pair, asyncio.timeout(30):
+            for _ in range(2):
+                keys = await alice.request_enc_keys(1, number=200)
+                assert len(keys) == 128
+                assert await bob.request_dec_keys(2, [key.key_ID for key in keys]) == keys
+
+
 async def test_a_pair_that_keeps_nothing_ready_tries_nothing(tmp_path: Path) -> None:
     async with _kmes(tmp_path) as kmes:
         alice, bob = pair = get_optimized_km_clients(tmp_path, cache=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
 from relay.keys import CachedKMClient, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.faults import KMEBusy, NotAsked
 from relay.keys.settings import Quirks
@@ -170,3 +170,16 @@ async def test_a_kme_with_too_few_keys_is_asked_again_after_pauses_as_one_that_r
         with pytest.raises(KMEExhausted):
             await client.request_enc_keys("bob", number=1000, patient=False)
         assert time.slept == [*slept, 1, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["not_json", "bad_base64", "lose_reply"])
+async def test_a_key_that_came_but_could_not_be_read_is_not_called_one_that_is_not_there(
+    kme: FakeKME, time: FakeTime, kind: str
+) -> None:
+    [(key_ID, _)] = kme.drawn(1)
+    kme.misbehave("dec_keys", kind)
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KeyUnavailable) as error:
+            await client.request_dec_keys("alice", [key_ID])
+    assert isinstance(error.value, KMEUnreachable if kind == "lose_reply" else KMEBadReply)
+    assert "asked again, the KME says that the key is not there" in str(error.value)

@@ -82,6 +82,18 @@ def test_a_probe_that_is_given_up_lets_the_next_one_pass(breaker: Breaker, time:
     assert breaker.begin()
 
 
+def test_failures_of_a_call_that_began_before_it_opened_lengthen_no_pause(breaker: Breaker, time: FakeTime) -> None:
+    for _ in range(3):
+        _fail(breaker)
+    left = breaker.opens_in
+    breaker.begin(again=True)
+    breaker.failed(KMEUnreachable("still"))
+    assert breaker.opens_in == left
+    breaker.begin(again=True)
+    breaker.answered()
+    assert breaker.state is State.CLOSED
+
+
 def test_however_long_a_kme_was_away_it_is_asked_again_soon_after_it_is_back(time: FakeTime) -> None:
     """The mail that waits for it is tried again by its queue at some time after that, and is there within a minute."""
     breaker = Breaker("kme-a", BreakerRules(), time.timing)

@@ -50,6 +50,17 @@ def _group(kme: FakeKME, time: FakeTime, prefetch: Prefetch) -> KMEGroup:
     return KMEGroup("g", [kme.client(timing=time.timing)], prefetch, timing=time.timing)
 
 
+@pytest.mark.parametrize("size", [32, 131_072])
+async def test_a_size_beyond_the_limits_of_the_status_is_no_shortage(
+    certificates: Certificates, time: FakeTime, size: int
+) -> None:
+    async with Strict(certificates, (400, '{"message": "PULSE-7"}'), stored=0) as kme:
+        async with kme.client(timing=time.timing) as client:
+            with pytest.raises(KMERefusedRequest):
+                await client.request_enc_keys("bob", size=size)
+        assert time.slept == []
+
+
 @pytest.mark.parametrize("answer", WORDS)
 async def test_a_shortage_in_any_words_is_no_limit_and_batches_are_whole_again_after_it(
     certificates: Certificates, time: FakeTime, answer: tuple[int, str]
