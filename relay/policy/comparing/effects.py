@@ -88,5 +88,14 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> str:
     for level in old.levels:
         if strength(level) > least and level in after and after[level] < before.get(level, after[level] + 1):
             return f"max_size of {level}: {after[level]} instead of {before.get(level, 'none')}"
-    lower = (new.priority, old.priority) == ("low", "normal")
-    return "priority: low instead of normal" if keys and lower else ""
+    return lower_priority(new, old) if keys else ""
+
+
+def lower_priority(new: MailOutcome, old: MailOutcome) -> str:
+    """Why a key kept in reserve is not for mail that had one, or "".
+
+    It counts beside plaintext too, where it says what holds at least: another rule that fits may list levels.
+    """
+    if new is None or old is None or (new.priority, old.priority) != ("low", "normal"):
+        return ""
+    return "priority: low instead of normal"

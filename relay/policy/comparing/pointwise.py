@@ -12,7 +12,7 @@ from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.comparing.demands import changed_demands
 from relay.policy.comparing.differences import ARRIVING, NOT_SHOWN, Difference, changes
-from relay.policy.comparing.effects import Effect, Side, weaker
+from relay.policy.comparing.effects import Effect, Side, lower_priority, weaker
 from relay.policy.comparing.examples import decided, examples
 from relay.policy.comparing.kinds import Files, Kind, Kinds
 from relay.policy.comparing.time_limit import check_time
@@ -162,7 +162,9 @@ class Pointwise:
             message = said if day is None else f"{said}, from {day} on"
             senders = (conditions or Conditions()).senders
             found = Difference.of(kind.called, senders, message, before, after, keys=new.needs_reserve)
-            if not (why := weaker(after, before, keys=new.needs_reserve)):
+            why = weaker(after, before, keys=new.needs_reserve)
+            why = why or (lower_priority(after, before) if new.needs_reserve else "")
+            if not why:
                 yield found
             else:
                 rule = (where or _source(old, new)).removeprefix(f"{self._sets[0].directory}/")

@@ -44,6 +44,8 @@ test.__test__ = False  # type: ignore[attr-defined]
 TESTED = {"bob.example.toml": AES, **SEALED}
 BOTH = test("x@bob.example", '"aes"', 'peer = "bob"') + test("y@bob.example", '"aes"')
 
+RAISED = '[[when]]\nheader = "X-Secret"\nlevels = ["otp", "aes"]\n'
+PRIORITY = '[[when]]\nsubject_tag = [{}]\npriority = "normal"\n'
 WEAKENED: dict[str, tuple[Files, Files]] = {
     "names of attachments, narrowed": (IN_CLEAR | floor('attachment_name = "*.xls*"'), IN_CLEAR | floor('attachment_name = "*.xlsx"')),
     "senders, narrowed": (IN_CLEAR | floor('sender = "*@board.alice.example"'), IN_CLEAR | floor('sender = "a*@board.alice.example"')),
@@ -84,6 +86,10 @@ WEAKENED: dict[str, tuple[Files, Files]] = {
     "a priority that a floor has raised": (
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'} | {"floors.toml": '[[floor]]\nsender = "*@x.example"\npriority = "normal"\n'},
         SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+    ),
+    "a priority beside plaintext that another rule raises": (
+        {"bob.example.toml": CLEAR + 'priority = "low"\n' + RAISED + PRIORITY.format('"x", "y"')},
+        {"bob.example.toml": CLEAR + 'priority = "low"\n' + RAISED + PRIORITY.format('"x"')},
     ),
     "another peer, who can read it then": ({"x.example.toml": AES + 'peer = "bob"\n', **SEALED}, {"x.example.toml": AES + 'peer = "carol"\n', **SEALED}),
     "what must arrive sealed, by another peer": (

@@ -99,7 +99,7 @@ def test_no_edit_passes_that_lets_any_mail_leave_weaker(tmp_path: Path) -> None:
     )
     for edit in sorted(passed | refused):
         sys.stdout.write(f"  {edit}: {passed[edit]} passed, {refused[edit]} refused, {alarms[edit]} shown by no mail\n")
-    assert not missed, f"{len(missed)} missed: {missed[0]}"
+    assert not missed, "\n\n".join([f"{len(missed)} missed", *missed[:10]])
     assert passed.total() > PAIRS / 10
     assert refused.total() > PAIRS / 10
 
