@@ -18,7 +18,7 @@ from relay.cli.as_relay import relay_rights, relays_user
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.policy_config import check_readable, exit_with, go_on_as_relay, load_configuration
-from relay.cli.policy_print import MAX_CHANGES, print_changes
+from relay.cli.policy_print import print_changes
 from relay.cli.policy_site import PolicySite, load_site, read_policies
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.cli.serving import serves_here
@@ -278,8 +278,6 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         for each in comparison.differences
     ]
     print_changes(console, ("Mail to", "From", "Message", "What changes"), changes)
-    for people in comparison.coarse[:MAX_CHANGES]:
-        console.print(printable(f"Not all was tried, because there is too much of it: {people}."))
     number = len(comparison.differences)
     console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
 
@@ -289,5 +287,4 @@ def _as_dict(comparison: Comparison) -> dict[str, Any]:
         "differences": [each.as_dict() for each in comparison.differences],
         "weaker": comparison.weaker,
         "proven": comparison.proven,
-        "coarse": list(comparison.coarse),
     }

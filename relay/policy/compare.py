@@ -28,13 +28,12 @@ SET_ASIDE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, the most important first; `coarse` lists recipients for whom not all was tried.
+    """All differences, the most important first.
 
     Of the `kinds` of recipients that may be treated otherwise, `done` were compared.
     """
 
     differences: tuple[Difference, ...]
-    coarse: tuple[str, ...]
     done: int
     kinds: int
 
@@ -61,7 +60,6 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
     """
     whole = Pointwise(old, new)
     found = list(weakened_tests(old.tests, new.tests))
-    coarse: list[str] = []
     if old.site != new.site:
         why = ("the two sets are not for one site",)
         found.append(Difference("everybody", "", "any message", None, None, why, NOT_SHOWN))
@@ -70,9 +68,7 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
         with at_most(seconds):
             for kind in whole.kinds:
                 check_time()
-                of_kind = whole.of_kind(kind)
-                found += [renamed(each, kind) for each in of_kind.differences]
-                coarse += [kind.called] if of_kind.coarse else []
+                found += [renamed(each, kind) for each in whole.of_kind(kind)]
                 done += 1
                 if seconds is not None:
                     _give_way(done)
@@ -82,7 +78,7 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
         found += whole.in_doubt()
     found = list({(each.recipients, each.direction, each.changed): each for each in reversed(found)}.values())[::-1]
     found.sort(key=lambda each: ORDER.index(each.direction))
-    return Comparison(tuple(found), tuple(coarse), done, len(whole.kinds))
+    return Comparison(tuple(found), done, len(whole.kinds))
 
 
 def _give_way(done: int) -> None:

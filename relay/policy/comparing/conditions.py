@@ -77,8 +77,8 @@ class Conditions:
             and all(_elsewhere(one, each) for one in self.sender for each in other.not_sender)
         )
 
-    def alternatives(self) -> Sequence[Conditions] | None:
-        """Conditions with one text each; a mail fits these if it fits one of them. None if there are too many."""
+    def alternatives(self) -> Sequence[Conditions]:
+        """Conditions with one text each; a mail fits these if it fits one of them. Themselves if too many."""
         senders: list[tuple[Globs | None, Globs]] = [(self.sender, self.users)]
         if self.sender is not None:
             senders = [((glob,), ()) for glob in self.sender] + [((), (user,)) for user in self.users]
@@ -86,7 +86,7 @@ class Conditions:
         fields: list[tuple[tuple[str, Glob | None], ...]] = [(each,) for each in self.fields] or [()]
         lists = (senders, recipients, _single(self.tags), fields, _single(self.names))
         if prod(len(each) for each in lists) > MAX_ALTERNATIVES:
-            return None
+            return [self]
         return [
             replace(self, sender=sender, users=users, recipient=recipient, tags=tags, fields=field, names=names)
             for (sender, users), recipient, tags, field, names in product(*lists)

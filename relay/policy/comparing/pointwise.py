@@ -5,7 +5,7 @@ Standard: policies/README.md; kinds for whom both sets say the same are compared
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, timedelta
 
 from relay.levels import ONLY_PLAINTEXT
@@ -27,14 +27,6 @@ MAX_DAYS = 100
 """Maximum number of days on which one kind of recipient is compared; later ones count as not proven."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundForKind:
-    """The results for kinds of recipients of whom both sets say the same; `coarse`: not all parts were tried."""
-
-    differences: tuple[Difference, ...] = ()
-    coarse: bool = False
-
-
 class Pointwise:
     """The comparison of two sets of one site."""
 
@@ -48,10 +40,10 @@ class Pointwise:
         self._rules: dict[object, Effect] = {}
         self._numbers: dict[object, int] = {}
         self._policies: dict[int, int] = {}
-        self._found: dict[object, FoundForKind] = {}
+        self._found: dict[object, tuple[Difference, ...]] = {}
 
-    def of_kind(self, kind: Kind) -> FoundForKind:
-        """The results for one kind of recipient, shared by those of whom both sets say the same."""
+    def of_kind(self, kind: Kind) -> tuple[Difference, ...]:
+        """The differences for one kind of recipient, shared by those of whom both sets say the same."""
         files = self.kinds.files(kind)
         floors = [self._floors_for(kind, number) for number in (0, 1)]
         owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
@@ -93,9 +85,9 @@ class Pointwise:
                 found.append(self._for_kind.setdefault((id(effect), left), Effect(effect.rule, left)))
         return tuple(found)
 
-    def _look(self, kind: Kind, files: list[Files], floors: list[tuple[Effect, ...]]) -> FoundForKind:
+    def _look(self, kind: Kind, files: list[Files], floors: list[tuple[Effect, ...]]) -> tuple[Difference, ...]:
         differences: dict[object, Difference] = {}
-        coarse, seen = False, set()
+        seen = set()
         days = self._days(files, floors)
         for day in days[:MAX_DAYS]:
             with on_day(day):
@@ -104,16 +96,14 @@ class Pointwise:
                 if key[0] == key[1] or key in seen:
                     continue
                 seen.add(key)
-                contexts = _Contexts(old, new)
-                for found in self._compared(kind, old, new, contexts, None if day == days[0] else day):
+                for found in self._compared(kind, old, new, None if day == days[0] else day):
                     differences.setdefault((found.direction, found.changed), found)
-                coarse = coarse or contexts.coarse
         if len(days) > MAX_DAYS:
             why, when = (f"it changes on more than {MAX_DAYS} days",), f"any message, from {days[MAX_DAYS]} on"
             differences[why] = Difference(kind.called, NULL_SENDER, when, None, None, why, NOT_SHOWN, "anybody")
         for each in self._demanded(kind, files):
             differences.setdefault((each.direction, each.changed), each)
-        return FoundForKind(tuple(differences.values()), coarse)
+        return tuple(differences.values())
 
     def _days(self, files: list[Files], floors: list[tuple[Effect, ...]]) -> list[date]:
         """Today, and the later days on which something has ended."""
@@ -149,11 +139,9 @@ class Pointwise:
             self._rules[key] = Effect(placed, Conditions.of(rule, self._sets[number].groups))
         return self._rules[key]
 
-    def _compared(
-        self, kind: Kind, old: Side, new: Side, contexts: Iterable[_Context], day: date | None
-    ) -> Iterator[Difference]:
-        """What differs for mail of each context."""
-        for conditions, where in contexts:
+    def _compared(self, kind: Kind, old: Side, new: Side, day: date | None) -> Iterator[Difference]:
+        """What differs for the mails of each rule."""
+        for conditions, where in _contexts(old, new):
             check_time()
             before, after = old.outcome(old.implied(conditions)), new.outcome(new.implied(conditions))
             if not changes(before, after):
@@ -163,7 +151,8 @@ class Pointwise:
             senders = (conditions or Conditions()).senders
             found = Difference.of(kind.called, senders, message, before, after, keys=new.needs_reserve)
             why = weaker(after, before, keys=new.needs_reserve)
-            why = why or (lower_priority(after, before) if new.needs_reserve else "")
+            if not why and new.needs_reserve:
+                why = lower_priority(after, before)
             if not why:
                 yield found
             else:
@@ -194,31 +183,18 @@ class Pointwise:
                 yield Difference(kind.called, kind.text, when, None, None, *changed, kind.called)
 
 
-_Context = tuple[Conditions | None, str]
-"""Mail of these conditions, None for any mail, and the file and line of the rule that they are of."""
-
-
-class _Contexts:
-    """The mails for which two sides are compared; `coarse` if a rule has more parts than are tried."""
-
-    def __init__(self, old: Side, new: Side) -> None:
-        self._old, self._new = old, new
-        self.coarse = False
-
-    def __iter__(self) -> Iterator[_Context]:
-        old, new = self._old, self._new
-        shared = {each.key for each in old.effects} & {each.key for each in new.effects}
-        same_base = _meaning(replace(old, effects=())) == _meaning(replace(new, effects=()))
-        yield None, ""
-        for effect in old.effects:
-            where = f"{effect.rule.source}:{effect.rule.line}"
-            if effect.key not in shared:
-                parts = effect.conditions.alternatives()
-                self.coarse = self.coarse or parts is None
-                yield from ((part, where) for part in parts or (effect.conditions,))
-            elif not same_base:
-                yield effect.conditions, where
-        yield from ((effect.conditions, "") for effect in new.effects if effect.key not in shared)
+def _contexts(old: Side, new: Side) -> Iterator[tuple[Conditions | None, str]]:
+    """The mails for which two sides are compared: their conditions (None: any mail), and the place of their rule."""
+    shared = {each.key for each in old.effects} & {each.key for each in new.effects}
+    same_base = _meaning(replace(old, effects=())) == _meaning(replace(new, effects=()))
+    yield None, ""
+    for effect in old.effects:
+        where = f"{effect.rule.source}:{effect.rule.line}"
+        if effect.key not in shared:
+            yield from ((part, where) for part in effect.conditions.alternatives())
+        elif not same_base:
+            yield effect.conditions, where
+    yield from ((effect.conditions, "") for effect in new.effects if effect.key not in shared)
 
 
 def _turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:

@@ -283,7 +283,6 @@ def test_recipients_for_whom_no_file_differs_are_left_out_and_nothing_is_missed(
     monkeypatch.setattr(kinds, "_changed", lambda *sets: None)
     whole = compare(before, now)
     assert [each.as_dict() for each in part.differences] == [each.as_dict() for each in whole.differences]
-    assert part.coarse == whole.coarse
     assert (part.weaker, part.whole, whole.whole) == (whole.weaker, True, True)
     shared = {"default.toml", "floors.toml"} & changes.keys()
     assert (part.kinds < whole.kinds / 2) is not bool(shared)
@@ -312,7 +311,7 @@ def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path) -> Non
 def test_what_is_not_proven_leaves_open_whether_anything_is_weaker() -> None:
     why = ("bob.example/ann.toml:3: levels",)
     left = Difference("ann@bob.example", "x@y.example", "any message", None, None, why, "not shown", "x@y.example")
-    fields = of_comparison(Comparison((left,), (), 1, 1), "", AddressHash(SiteSecret(bytes(32))))
+    fields = of_comparison(Comparison((left,), 1, 1), "", AddressHash(SiteSecret(bytes(32))))
     hashed = AddressHash(SiteSecret(bytes(32))).write("ann@bob.example")
     assert fields["weaker"] is None
     assert f"bob.example/{hashed}.toml:3: levels" in fields["unproven"][0]
