@@ -70,20 +70,20 @@ _RENEW: Final = (
 )
 
 _DELETED: Final = (
-    "The relay has no queue, and does not see a mail deleted there (`postsuper -d`). It forgets this mail two hours "
-    "after its last attempt, or after twice the longest interval between its attempts, also over a restart"
+    "Mail deleted there (`postsuper -d`) is forgotten two hours after its last attempt, or after twice the longest "
+    "interval between its attempts"
 )
 _WHERE_TO_LOOK: Final = (
     "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the addresses from "
     "`postqueue -p`. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have the "
     "peer's key: ask the operator of the KMEs. next hop, store: `qumail-relay check`. The log has the cause of each "
     "mail: `not_sealed`, `recipient_not_accepted` and `copy_not_delivered` for outgoing mail, `mail_not_accepted` and "
-    "`opened_and_not_sent` for incoming."
+    "`opened_and_not_sent` for incoming. Then `postqueue -f` has all mail tried again."
 )
 
 _RESTART: Final = (
-    "`systemctl restart postfix`, without systemd `postfix stop` and `postfix start`. A reload is not enough: "
-    "connected clients go on by the former settings."
+    "`systemctl restart postfix` (without systemd `postfix stop`, `postfix start`). After a reload connected clients go "
+    "on by the former settings."
 )
 
 _ALL: Final = (
@@ -102,8 +102,8 @@ _ALL: Final = (
         "Mail may go past the relay or be lost by Postfix's configuration: {about}",
         "By the configuration of the Postfix beside the relay, users' mail may leave past the relay, in clear. Or "
         "sealed mail may arrive unopened, or mail may be lost.",
-        "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
-        "they were read again, do not say so, and Postfix was started after they were changed",
+        "main.cf, master.cf or a table says so",
+        "they no longer say so, and Postfix was started after the change",
         f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Find the cause of the "
         "change: configuration management, or a restored file. Until the repair, `postfix stop` keeps all mail back. "
         "Without a Postfix beside the relay, take [postfix] out of relay.toml.",
@@ -116,8 +116,8 @@ _ALL: Final = (
         "Mail may wait or be refused by Postfix's configuration: {about}",
         "By its configuration the Postfix beside the relay keeps mail waiting or refuses it. The relay does not see "
         "this mail.",
-        "main.cf, master.cf or a table says so, read at the start and within seconds of a change",
-        "they were read again, do not say so, and Postfix was started after they were changed",
+        "main.cf, master.cf or a table says so",
+        "they no longer say so, and Postfix was started after the change",
         f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Mail put on hold by "
         "Postfix is released by `postsuper -H ALL`, and `postqueue -f` has all other mail tried again.",
         about="finding",
@@ -143,8 +143,7 @@ _ALL: Final = (
         "Mail waits in the queue of the mail server, because the relay held it at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
         f"the mail has gone, or was refused. {_DELETED}",
-        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail deleted there is forgotten two "
-        "hours after its last attempt.",
+        _WHERE_TO_LOOK,
         about="direction",
     ),
     Alarm(
@@ -492,9 +491,8 @@ _ALL: Final = (
         f"the last of it has gone, or was refused. {_DELETED}",
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
         "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have the mail refused at "
-        'once: otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the '
-        "last attempt. To end it within a minute: stop the relay, delete `held.json` beside the store or secret, "
-        "start it.",
+        'once: otherwise = "refuse" (policies/README.md). To end it within a minute after `postsuper -d`: '
+        "stop the relay, delete `held.json` beside the store or secret, start it.",
         about="direction",
         severity="warning",
     ),
@@ -602,8 +600,7 @@ _ALL: Final = (
     Alarm(
         "clock_jumped",
         "The clock is wrong",
-        "The clock of this host was set by more than a minute while the relay ran. Certificates, the age of mail and "
-        "the time of keys depend on this clock.",
+        "The clock of this host was set by more than a minute while the relay ran.",
         "the clock is more than a minute off the time passed",
         "the clock was set back, or has run on for an hour",
         "`timedatectl` and `chronyc tracking`: which time is right? Set the clock right, and find out who set it.",

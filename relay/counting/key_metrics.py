@@ -75,8 +75,7 @@ KEY_WAIT: Final = Metric(
 KEYS_MISSED: Final = Metric(
     "qumail_keys_missed_total",
     "counter",
-    "Misses of a quantum key for a mail, which was then held or sealed at another level of its policy. reason: the "
-    "class of the error (relay/errors.py), as KMEExhausted",
+    "Misses of a quantum key for a mail, which was then held or sealed at another level of its policy",
     ("peer", "reason"),
 )
 KEYS_RECEIVED: Final = Metric(

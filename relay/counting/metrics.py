@@ -8,7 +8,6 @@ from functools import cache
 from typing import Final
 
 from relay.counting import key_metrics
-from relay.counting.alarms import ALARMS
 from relay.counting.key_metrics import (
     KEY_ALARM as KEY_ALARM,
     KEY_BITS as KEY_BITS,
@@ -37,7 +36,6 @@ from relay.counting.key_metrics import (
 )
 from relay.counting.metric import Metric
 
-_DIRECTION = "direction: outgoing, incoming"
 _LISTENER = "listener: smtp, lmtp, submission, milter, imap; relay (its own mail)"
 _MAIL_LABELS = ("direction", "listener", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -49,7 +47,7 @@ MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
     "Mails by outcome: each delivery attempt counts once for each group of its recipients who share peer, "
-    f"level and outcome. {_DIRECTION}; {_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or "
+    f"level and outcome. {_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or "
     "none if not sealed or opened so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
     "quarantined, consumed (for the canary's address, its end), repeated (for recipients who have the mail already)",
     _MAIL_LABELS,
@@ -63,20 +61,19 @@ RECIPIENTS: Final = Metric(
 FAILURES: Final = Metric(
     "qumail_failures_total",
     "counter",
-    f"Why mails were held or refused: as qumail_mails_total with outcome held or refused. {_DIRECTION}; reason: the "
-    "class of the error (relay/errors.py), as KMEExhausted or NextHopUnavailable",
+    "Why mails were held or refused: as qumail_mails_total with outcome held or refused",
     ("direction", "reason"),
 )
 HELD_FIRST: Final = Metric(
     "qumail_mails_first_held_total",
     "counter",
-    f"Mails held for a recipient for whom they had not been held before: retries do not count. {_DIRECTION}",
+    "Mails held for a recipient for whom they had not been held before: retries do not count",
     ("direction",),
 )
 HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
-    f"Recipients whose mail was held and waits in the queue of the mail server. {_DIRECTION}; cause: policy (no "
+    "Recipients whose mail was held and waits in the queue of the mail server. cause: policy (no "
     "policy for the recipient, or no level possible), keys, next hop, store, other",
     ("direction", "cause"),
     together="max",
@@ -84,22 +81,21 @@ HELD_RECIPIENTS: Final = Metric(
 HELD_SECONDS: Final = Metric(
     "qumail_held_longest_seconds",
     "gauge",
-    f"How long ago the first of these was held first. {_DIRECTION}; cause: as qumail_held_recipients",
+    "How long ago the first of these was held first. cause: the same",
     ("direction", "cause"),
     together="max",
 )
 REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
-    f"Mail turned away at a listener, before there was a mail to count. {_DIRECTION}; {_LISTENER}; reason: the class "
-    "of the error (relay/errors.py), as MessageTooBig, Overloaded (no memory), TooManyConnections or "
-    "SenderNotAllowed. A recipient held or refused by policy at RCPT counts as a mail of level none",
+    f"Mail turned away at a listener, before there was a mail to count. {_LISTENER}. A "
+    "recipient held or refused by policy at RCPT counts as a mail of level none",
     ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
-    f"Time of each step of a mail, one after the other, with every outcome. {_DIRECTION}; step: all (from the end of "
+    "Time of each step of a mail, one after the other, with every outcome. step: all (from the end of "
     "the content to the answer, of mails delivered or put aside), begin (what earlier attempts left), seal (policy "
     "and keys included), ledger (if an entry is due), check (signatures and tripwire), deliver (the next hop, and "
     "noting its answer), open (keys included), quarantine; within these: policy, verify (signatures of arriving "
@@ -304,11 +300,11 @@ CANARY_ROUND_TRIP: Final = Metric(
 ALARM: Final = Metric(
     "qumail_alarm",
     "gauge",
-    f"1 while an alarm stands for anything. severity: critical, warning; alarm: {', '.join(ALARMS)}",
+    "1 while an alarm stands for anything. severity: critical, warning; alarm: its name",
     ("alarm", "severity"),
     together="max",
 )
-ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: as above", ("alarm",))
+ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: its name", ("alarm",))
 ALARM_NOTICES: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
