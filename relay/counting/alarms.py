@@ -82,8 +82,8 @@ _WHERE_TO_LOOK: Final = (
 )
 
 _RESTART: Final = (
-    "`systemctl restart postfix` (without systemd `postfix stop`, `postfix start`). After a reload connected clients go "
-    "on by the former settings."
+    "`systemctl restart postfix` (without systemd `postfix stop`, `postfix start`). After a reload connected clients "
+    "go on by the former settings."
 )
 
 _ALL: Final = (
