@@ -4,6 +4,7 @@ Standard: PEP 561 (py.typed), PEP 621 and the core metadata; PyPI refuses classi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -51,3 +52,21 @@ def test_an_index_takes_its_metadata(wheel: zipfile.ZipFile) -> None:
     assert set(metadata.classifiers or []) <= classifiers
     pythons = [each for each in metadata.classifiers or [] if each.startswith("Programming Language :: Python :: 3.")]
     assert f"Programming Language :: Python :: {wanted.removeprefix('>=')}" in pythons
+
+
+def test_there_is_one_version() -> None:
+    """`deploy/keys` is released with the relay."""
+    files = (ROOT / "pyproject.toml", ROOT / "deploy/keys/pyproject.toml")
+    assert len({tomllib.loads(file.read_text())["project"]["version"] for file in files}) == 1
+
+
+def test_archive_and_wheel_are_the_same_bytes_again(tmp_path: Path) -> None:
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "1764547200"}
+    made = []
+    for name in ("one", "two"):
+        build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path / name)]
+        subprocess.run(build, cwd=ROOT, env=environment, check=True, capture_output=True)
+        made.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert made[0] == made[1]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert sorted(name.rpartition("-")[2] for name in made[0]) == [f"{version}.tar.gz", "any.whl"]

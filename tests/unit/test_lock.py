@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-LOCKS = ("build.lock", "requirements.lock", "requirements-dev.lock")
+LOCKS = ("build.lock", "requirements.lock", "requirements-dev.lock", "release.lock")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RENEW = "renew it with deploy/lock"
 
@@ -49,6 +49,7 @@ def _wanted(lock: str) -> list[Requirement]:
         "build.lock": _project()["build-system"]["requires"],
         "requirements.lock": [*project["dependencies"], *extras["postgresql"], *extras["imap"]],
         "requirements-dev.lock": [*project["dependencies"], *extras["dev"]],
+        "release.lock": ["cyclonedx-bom"],
     }
     return [Requirement(text) for text in texts[lock]]
 

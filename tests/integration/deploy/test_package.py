@@ -87,6 +87,24 @@ def greeting(machine: Machine) -> str:
     return machine.run("/usr/bin/python3", "-c", program)
 
 
+CARRIED = """
+from smtplib import SMTP
+from aiosmtpd.controller import Controller
+
+class NextHop:
+    async def handle_DATA(self, server, session, envelope):
+        got.append(envelope.content)
+        return "250 taken"
+
+got = []
+next_hop = Controller(NextHop(), "127.0.0.1", 15026)
+next_hop.start()
+SMTP("127.0.0.1", 15025).sendmail("ann@alice.example", "x@other.example", b"Subject: x\\r\\n\\r\\nhello")
+next_hop.stop()
+print(*(b"hello" in each for each in got))
+"""
+
+
 def owner_and_mode(machine: Machine, path: str) -> str:
     return machine.run("stat", "--format=%U:%G %a", path).strip()
 
@@ -250,7 +268,7 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
     assert not machine.path("/usr/lib/qumail-relay/of_before.py").exists()
 
     with started(machine) as new:
-        assert greeting(machine) == "250\n"
+        assert machine.run("/usr/lib/qumail-relay/bin/python", "-I", "-c", CARRIED) == "True\n"
         machine.run("dpkg", "--remove", "qumail-relay")
         assert new.wait() == 0
     assert machine.path(CONFIGURATION).read_text() == RELAY_TOML
