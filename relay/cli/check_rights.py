@@ -42,20 +42,28 @@ def owner_states(config_file: Path, config: Config) -> Iterator[State]:
     """A finding if the state belongs to another user than the serving relay's, or else the unit's."""
     if not config.state_directory.exists():
         return
-    unit, owner, uid = unit_of(config_file), _relays_user(config), servers_user(config)
-    runs, user = "the relay that serves runs", user_name(uid) if uid is not None else ""
-    if unit is not None and uid is None:
-        runs, user = f"unit {unit.name} runs", unit.user
-        with suppress(KeyError):
-            uid = pwd.getpwnam(user).pw_uid
+    owner, (runs, user, uid) = _relays_user(config), _runs_as(config_file, config)
     if user and uid != owner:
         whose = f"{config.state_directory}: belongs to user {user_name(owner)}, and {runs} as {user}"
         give = command("chown", "-hR", f"{user}:", config.state_directory)
         yield "owner", "", (f"{whose}, so that it can write nothing there, and does not start again: {give}",)
 
 
+def _runs_as(config_file: Path, config: Config) -> tuple[str, str, int | None]:
+    """Who runs the relay: a sentence, a user's name and number; "" and None if neither a relay nor a unit says."""
+    if (uid := servers_user(config)) is not None:
+        return "the relay that serves runs", user_name(uid), uid
+    if (unit := unit_of(config_file)) is None:
+        return "", "", None
+    with suppress(KeyError):
+        uid = pwd.getpwnam(unit.user).pw_uid
+    return f"unit {unit.name} runs", unit.user, uid
+
+
 def _problems(config_file: Path, config: Config) -> Iterator[str]:
-    trusted = (_relays_user(config),)
+    _, _, uid = _runs_as(config_file, config)
+    # With another disk mounted over the state, that is root's: nothing is to be taken from the relay's user.
+    trusted = (_relays_user(config), *(() if uid is None else (uid,)))
     yield from _of(config_file, trusted)
     for setting, path in named_paths(config):
         if path != config.policies.directory:

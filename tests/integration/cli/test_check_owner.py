@@ -115,3 +115,23 @@ async def test_a_changed_owner_is_said_with_the_command_that_puts_it_right_and_n
         f"nothing there, and does not start again: chown -hR {NOBODY.pw_name}: {state}"
     )
     assert not [each for said in found.values() for each in said if "another port" in each or "moved or del" in each]
+
+
+async def test_a_disk_mounted_over_the_state_has_no_right_taken_from_the_relay(site: Site) -> None:
+    """By what the state then shows the relay would be root's; the unit knows better."""
+    config_file, top = settings_of_root(site), site.directory.parent
+    [key] = top.glob("kme/sae-1.key")
+    os.chown(key, 0, NOBODY.pw_gid)
+    key.chmod(0o640)
+    site.directory.rename(top / "below")
+    site.directory.mkdir(mode=0o755)
+    (top / "units").mkdir()
+    unit = f"[Service]\nUser={NOBODY.pw_name}\nExecStart=/usr/bin/qumail-relay serve --config {config_file}\n"
+    (top / "units" / "qumail-relay.service").write_text(unit)
+    booted = f"from relay.cli import units; units.DIRECTORIES = (units.Path({str(top / 'units')!r}),)"
+    _, _, out = await run(
+        "check", "--json", "--config", config_file, before=f"{LOADED}; {booted}; units.BOOTED = units.Path('/')"
+    )
+    found = {each["what"]: each["problems"] for each in json.loads(out)}
+    assert f"belongs to user root, and unit qumail-relay runs as {NOBODY.pw_name}" in found["owner"][0]
+    assert f"user {NOBODY.pw_name}" not in str(found["rights"])
