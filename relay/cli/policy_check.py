@@ -15,9 +15,7 @@ import click
 from relay.cli.options import InputFile, ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.policy_config import (
-    check_readable,
     go_on_as_relay,
-    load_configuration,
     say_all_in_clear,
     say_if_not_in_force,
     say_what_stands,
@@ -46,9 +44,8 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     """Say what is wrong with the policy files and what is doubtful, or list what they mean.
 
     Doubtful are rules that never apply, levels that this relay or a peer cannot do, and mail in clear. So are one-time
-    pads longer than the KMEs can ever give. To root it also says what the relay itself may not read.
+    pads longer than the KMEs can ever give.
     """
-    check_readable(load_configuration(config_file)[0])
     go_on_as_relay(config_file)
     site = load_site(config_file, tested=True)
     say_all_in_clear(site.config)

@@ -4,23 +4,19 @@ Every fault is one line on standard error; the exit status is 1.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from relay.cli.as_relay import become_the_relays_user, load, relay_rights, relays_user
+from relay.cli.as_relay import become_the_relays_user, load, relay_rights
 from relay.cli.logs import configure_logging
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError
-from relay.files.permissions import denial_at
-from relay.files.rights import acting_as
 from relay.identity import PeerCertificates, with_documents
 from relay.policy.names import printable
-from relay.policy.walk import Listing
 
 
 def load_configuration(config_file: Path) -> tuple[Config, dict[str, PeerCertificates]]:
@@ -75,28 +71,3 @@ def exit_with(error: ConfigError, formatted: Callable[[str], str] = str) -> NoRe
     for problem in error.problems:
         click.echo(printable(formatted(problem)), err=True)
     raise SystemExit(1) from error
-
-
-def check_readable(config: Config, directory: Path | None = None) -> None:
-    """Raises ConfigError with a line for all that keeps the relay's user from these policies, or those in use."""
-    user = relays_user(config)
-    if user is None:
-        return
-    with acting_as(user):
-        paths = _paths(directory or config.policies.directory)
-        closed = [path for path, needed in paths if not os.access(path, needed, effective_ids=True)]
-        denials = dict.fromkeys(denial for path in closed if (denial := denial_at(path)) is not None)
-    if denials:
-        raise ConfigError(
-            [
-                f"{each.place}:1: the relay, as {user.name}, may not {each.right} it ({each.rights}): {each.remedy}"
-                for each in denials
-            ]
-        )
-
-
-def _paths(directory: Path) -> Iterator[tuple[Path, int]]:
-    """All that the relay reads, each with what it needs for that (os.R_OK, os.X_OK)."""
-    listing = Listing.of(directory)
-    yield from ((directory / name, os.R_OK | os.X_OK) for name in listing.directories)
-    yield from ((directory / name, os.R_OK) for name in listing.files)

@@ -17,7 +17,7 @@ import click
 from relay.cli.as_relay import relay_rights, relays_user
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json
-from relay.cli.policy_config import check_readable, exit_with, go_on_as_relay, load_configuration
+from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration
 from relay.cli.policy_print import print_changes
 from relay.cli.policy_site import PolicySite, load_site, read_policies
 from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
@@ -88,7 +88,6 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     installed again in the same way.
     """
     config = load_configuration(config_file)[0]
-    _relay_can_read(config, directory)
     _relay_alone_can_change(config_file, config, directory)
     after = load_site(config_file, directory, tested=True)
     link = after.config.policies.directory
@@ -162,13 +161,6 @@ def _wait_until_it_counts(after: PolicySite) -> bool:
         if time.monotonic() > end:
             _fail(f"Installed; but the relay does not go by it after {COUNTS_S:.0f} s: `qumail-relay check` says why.")
         time.sleep(0.05)
-
-
-def _relay_can_read(config: Config, directory: Path) -> None:
-    try:
-        check_readable(config, directory)
-    except ConfigError as error:
-        exit_with(ConfigError([*error.problems, f"Not installed: the relay could not read all of {directory}."]))
 
 
 def _relay_alone_can_change(config_file: Path, config: Config, directory: Path) -> None:

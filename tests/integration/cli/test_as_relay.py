@@ -101,7 +101,7 @@ def test_policy_check_by_root_says_all_that_the_relay_may_not_read(site: Path) -
         path.chmod(0o600)
     done = run(site, "policy", "check", "--offline")
     assert done.returncode == 1
-    said = ":1: the relay, as nobody, may not read it (mode 0600, owner root:root): "
+    said = ": cannot be read by nobody: Permission denied (mode 0600, owner root:root): "
     assert [line.partition(said)[0] for line in done.stderr.splitlines()] == list(map(str, closed))
     assert [
         line.endswith(f"setfacl -m u:nobody:r {path}")
@@ -112,7 +112,7 @@ def test_policy_check_by_root_says_all_that_the_relay_may_not_read(site: Path) -
     done = run(site, "policy", "check", "--offline")
     [line] = done.stderr.splitlines()
     assert line.startswith(
-        f"{policies / 'bob.example'}:1: the relay, as nobody, may not read it (mode 0700, owner root:root)"
+        f"{policies / 'bob.example'}: cannot be read by nobody: Permission denied (mode 0700, owner root:root)"
     )
 
 
