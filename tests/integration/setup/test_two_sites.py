@@ -210,6 +210,10 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             assert reply.code == 250
             [*_, got] = await boxes[name].messages(len(boxes[name].got) + 1)
             assert b"X-QuMail-Protection" not in got.message
+        for relay in relays.values():
+            async with asyncio.timeout(60):
+                while "comes_unsealed_at_peer" not in relay.log:
+                    await asyncio.sleep(0.1)
 
 
 async def submit_once_open(address: TCPAddress, message: bytes, **envelope: Any) -> SMTPReply:
