@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from relay.counting.amounts import many
@@ -18,7 +18,6 @@ from relay.files import toml
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, LevelName
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
-from relay.policy.floors import Floor
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.rules import When
 from relay.policy.settings import REFUSE, Chosen, SealingSettings, today
@@ -102,10 +101,8 @@ def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
     """Floors whose recipients are at our own domains, and which leave these alone."""
     for placed in policies.floors:
         recipients = placed.when.people.get("recipient")
-        if recipients is None or cast("Floor", placed.when).inside:
-            continue
-        if set(recipients.domains(policies.groups)) <= policies.site.domains:
-            what = "its recipients are at our own domains, and a floor leaves mail inside alone; say inside = true"
+        if recipients is not None and set(recipients.domains(policies.groups)) <= policies.site.domains:
+            what = "its recipients are at our own domains, which floors leave alone; write a rule into their file"
             yield Doubt(placed.source, placed.line, 1, what)
 
 

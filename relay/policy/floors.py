@@ -22,11 +22,13 @@ from relay.policy.units import Texts, list_as_tuple
 
 
 class Floor(When):
-    """One rule of floors.toml. It does not apply to mail to our own domains unless `inside` is set."""
+    """One rule of floors.toml. It does not apply to mail to our own domains, where nothing can be sealed."""
+
+    removed: ClassVar[Mapping[str, str]] = {**When.removed, "inside": "write a rule into the file of your domain"}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
     recipient: Texts | None = None
     not_recipient: Texts | None = None
-    inside: bool = False
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -35,8 +37,8 @@ class Floor(When):
 
     def fit_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> tuple[Fit, str]:
         """How surely it applies to this recipient, as `fit`; `inside` says that they are at a domain of ours."""
-        if inside and not self.inside:
-            return Fit.NOT, "the recipient is at one of our own domains, and the floor does not say inside = true"
+        if inside:
+            return Fit.NOT, "the recipient is at one of our own domains, which floors leave alone"
         return self.recipient_fit(recipient, groups)
 
 

@@ -160,7 +160,7 @@ class When(PeopleConditions):
             yield _has_file(content, looked_for.names), f"no attachment is {listed(self.attachment_name or ())}"
 
 
-NO_CHANGE = ("until", "inside")
+NO_CHANGE = ("until",)
 """Settings of a rule that change nothing by themselves."""
 CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""

@@ -164,10 +164,9 @@ class Made(random.Random):
         every = [self.people(who) for who in ("sender", "sender", "recipient", "recipient")]
         every += [self.choice(CONTENT)]
         found = self.distinct(self.sample(every, self.choice([1, 1, 2, 3])))
-        inside = self.maybe(0.3, "inside = true\n")
         levels = self.maybe(0.85, self.levels(0.0))
         settings = self.settings(raises=True) or ("" if levels else 'otherwise = "refuse"\n')
-        return "[[floor]]\n" + "\n".join(found) + f"\n{levels}{settings}{inside}{self.days()}"
+        return "[[floor]]\n" + "\n".join(found) + f"\n{levels}{settings}{self.days()}"
 
     def distinct(self, conditions: Iterable[str]) -> list[str]:
         """Without those of the same name."""

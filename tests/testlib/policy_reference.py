@@ -156,7 +156,7 @@ class Reference:
         rules += [
             (floor, "floors.toml")
             for floor in self.floors
-            if (floor.get("inside") or domain not in self.site.domains) and self._fit(floor, facts, to)
+            if domain not in self.site.domains and self._fit(floor, facts, to)
         ]
         lists = [levels_of(file), *(levels_of(rule) for rule, _ in rules if "levels" in rule)]
         least = max(min(map(ORDER.index, each)) for each in lists)

@@ -18,7 +18,6 @@ from relay.policy.comparing.kinds import Files, Kind, Kinds
 from relay.policy.comparing.time_limit import check_time
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
-from relay.policy.floors import Floor
 from relay.policy.people import NULL_SENDER
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import SealingSettings, on_day, today
@@ -72,12 +71,10 @@ class Pointwise:
 
     def _floors_for(self, kind: Kind, number: int) -> tuple[Effect, ...]:
         """The floors that may count for a kind; equal ones are one object."""
-        inside = kind.address.domain in self._sets[number].site.domains
-        found = []
+        found: list[Effect] = []
+        if kind.address.domain in self._sets[number].site.domains:
+            return ()
         for effect in self._floors[number]:
-            floor = effect.rule.when
-            if inside and isinstance(floor, Floor) and not floor.inside:
-                continue
             left = self.kinds.left_of(kind, effect.conditions)
             if left is effect.conditions:
                 found.append(effect)

@@ -166,7 +166,7 @@ def test_a_floor_is_for_recipients_of_whom_it_names_none(tmp_path: Path) -> None
 # --- mail inside -----------------------------------------------------------------------------------------------------
 
 
-def test_a_floor_leaves_mail_to_our_own_domains_alone_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_floor_leaves_mail_to_our_own_domains_alone_and_a_rule_of_their_file_does_not(tmp_path: Path) -> None:
     floor = '[[floor]]\nsubject_tag = "[insider]"\nlevels = ["otp"]\n'
     content = MessageFacts(b"Subject: [insider]\r\n\r\n")
     policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
@@ -175,9 +175,8 @@ def test_a_floor_leaves_mail_to_our_own_domains_alone_unless_it_says_otherwise(t
     assert not policies.decide("ann@alice.example", "ben@sub.alice.example", content).in_clear
     assert not policies.decide("ann@alice.example", "ben@else.example", content).in_clear
     [look] = policies.explain("ann@alice.example", "ben@alice.example", content).floors
-    assert "inside = true" in look.because
-    write(tmp_path, {"floors.toml": floor + "inside = true\n"})
-    policies = loaded(tmp_path, {})
+    assert "floors leave alone" in look.because
+    policies = loaded(tmp_path, {"alice.example.toml": CLEAR + floor.replace("floor", "when")})
     assert not policies.decide("ann@alice.example", "ben@alice.example", content).in_clear
 
 
