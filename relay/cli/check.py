@@ -56,6 +56,7 @@ from relay.policy.findings import files_not_read, in_vain, levels_in_vain, peers
 from relay.policy.load import PolicyFolder
 from relay.process import app, upkeep
 from relay.runtime import release
+from relay.smime.findings import smime_findings
 from relay.status import StatusModule
 from relay.store import sent, spool
 from relay.store.mapped_file import MappedFile
@@ -230,6 +231,8 @@ async def _states(
     for title, problems in identity_findings(config, now):
         yield title, _identity_place(config, title), problems
     for state in peer_states(config, certificates):
+        yield state
+    for state in await asyncio.to_thread(lambda: list(smime_findings(config, now))):
         yield state
     listeners = [folder.states(config) for folder in folders]
     for parts in (

@@ -18,6 +18,7 @@ from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
 from relay.levels import SEALING, LevelName
 from relay.schemes.all import all_schemes
+from relay.smime.sealing import SMIMESealer
 
 State = tuple[str, str, tuple[str, ...]]
 """A finding: what was looked at, its state, and its problems, if any."""
@@ -30,10 +31,12 @@ RESTART = "it was started with other settings; restart it"
 
 def planner_of(config: Config, certificates: Mapping[str, PeerCertificates]) -> Planner:
     """Tells which levels are possible for which peers."""
-    identity = None
+    identity = smime = None
     with suppress(ConfigError):  # reported elsewhere
         identity = own_identity(config)
-    return Planner(config, all_schemes(config), identity, certificates)
+    with suppress(ConfigError):
+        smime = SMIMESealer.of(config)
+    return Planner(config, all_schemes(config), identity, certificates, smime)
 
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:

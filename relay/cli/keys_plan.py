@@ -27,7 +27,7 @@ from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
-from relay.levels import ALL_SEALING, BY_NAME, PADS, SINGLE_KEYS
+from relay.levels import BETWEEN_RELAYS, BY_NAME, PADS, SINGLE_KEYS
 from relay.mail import Recipient
 from relay.schemes.all import all_schemes
 
@@ -61,7 +61,7 @@ class SizeOption(click.ParamType[int]):
     help="Mails a day; one to several people at the peer is one.",
 )
 @click.option("--size", type=SizeOption(), required=True, help="The size of one with its attachments, as 75K or 2M.")
-@click.option("--level", type=click.Choice(ALL_SEALING), required=True, help="The level.")
+@click.option("--level", type=click.Choice(BETWEEN_RELAYS), required=True, help="The level.")
 @click.option("--peer", "peer_name", help="The peer. [default: the first of relay.toml]")
 @click.option(
     "--key-size",

@@ -27,6 +27,7 @@ from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
 from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
+from relay.smime.sealing import SMIMESealer
 
 if TYPE_CHECKING:
     from relay.keys.report import PoolRow
@@ -70,7 +71,8 @@ class PolicySite:
     def planner(self) -> Planner:
         """Plans what would become of mail. Raises ConfigError."""
         with relay_rights(self.config):
-            return Planner(self.config, all_schemes(self.config), own_identity(self.config), self.certificates)
+            own, smime = own_identity(self.config), SMIMESealer.of(self.config)
+            return Planner(self.config, all_schemes(self.config), own, self.certificates, smime)
 
     async def foresee(
         self, planner: Planner, sample: TrafficSample, recipients: Iterable[str], keys: Supplies | None = None

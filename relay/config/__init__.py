@@ -23,7 +23,7 @@ from relay.config.listeners import (
     OutgoingSettings,
     SubmissionSettings,
 )
-from relay.config.smime import SMIMEKeySettings, SMIMESettings
+from relay.config.smime import ALL_PARTNERS, SMIMEKeySettings, SMIMESettings
 from relay.config.tables import (
     DEFAULT_TAG_SEPARATORS,
     AlarmSettings,
@@ -59,6 +59,7 @@ from relay.files import toml
 from relay.files.credentials import credential_name
 
 __all__ = [
+    "ALL_PARTNERS",
     "DEFAULT_TAG_SEPARATORS",
     "MAX_BOUNCE",
     "UNFINISHED",

@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BeforeValidator
 from relay.config.values import MailboxSetting, PathSetting, as_tuple, parse_domain
 from relay.files import toml
 
-ALL_DOMAINS = "*"
+ALL_PARTNERS = "*"
 
 
 def _parse_partner(value: str) -> str:
-    return value if value == ALL_DOMAINS else parse_domain(value)
+    return value if value == ALL_PARTNERS else parse_domain(value)
 
 
 Partners = Annotated[tuple[Annotated[str, AfterValidator(_parse_partner)], ...], BeforeValidator(as_tuple)]

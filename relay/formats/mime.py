@@ -45,6 +45,8 @@ MAX_TYPES = 10
 
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
+VISIBLE_TO_OTHERS = VISIBLE_FIELDS | {b"sender", b"reply-to", b"in-reply-to", b"references"}
+"""The same at level smime: other programs answer by what is outside."""
 NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 OUR_MARKS = frozenset({b"x-qumail-protection"})
 """Fields that only the relay that opened a mail may add."""
@@ -369,12 +371,12 @@ def _unwrap_message(payload: bytes) -> Entity:
     return Entity("message", payload[end + 4 :], envelope)
 
 
-def shown_header(original: bytes) -> bytes:
-    """The fields of the original that a sealed message shows, octet for octet, each with a line end.
+def shown_header(original: bytes, names: frozenset[bytes] = VISIBLE_FIELDS) -> bytes:
+    """The fields of the original that a sealed message shows (`names`), octet for octet, each with a line end.
 
     Raises MalformedMessage if they would make the header too long for its receiver.
     """
-    shown = b"".join([raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS])
+    shown = b"".join([raw for name, raw in fields(header_of(original)) if name in names])
     if shown and not shown.endswith(b"\r\n"):
         shown += b"\r\n"
     if len(shown) > MAX_HEADER_OCTETS - ROOM_OCTETS or shown.count(b"\n") > MAX_HEADER_LINES - ROOM_LINES:
@@ -382,16 +384,21 @@ def shown_header(original: bytes) -> bytes:
     return shown
 
 
-def sealed_message(original: bytes, der: Octets | Pieces) -> bytes:
-    """The outer message around sealed `der`: the fewest header fields, no subject, one base64 body."""
-    header = (
-        shown_header(original)
-        + b"Subject: [...]\r\n"
-        + b"MIME-Version: 1.0\r\n"
-        + b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data;\r\n name="smime.p7m"\r\n'
-        + b"Content-Transfer-Encoding: base64\r\n"
-        + b'Content-Disposition: attachment; filename="smime.p7m"\r\n'
-        + b"\r\n"
+def sealed_message(
+    original: bytes, der: Octets | Pieces, *, kind: bytes = b"authEnveloped-data", shown: bytes | None = None
+) -> bytes:
+    """The outer message around sealed `der` of this smime-type (RFC 8551, 3.3): few header fields, one base64 body.
+
+    `shown` are its fields; by default the fewest of the original, and no subject.
+    """
+    header = b"".join(
+        (
+            shown_header(original) + b"Subject: [...]\r\n" if shown is None else shown,
+            b"MIME-Version: 1.0\r\nContent-Type: application/pkcs7-mime; smime-type=",
+            kind,
+            b';\r\n name="smime.p7m"\r\nContent-Transfer-Encoding: base64\r\n',
+            b'Content-Disposition: attachment; filename="smime.p7m"\r\n\r\n',
+        )
     )
     body = -(-len(der) // 3) * 4 + -(-len(der) // _LINE_OCTETS) * 2
     return joined(len(header) + body, chain((header,), _base64_lines(part_of(der))))

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from cryptography import x509
+
 from relay.errors import RelayError, TryLater
 from relay.levels import ONLY_PLAINTEXT, QUANTUM
 from relay.mail import Recipient
@@ -19,12 +21,14 @@ Result = Literal["sealed", "clear", "held", "refused"]
 class Copy(NamedTuple):
     """A sealed copy: its peer, its layers from the inside out, and its priority.
 
-    The peer is None in clear; the priority is "normal" without a quantum key.
+    The peer is None in clear, and may be at level smime, where all recipients share the `certificate`. The priority is
+    "normal" without a quantum key.
     """
 
     peer: str | None
     layers: tuple[str, ...]
     priority: Priority = "normal"
+    certificate: x509.Certificate | None = None
 
     @property
     def protection(self) -> str:

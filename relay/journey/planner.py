@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from cryptography import x509
+
 from relay.config import Config
 from relay.errors import (
     CannotOpen,
@@ -29,7 +31,18 @@ from relay.journey.plan import Copy, Group, Planned
 from relay.journey.tripwire import shown_fields
 from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, QUANTUM, SEALING, LevelName, bare
+from relay.levels import (
+    ON_TOP,
+    ONLY_PLAINTEXT,
+    OTP,
+    PLAINTEXT,
+    PQC,
+    QUANTUM,
+    SEALING,
+    SMIME,
+    LevelName,
+    bare,
+)
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
@@ -40,12 +53,14 @@ from relay.schemes.padding import pack, padded_size
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
+    from relay.smime.sealing import SMIMESealer
 
 Decided = tuple[Recipient, Decision | RelayError]
 """A recipient and the policy decision, or the error."""
 
 T = TypeVar("T")
 
+NO_SMIME = "relay.toml has no [smime]"
 RECIPIENT_OCTETS = 512
 """Cost of a decision for one recipient, or of comparing one text with a message, in bytes of other work."""
 
@@ -71,12 +86,16 @@ def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float |
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Plans with the capabilities of this relay and its peers: `levels` by name, `certificates` by peer name."""
+    """Plans with the capabilities of this relay and its peers: `levels` by name, `certificates` by peer name.
+
+    `smime` seals at level smime, None without [smime].
+    """
 
     config: Config
     levels: Mapping[str, Scheme]
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    smime: SMIMESealer | None = None
     _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_ends: dict[tuple[str, str], cms.Ends] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -103,10 +122,14 @@ class Planner:
                 inside = copy is not None and copy.in_clear and domain_of(recipient.mailbox) in self.config.site.domains
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
-                    never = bool(self._not_taken(decision))
+                    never = self._never(decision)
                     for_keys = any(self._copy(decision, level) in (missing or {}) for level in decision.levels)
                     error = _without_level(decision, size, causes, waited, never=never, for_keys=for_keys)
-                elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
+                elif (
+                    not copy.in_clear
+                    and copy.certificate is None
+                    and (cause := _cannot_be_sealed(decision.sender, recipient))
+                ):
                     copy, error = None, MalformedMessage(cause)
             if error is not None:
                 errors[str(error)] = error
@@ -255,6 +278,9 @@ class Planner:
             return ""
         if too_big := decision.too_big(level, size):
             return too_big
+        if level == SMIME:
+            cause = self._certificate(decision)[1]
+            return f"{level}: {cause}" if cause else ""
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
         cause = self._not_taken(decision) or self.obstacle_for_peer(decision.peer, level)
@@ -269,6 +295,8 @@ class Planner:
 
     def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
         """Why mail of any sender to this peer cannot have a level, or ""."""
+        if level == SMIME:
+            return "" if self.smime is not None else NO_SMIME
         if peer not in self.config.peers:
             return f"peer {peer!r} is known no more: its document or [peers.{peer}] is gone"
         for layer in self.layers(peer, level):
@@ -288,11 +316,30 @@ class Planner:
             f"that domain in `forwards` for us, write it in `takes_from` of [peers.{peer}]"
         )
 
+    def seal_for_others(self, original: bytes, copy: Copy, mailboxes: Iterable[str]) -> bytes:
+        """The message at level smime. Raises CannotSeal and MalformedMessage."""
+        if self.smime is None or copy.certificate is None:
+            raise CannotSeal(NO_SMIME if self.smime is None else "the certificate has just been removed")
+        return self.smime.seal(original, copy.certificate, mailboxes)
+
+    def _never(self, decision: Decision) -> bool:
+        """Whether no mail of this sender can ever be sealed for the recipient, because of its domain."""
+        foreign = SMIME in decision.levels and self.smime is not None and bool(self.smime.not_signed(decision.sender))
+        return bool(self._not_taken(decision)) or (foreign and decision.peer is None)
+
+    def _certificate(self, decision: Decision) -> tuple[x509.Certificate | None, str]:
+        """The certificate for level smime, or None and why not."""
+        if self.smime is None:
+            return None, NO_SMIME
+        return self.smime.certificate(decision.sender, decision.recipient)
+
     def acceptable(self, decision: Decision) -> set[str]:
         """The protections that satisfy a decision: those listed that this relay can do, also with a key on top."""
         protections: set[str] = set()
         for level in decision.levels:
-            if level != PLAINTEXT and bare(level) in self.levels:
+            if level == SMIME and self.smime is not None:
+                protections.add(level)
+            elif level != PLAINTEXT and bare(level) in self.levels:
                 layers = self.layers(decision.peer, level)
                 protections.add("+".join(layers))
                 if layers[-1] not in QUANTUM:
@@ -321,7 +368,8 @@ class Planner:
         if level == PLAINTEXT:
             return Copy(None, ONLY_PLAINTEXT)
         layers = self.layers(decision.peer, level)
-        return Copy(decision.peer, layers, decision.priority if layers[-1] in QUANTUM else "normal")
+        certificate = self._certificate(decision)[0] if level == SMIME else None
+        return Copy(decision.peer, layers, decision.priority if layers[-1] in QUANTUM else "normal", certificate)
 
     def _in_order(self, plan: Sequence[Group]) -> list[Group]:
         """Sorted: copies that the fewest other groups may fall back to first, of these the strongest first."""

@@ -22,7 +22,7 @@ from relay.journey.planner import RECIPIENT_OCTETS, Decided, Planner, decide, se
 from relay.keys import KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
-from relay.levels import AES, PLAINTEXT
+from relay.levels import AES, PLAINTEXT, SMIME
 from relay.mail import Mail, Recipient, sealed_name
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
@@ -185,6 +185,10 @@ class Sealer:
             listed=frozenset([_requirement(each.decision) for each in group.members if each.decision is not None]),
         )  # fmt: skip
         if copy.in_clear:
+            return made
+        if copy.layers == (SMIME,):
+            mailboxes = [each.mailbox for each in group.recipients]
+            made.message = await off_loop(mime.work(original), planner.seal_for_others, original, copy, mailboxes)
             return made
         if await off_loop(mime.header_work(original), mime.is_sealed, original):
             work = mime.work(original)

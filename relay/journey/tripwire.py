@@ -1,5 +1,5 @@
 """The last check of a message before it leaves: if policy requires sealing, it must be sealed.
-Standard: RFC 8551 3.2 and RFC 5083, parsed here from the bytes; shares no code with sealing except relay/levels.
+Standard: RFC 8551 3.2, RFC 5083 and RFC 5652 6, parsed from the bytes; shares no code with sealing but relay/levels.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ from itertools import islice
 import pybase64
 
 from relay.errors import TrippedWire
-from relay.levels import FURTHER_KEMS, LEVELS, WireForm, around
+from relay.levels import FURTHER_KEMS, LEVELS, SMIME, SMIME_CONTENTS, SMIME_RECIPIENTS, WireForm, around
 
 MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
     b"content-transfer-encoding content-disposition dkim-signature x-qumail-sealed".split()
 )
 """The only header fields permitted in a sealed message."""
+MAY_SHOW_OTHERS = MAY_SHOW | frozenset(b"sender reply-to in-reply-to references".split())
+"""Those at level smime, which other programs need for an answer."""
 
 _LINE = re.compile(rb"(?:([A-Za-z0-9-]++)[ \t]*+:|[ \t])[^\r\n]*+\r\n")
 """A field, also in the obsolete syntax with blanks before the colon (RFC 5322, 4.5), or its continuation."""
 _BLANKS = b" \t\r\n"
 """Blanks permitted around a value; for other parsers, further control characters belong to it."""
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
+_OTHERS_TYPE = re.compile(_SEALED_TYPE.pattern.replace(b"authEnveloped", b"(?:authEnv|env)eloped"))
 _MARK = re.compile(rb"[A-Za-z0-9+/]{43}=")
 """Our mark on sealed mail: an HMAC of 32 octets."""
 _AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
+_ENVELOPED_DATA = bytes.fromhex("2a864886f70d010703")
 _DATA = bytes.fromhex("2a864886f70d010701")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
@@ -78,22 +82,26 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:
         raise TrippedWire("there is no body")
-    fields = shown_fields(top + message[:end])
+    for_others = protection == SMIME
+    fields = shown_fields(top + message[:end], MAY_SHOW_OTHERS if for_others else MAY_SHOW)
     for name, expected in ((b"subject", [b"[...]"]), (b"content-transfer-encoding", [b"base64"])):
         if fields.get(name) != expected:
             raise TrippedWire(f"{name.decode()} is not {expected[0].decode()!r}")
     types = fields.get(b"content-type", [])
-    if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
+    if len(types) != 1 or not (_OTHERS_TYPE if for_others else _SEALED_TYPE).fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
     if not all(map(_MARK.fullmatch, fields.get(b"x-qumail-sealed", []))):
         raise TrippedWire("x-qumail-sealed is not an HMAC")
+    if for_others:
+        _check_for_others(_Body(message, end + 2))
+        return
     form = _FORMS.get(protection.rpartition("+")[2])
     if form is None:
         raise TrippedWire(f"there is no level {protection!r}")
     _check_body(_Body(message, end + 2), form)
 
 
-def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
+def shown_fields(header: bytes, permitted: frozenset[bytes] = MAY_SHOW) -> dict[bytes, list[bytes]]:
     """Unfolded values by field name in lower case.
 
     Raises TrippedWire unless each line is a permitted field or its continuation.
@@ -111,7 +119,7 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
         else:
             pieces = [line[0].partition(b":")[2].strip(_BLANKS)]
             fields.setdefault(line[1].lower(), []).append(pieces)
-    if strangers := sorted(set(fields) - MAY_SHOW):
+    if strangers := sorted(set(fields) - permitted):
         raise TrippedWire(f"header field {strangers[0].decode()!r} would be visible outside")
     return {name: [b" ".join(each) for each in values] for name, values in fields.items()}
 
@@ -204,6 +212,31 @@ def _check_body(body: _Body, form: _Form) -> None:
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
         raise TrippedWire("it is not sealed at the level that policy wants")
+
+
+def _check_for_others(body: _Body) -> None:
+    """Checks that the body is one DER element with one recipient: AuthEnvelopedData with AES-256-GCM, or EnvelopedData
+    with AES-256-CBC.
+    """
+    (content_info,) = _inside(body, (0, body.size), 0x30)
+    content_type, content = _inside(body, content_info, 0x06, 0xA0)
+    (enveloped,) = _inside(body, content, 0x30)
+    gcm, cbc = map(_object_identifier, SMIME_CONTENTS)
+    authenticated = body.octets(*content_type) == _AUTH_ENVELOPED_DATA
+    if not authenticated and body.octets(*content_type) != _ENVELOPED_DATA:
+        raise TrippedWire("the body is no enveloped data")
+    tag_octets = len(_TAG) + 16 if authenticated else 0
+    _, recipients, encrypted = _inside(body, (enveloped[0], enveloped[1] - tag_octets), 0x02, 0x31, 0x30)
+    inner_type, algorithm, ciphertext = _inside(body, encrypted, 0x06, 0x30, 0x80)
+    tags = [tag for tag, _ in _elements(body, recipients, 1)]
+    encryption = gcm if authenticated else cbc
+    right = body.octets(*inner_type) == _DATA and ciphertext[0] < ciphertext[1]
+    if not right or len(tags) != 1 or tags[0] not in SMIME_RECIPIENTS:
+        raise TrippedWire("it is not sealed to one certificate")
+    if body.octets(*algorithm, len(encryption)) != encryption:
+        raise TrippedWire("the content is not under AES-256")
+    if not body.ends_with(tag_octets or 1).startswith(_TAG if authenticated else b""):
+        raise TrippedWire("the tag is not that of a sealed message")
 
 
 _Range = tuple[int, int]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
-"""The names of the levels that seal, strongest first."""
+"""The names of the levels between two relays, strongest first."""
 
-LevelName = Literal["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa", "plaintext"]
+LevelName = Literal["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa", "smime", "plaintext"]
 """The levels that a policy file may list, in the one order of strength: strongest first.
 
 `pqc+aes` is level pqc with one more layer under a quantum key around it.
@@ -84,8 +84,8 @@ ID_ORI_KEM = "1.2.840.113549.1.9.16.13.3"
 ID_ONE_TIME_PAD = "2.25.174329942225367338356280624045584076657"
 ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 
-KEY_TRANSPORT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA2, 0xA4
-"""Tags of a RecipientInfo: KeyTransRecipientInfo, KEKRecipientInfo and OtherRecipientInfo."""
+KEY_TRANSPORT, KEY_AGREEMENT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA1, 0xA2, 0xA4
+"""Tags of a RecipientInfo: KeyTrans-, KeyAgree-, KEK- and OtherRecipientInfo."""
 
 ML_KEM_1024_P384 = KEMForm("ml-kem-1024-p384", "1.3.6.1.5.5.7.6.63", 1665, 1665)
 """The composite KEM id-MLKEM1024-ECDH-P384-SHA3-256."""
@@ -134,13 +134,23 @@ RSA = Level(
 )
 
 LEVELS: tuple[Level, ...] = (OTP, AES, PQC, RSA)
-"""All levels that seal, strongest first."""
+"""All levels between two relays, strongest first."""
+SMIME: Final = "smime"
+"""The level for other products (RFC 8551). It has no peer and no sealed envelope, and is sealed by relay/smime."""
+SMIME_ALGORITHMS = "AES-256-GCM or AES-256-CBC, RSA or ECDH, signed with RSA or ECDSA"
+"""Its algorithms in audit records."""
+AES256_CBC = "2.16.840.1.101.3.4.1.42"
+SMIME_CONTENTS = (ID_AES256_GCM, AES256_CBC)
+SMIME_RECIPIENTS = (KEY_TRANSPORT, KEY_AGREEMENT)
+"""Its content encryptions, and the tags of its RecipientInfos."""
 
 SEALING: tuple[SealingLevel, ...] = get_args(SealingLevel)
 NAMES: tuple[LevelName, ...] = get_args(LevelName)
 """All that a policy file may list, strongest first."""
 ALL_SEALING: tuple[LevelName, ...] = NAMES[:-1]
 """Those of them that seal, with and without a layer under a quantum key around."""
+BETWEEN_RELAYS: tuple[LevelName, ...] = tuple(name for name in ALL_SEALING if name != SMIME)
+"""Those of them with a sealed envelope."""
 QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.quantum)
 """The levels that spend quantum keys; such a layer is the outermost one."""
 SIGNED: frozenset[LevelName] = frozenset(level.name for level in LEVELS if not level.quantum)
@@ -172,4 +182,4 @@ def around(kem: KEMForm) -> WireForm:
 def protections() -> tuple[str, ...]:
     """All protections of mail in log lines, such as `pqc+aes`; those with quantum keys come first."""
     quantum, signed = ([level.name for level in LEVELS if level.quantum is each] for each in (True, False))
-    return (*quantum, *(f"{name}+{ON_TOP}" for name in signed), *signed)
+    return (*quantum, *(f"{name}+{ON_TOP}" for name in signed), *signed, SMIME)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
-from relay.levels import ONLY_PLAINTEXT, OTP, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, SMIME, LevelName
 from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
@@ -76,7 +76,8 @@ class Decision(Chosen):
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
         if self.in_clear:
             return False
-        return self.peer is None or all(self.too_big(level, size) for level in self.levels)
+        possible = [level for level in self.levels if self.peer is not None or level == SMIME]
+        return all(self.too_big(level, size) for level in possible)
 
     def too_big(self, level: LevelName, size: int) -> str:
         """Why a message of this size, in bytes, cannot have this level, or ""."""

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, SMIME, LevelName
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
@@ -189,7 +189,7 @@ def peers_unknown(policies: PolicySet, peers: Collection[str] | None = None) -> 
     """
     for name, file in sorted(policies.files.items()):
         owner = file.policy.peer or policies.owners.get(file.domain)
-        sealed = file.policy.levels is not None and file.policy.levels != ONLY_PLAINTEXT
+        sealed = file.policy.levels != ONLY_PLAINTEXT and SMIME not in file.policy.levels
         unknown = owner is None or (peers is not None and owner not in peers)
         if file.domain and unknown and sealed and not file.policy.not_now:
             what = f"no peer has {file.domain}, and mail to it is held: accept the peer, or put its document back"
@@ -208,6 +208,10 @@ def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collectio
     for file, peer in (*covering, *named):
         if file is not None and peer is not None and not file.policy.not_now:
             peers.setdefault(file.name, set()).add(peer)
+    for name, file in sorted(policies.files.items()):
+        listed = not file.policy.not_now and any(SMIME in (each.levels or ()) for _, each in _settings(file))
+        if listed and name not in peers and (cause := obstacle("", SMIME)):
+            yield _doubt(policies.directory, name, ("levels",), f"{SMIME} cannot be had: {cause}")
     for name, of in sorted(peers.items()):
         file = policies.files[name]
         for place, settings in _settings(file):
@@ -269,7 +273,7 @@ def _of_file(file: PolicyFile, peer: str | None, owner: str | None) -> Iterator[
     by_domain = file.scope == "default" or policy.subdomains
     if owner and policy.subdomains and policy.peer is None and policy.levels != ONLY_PLAINTEXT:
         yield ("subdomains",), f"mail to domains below that no peer lists is refused; set peer = {owner!r}"
-    if peer is None and not by_domain and policy.levels != ONLY_PLAINTEXT:
+    if peer is None and not by_domain and policy.levels != ONLY_PLAINTEXT and SMIME not in policy.levels:
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
     if policy.require and peer is None and not by_domain:
         yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"

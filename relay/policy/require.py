@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from relay.formats.mailbox import fold_domain
-from relay.levels import ALL_SEALING, strength
+from relay.levels import BETWEEN_RELAYS, strength
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
 from relay.policy.strength import Required, strength_of
@@ -32,7 +32,7 @@ class Demand(NamedTuple):
     @property
     def strength(self) -> int:
         """That of the weakest level which meets it."""
-        return min(map(strength, ALL_SEALING)) if self.level == "sealed" else strength(self.level)
+        return min(map(strength, BETWEEN_RELAYS)) if self.level == "sealed" else strength(self.level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Literal
 from relay.levels import LEVELS, NAMES, ON_TOP, PLAINTEXT, LevelName, strength
 
 Required = LevelName | Literal["sealed"]
-"""The weakest level that mail may arrive with, of those that seal; `sealed` is any of them."""
+"""The weakest level that mail may arrive with, of those that seal; `sealed` is any between relays."""
 
 ANY_QUANTUM_KEY = '["otp", "aes", "pqc+aes"]'
 """The list for any level with a quantum key, as a file has it; rsa+aes is left out, since pqc is stronger."""

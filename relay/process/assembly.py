@@ -30,6 +30,7 @@ from relay.journey.shadow import Shadow, ShadowRecord
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
+from relay.levels import SMIME, SMIME_ALGORITHMS
 from relay.outcome.tally import Tally
 from relay.outcome.trail import Trail
 from relay.outgoing import Outgoing
@@ -121,7 +122,7 @@ async def parts(
             store,
             keys,
             audit,
-            {name: level.algorithms for name, level in levels.items()},
+            {name: level.algorithms for name, level in levels.items()} | {SMIME: SMIME_ALGORITHMS},
             Sealer(sites.planner, policies, keys, board, marks=marks),
             Originals(opener, policies, dkim.arrivals if dkim is not None else None, board, marks=marks),
             _triage(config, sites, store, next_hops, board),

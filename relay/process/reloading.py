@@ -31,6 +31,7 @@ from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.policy.reload import PoliciesInForce
 from relay.schemes import Scheme
+from relay.smime.sealing import SMIMESealer, smime_stamps
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +128,7 @@ class SitesInForce:
         self._former = former
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
+        self.smime = SMIMESealer.of(settings())
         self.domains = _with_former(self.known.config.peer_domains, former.read() if former is not None else {})
         """The mail domains of peers and former peers, for policies."""
         self._keep()
@@ -157,13 +159,17 @@ class SitesInForce:
         return config.model_copy(update={"peers": peers}) if only_send else config
 
     def stamps(self) -> Stamps:
-        """Stamps of all documents, keys and certificates."""
-        return site_stamps(self._settings())
+        """Stamps of all documents, keys and certificates of ours."""
+        return site_stamps(self._settings()) | smime_stamps(self._settings())
 
     def read_again(self) -> KnownSites:
         """Reads the files and updates `domains`; `take` puts the rest in force."""
         self.read_at = self.stamps()
         sites = self.known.read_again(self._settings())
+        try:
+            self.smime = SMIMESealer.of(self._settings())
+        except ConfigError as error:
+            log.error("smime_keys_not_reloaded", problems=error.problems)
         if (domains := _with_former(sites.config.peer_domains, self.domains)) != self.domains:
             self.domains = domains
             self._keep()
@@ -185,7 +191,7 @@ class SitesInForce:
         assert self._keys is not None  # noqa: S101 - as above
         self.known = sites
         site = (sites.identity, sites.certificates)
-        self._planner = Planner(sites.config, self._levels, *site)
+        self._planner = Planner(sites.config, self._levels, *site, self.smime)
         self._layers = Layers(sites.config, self._levels, self._keys, *site)
 
 

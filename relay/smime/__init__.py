@@ -6,6 +6,9 @@ Standard: RFC 8551 (messages), RFC 8550 (certificates).
 | usable.py | whom a certificate names, and whether it may be sealed to |
 | directory.py | the certificates of others, by address or domain |
 | own.py | this site's certificates and private keys |
+| importing.py | certificates out of files of any kind |
+| sealing.py, enveloping.py | mail out at level smime: signed, then encrypted to one certificate |
+| findings.py | what `check` says |
 | reading.py | a message that arrives: opened, verified, put together |
 | decrypting.py, verifying.py, trust.py | its parts: content keys, signatures, whose certificate counts for whom |
 """

@@ -24,6 +24,7 @@ from relay.formats.addresses import read_addresses
 from relay.formats.cms.smime_enveloped import decode_others_enveloped
 from relay.formats.cms.smime_signed import OthersSigned, decode_others_signed
 from relay.formats.doubt import InDoubt
+from relay.levels import SMIME
 from relay.smime.decrypting import decrypt
 from relay.smime.own import OwnKey
 from relay.smime.trust import SignatureJudgement, Trust, Verdict, rfc822_names
@@ -71,7 +72,7 @@ class SMIMEReading:
         verdict: Verdict = self.signature.verdict
         signer = f"; signer={self.signer}" if self.signer else ""
         unauthenticated = "; unauthenticated=yes" if self.unauthenticated else ""
-        return f"{'smime' if self.opened else 'none'}; signed={verdict}{signer}{unauthenticated}"
+        return f"{SMIME if self.opened else 'none'}; signed={verdict}{signer}{unauthenticated}"
 
 
 @dataclass(slots=True)

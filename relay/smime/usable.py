@@ -72,6 +72,14 @@ def unusable_for_signing(certificate: x509.Certificate, now: datetime) -> str:
         return f"it is malformed ({type(error).__name__})"
 
 
+def is_for_signatures_alone(certificate: x509.Certificate) -> bool:
+    """Whether nothing could ever be encrypted to it, and signatures by it can be good."""
+    try:
+        return bool(_not_meant(certificate, signing=False)) and not _not_meant(certificate, signing=True)
+    except UNREADABLE:
+        return False
+
+
 def _not_valid(certificate: x509.Certificate, now: datetime) -> str:
     if valid_now(certificate, now):
         return ""

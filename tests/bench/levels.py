@@ -28,7 +28,7 @@ from relay.identity import Identity, create_identity, peer_document, read_docume
 from relay.keys import Key, KeyReference
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
-from relay.levels import AES, OTP, PQC, RSA, SEALING, protections
+from relay.levels import AES, OTP, PQC, RSA, SEALING, SMIME, protections
 from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Parties
 from relay.schemes.all import all_schemes
@@ -47,6 +47,8 @@ multiple of base64 (pybase64) and AES-256-GCM of the message. memory: peak when 
 multiple of the message. held: the longest that the event loop stood still, in ms, median of the rounds."""
 
 _SCHEMES = all_schemes()
+MEASURED = tuple(level for level in protections() if level != SMIME)
+"""The levels between relays; smime is measured beside them in a relay (cases.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,8 @@ def measure_levels(*, quick: bool, progress: Progress) -> BenchResult:
         progress("making certificates", 0.0)
         parties = _parties(Path(name))
         figures = []
-        for number, (size, level) in enumerate((size, level) for size in sizes for level in protections()):
-            progress(f"{level}, {size:,} bytes", number / (len(sizes) * len(protections())))
+        for number, (size, level) in enumerate((size, level) for size in sizes for level in MEASURED):
+            progress(f"{level}, {size:,} bytes", number / (len(sizes) * len(MEASURED)))
             figures.append(asyncio.run(_figures(parties, level, size, rounds)))
     seconds, where = time.monotonic() - began, machine()
     return BenchResult(

@@ -20,6 +20,7 @@ from relay.keys.types import SealingKey
 from relay.schemes import Parties, Scheme, SealedPayload
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
+from relay.smime.sealing import SMIMESealer
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
 
@@ -54,6 +55,19 @@ class SignedStandIn:
 
     async def seal(self, payload: bytes, parties: Parties, keys: object) -> SealedPayload:
         return SealedPayload(Pieces.of(b"0", payload))
+
+
+class SMIMEStandIn:
+    """In place of the certificates of others: everybody has one, or nobody."""
+
+    def __init__(self, *, can: bool) -> None:
+        self._can = can
+
+    def certificate(self, sender: str, recipient: str) -> tuple[object | None, str]:
+        return (self, "") if self._can else (None, "cannot")
+
+    def not_signed(self, sender: str) -> str:
+        return ""
 
 
 class Keys:
@@ -100,4 +114,5 @@ def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
         cannot = {peer for which, peer in can.cannot if which == name}
         level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]
     otp = base.otp.model_copy(update={"compression": compression})
-    return Planner(base.model_copy(update={"peers": peers, "otp": otp}), levels)
+    smime = cast("SMIMESealer", SMIMEStandIn(can=("smime", "bob") not in can.cannot))
+    return Planner(base.model_copy(update={"peers": peers, "otp": otp}), levels, smime=smime)

@@ -4,7 +4,8 @@ Standard: CA/Browser Forum S/MIME BR 7.1.2 (profiles); keys are made once for a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from relay.smime import OwnKey
+from relay.config import TCPAddress
+from relay.smime import CertificateDirectory, OwnKey
 from relay.smime.own import PrivateKey
+from tests.testlib.sites import Site
 
 USAGE = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False)  # fmt: skip
 BOTH = ("digital_signature", "key_encipherment", "key_agreement")
@@ -120,3 +123,72 @@ def write_secret(path: Path, content: bytes) -> Path:
     path.touch(mode=0o600)
     path.write_bytes(content)
     return path
+
+
+_RELAY_TOML = """\
+[site]
+name = "alice"
+domains = ["alice.example"]
+sae_id = "alice"
+hostname = "relay.alice.example"
+
+{directions}
+[policies]
+directory = "policies"
+
+[store]
+database = "relay.db"
+secret = "site.secret"
+
+[log]
+format = "json"
+
+[[smime.keys]]
+certificate = "own.pem"
+key = "own.key"
+
+[smime]
+certificates = "certificates"
+{settings}
+"""
+
+
+def make_smime_site(
+    directory: Path,
+    *,
+    outgoing: TCPAddress | None = None,
+    incoming: TCPAddress | None = None,
+    policies: Mapping[str, str],
+    certificates: Mapping[str, OwnKey],
+    own: OwnKey | None = None,
+    settings: str = "",
+) -> Site:
+    """Alice's site without a KME, a peer or an identity. `certificates` are those of others, by address or domain."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directions = "".join(
+        f'[{direction}]\nlisten = "127.0.0.1:0"\nnext_hop = "{next_hop}"\n\n'
+        for direction, next_hop in (("outgoing", outgoing), ("incoming", incoming))
+        if next_hop is not None
+    )
+    site = Site(directory)
+    site.config_file.write_text(_RELAY_TOML.format(directions=directions, settings=settings))
+    site.write_policies(policies)
+    own = own or certified("securemail@alice.example", number=100)
+    (directory / "own.pem").write_bytes(pem(own.certificate, *own.chain))
+    write_secret(directory / "own.key", key_pem(own))
+    for each, theirs in certificates.items():
+        CertificateDirectory(directory / "certificates").put(each, [theirs.certificate])
+    return site
+
+
+def opened_by_openssl(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
+    """The entity that OpenSSL decrypts with this key, whose signature it finds good under our CA."""
+    (directory / "theirs.key").write_bytes(key_pem(theirs))
+    (directory / "theirs.pem").write_bytes(pem(theirs.certificate))
+    (directory / "ca.pem").write_bytes(pem(ca().certificate))
+    decrypt = ["openssl", "cms", "-decrypt", "-recip", "theirs.pem", "-inkey", "theirs.key"]
+    verify = ["openssl", "cms", "-verify", "-CAfile", "ca.pem", "-purpose", "smimesign", "-certsout", "signer.pem"]
+    inner = subprocess.run(decrypt, input=message, capture_output=True, check=True, cwd=directory).stdout
+    found = subprocess.run(verify, input=inner, capture_output=True, check=True, cwd=directory)
+    assert b"Verification successful" in found.stderr
+    return found.stdout

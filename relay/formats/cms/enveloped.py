@@ -132,16 +132,16 @@ def encode_enveloped(enveloped: AuthEnveloped) -> bytes:
 
 
 def enveloped_pieces(
-    to: Sequence[Recipient],
+    to: Sequence[Recipient] | bytes,
     content: Content,
     size: int,
     encrypted: Callable[[], Generator[Octets, None, bytes]],
 ) -> Pieces:
     """The ContentInfo, as DER, around a ciphertext of `size` octets, which is made while the pieces are consumed.
 
-    `encrypted` yields the ciphertext and returns the tag.
+    `encrypted` yields the ciphertext and returns the tag. `to` in DER are recipientInfos of other kinds.
     """
-    infos = der.set_of(map(recipients.encode, to))
+    infos = to if isinstance(to, bytes) else der.set_of(map(recipients.encode, to))
     more = size + len(_BEFORE_TAG) + TAG_OCTETS
     data = der.around(der.SEQUENCE, [_VERSION, infos, *_before_ciphertext(content, size)], more)
     before = b"".join(der.around(der.SEQUENCE, [_AUTH_ENVELOPED_DATA, *der.around(0xA0, data, more)], more))

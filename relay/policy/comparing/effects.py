@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relay.levels import ONLY_PLAINTEXT, QUANTUM, strength
+from relay.levels import ONLY_PLAINTEXT, QUANTUM, SMIME, strength
 from relay.policy.chosen import raised
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.rules import PlacedRule
@@ -37,7 +37,7 @@ MailOutcome = Chosen | None
 
 def stays(outcome: MailOutcome) -> bool:
     """Whether the mail never leaves."""
-    return outcome is None or (outcome.peer is None and not _in_clear(outcome))
+    return outcome is None or (outcome.peer is None and not _in_clear(outcome) and SMIME not in outcome.levels)
 
 
 def _in_clear(outcome: Chosen) -> bool:

@@ -1,0 +1,86 @@
+"""Mail out at level smime: who shares a copy, who gets none, and what is recorded.
+Standard: policies/README.md (no certificate is no level), RFC 5321 7.2 (blind copies).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from relay.audit.entries import LEDGER
+from relay.audit.reading import records
+from relay.formats import mime
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import relay_process
+from tests.testlib.smime import certified, make_smime_site, opened_by_openssl
+from tests.testlib.submit import submit
+
+BEN, BEA, BOTH = (
+    certified("ben@bob.example"),
+    certified("bea@bob.example", number=1),
+    certified("securemail@carol.example", number=2),
+)
+EC = certified("eve@dora.example", kind="p384")
+CERTIFICATES = {
+    "ben@bob.example": BEN,
+    "bea@bob.example": BEA,
+    "carol.example": BOTH,
+    "eve@dora.example": EC,
+    "ended@dora.example": certified("ended@dora.example", days=(-9, -1)),
+}
+POLICIES = {
+    "default.toml": 'levels = ["smime"]\n',
+    "peerless.example.toml": 'levels = ["aes", "smime"]\n',
+    "refuse.example.toml": 'levels = ["smime"]\notherwise = "refuse"\n',
+    "alice.example.toml": 'levels = ["plaintext"]\nreason = "inside"\n',
+    "list.example.toml": 'levels = ["pqc", "smime"]\n',
+}
+MESSAGE = mails.plain()
+
+
+async def test_each_certificate_has_a_copy_and_nobody_without_one_gets_the_mail(tmp_path: Path, sink: Sink) -> None:
+    listed = certified("lea@list.example", number=3)
+    certificates = CERTIFICATES | {"list.example": listed}
+    site = make_smime_site(tmp_path / "alice", outgoing=sink.address, policies=POLICIES, certificates=certificates)
+    people = [
+        "ben@bob.example",
+        "bea@bob.example",
+        "carl@carol.example",
+        "cleo@carol.example",
+        "eve@dora.example",
+        "lea@list.example",
+    ]
+    async with relay_process(site) as relay:
+        outgoing = relay.addresses["outgoing"]
+        assert (await submit(outgoing, MESSAGE, recipients=people)).code == 250
+        assert {each.recipients for each in sink.got} == {
+            ("ben@bob.example",), ("bea@bob.example",), ("carl@carol.example", "cleo@carol.example"), ("eve@dora.example",),
+            ("lea@list.example",),
+        }  # fmt: skip
+        keys = {
+            "ben@bob.example": BEN,
+            "bea@bob.example": BEA,
+            "carl@carol.example": BOTH,
+            "eve@dora.example": EC,
+            "lea@list.example": listed,
+        }
+        for got in sink.got:
+            entity = opened_by_openssl(tmp_path, got.message, keys[got.recipients[0]])
+            assert mime.split(entity)[1] == mime.split(MESSAGE)[1]
+            assert b"Quarterly" not in got.message
+        for recipient, reply in {
+            "ended@dora.example": "451 4.7.1", "nobody@bob.example": "451 4.7.1", "x@refuse.example": "550 5.7.1",
+            "x@peerless.example": "451 4.7.1",
+        }.items():  # fmt: skip
+            said = str(await submit(outgoing, MESSAGE, recipients=[recipient]))
+            assert said.startswith(reply), (recipient, said)
+        foreign = await submit(outgoing, MESSAGE, sender="carol@carol.example", recipients=["ben@bob.example"])
+        assert str(foreign).startswith("550 5.7.1"), foreign
+        assert (await submit(outgoing, MESSAGE, sender="", recipients=["ben@bob.example"])).code == 250
+        assert len(sink.got) == 6
+    lines = [json.loads(line) for line in relay.log.splitlines()]
+    assert {each["protection"] for each in lines if each["event"] == "sealed_and_sent"} == {"smime"}
+    entries = list(records(site.directory / "audit"))
+    downgraded = [each for each in entries if each["event"] in LEDGER]
+    assert [each["level"] for each in downgraded] == ["smime"]
