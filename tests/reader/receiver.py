@@ -41,9 +41,10 @@ def receive(
         if failure.kind == "no key":
             return Held(opening.memory)
         unreadable = failure.step == 1 and failure.kind == _BAD and not opening.names
-        unnamed = failure.kind == "not for us" or (unreadable and not mime.stands_in(message, _named(site)))
         ours = any(each.rpartition("@")[2].lower() in site.domains for each in recipients)
-        if unnamed and not (ours and not opening.names and mime.sealed_by_relay(message)):
+        by_relay = opening.for_a_site and ours and not opening.names and mime.sealed_by_relay(message)
+        not_for_us = failure.kind == "not for us" and not by_relay
+        if not_for_us or (unreadable and not mime.stands_in(message, _named(site))):
             return PassedOn(opening.memory)
         return Refused(failure.step, failure.kind, opening.memory)
 
@@ -65,6 +66,7 @@ class _Opening:
     names: list[str] = field(default_factory=list)  # of the layers that are open, from the outside in
     peer: Peer | None = None
     fingerprint: bytes = b""  # of the outermost layer
+    for_a_site: bool = False  # its keys are named by identifier
 
     def run(self, message: bytes, recipients: Sequence[str]) -> Outcome:
         """Steps 1 to 12."""
@@ -158,6 +160,7 @@ class _Opening:
         """Step 6 at rsa and with every KEM."""
         inside = layers.open_for(layer, self.site.private_keys)
         if inside is None:
+            self.for_a_site = all(each.identifier is not None for each in layer.recipients)
             raise Failure(1, "not for us", "sealed for other certificates")
         return inside
 

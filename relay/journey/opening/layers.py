@@ -87,7 +87,7 @@ class Layers:
         """The outermost layer of a message sealed for us; None for ordinary mail, and mail sealed by others.
 
         Raises BadStructure for one that names our keys and cannot be parsed; also UnknownPeer and NotAccepted. What a
-        relay has sealed for one of `mailboxes` in our domains is ours: NotForUs if we have no key of it.
+        relay has sealed for a site, to one of `mailboxes` in our domains, is ours: NotForUs if we have no key of it.
         """
         ours = any(domain_of(each) in self.config.site.domains for each in mailboxes)
         return await off_loop(mime.work(message), self._outermost, message, ours)
@@ -115,15 +115,14 @@ class Layers:
     def _outermost(self, message: bytes, ours: bool) -> Layer | None:
         if not mime.is_sealed(message):
             return None
-        by_relay = ours and is_by_relay(message)
         try:
             level, enveloped, references = self._decoded(mime.sealed_content(message))
         except BadStructure:
-            if by_relay or self._may_name_us(message):
+            if self._may_name_us(message):
                 raise
             return None  # what people have sealed for each other may have any structure
         if not self._is_for_us(level, enveloped, references):
-            if by_relay:
+            if ours and _is_for_a_site(enveloped) and is_by_relay(message):
                 raise NotForUs("sealed by a relay, to a key that this site does not have")
             return None
         try:
@@ -244,6 +243,14 @@ def _note_bound(opened: OpenedLayers, references: Sequence[KeyReference], use: K
         Bound(group, master, tuple([each.key_ID for each in some]), use)
         for (group, master), some in by_origin(references).items()
     ]
+
+
+def _is_for_a_site(enveloped: cms.AuthEnveloped) -> bool:
+    """Whether keys are named as at levels pqc and rsa; level smime names a person's by issuer and serial number."""
+    return all(
+        isinstance(each, cms.KEMRecipient | cms.RSARecipient) and bool(each.certificate.ski)
+        for each in enveloped.recipients
+    )
 
 
 def _is_for(identity: Identity, recipient: cms.KEMRecipient | cms.RSARecipient) -> bool:
