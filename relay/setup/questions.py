@@ -15,6 +15,7 @@ from relay.config import parse_next_hop
 from relay.config.values import parse_domain
 from relay.identity import PeerCertificates, read_document
 from relay.identity.invitation import BEGIN, unquoted
+from relay.keys.settings import checked_url
 from relay.policy.file import Unprotected
 from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Everybody, Integration, KMEAccess, SecretPlace
@@ -106,8 +107,11 @@ def ask_kme(asker: Prompter, peer: PeerCertificates | None, group: str) -> tuple
 
 
 def _kme_place(answer: str) -> None:
-    if answer not in (DEVELOPMENT, NONE) and not answer.startswith("https://"):
+    if answer in (DEVELOPMENT, NONE):
+        return
+    if not answer.startswith("https://"):
         raise ValueError("write https://host:port, none, or development")
+    checked_url(answer)
 
 
 def ask_integration(asker: Prompter) -> tuple[Integration, str]:

@@ -21,18 +21,19 @@ pytestmark = pytest.mark.usefixtures("without_the_end")
 def test_a_kme_of_ones_own_is_asked_for_and_its_files_are_copied(home: Path, tmp_path: Path) -> None:
     prepare(pem := tmp_path / "kme", "localhost")
     typed = (
-        f"alice.example\nlater\nhttps://alice:hidden@127.0.0.1:1/\nsae-alice\nnowhere\n{pem}/ca.pem\n{pem}/sae-2.pem\n"
-        f"{pem}/sae-1.key\n{pem}/sae-2.key\nmilter\nclear\nnone\n"
+        "alice.example\nlater\nhttps://alice:hidden@127.0.0.1:1/\nhttps://127.0.0.1:1/\nsae-alice\nnowhere\n"
+        f"{pem}/ca.pem\n{pem}/sae-2.pem\n{pem}/sae-1.key\n{pem}/sae-2.key\nmilter\nclear\nnone\n"
     )
     result = run(home, typed=typed)
     assert result.exit_code == 0, result.output
     assert "nowhere: cannot be read" in result.output
     assert "Not so:" in result.output.split("Key file")[1]
     assert "WRONG  KME https://127.0.0.1:1: KMEUnreachable" in result.output
+    assert "Not so: https://127.0.0.1:1/: a KME knows us by our certificate" in result.output
     assert result.output.count("hidden") == 1, "as it was typed"
     config = load_config(home / "relay.toml")
     [kme] = config.kmes.values()
-    assert (kme.url, config.site.sae_id) == ("https://alice:hidden@127.0.0.1:1", "sae-alice")
+    assert (kme.url, config.site.sae_id) == ("https://127.0.0.1:1", "sae-alice")
     assert kme.key is not None
     assert kme.key.read_text() == (pem / "sae-2.key").read_text()
     assert config.outgoing is not None
@@ -90,9 +91,10 @@ async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anyth
     peer = ("--peer", invitation(tmp_path, identities.bob), *PEERS)
     flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--kme", kmes.urls[0], *files, *peer)
     secret = ("--kme", kmes.urls[0].replace("://", "://alice:hidden@"))
-    wrong = await asyncio.to_thread(run, home, *flags, *secret, "--sae-id", "7")
+    refused = await asyncio.to_thread(run, home, *flags, *secret, "--sae-id", "2")
+    assert (refused.exit_code, "hidden" in f"{refused.output} {refused.exception}") == (1, False)
+    wrong = await asyncio.to_thread(run, home, *flags, "--sae-id", "7")
     assert wrong.exit_code == 1
-    assert "hidden" not in f"{wrong.output} {wrong.exception}"
     assert "knows this relay as SAE '2', and [site] sae_id says '7'" in str(wrong.exception)
     assert not (home / "relay.toml").exists()
     right = await asyncio.to_thread(run, home, *flags, "--sae-id", "2")
