@@ -1,0 +1,86 @@
+"""Mail out at level smime through real Postfix, without a KME: OpenSSL and NSS, which is Thunderbird's, open and verify.
+Standard: RFC 8551; the certificates are as CAs issue them, RSA and elliptic curves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+
+from relay.formats import mime
+from relay.smime import OwnKey
+from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
+from tests.testlib.postfix import requires_postfix
+from tests.testlib.sink import Sink
+from tests.testlib.sites import relay_process
+from tests.testlib.smime import ca, certified, make_smime_site, opened_by_openssl, pem
+
+PEOPLE = {
+    "rsa@bob.example": certified("rsa@bob.example"),
+    "p256@bob.example": certified("p256@bob.example", kind="p256"),
+    "p384@bob.example": certified("p384@bob.example", kind="p384"),
+    "rsa@carol.example": certified("rsa@carol.example", number=1),
+    "p256@carol.example": certified("p256@carol.example", kind="p256", number=1),
+}
+"""Carol's programs know no newer forms."""
+SETTINGS = 'cbc = ["carol.example"]\npkcs1 = ["carol.example"]\n'
+
+
+def opened_by_nss(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
+    """The entity that cmsutil decrypts with this key, whose signature it finds good under our CA."""
+    database = f"sql:{directory / 'nss'}"
+    (directory / "nss").mkdir()
+    bag = pkcs12.serialize_key_and_certificates(
+        b"theirs", theirs.key, theirs.certificate, None, BestAvailableEncryption(b"x")
+    )
+    (directory / "theirs.p12").write_bytes(bag)
+    (directory / "ca.pem").write_bytes(pem(ca().certificate))
+
+    def run(*words: str, data: bytes = b"") -> bytes:
+        return subprocess.run(words, input=data, capture_output=True, check=True, cwd=directory).stdout
+
+    run("certutil", "-N", "-d", database, "--empty-password")
+    run("certutil", "-A", "-d", database, "-n", "ca", "-t", ",C,", "-i", "ca.pem")
+    run("pk12util", "-d", database, "-i", "theirs.p12", "-W", "x")
+    inner = run("cmsutil", "-D", "-d", database, data=mime.sealed_content(message))
+    signed = run("cmsutil", "-D", "-d", database, "-h", "1", data=mime.sealed_content(inner))
+    shown, _, entity = signed.partition(b"type=data; \n")
+    assert b"signer0.status=GoodSignature" in shown, shown
+    return entity
+
+
+@requires_postfix
+async def test_mailboxes_get_mail_that_openssl_and_nss_open(tmp_path: Path, sink: Sink) -> None:
+    smtp, sealed = free_addresses(2)
+    originals = {each: mails.random_attachment(30_000) for each in PEOPLE}
+    async with AsyncExitStack() as stack:
+        site = make_smime_site(
+            tmp_path / "alice", outgoing=sealed, policies={"default.toml": 'levels = ["smime"]\n'}, certificates=PEOPLE, settings=SETTINGS,
+        )  # fmt: skip
+        relay = await stack.enter_async_context(relay_process(site))
+        ports = {15024: relay.addresses["outgoing_lmtp"], 15025: relay.addresses["outgoing"], 15026: sealed}
+        to = {
+            "default_transport": f"mailboxes:[{sink.address.host}]:{sink.address.port}",
+            "myhostname": "mail.alice.example",
+        }
+        running = postfix.running(smtp=smtp, fragments=("outgoing-lmtp",), ports=ports, settings=to)
+        alice = await stack.enter_async_context(running)
+        for each, original in originals.items():
+            assert (await alice.submit(original, recipients=[each])).code == 250
+        await sink.messages(len(PEOPLE))
+    for got in sink.got:
+        [recipient] = got.recipients
+        name = recipient.replace("@", "-")
+        (tmp_path / name).mkdir()
+        older = recipient.endswith("@carol.example")
+        assert (b"smime-type=enveloped-data" in got.message) is older
+        entities = [opened_by_openssl(tmp_path / name, got.message, PEOPLE[recipient])]
+        if older and shutil.which("cmsutil"):
+            entities.append(opened_by_nss(tmp_path / name, got.message, PEOPLE[recipient]))
+        for entity in entities:
+            assert mime.split(entity)[1] == mime.split(originals[recipient])[1]
