@@ -56,7 +56,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
         elif not can:
             problems.append("nothing can be sealed for it: it shares no KME group with us, and no document is pinned")
         yield f"peer {name}", detail, tuple(problems)
-    if not config.peers:
+    if not config.peers and config.smime is None:
         yield "peers", "none yet: all mail that policy does not let out in clear is held or refused", ()
     yield from (_level(config, planner, level) for level in SEALING)
 

@@ -404,6 +404,11 @@ def sealed_message(
     return joined(len(header) + body, chain((header,), _base64_lines(part_of(der))))
 
 
+def base64_text(octets: bytes) -> bytes:
+    """Base64 in lines of 76 characters that end in CRLF (RFC 2045, 6.8)."""
+    return b"".join(_base64_lines((octets,)))
+
+
 def is_sealed(message: bytes) -> bool:
     """Whether a Content-Type announces authenticated enveloped data; does not check the body."""
     if b"pkcs7-mime" not in searched_header(message).lower():

@@ -33,7 +33,7 @@ def smime_findings(config: Config, now: datetime) -> Iterator[Finding]:
         problems = [] if signing_key(keys, now) is not None else [why_none_signs(keys, now)]
         soon = now + timedelta(days=max(WARN_DAYS))
         if not problems and signing_key(keys, soon) is None:
-            problems.append(f"in {max(WARN_DAYS)} days {why_none_signs(keys, soon)}")
+            problems.append(f"no certificate of [smime] may sign in {max(WARN_DAYS)} days: renew it")
         yield "S/MIME", named, tuple(problems)
     directory = CertificateDirectory(config.certificates_directory)
     try:

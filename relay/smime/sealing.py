@@ -4,6 +4,7 @@ Standard: RFC 8551 3.4.2 and 3.7 (signed, then encrypted), RFC 9788 (header prot
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from relay.files.stamps import Stamps, stamps_of
 from relay.formats import mime
 from relay.formats.cms import der, oids as cms_oids
 from relay.formats.mailbox import folded_mailbox
+from relay.formats.pieces import Pieces
 from relay.formats.protected import protected_entity
 from relay.identity.certificates import UNREADABLE
 from relay.smime import oids
@@ -26,6 +28,15 @@ from relay.smime.directory import CertificateDirectory
 from relay.smime.enveloping import enveloped_pieces
 from relay.smime.own import OwnKey, load_own, signing_key, why_none_signs
 
+_BEFORE = (
+    b'Content-Type: multipart/signed; protocol="application/pkcs7-signature";\r\n micalg=%s; boundary="%s"\r\n'
+    b"\r\n--%s\r\n"
+)
+_BEHIND = (
+    b'\r\n--%s\r\nContent-Type: application/pkcs7-signature; name="smime.p7s"\r\n'
+    b'Content-Transfer-Encoding: base64\r\nContent-Disposition: attachment; filename="smime.p7s"\r\n'
+    b"\r\n%s--%s--\r\n"
+)
 _GCM, _CBC = der.oid(cms_oids.ID_AES256_GCM), der.oid(oids.ID_AES256_CBC)
 
 
@@ -72,8 +83,7 @@ class SMIMESealer:
             raise CannotSeal(why_none_signs(self.keys, now))
         domains = {mailbox.rpartition("@")[2] for mailbox in mailboxes}
         shown = mime.shown_header(original, mime.VISIBLE_TO_OTHERS) + b"Subject: [...]\r\n"
-        content = signed(bytes(protected_entity(original, shown)), own)
-        entity = mime.sealed_message(original, content, kind=b"signed-data", shown=b"")
+        entity = signed(bytes(protected_entity(original, shown)), own)
         cbc = _is_for(self.settings.cbc, domains) or knows_only_cbc(certificate)
         pkcs1 = _is_for(self.settings.pkcs1, domains)
         pieces = enveloped_pieces(entity, certificate, cbc=cbc, pkcs1=pkcs1)
@@ -89,16 +99,23 @@ def smime_stamps(config: Config) -> Stamps:
     )
 
 
-def signed(content: bytes, own: OwnKey) -> bytes:
-    """SignedData (DER) around the content, with the certificates up to the root's child."""
+def signed(entity: bytes, own: OwnKey) -> Pieces:
+    """A multipart/signed entity (RFC 8551, 3.5.3), with the certificates up to the root's child.
+
+    Other than opaque SignedData it makes the message no larger by a third, and all programs know it.
+    """
     curve = own.key.curve if isinstance(own.key, EllipticCurvePrivateKey) else None
-    digest = hashes.SHA384() if isinstance(curve, SECP384R1) else hashes.SHA256()
-    builder = pkcs7.PKCS7SignatureBuilder().set_data(content).add_signer(own.certificate, own.key, digest)
+    digest, name = (hashes.SHA384(), b"sha-384") if isinstance(curve, SECP384R1) else (hashes.SHA256(), b"sha-256")
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(entity).add_signer(own.certificate, own.key, digest)
     for each in own.chain:
         if each.issuer != each.subject:
             builder = builder.add_certificate(each)
-    options = [pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoCapabilities]
-    return builder.sign(serialization.Encoding.DER, options)
+    options = [
+        pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoCapabilities,
+    ]  # fmt: skip
+    signature = mime.base64_text(builder.sign(serialization.Encoding.DER, options))
+    boundary = secrets.token_hex(24).encode()
+    return Pieces.of(_BEFORE % (name, boundary, boundary), entity, _BEHIND % (boundary, signature, boundary))
 
 
 def knows_only_cbc(certificate: x509.Certificate) -> bool:

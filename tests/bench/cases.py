@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.levels import AES, SEALING
+from relay.levels import AES, SEALING, SMIME
 
 KB, MB = 1_000, 1_000_000
 ALL = (1 * KB, 4 * KB, 100 * KB, 1 * MB, 10 * MB, 25 * MB)
@@ -51,7 +51,7 @@ WAYS = (
     BenchWay("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
     BenchWay("sealing", PASS, "pass-through", "same", ALL, server="pass-through"),
     BenchWay("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
-    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, server="alice") for level in SEALING),
+    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, server="alice") for level in (*SEALING, SMIME)),
     BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, server="alice-2-workers"),
     BenchWay("watched", "aes, not watched", "alice-not-watched", "sealed", _WATCHED, server="alice-not-watched"),
     BenchWay("watched", "aes, watched", "alice-watched", "sealed", _WATCHED, server="alice-watched"),
@@ -127,6 +127,8 @@ COMPARISONS = (
     BenchComparison("otp 4 KB", "aes 4 KB", 0.9, "0.83"),
     BenchComparison("pqc 4 KB", "aes 4 KB", 0.6, "0.44"),
     BenchComparison("rsa 4 KB", "aes 4 KB", 0.45, "0.37"),
+    BenchComparison("smime 4 KB", "rsa 4 KB", 0.83, "none"),
+    BenchComparison("smime 1 MB", "rsa 1 MB", 0.83, "none"),
     BenchComparison("sealed and opened 4 KB", "two pass-throughs 4 KB", 0.9, "0.43"),
     *(
         BenchComparison(f"opening aes {size}", f"aes {size}", 1.2, "2 to 3.5", "CPU ms", at_most=True)

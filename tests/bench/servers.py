@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from relay.identity import Identity, create_identity, peer_document
-from relay.levels import AES, SEALING
+from relay.levels import AES, SEALING, SMIME
+from relay.smime import CertificateDirectory
 from tests.bench.cases import CONNECTIONS
 from tests.bench.processes import BenchServer, command, server
 from tests.bench.result import BenchmarkFailed
@@ -23,6 +24,7 @@ from tests.bench.sink import BenchSink
 from tests.bench.traffic import Handover, mails_of, send
 from tests.testlib import postfix
 from tests.testlib.ports import free_address, free_addresses
+from tests.testlib.smime import certified, key_pem, pem, write_secret
 
 STOCK_OF_KEYS = 100_000_000
 """Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
@@ -59,6 +61,10 @@ key = "{files}/kme/sae-{sae}.key"
 domains = ["{peer}.example"]
 sae_id = "{peer_sae}"
 kme_groups = ["alice-bob"]
+
+[[smime.keys]]
+certificate = "{files}/{site}-smime.pem"
+key = "{files}/{site}-smime.key"
 
 [limits]
 workers = {workers}
@@ -217,7 +223,7 @@ class Servers:
     async def _kmes(self) -> BenchServer:
         """The KMEs, and what the sites have in common: policies, and certificates for levels pqc and rsa."""
         (self.directory / "policies" / "bob.example").mkdir(parents=True)
-        for file, level in [("default", AES.name), *((f"bob.example/{level}", level) for level in SEALING)]:
+        for file, level in [("default", AES.name), *((f"bob.example/{level}", level) for level in (*SEALING, SMIME))]:
             (self.directory / "policies" / f"{file}.toml").write_text(f'levels = ["{level}"]\n')
         alice, bob = await asyncio.gather(*(asyncio.to_thread(self._identity, site) for site in ("alice", "bob")))
         for site, sae, identity, peer in (("alice", "2", alice, "bob"), ("bob", "1", bob, "alice")):
@@ -229,6 +235,11 @@ class Servers:
             pinned.parent.mkdir(mode=0o700)
             pinned.touch(mode=0o600)
             pinned.write_bytes(document)
+        for name in ("alice", "bob"):
+            own = certified(f"securemail@{name}.example", kind="rsa-4096")
+            (self.directory / f"{name}-smime.pem").write_bytes(pem(own.certificate))
+            write_secret(self.directory / f"{name}-smime.key", key_pem(own))
+            CertificateDirectory(self.directory / "certificates").put(f"{name}.example", [own.certificate])
         state = self.directory / "kme"
         state.mkdir(mode=0o700)
         kmes = command(

@@ -4,6 +4,8 @@ Standard: RFC 8551; the certificates are as CAs issue them, RSA and elliptic cur
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import subprocess
 from contextlib import AsyncExitStack
@@ -48,8 +50,13 @@ def opened_by_nss(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
     run("certutil", "-A", "-d", database, "-n", "ca", "-t", ",C,", "-i", "ca.pem")
     run("pk12util", "-d", database, "-i", "theirs.p12", "-W", "x")
     inner = run("cmsutil", "-D", "-d", database, data=mime.sealed_content(message))
-    signed = run("cmsutil", "-D", "-d", database, "-h", "1", data=mime.sealed_content(inner))
-    shown, _, entity = signed.partition(b"type=data; \n")
+    found = re.search(rb'boundary="([^"]+)"', inner)
+    assert found is not None
+    _, entity, signature, _ = inner.split(b"--" + found[1])
+    entity = entity.removeprefix(b"\r\n").removesuffix(b"\r\n")
+    (directory / "entity").write_bytes(entity)
+    (directory / "signature").write_bytes(base64.b64decode(mime.split(signature.lstrip())[1]))
+    shown = run("cmsutil", "-D", "-d", database, "-h", "1", "-n", "-c", "entity", "-i", "signature")
     assert b"signer0.status=GoodSignature" in shown, shown
     return entity
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
+from relay.config import TCPAddress
 from relay.formats import mime
 from tests.testlib import mails
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import relay_process
 from tests.testlib.smime import certified, make_smime_site, opened_by_openssl
@@ -84,3 +86,22 @@ async def test_each_certificate_has_a_copy_and_nobody_without_one_gets_the_mail(
     entries = list(records(site.directory / "audit"))
     downgraded = [each for each in entries if each["event"] in LEDGER]
     assert [each["level"] for each in downgraded] == ["smime"]
+
+
+async def test_explain_and_check_name_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
+    site = make_smime_site(
+        tmp_path / "alice", outgoing=TCPAddress("127.0.0.1", 1), policies=POLICIES, certificates=CERTIFICATES,
+        own=certified("securemail@alice.example", days=(-300, 10)),
+    )  # fmt: skip
+    _, _, said = await run("policy", "explain", "--config", site.config_file, "ann@alice.example", "ended@dora.example")
+    assert "smime: no usable certificate of ended@dora.example" in " ".join(said.decode().split())
+    assert "it ended on" in said.decode()
+    status, _, said = await run("check", "--config", site.config_file)
+    told = " ".join(said.decode().split())
+    assert status == 1
+    assert "no usable certificate of ended@dora.example" in told
+    assert "no certificate of [smime] may sign in 30 days: renew it" in told
+    text = site.config_file.read_text()
+    site.config_file.write_text(text.partition("[[smime.keys]]")[0])
+    _, _, said = await run("check", "--config", site.config_file)
+    assert "smime cannot be had: relay.toml has no [smime]" in " ".join(said.decode().split())

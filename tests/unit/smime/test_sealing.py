@@ -96,8 +96,18 @@ def test_the_mark_of_the_protected_header_changes_no_reading(content_type: bytes
     assert mime.split(entity)[1] == b"body\r\n"
 
 
-@pytest.mark.parametrize("original", [b"\r\nbody alone\r\n", b"From: a@alice.example", b"From: a@alice.example\r\n"])
-def test_mail_with_an_odd_end_of_its_header_keeps_its_body(tmp_path: Path, original: bytes) -> None:
+HEADER = b"From: ann@alice.example\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        b"\r\nbody alone\r\n", b"From: a@alice.example", b"From: a@alice.example\r\n", HEADER, HEADER + b"no end",
+        HEADER + b"\r\n\r\n", HEADER + b"blanks \t \r\n \r\n", HEADER + b"\xff\x80 8 bits \0 and a NUL\r\n",
+        HEADER + b"x" * 5000 + b"\r\n" + b"y " * 1022 + b"--\r\n--\r\n", HEADER + b".\r\n..\r\nFrom x\r\n",
+    ],
+)  # fmt: skip
+def test_mail_with_odd_lines_or_ends_keeps_its_body(tmp_path: Path, original: bytes) -> None:
     theirs = certified(BEN)
     entity = opened_by_openssl(tmp_path, sealer(tmp_path).seal(original, theirs.certificate, [BEN]), theirs)
     assert mime.split(entity)[1] == mime.split(original)[1]
@@ -169,7 +179,7 @@ def test_the_tripwire_stops_what_is_not_sealed_to_one_certificate() -> None:
         )
     )
     for message in (
-        outer(b"signed-data", signed(b"text", certified(OFFICE))),
+        outer(b"signed-data", bytes(signed(b"text", certified(OFFICE)))),
         outer(GCM, own_form),
         outer(GCM, two),
         outer(GCM, gcm[:-1]),
