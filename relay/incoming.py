@@ -11,8 +11,9 @@ What happens to a mail, in this order:
 4. The original goes to the next hop, or to quarantine if policy requires more (`_hand_on`).
 5. Who has it is stored; the claims on all others are released (`_settle`).
 
-Unsealed mail is passed on unchanged if policy permits (`_pass_on`), and identified by its bytes (deliveries.py). A mail
-server that keeps the mail (milter) gets the original in its place, and reports later whether it took it (`in_place`).
+Unsealed mail is passed on unchanged if policy permits (`_pass_on`), and identified by its bytes (deliveries.py). S/MIME
+of other programs for a key of this site is opened on that way (relay/smime). A mail server that keeps the mail (milter)
+gets the original in its place, and reports later whether it took it (`in_place`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -32,13 +34,17 @@ from relay.formats.mailbox import folded_mailbox
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.journey.deliveries import Deliveries
 from relay.journey.delivery import Delivery
-from relay.journey.opening import Opened
+from relay.journey.opening import Opened, undisclosed
 from relay.journey.opening.original import Original, Originals
-from relay.mail import Envelope, InPlace, Mail, Outcomes
+from relay.levels import SMIME
+from relay.mail import Envelope, InPlace, Mail, Outcomes, domain_of
 from relay.outcome.tally import Tally
 from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
 from relay.runtime.aio import off_loop, off_loop_in_turn
+
+if TYPE_CHECKING:
+    from relay.smime.reading import SMIMEReading
 
 log = structlog.get_logger(__name__)
 
@@ -170,22 +176,46 @@ class Incoming:
         await self._deliver(delivery, leaving, kept, opened)
 
     async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
-        """Delivers unsealed mail, without any mark of protection."""
+        """Delivers mail that no relay has sealed; S/MIME of other programs is opened for those whose key opens it."""
         delivery.unsealed = True
-        message = await self.originals.unopened(mail.message)
+        reading = await self.originals.read_smime(mail)
+        if reading is None or not reading.opened:
+            await self._pass(delivery, mail, kept, reading)
+            return
+        if kept is not None:  # a mail server that keeps it could quote it in a bounce to anybody
+            kept.handed_on, kept = True, None
+        theirs = [each for each in mail.envelope.recipients if each.mailbox in reading.mailboxes]
+        others = [each for each in mail.envelope.recipients if each.mailbox not in reading.mailboxes]
+        for recipients, opened in ((theirs, reading), (others, None)):
+            if recipients:
+                try:
+                    await self._pass(delivery, mail.to(recipients), kept, opened)
+                except RelayError as failure:
+                    delivery.note_for_all(recipients, failure)
+
+    async def _pass(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None, reading: SMIMEReading | None) -> None:
+        """Delivers mail that no relay has sealed, or quarantines it; marked if it is S/MIME, or lacks something."""
+        opened = reading is not None and reading.opened
+        if opened:
+            delivery.smime.update(mail.envelope.mailboxes)
+        message = await self.originals.unopened(reading.message if reading is not None else mail.message)
         content = MessageFacts(message)
         authors = await off_loop_in_turn(mime.work(message), lambda: content.authors)
         self.canaries.came_unsealed(mail.envelope.sender, [each.domain for each in authors or ()])
-        missed = await self.originals.missed(mail.envelope.sender, content, "", "")
+        protection = SMIME if reading is not None and _is_from(reading, content, mail.envelope.sender) else ""
+        missed = await self.originals.missed(mail.envelope.sender, content, protection, "")
         if missed and missed.otherwise == "refuse":
             raise PolicyRefuses(missed.cause)
-        if missed:
-            message = await off_loop(mime.work(message), self.originals.marks.proven, missed.marked(message))
+        if missed or reading is not None:
+            mark = (reading.mark if reading is not None else "none") + (missed.mark if missed else "")
+            marked = mime.with_mark(message, mark)
+            message = await off_loop(mime.work(message), self.originals.marks.proven, marked)
         if missed and missed.otherwise == "quarantine":
             stored = mail.trace + message
             await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))
             return
-        await self._deliver(delivery, mail.changed(message=message), kept)
+        leaving = mail.changed(message=message)
+        await self._deliver(delivery, leaving.changed(envelope=undisclosed(mail.envelope)) if opened else leaving, kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Quarantines the mail, after which the sender need not retry."""
@@ -205,8 +235,11 @@ class Incoming:
             result = await self.next_hop.deliver(leaving, Supervision(check, *noted))
         delivery.note(leaving.envelope.recipients, result.outcomes, result.next_hop, result.answer)
         refused = [str(outcome) for outcome in result.outcomes if outcome is not None]
-        event, facts = "passed_unopened", {}
-        if opened is not None:
+        event, facts = "passed_unopened", dict[str, object]()
+        if leaving.envelope.recipients[0].mailbox in delivery.smime:
+            event = "opened_and_sent" if len(refused) < len(result.outcomes) else "opened_and_not_sent"
+            facts = {"protection": SMIME}
+        elif opened is not None:
             event = "opened_and_sent" if len(refused) < len(result.outcomes) else "opened_and_not_sent"
             facts = {
                 "protection": opened.protection,
@@ -304,6 +337,21 @@ class _KeptMail:
         check()
         self.mail = leaving
         return NextHopResult((None,) * len(leaving.envelope.recipients), "put in place", "milter")
+
+
+def _is_from(reading: SMIMEReading, content: MessageFacts, sender: str) -> bool:
+    """Whether S/MIME protects it: opened, with a good signature, and all named as senders at the signer's domain."""
+    domain = reading.signer.rpartition("@")[2]
+    named = [*(content.authors or ()), *(content.senders or ())]
+    certain = content.authors is not None and content.senders is not None
+    others = sender and domain_of(sender) != domain
+    return (
+        reading.opened
+        and reading.signature.verdict == "good"
+        and certain
+        and not others
+        and all(each.domain == domain for each in named)
+    )
 
 
 def _has_other_body(message: bytes, other: bytes) -> bool:

@@ -51,6 +51,8 @@ class SMIMESettings(toml.Table):
 
     examples: ClassVar[Mapping[str, object]] = {
         "certificates": "/etc/qumail-relay/certificates",
+        "anchors": ["/etc/qumail-relay/smime/anchors.pem"],
+        "crls": ["/etc/qumail-relay/smime/ca.crl"],
         "cbc": ["bob.example"],
         "pkcs1": ["bob.example"],
     }
@@ -62,6 +64,14 @@ class SMIMESettings(toml.Table):
     keys: Annotated[tuple[SMIMEKeySettings, ...], BeforeValidator(as_tuple)] = ()
     """One table for each certificate of this site, the current one first. The first that may sign signs everything
     that leaves at level smime. Leave older ones there as long as mail for them may arrive.
+    """
+    anchors: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
+    """PEM files with the certificates of CAs. What they issue for an address counts as a signer of mail from exactly
+    that address. Without any, only certificates in the directory count.
+    """
+    crls: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
+    """CRLs of such CAs, one in each file, PEM or DER, at most 3 MiB. The relay fetches none: keep the files current. A
+    signature under a CA whose CRL has ended is not good.
     """
     cbc: Partners = ()
     """Domains whose programs know no AES-256-GCM; "*": all. They get AES-256-CBC, which does not notice what somebody

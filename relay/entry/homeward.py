@@ -98,6 +98,10 @@ class Homeward:
                 return None, None
             if cause:
                 return self._may_go_in(mail, cause, SealedForUs), None
+        if self.incoming is not None and all(self._ours(mail)):
+            smime = self.incoming.originals.smime
+            if smime is not None and await smime.is_for_us(mail.message):
+                return self._may_go_in(mail, "it is S/MIME for a key of this site", SealedForUs), None
         with self._counted(mail):
             missed = await self._missed(mail)
         if missed is not None and missed.otherwise != "mark":

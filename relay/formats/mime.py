@@ -306,6 +306,11 @@ def marked(original: bytes, protection: str, peer: str, author: str, more: str =
     return mark + without_marks(original)
 
 
+def with_mark(message: bytes, value: str) -> bytes:
+    """The message, which has no marks, with this value of X-QuMail-Protection on top."""
+    return f"X-QuMail-Protection: {value}\r\n".encode() + message
+
+
 class Entity(NamedTuple):
     """A payload: `content`, and for a message the DER of its sealed envelope."""
 

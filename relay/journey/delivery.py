@@ -30,7 +30,8 @@ class Delivery:
 
     `name` is its name in the store, `came_as` the one before it was opened; with `is_begun` the store has this attempt.
     `copies` were sealed earlier, or are being delivered; the caller adds its own. `outcomes` are by mailbox. If a mail
-    is `like_no_other`, the same bytes are a retry. `opened` is the opened mail; `unsealed` mail is passed on.
+    is `like_no_other`, the same bytes are a retry. `opened` is the opened mail; `unsealed` mail is passed on. For
+    mailboxes in `smime` it was S/MIME of another program, and opened.
     Recipients in `aside` have it in quarantine; for those in `consumed` it ended here (relay/canary). `without` has the
     plan for recipients without a copy, and `said` the next hops' replies. The `witness` is called before mail leaves;
     `steps` have their start times (time.perf_counter).
@@ -47,6 +48,7 @@ class Delivery:
     aside: set[str] = field(default_factory=set)
     consumed: set[str] = field(default_factory=set)
     unsealed: bool = False
+    smime: set[str] = field(default_factory=set)
     without: dict[str, Planned] = field(default_factory=dict)
     said: dict[str, tuple[str, str]] = field(default_factory=dict)
     witness: Witness | None = None

@@ -21,7 +21,7 @@ from relay.errors import Refuse, RelayError, TryLater
 from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened
 from relay.journey.sealing import SealedCopy
-from relay.levels import PLAINTEXT
+from relay.levels import PLAINTEXT, SMIME
 from relay.mail import OURS, Mail, domain_of
 from relay.outcome.trail import NONE, AttemptRecord, Fate, Trail
 
@@ -171,7 +171,7 @@ class Tally:
         if delivery is not None and delivery.opened is not None:
             return delivery.opened.peer, delivery.opened.protection
         if delivery is not None and delivery.unsealed:
-            return "", PLAINTEXT
+            return "", SMIME if mailbox in delivery.smime else PLAINTEXT
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
         peer = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
         return peer[0] if peer is not None else "", NONE

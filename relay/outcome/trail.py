@@ -25,7 +25,7 @@ from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
-from relay.levels import PLAINTEXT
+from relay.levels import PLAINTEXT, SMIME
 from relay.mail import Mail, Recipient
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
@@ -115,9 +115,10 @@ class AttemptRecord:
         if audit is None or (of and recipients[0].mailbox in of):
             return
         quoted, (first, at) = audit.addresses.quoted, audit.chain.place
+        arrived = SMIME if recipients[0].mailbox in delivery.smime else PLAINTEXT
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
-            members = self._members(audit, copy, policy, size)
+            members = self._members(audit, copy, policy, size, arrived=arrived)
             addresses = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
             said = f'{begin}, "recipients": [{addresses}], "names": ["{names}"], {members}}}'
@@ -164,13 +165,19 @@ class AttemptRecord:
                 self._of[mailbox] = parts[key]
 
     def _members(
-        self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, size: int, fate: Fate | None = None
+        self,
+        audit: Audit,
+        copy: SealedCopy | None,
+        policy: DecidingPolicy,
+        size: int,
+        fate: Fate | None = None,
+        arrived: str = PLAINTEXT,
     ) -> str:
         """The JSON members known before delivery. Formatted by hand: json.dumps takes four times as long."""
         mail = self.mail
         opened = self.delivery.opened if self.delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
-        peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # unsealed mail, passed on unchanged
+        peer, level, bits, sealed = "", arrived, 0, ""  # mail that no relay has sealed
         if copy is not None:
             peer, level, keys = copy.peer or "", copy.protection, copy.keys
             bits, sealed = copy.quantum_bits, copy.sealed

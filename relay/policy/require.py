@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from relay.formats.mailbox import fold_domain
-from relay.levels import BETWEEN_RELAYS, strength
+from relay.levels import BETWEEN_RELAYS, SMIME, strength
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
 from relay.policy.strength import Required, strength_of
@@ -48,6 +48,8 @@ class Requirement:
             arrived = f"arrived with {protection}" if protection else "arrived unsealed"
             least = "sealed" if self.demand.level == "sealed" else f"with {self.demand.level} or stronger"
             return f"{self.because} must arrive {least}, and it {arrived}"
+        if protection == SMIME:  # it has no peer: the signature is the author's own (relay/incoming.py)
+            return ""
         if self.demand.peer is None:
             return f"{self.because} is of no peer's domain, and {peer!r} cannot speak for it"
         if self.demand.peer != peer:

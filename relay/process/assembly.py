@@ -47,6 +47,7 @@ from relay.store.store import Store, open_store
 
 if TYPE_CHECKING:
     from relay.dkim.in_force import DKIMInForce
+    from relay.smime.opening import SMIMEOpener
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +115,7 @@ async def parts(
         check = store.restore_check
         opener = MailOpener(sites.layers, store.received, store.deliveries, restore_check=check, board=board)
         next_hops, marks = _next_hops(stack, config), SiteMarks(secret)
+        smime = _smime(config, sites)
         yield Parts(
             config,
             settings,
@@ -124,7 +126,7 @@ async def parts(
             audit,
             {name: level.algorithms for name, level in levels.items()} | {SMIME: SMIME_ALGORITHMS},
             Sealer(sites.planner, policies, keys, board, marks=marks),
-            Originals(opener, policies, dkim.arrivals if dkim is not None else None, board, marks=marks),
+            Originals(opener, policies, dkim.arrivals if dkim is not None else None, board, marks=marks, smime=smime),
             _triage(config, sites, store, next_hops, board),
             CanaryBox(sites.config, store.canaries, board),
             next_hops,
@@ -191,6 +193,15 @@ def _dkim(settings: Settings) -> DKIMInForce | None:
     from relay.dkim.in_force import DKIMInForce
 
     return DKIMInForce(settings)
+
+
+def _smime(config: Config, sites: SitesInForce) -> SMIMEOpener | None:
+    """The reader of S/MIME mail as set in [smime]. Raises ConfigError."""
+    if config.smime is None:
+        return None
+    from relay.smime.opening import SMIMEOpener  # here: most relays do not need it
+
+    return SMIMEOpener.of(config, lambda: sites.smime.keys if sites.smime is not None else ())
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:

@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from relay.config import Config
+from relay.config import Config, SMIMESettings
 from relay.errors import ConfigError
+from relay.identity.certificates import valid_now
 from relay.identity.findings import WARN_DAYS
 from relay.smime.directory import CertificateDirectory
+from relay.smime.opening import trusted
 from relay.smime.own import load_own, signing_key, why_none_signs
 from relay.smime.usable import is_for_signatures_alone
 
@@ -35,6 +37,8 @@ def smime_findings(config: Config, now: datetime) -> Iterator[Finding]:
         if not problems and signing_key(keys, soon) is None:
             problems.append(f"no certificate of [smime] may sign in {max(WARN_DAYS)} days: renew it")
         yield "S/MIME", named, tuple(problems)
+    if config.smime.anchors or config.smime.crls:
+        yield "CAs of S/MIME", ", ".join(map(str, config.smime.anchors)), tuple(_of_trust(config.smime, now))
     directory = CertificateDirectory(config.certificates_directory)
     try:
         names, useless = 0, []
@@ -53,3 +57,18 @@ def smime_findings(config: Config, now: datetime) -> Iterator[Finding]:
         f"{directory.path}: for {names} addresses and domains",
         (*useless[:MAX_NAMED], *more),
     )
+
+
+def _of_trust(settings: SMIMESettings, now: datetime) -> Iterator[str]:
+    """What is wrong with the CAs and their CRLs."""
+    try:
+        trust = trusted(settings, lambda _: ())
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for each in trust.anchors:
+        if not valid_now(each, now):
+            yield f"{each.subject.rfc4514_string()}: this CA's certificate is not valid now"
+    for crl in trust.crls:
+        if crl.next_update_utc is None or now > crl.next_update_utc:
+            yield f"{crl.issuer.rfc4514_string()}: its CRL is not current, and no signature under this CA is good"

@@ -54,13 +54,14 @@ Kind = Literal["enveloped", "signed", "clear-signed", "other"]
 
 @dataclass(frozen=True, slots=True)
 class SMIMEReading:
-    """What is handed on, without a mark, and what it is worth.
+    """What is handed on to `mailboxes`, without a mark, and what it is worth; all others get the message that came.
 
-    `opened` is whether it was encrypted for us; if not, `message` is the one that came. `signer` is the first address
-    in the certificate of a good signature. `unauthenticated` content may have been changed on the way.
+    `opened` is whether it was encrypted for them; if not, `message` is the one that came. With a good signature
+    `signer` is the author, or their domain. `unauthenticated` content may have been changed on the way.
     """
 
     message: bytes = field(repr=False)
+    mailboxes: frozenset[str]
     opened: bool
     signature: SignatureJudgement
     signer: str = ""
@@ -77,10 +78,11 @@ class SMIMEReading:
 
 @dataclass(slots=True)
 class _Unwrapping:
-    """What was found from the outside in: the entity to hand on, the innermost one, and the signature of that."""
+    """What was found from the outside in: the entity to hand on, the innermost one and its signature, and for whom."""
 
     shown: bytes
     inner: bytes
+    mailboxes: frozenset[str]
     opened: bool = False
     authenticated: bool = True
     is_signed: bool = False
@@ -97,37 +99,37 @@ def read(
 ) -> SMIMEReading | None:
     """Opens and verifies a message to these folded mailboxes; None if it is neither for us nor signed.
 
-    Raises CannotOpen for one that is for us and cannot be opened. A key of a person opens mail to that person only.
+    Raises CannotOpen for one that is for us and cannot be opened. A key of a person opens mail for that person only.
     """
     layers = _walked(message, keys, mailboxes)
     if not layers.opened and not layers.is_signed:
         return None
     if not layers.opened:
         judgement, signer = _judged(layers, trust, _sole_author(message), now)
-        return SMIMEReading(message, opened=False, signature=judgement, signer=signer)
+        return SMIMEReading(message, layers.mailboxes, False, judgement, signer)
     whole, (judgement, signer) = _put_together(message, layers, trust, now)
     unauthenticated = not layers.authenticated and judgement.verdict != "good"
     if unauthenticated and not _is_text(layers.shown):
         raise BadStructure("the content in CBC is not text, and no good signature covers it: it may have been changed")
-    return SMIMEReading(whole, True, judgement, signer, unauthenticated)
+    return SMIMEReading(whole, layers.mailboxes, True, judgement, signer, unauthenticated)
 
 
 def _walked(message: bytes, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> _Unwrapping:
     """Opens layer by layer. Raises CannotOpen."""
-    found = _Unwrapping(message, message)
+    found = _Unwrapping(message, message, frozenset(mailboxes))
     for _ in range(MAX_LAYERS):
         kind = _kind(found.inner)
         if kind == "other":
             return found
         if kind == "enveloped":
-            if not _opened(found, keys, mailboxes):
+            if not _opened(found, keys):
                 return found
         elif not _unwrapped(found, kind):
             return found
     raise BadStructure(f"more than {MAX_LAYERS} layers")
 
 
-def _opened(found: _Unwrapping, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> bool:
+def _opened(found: _Unwrapping, keys: Sequence[OwnKey]) -> bool:
     """Opens an encrypted layer; False if it is not for us."""
     try:
         decrypted = decrypt(decode_others_enveloped(mime.sealed_content(found.inner)), keys)
@@ -138,8 +140,10 @@ def _opened(found: _Unwrapping, keys: Sequence[OwnKey], mailboxes: Sequence[str]
             return False
         raise
     owners = [keys[index].mailboxes for index in decrypted.by]
-    if not all(any(not owner or mailbox in owner for owner in owners) for mailbox in map(comparable, mailboxes)):
+    theirs = frozenset(box for box in found.mailboxes if any(not each or comparable(box) in each for each in owners))
+    if not theirs:
         raise NotForUs("encrypted to a key of other recipients")
+    found.mailboxes = theirs
     found.shown = found.inner = decrypted.content
     found.opened, found.authenticated = True, found.authenticated and decrypted.authenticated
     found.is_signed, found.signed = False, None  # what signs the outside says nothing about the content

@@ -100,12 +100,10 @@ class Opened:
         A success notice or a full bounce would disclose the content to an outsider. Whether SMTPUTF8 is needed depends
         on the sealed sender too (RFC 6531, 3.4).
         """
-        envelope, due = mail.envelope, set(self.due)
-        to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
-        sender = self.envelope.sender
+        due, sender = set(self.due), self.envelope.sender
+        envelope = undisclosed(mail.to(each for each in mail.envelope.recipients if each.mailbox in due).envelope)
         utf8 = envelope.smtputf8 or not sender.isascii()
-        # RET=HDRS (RFC 3461, 4.3): a bounce must not quote content readable here.
-        return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
+        return mail.changed(envelope=replace(envelope, sender=sender, smtputf8=utf8))
 
 
 def _utc_now() -> datetime:
@@ -281,6 +279,14 @@ class MailOpener:
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
         return envelope, *_partition(config, envelope, mailboxes)
+
+
+def undisclosed(envelope: Envelope) -> Envelope:
+    """The envelope for an opened mail: its sender hears no success, and no bounce quotes what is readable here.
+
+    RFC 3461, 4.1 (NOTIFY) and 4.3 (RET=HDRS).
+    """
+    return replace(envelope, recipients=tuple(map(_without_success, envelope.recipients)), ret="HDRS")
 
 
 def _without_success(recipient: Recipient) -> Recipient:

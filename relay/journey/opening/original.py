@@ -19,6 +19,7 @@ from relay.counting.board import Board
 from relay.formats import mime
 from relay.journey.marks import SiteMarks
 from relay.journey.opening import MailOpener, Opened
+from relay.mail import Mail, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
@@ -27,6 +28,8 @@ from relay.store.secret import SiteSecret
 
 if TYPE_CHECKING:
     from relay.dkim import Arrivals, AuthResult
+    from relay.smime.opening import SMIMEOpener
+    from relay.smime.reading import SMIMEReading
 
 log = structlog.get_logger(__name__)
 
@@ -45,13 +48,17 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """The parts used; one value for the relay's lifetime. `dkim` returns the verifier, once for each mail."""
+    """The parts used; one value for the relay's lifetime. `dkim` returns the verifier, once for each mail.
+
+    `smime` reads mail of other programs, None without [smime].
+    """
 
     opener: MailOpener
     policies: Callable[[], PolicySet]
     dkim: Callable[[], Arrivals | None] | None = None
     board: Board = field(default_factory=Board, repr=False)
     marks: SiteMarks = field(default_factory=lambda: SiteMarks(SiteSecret(os.urandom(32))), repr=False)
+    smime: SMIMEOpener | None = None
 
     async def open(
         self,
@@ -98,6 +105,14 @@ class Originals:
             await self.opener.give_up(opened)
             raise
         return Original(marked, opened, missed)
+
+    async def read_smime(self, mail: Mail) -> SMIMEReading | None:
+        """S/MIME for the recipients in this site's domains, opened and verified; None if it goes on as it came."""
+        if self.smime is None:
+            return None
+        domains = self.opener.layers().config.site.domains
+        ours = [mailbox for mailbox in mail.envelope.mailboxes if domain_of(mailbox) in domains]
+        return await self.smime.read(mail.message, ours) if ours else None
 
     async def unopened(self, message: bytes) -> bytes:
         """The message without marks and results that only we may add: it must not claim to be opened."""

@@ -166,8 +166,9 @@ def test_a_key_of_a_person_opens_mail_to_that_person_only() -> None:
     both = mail(encrypted(ENTITY, anns, ottos))
     assert opened(both, anns, ottos, to=[ANN, "otto@alice.example"]).opened
     assert opened(both, anns, office(), to=["Ann@Alice.example"]).opened
+    assert opened(both, anns, ottos, to=[ANN, "eve@alice.example"]).mailboxes == {ANN}
     with pytest.raises(NotForUs):
-        opened(both, anns, ottos, to=[ANN, "eve@alice.example"])
+        opened(both, anns, ottos, to=["eve@alice.example"])
     content = mime.sealed_content(mail(encrypted(ENTITY, anns)))
     others = der_of(mime.sealed_content(mail(encrypted(b"X: y\r\n\r\nother\r\n", ottos)))).infos
     forged = cms_entity(with_infos(content, others))

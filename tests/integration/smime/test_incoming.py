@@ -1,0 +1,150 @@
+"""Mail in at level smime: opened, verified, marked and handed on; what cannot be opened goes on as it came.
+Standard: RFC 8551; `openssl cms` writes the messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.testlib.hop import Hop
+from tests.testlib.openssl_cms import CLEAR, ENTITY, OPAQUE, encrypted, mail, signed
+from tests.testlib.sink import Sink
+from tests.testlib.sites import relay_process
+from tests.testlib.smime import ca, certified, key_pem, make_smime_site, pem, write_secret
+from tests.testlib.submit import submit
+
+ANN, OTTO, BEN = "ann@alice.example", "otto@alice.example", "ben@bob.example"
+OFFICE = certified("securemail@alice.example", number=100)
+OFFICE_EC = certified("securemail@alice.example", kind="p256", number=101)
+ANNS = certified(ANN, kind="p384", number=102)
+BENS = certified(BEN, kind="p256", number=103)
+CARLS = certified("carl@carol.example", number=104)
+GATEWAY = certified("securemail@dora.example", number=105, issuer=ca("A CA of theirs", 97))
+POLICIES = {
+    "alice.example.toml": 'levels = ["plaintext"]\nreason = "inside"\n',
+    "carol.example.toml": 'levels = ["smime"]\nrequire = "smime"\nunprotected = "refuse"\n',
+    "dora.example.toml": 'levels = ["smime"]\nrequire = "smime"\nunprotected = "mark"\n',
+    "default.toml": 'levels = ["plaintext"]\nreason = "test"\n',
+}
+KEYS = """
+[[smime.keys]]
+certificate = "ec.pem"
+key = "ec.key"
+
+[[smime.keys]]
+certificate = "anns.pem"
+key = "anns.key"
+mailboxes = ["ann@alice.example"]
+"""
+
+
+@pytest.fixture
+async def hop() -> AsyncIterator[Hop]:
+    async with Hop() as hop:
+        yield hop
+
+
+async def test_mail_for_the_keys_of_the_site_arrives_opened_and_marked(tmp_path: Path, hop: Hop) -> None:
+    site = make_smime_site(
+        tmp_path / "alice", incoming=hop.address, outgoing=hop.address, policies=POLICIES, own=OFFICE,
+        certificates={"dora.example": GATEWAY}, settings=f'anchors = ["anchors.pem"]\n{KEYS}',
+    )  # fmt: skip
+    (site.directory / "anchors.pem").write_bytes(pem(ca().certificate))
+    for name, own in (("ec", OFFICE_EC), ("anns", ANNS)):
+        (site.directory / f"{name}.pem").write_bytes(pem(own.certificate))
+        write_secret(site.directory / f"{name}.key", key_pem(own))
+    gcm, good = "aes-256-gcm", f"smime; signed=good; signer={BEN}"
+    cases = [
+        (mail(encrypted(signed(ENTITY, BENS, *OPAQUE), OFFICE, cipher=gcm)), good),
+        (mail(encrypted(signed(ENTITY, BENS, *CLEAR), OFFICE_EC)), good),
+        (mail(encrypted(signed(ENTITY, BENS), ANNS, cipher=gcm)), good),
+        (mail(encrypted(ENTITY, OFFICE, cipher=gcm)), "smime; signed=no"),
+        (mail(encrypted(ENTITY, OFFICE)), "smime; signed=no; unauthenticated=yes"),
+        (mail(encrypted(signed(ENTITY, CARLS), OFFICE, cipher=gcm)), "smime; signed=bad"),
+        (
+            mail(encrypted(signed(ENTITY, GATEWAY), OFFICE), "dan@dora.example"),
+            "smime; signed=good; signer=dora.example",
+        ),
+        (mail(encrypted(ENTITY, OFFICE, cipher=gcm), "dan@dora.example"), "smime; signed=no; required=smime"),
+        (mail(ENTITY, "dan@dora.example"), "none; required=smime"),
+        (mail(signed(ENTITY, BENS)), f"none; signed=good; signer={BEN}"),
+    ]
+    async with relay_process(site) as relay:
+        incoming, forged = relay.addresses["incoming"], b"X-QuMail-Protection: smime; signed=good\r\n"
+        for message, mark in cases:
+            author = message[message.index(b"<") + 1 : message.index(b">")].decode()
+            reply = await submit(incoming, forged + message, sender=author, recipients=[ANN])
+            assert reply.code == 250, reply
+            got = hop.got[-1]
+            first, _, _ = got.message[got.message.index(b"X-QuMail") :].partition(b"\r\n")
+            assert first.startswith(f"X-QuMail-Protection: {mark}; site=".encode()), (first, mark)
+            assert got.message.count(b"X-QuMail-Protection") == 1
+            assert b"The budget of the merger." in got.message
+            # Else a bounce to anybody who sent a captured mail once more would quote what was opened.
+            said = [each for each in hop.commands if each.startswith("MAIL")][-1]
+            assert ("RET=HDRS" in said) == mark.startswith("smime")
+        # A requirement is met by a good signature of that domain, which all senders are of.
+        sealed = mail(encrypted(signed(ENTITY, CARLS), OFFICE, cipher=gcm), "carl@carol.example")
+        stripped = mail(encrypted(ENTITY, OFFICE, cipher=gcm), "carl@carol.example")
+        replies = [
+            await submit(incoming, message, sender=sender, recipients=[ANN])
+            for message, sender in (
+                (sealed, "carl@carol.example"), (sealed, ""), (stripped, "carl@carol.example"),
+                (cases[0][0], "carl@carol.example"), (sealed, "eve@dora.example"),
+            )
+        ]  # fmt: skip
+        assert [each.code for each in replies] == [250, 250, 550, 550, 550]
+    events = [json.loads(line) for line in relay.log.splitlines()]
+    assert {each["protection"] for each in events if each["event"] == "opened_and_sent"} == {"smime"}
+    assert b"merger" not in relay.log.encode()
+
+
+async def test_what_is_not_opened_goes_on_as_it_came_and_each_recipient_gets_theirs(tmp_path: Path, sink: Sink) -> None:
+    settings = "[[smime.keys]]" + KEYS.split("[[smime.keys]]")[2]
+    site = make_smime_site(
+        tmp_path / "alice", incoming=sink.address, outgoing=sink.address, policies=POLICIES, own=OFFICE,
+        certificates={}, settings=settings,
+    )  # fmt: skip
+    (site.directory / "anns.pem").write_bytes(pem(ANNS.certificate))
+    write_secret(site.directory / "anns.key", key_pem(ANNS))
+    sealed = encrypted(signed(ENTITY, BENS), OFFICE)
+    attack = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nContent-Type: text/html\r\n\r\n<img src='"
+    unopened = [
+        mail(attack + b"\r\n--x\r\n" + sealed + b"\r\n--x--\r\n"),
+        mail(encrypted(ENTITY, CARLS)),
+        mail(encrypted(ENTITY, CARLS, cipher="aes-256-gcm")),
+        mail(sealed[: len(sealed) // 2] + b"\r\n"),
+        mail(sealed.replace(sealed[-200:-150], b"A" * 50)),
+    ]
+    async with relay_process(site) as relay:
+        incoming, outgoing = relay.addresses["incoming"], relay.addresses["outgoing"]
+        for message in unopened:
+            assert (await submit(incoming, message, sender=BEN, recipients=[ANN])).code == 250
+            assert sink.got[-1].message.endswith(message)
+            assert b"X-QuMail" not in sink.got[-1].message
+            # A user's own S/MIME mail is not ours to refuse, whichever way it comes or goes.
+            for sender, recipient in ((BEN, ANN), (ANN, BEN), (ANN, OTTO)):
+                assert (await submit(outgoing, message, sender=sender, recipients=[recipient])).code == 250
+                assert sink.got[-1].message.endswith(message)
+        # Mail for the site that comes by the way out is opened; what leaves to others is not.
+        assert (await submit(outgoing, mail(sealed), sender=BEN, recipients=[ANN])).code == 250
+        assert b"The budget" in sink.got[-1].message
+        both = mail(encrypted(ENTITY, OFFICE, CARLS, cipher="aes-256-gcm"))
+        assert (await submit(outgoing, both, sender=ANN, recipients=["carl@carl.example"])).code == 250
+        assert sink.got[-1].message.endswith(both)
+        # Ann's key is for Ann alone.
+        anns = mail(encrypted(ENTITY, ANNS, cipher="aes-256-gcm"))
+        assert (await submit(incoming, anns, sender=BEN, recipients=[OTTO])).code == 250
+        assert sink.got[-1].message.endswith(anns)
+        before = len(sink.got)
+        assert (
+            await submit(
+                incoming, anns.replace(b"Message-ID: <", b"Message-ID: <x"), sender=BEN, recipients=[ANN, OTTO]
+            )
+        ).code == 250
+        opened = {got.recipients: b"The budget" in got.message for got in sink.got[before:]}
+        assert opened == {(ANN,): True, (OTTO,): False}
