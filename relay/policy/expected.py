@@ -168,8 +168,18 @@ class Expected:
                 faults.append(f"expected {name} {expected!r}, and it is {actual!r}")
         if not faults:
             return ""
-        mail = f"mail from {test.sender or '<>'} to {test.recipient}"
-        return printable(f"{self.where}: {mail}: {'; '.join(faults)} ({because})")
+        return printable(f"{self.where}: {_mail(test)}: {'; '.join(faults)} ({because})")
+
+
+def _mail(test: Test) -> str:
+    """The mail of a test, for a person: tests in one line of the file differ by this alone."""
+    facts: list[str] = [
+        *(f"{name} {value}" for name in ("author", "login", "subject") if (value := getattr(test, name))),
+        *test.header,
+        *test.attachments,
+    ]
+    more = f" ({', '.join(facts)})" if facts else ""
+    return f"mail from {test.sender or NULL_SENDER} to {test.recipient}{more}"
 
 
 def becomes(

@@ -171,6 +171,8 @@ class AddressPatterns:
             if text.startswith(GROUP):
                 named.append(text.removeprefix(GROUP))
             elif logins and text.startswith(LOGIN) and (user := text.removeprefix(LOGIN).strip()):
+                if user == NULL_SENDER:
+                    raise ValueError(f"{text!r} fits nobody: who has not logged in is named by no pattern")
                 users.append(Glob.of(user.casefold()))
             else:
                 addresses.append(address_pattern(text))

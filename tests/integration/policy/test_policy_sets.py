@@ -110,9 +110,17 @@ def test_tests_that_are_met_say_nothing_and_belong_to_the_version(tmp_path: Path
 def test_a_test_that_fails_is_told_with_its_line_and_what_decided(tmp_path: Path) -> None:
     [said] = failed(tmp_path, TESTS.replace('expect = ["otp", "aes"]', 'expect = "aes"\npriority = "low"'))
     assert said == (
-        "tests.toml:17: mail from ann@alice.example to x@bank.example: expected aes, and it is otp, then aes; "
+        "tests.toml:17: mail from ann@alice.example to x@bank.example (subject [Secret] plan): "
+        "expected aes, and it is otp, then aes; "
         f"expected priority 'low', and it is 'normal' (decided by {tmp_path}/bank.example.toml:3)"
     )
+
+
+def test_tests_in_one_line_are_told_apart_by_what_they_describe(tmp_path: Path) -> None:
+    one = 'sender = "a@alice.example", recipient = "x@bank.example", expect = "otp", subject = "[plan] {}"'
+    said = failed(tmp_path, f"test = [{{ {one.format(1)} }}, {{ {one.format(2)}, author = 'B <b@alice.example>' }}]")
+    assert "from a@alice.example to x@bank.example (subject [plan] 1): expected otp" in said[0]
+    assert "(author B <b@alice.example>, subject [plan] 2): expected otp" in said[1]
 
 
 @pytest.mark.parametrize(

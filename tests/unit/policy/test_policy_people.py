@@ -269,6 +269,12 @@ def test_who_may_stand_for_somebody_else_is_not_surely_whom_not_sender_leaves_al
         assert policies.decide(own, "x@elsewhere.example", message).levels == ("plaintext",)
 
 
+def test_no_pattern_names_those_who_have_not_logged_in(tmp_path: Path) -> None:
+    rule = "[[when]]\nsender = 'login:<>'\nlevels = ['otp']\n"
+    with pytest.raises(ConfigError, match="'login:<>' fits nobody"):
+        load_policies(write(tmp_path, {"bob.example.toml": AES + rule}), PEERS)
+
+
 @pytest.mark.parametrize(
     ("pattern", "special"),
     [
