@@ -47,6 +47,8 @@ VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"rec
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
 VISIBLE_TO_OTHERS = VISIBLE_FIELDS | {b"sender", b"reply-to", b"in-reply-to", b"references"}
 """The same at level smime: other programs answer by what is outside."""
+OTHERS_KINDS = (b"authEnveloped-data", b"enveloped-data")
+"""The smime-types of mail at level smime."""
 NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 OUR_MARKS = frozenset({b"x-qumail-protection"})
 """Fields that only the relay that opened a mail may add."""
@@ -407,6 +409,22 @@ def sealed_message(
     )
     body = -(-len(der) // 3) * 4 + -(-len(der) // _LINE_OCTETS) * 2
     return joined(len(header) + body, chain((header,), _base64_lines(part_of(der))))
+
+
+def sealed_for_others(message: bytes) -> bytes:
+    """A message that has left at level smime, with nothing but the fields that it had then.
+
+    Raises BadStructure for any other message, and MalformedMessage.
+    """
+    end, begin, _ = _bounds(message)
+    structured = mime_fields(message[:end])
+    content_type = structured.get(b"content-type", b"")
+    kind = next((each for each in OTHERS_KINDS if b"smime-type=" + each + b";" in content_type), None)
+    if kind is None:
+        raise BadStructure("it is not enveloped data")
+    content = _decoded(structured.get(b"content-transfer-encoding", b"7bit"), message, begin)
+    shown = shown_header(message, VISIBLE_TO_OTHERS) + b"Subject: [...]\r\n"
+    return sealed_message(message, content, kind=kind, shown=shown)
 
 
 def base64_text(octets: bytes) -> bytes:

@@ -337,7 +337,7 @@ class Planner:
         """The protections that satisfy a decision: those listed that this relay can do, also with a key on top."""
         protections: set[str] = set()
         for level in decision.levels:
-            if level == SMIME and self.smime is not None:
+            if level == SMIME and self._certificate(decision)[0] is not None:
                 protections.add(level)
             elif level != PLAINTEXT and bare(level) in self.levels:
                 layers = self.layers(decision.peer, level)

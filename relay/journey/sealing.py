@@ -187,6 +187,10 @@ class Sealer:
         if copy.in_clear:
             return made
         if copy.layers == (SMIME,):
+            gone = await off_loop(mime.work(original), self._sealed_for_others, original, copy)
+            if gone is not None:
+                made.message = gone
+                return made
             mailboxes = [each.mailbox for each in group.recipients]
             made.message = await off_loop(mime.work(original), planner.seal_for_others, original, copy, mailboxes)
             return made
@@ -226,6 +230,14 @@ class Sealer:
         for layer in around:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
         return sealed, envelope_id
+
+    def _sealed_for_others(self, message: bytes, copy: Copy) -> bytes | None:
+        """As `_sealed_before`, at level smime: the message is as it left, but for fields that servers have added."""
+        try:
+            sealed = mime.sealed_for_others(message)
+        except BadStructure:
+            return None
+        return sealed if self.marks.is_sealed_here(message, sealed, copy.peer or "", SMIME) else None
 
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and message if this site has sealed this message for the same peer, else None.

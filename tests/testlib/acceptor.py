@@ -8,6 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ class Acceptor:
     def __init__(self, take: Callable[[socket.socket], Coro]) -> None:
         self._take = take
         self._listening: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -47,12 +47,11 @@ class Acceptor:
 
     async def close(self) -> None:
         """New connections are refused from now on, and all that was taken is over."""
-        if self._listening is None or self._accepting is None:
+        if self._listening is None:
             return
-        listening, self._listening = self._listening, None
-        self._accepting.cancel()
-        await asyncio.gather(self._accepting, return_exceptions=True)
-        listening.close()
+        asyncio.get_running_loop().remove_reader(self._listening)
+        self._listening.close()
+        self._listening = None
         await asyncio.sleep(0)  # each task has begun, and so closes its connection when it is cancelled
         for each in self._connections:
             each.cancel()
@@ -61,11 +60,13 @@ class Acceptor:
     def _begin(self, listening: socket.socket) -> None:
         listening.setblocking(False)
         self._listening = listening
-        self._accepting = asyncio.create_task(self._accept(listening))
+        # Not sock_accept: where that is cancelled, the connection that it has just accepted is lost.
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            connection, _ = listening.accept()
+            connection.setblocking(False)
             task = asyncio.create_task(self._take(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)

@@ -148,7 +148,7 @@ class Pointwise:
             senders = (conditions or Conditions()).senders
             found = Difference.of(kind.called, senders, message, before, after, keys=new.needs_reserve)
             why = weaker(after, before, keys=new.needs_reserve)
-            if not why and new.needs_reserve:
+            if not why and conditions is not None and new.needs_reserve:
                 why = lower_priority(after, before)
             if not why:
                 yield found
