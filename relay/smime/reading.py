@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cryptography import x509
 
@@ -34,16 +34,22 @@ from relay.smime.verifying import VerifiedSigners, verify
 MAX_LAYERS = 4
 """Maximum number of nested layers: a triple wrapped message (RFC 2634, 1.1) has three."""
 MAX_PREAMBLE_OCTETS = 500
+MAX_BLANKS = 100
+"""Maximum number of blanks behind a delimiter."""
+MAX_NEAR_DELIMITERS = 100
 
 _ENVELOPED = frozenset({b"enveloped-data", b"authenveloped-data", b"authenticated-enveloped-data"})
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
 _SHOWN = frozenset(
     {b"from", b"to", b"cc", b"subject", b"date", b"message-id", b"reply-to", b"sender", b"in-reply-to", b"references",
-     b"comments", b"keywords", b"organization", b"resent-from", b"resent-sender", b"resent-to", b"resent-cc"}
+     b"comments", b"keywords", b"organization", b"resent-from", b"resent-sender", b"resent-to", b"resent-cc",
+     b"importance", b"priority", b"x-priority", b"sensitivity", b"auto-submitted"}
 )  # fmt: skip
-"""Fields that people see; in a message with protected fields, only protected ones of these count."""
-_DROPPED = mime.NEVER_CARRIED | mime.OUR_MARKS | {b"hp-outer", b"mime-version", b"received"}
+"""Fields of the author, which people see; in a message with protected fields, only protected ones of these count.
+
+No other is taken from inside: what servers on this side have written (Authentication-Results, X-Spam-Flag) stays.
+"""
 _HP_PARAMETER = re.compile(rb';[ \t\r\n]*hp="?(?:cipher|clear)"?(?=[ \t\r\n]*(?:;|\Z))', re.IGNORECASE)
 _CONTROL = bytes(range(9)) + b"\x0b\x0c" + bytes(range(0x0E, 0x20)) + b"\x7f"
 _PREAMBLE = re.compile(rb"[\t\r\n -;=?-~]*")
@@ -197,20 +203,57 @@ def _halves(entity: bytes) -> tuple[bytes, bytes]:
     boundaries = parameters.parse(mime.mime_fields(entity[:end])[b"content-type"]).values("boundary")
     if len(boundaries) != 1 or not 0 < len(boundaries[0]) <= 70:
         raise BadStructure("multipart/signed without one boundary")
-    delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundaries[0]) + rb"(--)?[ \t]*(?=\r\n|\Z)")
     body = entity[begin:]
-    lines = [match for match, _ in zip(delimiter.finditer(body), range(4), strict=False)]
-    if [bool(line[1]) for line in lines] != [False, False, True]:
+    lines = _delimiters(body, b"--" + boundaries[0])
+    if [line.closes for line in lines] != [False, False, True]:
         raise BadStructure("multipart/signed has other than two parts")
     first, second, last = lines
-    preamble = body[: first.start()]
-    if body[last.end() :].strip() or len(preamble) > MAX_PREAMBLE_OCTETS or not _PREAMBLE.fullmatch(preamble):
+    preamble = body[: first.start]
+    behind = body[last.end : last.end + MAX_PREAMBLE_OCTETS + 1]
+    if behind.strip() or max(len(behind), len(preamble)) > MAX_PREAMBLE_OCTETS or not _PREAMBLE.fullmatch(preamble):
         raise BadStructure("text before or behind the parts of multipart/signed")
-    signature = body[second.end() + 2 : last.start()]
-    kind = parameters.parse(mime.mime_fields(mime.header_of(signature)).get(b"content-type", b"")).value
-    if kind not in _SIGNATURE_TYPES:
+    signature = body[second.end + 2 : last.start]
+    header = mime.header_of(signature)
+    kind = parameters.parse(mime.mime_fields(header).get(b"content-type", b"")).value
+    # Nothing covers this header: a gadget of EFAIL leaves random octets in it.
+    fields = [name for name, _ in mime.fields(header)]
+    if kind not in _SIGNATURE_TYPES or not header.isascii() or not all(each.startswith(b"content-") for each in fields):
         raise BadStructure("the second part of multipart/signed is no signature")
-    return body[first.end() + 2 : second.start()], mime.sealed_content(signature)
+    return body[first.end + 2 : second.start], mime.sealed_content(signature)
+
+
+class _Delimiter(NamedTuple):
+    """A delimiter line, from the line end before it to its own, which is not in it."""
+
+    start: int
+    end: int
+    closes: bool
+
+
+def _delimiters(body: bytes, delimiter: bytes) -> list[_Delimiter]:
+    """The first four delimiter lines (RFC 2046, 5.1.1). Raises BadStructure for too many lines that begin as one.
+
+    By `find`: a regular expression would keep the event loop from running for a second, also in another thread.
+    """
+    found: list[_Delimiter] = []
+    place, after = (0, len(delimiter)) if body.startswith(delimiter) else _next(body, delimiter, 0)
+    for _ in range(MAX_NEAR_DELIMITERS):
+        if place < 0 or len(found) == 4:
+            return found
+        closes = body[after : after + 2] == b"--"
+        after += 2 * closes
+        line = body[after : after + MAX_BLANKS + 2]
+        blanks, end, _ = line.partition(b"\r\n")
+        if not blanks.strip(b" \t") and (end or after + len(blanks) == len(body)):
+            found.append(_Delimiter(place, after + len(blanks), closes))
+        place, after = _next(body, delimiter, after)
+    raise BadStructure("too many lines like a delimiter of multipart/signed")
+
+
+def _next(body: bytes, delimiter: bytes, begin: int) -> tuple[int, int]:
+    """Where the next line begins with this, its line end included, and the end of that; -1 for none."""
+    place = body.find(b"\r\n" + delimiter, begin)
+    return place, place + 2 + len(delimiter)
 
 
 def _put_together(
@@ -223,14 +266,15 @@ def _put_together(
     outer, inner = _fields(mime.header_of(message)), _fields(_header_of(layers.inner))
     content_type = next((raw for name, raw in inner if name == b"content-type"), b"")
     protected = bool(_HP_PARAMETER.search(content_type.rstrip()))
-    fields = [(name, raw) for name, raw in inner if name not in _DROPPED and not name.startswith(b"content-")]
+    fields = [(name, raw) for name, raw in inner if name in _SHOWN]
     fields = fields if protected else []
     if protected and not any(name == b"from" for name, _ in fields):
         fields += [each for each in outer if each[0] == b"from"]
     whole = _joined(outer, fields, layers, protected=protected)
     author = _sole_author(whole)
     judged = _judged(layers, trust, author, now)
-    if judged[0].verdict != "good" and author != _sole_author(message):
+    # An author in doubt is nobody, and no two of them are the same.
+    if judged[0].verdict != "good" and (not author or author != _sole_author(message)):
         fields = [each for each in fields if each[0] != b"from"] + [each for each in outer if each[0] == b"from"]
         whole = _joined(outer, fields, layers, protected=protected)
         judged = _judged(layers, trust, _sole_author(whole), now)

@@ -103,13 +103,12 @@ class Trust:
     def _revoked(self, path: Sequence[x509.Certificate], now: datetime) -> SignatureJudgement | None:
         """Why the CRLs speak against a certificate of this path; the last ones of it may be issuers only."""
         for certificate in path:
-            for crl in self.crls:
-                if crl.issuer != certificate.issuer or not any(_signed_by(crl, issuer) for issuer in path):
-                    continue
-                if crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
-                    return SignatureJudgement("bad", "its certificate or that of its CA was revoked")
-                if crl.next_update_utc is None or not crl.last_update_utc <= now <= crl.next_update_utc:
-                    return SignatureJudgement("unknown", "the CRL of its CA is not current")
+            crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
+            # Before their signatures: who left out the CA that made one would pass for somebody who is not on it.
+            if any(crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None for crl in crls):
+                return SignatureJudgement("bad", "its certificate or that of its CA was revoked")
+            if crls and not any(_is_current(crl, now) and any(_signed_by(crl, each) for each in path) for crl in crls):
+                return SignatureJudgement("unknown", "no CRL of its CA is current and signed by a CA known here")
         return None
 
 
@@ -147,6 +146,10 @@ def _key_octets(certificate: x509.Certificate) -> bytes:
     if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
         return b""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_current(crl: x509.CertificateRevocationList, now: datetime) -> bool:
+    return crl.next_update_utc is not None and crl.last_update_utc <= now <= crl.next_update_utc
 
 
 def _signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from relay.formats.characters import lower
 from relay.formats.cms import der
 from relay.formats.mailbox import folded_mailbox
 from relay.identity.certificates import MAX_RSA_BITS, UNREADABLE, valid_now
@@ -30,8 +29,12 @@ _MAIL_USES = frozenset({ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOI
 
 
 def comparable(address: str) -> str:
-    """An address as certificates are looked up: as `folded_mailbox`, without the case of the local part."""
-    return lower(folded_mailbox(address))
+    """An address as certificates are looked up: as `folded_mailbox`, without the case of an ASCII local part.
+
+    In Unicode some letters become others in lower case: the Kelvin sign would be k.
+    """
+    folded = folded_mailbox(address)
+    return folded.lower() if folded.isascii() else folded
 
 
 def addresses_of(certificate: x509.Certificate) -> frozenset[str]:

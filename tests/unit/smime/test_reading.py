@@ -5,6 +5,7 @@ Standard: RFC 8551; openssl-cms(1) writes the messages.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,12 +20,12 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from relay.errors import CannotOpen, NotForUs
+from relay.errors import BadStructure, CannotOpen, NotForUs
 from relay.formats import mime
 from relay.formats.cms import der, oids
 from relay.formats.cms.smime_enveloped import decode_others_enveloped
 from relay.smime import OwnKey
-from relay.smime.reading import SMIMEReading, read
+from relay.smime.reading import SMIMEReading, _delimiters, read
 from relay.smime.trust import Trust
 from tests.testlib.openssl_cms import CLEAR, ENTITY, OPAQUE, encrypted, mail, signed
 from tests.testlib.smime import Issuer, ca, certified
@@ -377,7 +378,9 @@ def test_what_a_crl_revokes_is_bad_and_an_old_crl_is_not_good() -> None:
         assert verdict(serial, ca(), pinned=pinned) == "bad"
         assert verdict(serial + 1, ca(), pinned=pinned) == "good"
         assert verdict(serial + 1, ca(), ends=-1, pinned=pinned) == "unknown"
-        assert verdict(serial, ca("Example Mail CA", 98), pinned=pinned) == "good"  # another key signed it
+        # A CRL that another key has signed: whom it lists is revoked, for all others it says nothing.
+        assert verdict(serial, ca("Example Mail CA", 98), pinned=pinned) == "bad"
+        assert verdict(serial + 1, ca("Example Mail CA", 98), pinned=pinned) == "unknown"
 
 
 # Protected header fields (RFC 9788)
@@ -387,6 +390,44 @@ PROTECTED = (
     b"To: Ann <ann@alice.example>\r\nBcc: hidden@alice.example\r\nX-QuMail-Protection: otp\r\n"
     b"HP-Outer: Subject: [...]\r\nReply-To: ben@home.example\r\n\r\nThe budget of the merger.\r\n"
 )
+
+
+def test_nothing_that_servers_of_this_side_have_written_is_replaced_from_inside() -> None:
+    inside = (
+        b"Authentication-Results: mx.alice.example; dkim=pass\r\nX-Spam-Flag: NO\r\nDelivered-To: x@alice.example\r\n"
+    )
+    entity = (
+        b'Content-Type: text/plain; hp="cipher"\r\nSubject: s\r\nFrom: Ben <ben@bob.example>\r\n'
+        + inside
+        + b"\r\nx\r\n"
+    )
+    outside = b"Authentication-Results: mx.alice.example; dkim=fail\r\nX-Spam-Flag: YES\r\n"
+    reading = opened(outside + mail(encrypted(entity, office(), cipher="aes-256-gcm")), office())
+    header = mime.header_of(reading.message)
+    assert b"dkim=fail" in header
+    assert b"X-Spam-Flag: YES" in header
+    assert not any(each in header for each in inside.split(b"\r\n")[:-1])
+
+
+def test_an_author_in_doubt_inside_takes_the_place_of_nobody() -> None:
+    twice = b"From: Boss <boss@alice.example>\r\n" * 2
+    entity = b'Content-Type: text/plain; hp="cipher"\r\nSubject: s\r\n' + twice + b"\r\nx\r\n"
+    message = mail(encrypted(entity, office(), cipher="aes-256-gcm"))
+    outer = b"From: Eve <eve@bob.example>, Eva <eva@bob.example>\r\n"
+    message = re.sub(rb"(?m)^From: .*\r\n", outer, message, count=1)
+    reading = opened(message, office())
+    assert b"boss@alice.example" not in mime.header_of(reading.message)
+    assert outer in mime.header_of(reading.message)
+
+
+def test_delimiters_are_found_without_holding_up_the_loop_and_near_ones_are_bounded() -> None:
+    body = b"--a\r\n\r\nx\r\n--ab\r\n--a \t\r\ny\r\n--a--\r\n"
+    found = _delimiters(body, b"--a")
+    assert [(body[each.start : each.end], each.closes) for each in found] == [
+        (b"--a", False), (b"\r\n--a \t", False), (b"\r\n--a--", True),
+    ]  # fmt: skip
+    with pytest.raises(BadStructure, match="too many lines"):
+        _delimiters(b"\r\n--ab" * 200, b"--a")
 
 
 @pytest.mark.parametrize("form", [CLEAR, OPAQUE])
