@@ -107,7 +107,7 @@ class AuditSettings(toml.Table):
     """
     max_size: SizeSetting = 32 * 2**30
     """What all files may take, those of earlier days being compressed; beyond it the oldest are deleted early, and the
-    log has `audit_full`. Ten mails a second take about 4 GiB a month.
+    log has `audit_full`. Ten mails a second take about 3 GiB a month.
     """
 
     @property
