@@ -17,7 +17,7 @@ from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.files.stamps import read_json
 from relay.mail import domain_of
-from relay.status.standing import of_the_serving_relay
+from relay.status.active_alarms import of_the_serving_relay
 
 _SAY_WHO_WAITS = ("mail_held", "mail_stuck")
 
@@ -37,13 +37,13 @@ def standing_states(config: Config) -> Iterator[State]:
     try:
         # The relay's user may have replaced its files by links.
         with as_owner_of(config.state_directory):
-            standing = of_the_serving_relay(config)
+            active = of_the_serving_relay(config)
     except (OSError, ConfigError):  # reported with the state directory
-        standing = []
-    for each in standing:
+        active = []
+    for each in active:
         problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
-    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
+    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in active}:
         yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
 
 

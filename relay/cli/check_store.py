@@ -23,7 +23,7 @@ from relay.files.rights import typed_by_root
 from relay.files.stamps import read_json
 from relay.policy.kept import KEPT_POLICIES
 from relay.process.reloading import former_domains
-from relay.status.standing import taken
+from relay.status.active_alarms import taken
 from relay.store.database import transport_problem
 from relay.store.migrations import copies_of_upgrades
 from relay.store.sameness import ACCEPT, remembered

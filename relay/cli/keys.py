@@ -31,7 +31,7 @@ from relay.files.credentials import credential_name, is_there
 from relay.files.stamps import read_json
 from relay.identity import identity_findings, with_documents
 from relay.runtime.release import Release
-from relay.status.standing import of_the_serving_relay
+from relay.status.active_alarms import of_the_serving_relay
 from relay.store.secret import SiteSecret
 
 FRESH_S = 60.0

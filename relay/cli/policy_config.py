@@ -46,7 +46,7 @@ def say_all_in_clear(config: Config) -> None:
 
 def say_what_stands(config: Config, peer: str | None) -> None:
     """On standard error, what the serving relay says of itself, of mail that leaves, and of this peer."""
-    from relay.status.standing import of_the_serving_relay
+    from relay.status.active_alarms import of_the_serving_relay
 
     for each in of_the_serving_relay(config):
         if each.alarm.about in ("", "finding") or each.about == "outgoing" or peer in each.about.split():
@@ -56,7 +56,7 @@ def say_what_stands(config: Config, peer: str | None) -> None:
 def say_if_not_in_force(config: Config, version: str) -> None:
     """On standard error, where the relay that serves goes by another set than the files, which have this version."""
     from relay.policy.kept import KeptSets, kept_file
-    from relay.status.standing import serves
+    from relay.status.active_alarms import serves
 
     if not serves(config):
         return

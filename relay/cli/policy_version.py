@@ -22,7 +22,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
 
 if TYPE_CHECKING:
-    from relay.policy.kept import Book, KeptSet, KeptSets
+    from relay.policy.kept import KeptSet, KeptSets, KeptTransaction
 
 _VERSION = re.compile(r"[0-9a-f]{4,40}", re.IGNORECASE)
 MAX_FAULTS = 3
@@ -60,7 +60,7 @@ def site_of(config_file: Path, version: Path | Version) -> PolicySite:
         return load_site(config_file, version)
     config, certificates = load_configuration(config_file)
     try:
-        policies = _kept(config, lambda sets, book: _of_version(book, version))
+        policies = _kept(config, lambda sets, transaction: _of_version(transaction, version))
     except ConfigError as error:
         exit_with(error)
     except (OSError, sqlite3.Error) as error:
@@ -72,9 +72,9 @@ def site_of(config_file: Path, version: Path | Version) -> PolicySite:
     return PolicySite(config, certificates, policies)
 
 
-def _of_version(book: Book, version: Version) -> KeptSet | None:
+def _of_version(transaction: KeptTransaction, version: Version) -> KeptSet | None:
     """The only kept set of this version; None where the directory is meant. Raises ConfigError."""
-    candidates, directory = book.beginning(version.digits), version.directory
+    candidates, directory = transaction.beginning(version.digits), version.directory
     if directory is not None and not candidates:
         return None
     if directory is not None:
@@ -96,7 +96,7 @@ def in_force_last(config: Config) -> PolicySet | None:
 
     directory = config.policies.directory
     try:
-        return _kept(config, lambda sets, book: sets.last(book, directory), directory)
+        return _kept(config, lambda sets, transaction: sets.last(transaction, directory), directory)
     except FileNotFoundError:
         return None
     except (OSError, sqlite3.Error) as error:
@@ -104,17 +104,17 @@ def in_force_last(config: Config) -> PolicySet | None:
 
 
 def _kept(
-    config: Config, choose: Callable[[KeptSets, Book], KeptSet | None], directory: Path | None = None
+    config: Config, choose: Callable[[KeptSets, KeptTransaction], KeptSet | None], directory: Path | None = None
 ) -> PolicySet | None:
     """The kept set that is chosen, as if it lay in `directory`. Raises ConfigError, OSError and sqlite3.Error."""
     # Here, so that a command that is given directories does not load it.
     from relay.policy.kept import KeptSets, kept_file
 
     sets = KeptSets(kept_file(config))
-    with relay_rights(config), sets.reading() as book:
-        if (chosen := choose(sets, book)) is None:
+    with relay_rights(config), sets.reading() as transaction:
+        if (chosen := choose(sets, transaction)) is None:
             return None
-        texts = book.texts(chosen)
+        texts = transaction.texts(chosen)
     folder = PolicyFolder.of(config, directory or sets.file.with_name(texts.version))
     try:
         return texts.read(folder)

@@ -34,7 +34,7 @@ from relay.setup.questions import NONE
 from relay.setup.relay_toml import postfix_lines
 from relay.setup.restart import restarted, runs
 from relay.setup.still_queued import left_over, refuse_undo_that_strands
-from relay.status.standing import serves
+from relay.status.active_alarms import serves
 
 
 class BesidePostfix(NamedTuple):

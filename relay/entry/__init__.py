@@ -18,8 +18,8 @@ from relay.mail import Mail, Outcomes
 if TYPE_CHECKING:  # a command that needs one folder alone does not load all of the relay
     from relay.config import Config, DirectionSettings, TCPAddress
     from relay.entry.budget import Budget
-    from relay.entry.homeward import Homeward
     from relay.entry.listening import Present, Sockets, Where
+    from relay.entry.outgoing_router import OutgoingRouter
     from relay.files.stamps import Stamps
     from relay.incoming import Incoming
     from relay.journey.opening.original import Originals
@@ -65,7 +65,7 @@ class Inside:
     """The parts of the relay that a listener may use."""
 
     config: Config
-    outgoing: Homeward | None
+    outgoing: OutgoingRouter | None
     incoming: Incoming | None
     originals: Originals
     rate_limits: RateLimits
@@ -78,7 +78,7 @@ class Inside:
     present: Present
 
     @property
-    def directions(self) -> Iterator[tuple[str, DirectionSettings, Homeward | Incoming]]:
+    def directions(self) -> Iterator[tuple[str, DirectionSettings, OutgoingRouter | Incoming]]:
         """The configured directions: name, settings and recipe."""
         if self.config.outgoing is not None and self.outgoing is not None:
             yield "outgoing", self.config.outgoing, self.outgoing

@@ -23,7 +23,7 @@ from relay.entry import Inside, Recipe
 from relay.entry.budget import Budget, Share
 from relay.errors import ConfigError, RelayError, TryLater
 from relay.mail import Mail, Outcomes
-from relay.runtime.aio import Lane, in_background
+from relay.runtime.aio import FairQueue, in_background
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,7 @@ class SocketServer:
         self.listener = listener
         self.turned_away = turned_away
         self.connections: dict[ClientConnection, str] = {}
-        self.lane = Lane()
+        self.lane = FairQueue()
         self.servers: list[ListeningServer] = []
         self._present = present or PresentHere()
         self._name = name

@@ -98,23 +98,23 @@ class KeptSets:
         self.file = file
 
     @contextmanager
-    def writing(self) -> Iterator[Book]:
+    def writing(self) -> Iterator[KeptTransaction]:
         """A write transaction."""
         with closing(self._made()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                yield Book(connection)
+                yield KeptTransaction(connection)
             except BaseException:
                 with suppress(sqlite3.Error):  # a full disk has ended it already
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
-    def last(self, book: Book, directory: Path) -> KeptSet | None:
+    def last(self, transaction: KeptTransaction, directory: Path) -> KeptSet | None:
         """The set that was in force last, if it is one of this directory; raises ConfigError if it is not kept."""
         if self.file.stat().st_mode & stat.S_ISVTX:
             raise ConfigError(f"{self.file}: the set in force last could not be kept there")
-        newest = book.newest
+        newest = transaction.newest
         return newest if newest is not None and newest.directory == text_of_path(directory) else None
 
     def mark(self, *, behind: bool) -> None:
@@ -137,12 +137,12 @@ class KeptSets:
         self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
 
     @contextmanager
-    def reading(self) -> Iterator[Book]:
+    def reading(self) -> Iterator[KeptTransaction]:
         """A consistent read; raises FileNotFoundError if nothing is kept yet."""
         self.file.stat()
         with closing(connected(self.file)) as connection:
             connection.execute("BEGIN")
-            yield Book(connection)
+            yield KeptTransaction(connection)
 
     def _made(self) -> sqlite3.Connection:
         """The open file; created if missing, replaced if it has another format."""
@@ -173,7 +173,7 @@ def _prepared(connection: sqlite3.Connection) -> bool:
     return bool(found == FORMAT)
 
 
-class Book:
+class KeptTransaction:
     """The contents of the file, within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

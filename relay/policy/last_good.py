@@ -24,7 +24,7 @@ import structlog
 from relay.errors import ConfigError
 from relay.files.sqlite import is_damage
 from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
-from relay.policy.kept import Book, KeptSets
+from relay.policy.kept import KeptSets, KeptTransaction
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.step import Edits, Names, SetFiles, SetStep, Way
@@ -73,24 +73,24 @@ class LastGood:
 
     def newest(self, of: Path) -> str | None:
         """The version of the sets in a directory that was in force last; None if it is not kept."""
-        with suppress(OSError, sqlite3.Error, ConfigError), self.sets.reading() as book:
-            return kept.version if (kept := self.sets.last(book, of)) is not None else None
+        with suppress(OSError, sqlite3.Error, ConfigError), self.sets.reading() as transaction:
+            return kept.version if (kept := self.sets.last(transaction, of)) is not None else None
         return None
 
     def gone(self, now: SetFiles) -> Collection[str]:
         """The files of the newest kept set that this one lacks."""
-        with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
-            return book.edits(now).removed
+        with suppress(OSError, sqlite3.Error), self.sets.reading() as transaction:
+            return transaction.edits(now).removed
         return ()
 
     def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> SetFiles:
         """The set that was in force last, whether or not its tests fail today. Raises ConfigError."""
         try:
-            with self.sets.reading() as book:
-                if (newest := self.sets.last(book, of)) is None:
+            with self.sets.reading() as transaction:
+                if (newest := self.sets.last(transaction, of)) is None:
                     raise ConfigError(f"{self.sets.file}: no set from before is kept")
-                texts = book.texts(newest)
-                self._recall(book)
+                texts = transaction.texts(newest)
+                self._recall(transaction)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{self.sets.file}: no set from before is kept: {error}") from error
         folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
@@ -139,10 +139,10 @@ class LastGood:
     def _since_the_last_process(self, now: SetFiles, directory: Path) -> SetInForce | None:
         """What is to be recorded of the edits since the newest kept set."""
         edits, before = None, ""
-        with suppress(Exception), self.sets.reading() as book:  # errors are logged when the set is kept
-            self._recall(book)
-            if (newest := book.newest) is not None:
-                edits, before = book.edits(now), newest.version
+        with suppress(Exception), self.sets.reading() as transaction:  # errors are logged when the set is kept
+            self._recall(transaction)
+            if (newest := transaction.newest) is not None:
+                edits, before = transaction.edits(now), newest.version
         if edits is not None and not any(edits):
             return None
         return SetInForce(self._step(now, before, edits or Edits(), directory, origin="start"), now)
@@ -162,14 +162,14 @@ class LastGood:
         self.sets.mark(behind=False)
 
     def _write(self, now: SetFiles, directory: Path) -> None:
-        with self.sets.writing() as book:
-            newest, edits = book.newest, book.edits(now)
+        with self.sets.writing() as transaction:
+            newest, edits = transaction.newest, transaction.edits(now)
             if newest is None or any(edits):
-                book.put(now, edits, directory, self._last_step, partial(self._text, directory, now))
+                transaction.put(now, edits, directory, self._last_step, partial(self._text, directory, now))
             else:
-                book.moved(newest.number, directory)
-            book.set_state(_NOTE, str(self._note))
-            book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
+                transaction.moved(newest.number, directory)
+            transaction.set_state(_NOTE, str(self._note))
+            transaction.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
 
     def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, origin: Way | None = None) -> SetStep:
         link, link_before = link_of(directory), self._link
@@ -186,11 +186,11 @@ class LastGood:
         self.mine.add(when := time.time_ns())
         return SetStep(now.policies.version, before, when, len(now.policies.files), origin, installer, *names)
 
-    def _recall(self, book: Book) -> None:
+    def _recall(self, transaction: KeptTransaction) -> None:
         """Restores the state of the previous process."""
         with suppress(ValueError, TypeError):
-            self._note = int(book.state(_NOTE) or 0)
-            link = book.state(_LINK)
+            self._note = int(transaction.state(_NOTE) or 0)
+            link = transaction.state(_LINK)
             self._link = LinkId(*json.loads(link)) if link else None
 
     def _text(self, directory: Path, now: SetFiles, name: str) -> str:

@@ -28,8 +28,8 @@ from relay.config.listeners import LISTENERS
 from relay.counting.board import Board
 from relay.entry import Inside, Listener, ListenerModule
 from relay.entry.budget import Budget
-from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
+from relay.entry.outgoing_router import OutgoingRouter
 from relay.errors import ConfigError
 from relay.files import resolved
 from relay.formats import characters
@@ -66,8 +66,8 @@ from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
 from relay.status.next_start import NextStart
 from relay.status.notifier import AlarmNotifier
+from relay.status.observation import Observer
 from relay.status.ready import Readiness
-from relay.status.sight import Looking
 from relay.store.migrations import migrate
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
@@ -248,9 +248,9 @@ def _journeys(
     config = built.config
     way_out = outgoing_recipe(built) if config.outgoing else None
     way_in = incoming_recipe(built) if config.incoming else None
-    homeward = Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None
+    router = OutgoingRouter(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None
     inside = Inside(
-        config, homeward, way_in, built.originals, built.store.rate_limits, secret, budget, sockets,
+        config, router, way_in, built.originals, built.store.rate_limits, secret, budget, sockets,
         tally(built, "incoming"), built.board, present,
     )  # fmt: skip
     return inside, way_out
@@ -385,8 +385,8 @@ async def _alarms(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(alarms.write)  # last: notices sent until then are not sent again
         await stack.enter_async_context(in_background("alarm notices", notifier.keep_up()))
-        looking = Looking(watched, readiness, built.next_hops)
-        await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
+        observer = Observer(watched, readiness, built.next_hops)
+        await stack.enter_async_context(in_background("alarms", alarms.keep_up(observer)))
         yield alarms
 
 

@@ -103,7 +103,7 @@ class Turns:
             self._began = time.monotonic()
 
 
-class Lane:
+class FairQueue:
     """A queue of busy connections; one of them continues in each pass of the event loop."""
 
     def __init__(self) -> None:

@@ -4,10 +4,10 @@ Read-only, and mail comes first: work and connections are bounded, and no respon
     measures.py    metrics of each process, and of the site
     ready.py       readiness: whether mail is sealed or held safely
     next_start.py  whether a relay would start with the files as they are now
-    sight.py       the input of alarm rules
+    observation.py       the input of alarm rules
     rules.py       the rules of all alarms
     alarms.py      the state of alarms
-    standing.py    an active alarm, and the file that commands read
+    active.py    an active alarm, and the file that commands read
     notifier.py    notices of alarms by mail or program
     exposition.py  the text of /metrics
     record.py      recent data in memory, history in the store, for the page

@@ -21,9 +21,9 @@ from relay.counting import metrics
 from relay.counting.alarms import ALARMS, Alarm
 from relay.counting.board import Board
 from relay.files import write_whole
+from relay.status.active_alarms import MOST, ActiveAlarm, State, read
+from relay.status.observation import Observation, Observer
 from relay.status.rules import RULES, Rule
-from relay.status.sight import Looking, Sight
-from relay.status.standing import MOST, Standing, State, read
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ AGAIN_S = 86_400.0
 class Notifier(Protocol):
     """Sends notices of alarms to others."""
 
-    def notify(self, standing: Standing, state: State) -> None:
+    def notify(self, active: ActiveAlarm, state: State) -> None:
         """Returns at once; failures are logged."""
 
     def pending(self) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Alarms:
         self._clock = clock
         self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        standing, pending = read(file, self._written_at, ALARMS)
-        self._standing = {(each.alarm.name, each.about): each for each in standing}
+        active, pending = read(file, self._written_at, ALARMS)
+        self._active = {(each.alarm.name, each.about): each for each in active}
         self._could_write, self._written = True, ""
         if notifier is not None:
             _resume(notifier, pending)
@@ -77,57 +77,57 @@ class Alarms:
         self._show()
 
     @property
-    def standing(self) -> list[Standing]:
+    def active(self) -> list[ActiveAlarm]:
         """The active alarms, oldest first."""
-        return sorted(self._standing.values(), key=lambda each: each.since)
+        return sorted(self._active.values(), key=lambda each: each.since)
 
     def about(self, name: str) -> set[str]:
         """The subjects for which this alarm is active."""
-        return {about for alarm, about in self._standing if alarm == name}
+        return {about for alarm, about in self._active if alarm == name}
 
-    def note(self, sight: Sight) -> None:
+    def note(self, observation: Observation) -> None:
         """Evaluates an observation: alarms begin, end and are repeated."""
         now = self._clock()
-        found = [((name, about), cause) for name, about, cause in self._seen(sight)]
+        found = [((name, about), cause) for name, about, cause in self._seen(observation)]
         seen = {key: cause for key, cause in found if cause is not None}
         unseen = {key for key, _ in found} - seen.keys()
         for key, cause in seen.items():
             first = self._first_seen.setdefault(key, now)
-            if active := self._standing.get(key):
+            if active := self._active.get(key):
                 active.seen, active.cause = now, cause
             elif now - first >= ALARMS[key[0]].after_s and self._has_room(ALARMS[key[0]]):
                 self._begin(*key, cause)
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
-        for key, each in list(self._standing.items()):
+        for key, each in list(self._active.items()):
             if key in unseen:
                 each.seen = now
             if key in seen or key in unseen:
                 self._repeat(each)
             elif now - each.seen >= each.alarm.clear_s:
-                del self._standing[key]
+                del self._active[key]
                 self._report(each, "ends")
         self._show()
 
-    def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str | None]]:
+    def _seen(self, observation: Observation) -> Iterable[tuple[str, str, str | None]]:
         """Alarm, subject and cause; None if the end of the cause cannot be observed: then nothing ends."""
         for name, rule in self._rules.items():
             try:
-                yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
+                yield from ((name, about, cause) for about, cause in list(rule(observation, self.about(name))))
             except Exception as error:  # noqa: BLE001 - a faulty rule must not affect the others
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
                 yield from ((name, about, None) for about in self.about(name))
 
     def _has_room(self, alarm: Alarm) -> bool:
         """Whether one more may be active; half of the places are reserved for critical alarms."""
-        return len(self._standing) < (MOST if alarm.severity == "critical" else MOST // 2)
+        return len(self._active) < (MOST if alarm.severity == "critical" else MOST // 2)
 
     def _begin(self, name: str, about: str, cause: str) -> None:
         wall = time.time()
-        self._standing[name, about] = begun = Standing(ALARMS[name], about, cause, wall, wall, self._clock())
+        self._active[name, about] = begun = ActiveAlarm(ALARMS[name], about, cause, wall, wall, self._clock())
         self._board.add(metrics.ALARMS_BEGUN, name)
         self._report(begun, "begins")
 
-    def _repeat(self, each: Standing) -> None:
+    def _repeat(self, each: ActiveAlarm) -> None:
         """Reports an active alarm again once a day, and in a digest if its cause has changed."""
         ago = time.time() - each.reported
         if not 0 <= ago < AGAIN_S:
@@ -135,7 +135,7 @@ class Alarms:
         elif each.alarm.digest_s and ago >= each.alarm.digest_s and each.cause != each.said:
             self._report(each, "changed")
 
-    def _report(self, each: Standing, state: State) -> None:
+    def _report(self, each: ActiveAlarm, state: State) -> None:
         each.reported, each.said = time.time(), each.cause
         facts = {"alarm": each.alarm.name, "severity": each.alarm.severity, "about": each.about, "cause": each.cause}
         duration = round(max(0.0, time.time() - each.since))
@@ -154,11 +154,11 @@ class Alarms:
         for name, alarm in ALARMS.items():
             self._board.set(metrics.ALARM, name, alarm.severity, to=bool(self.about(name)))
 
-    async def keep_up(self, looking: Looking) -> None:
+    async def keep_up(self, observer: Observer) -> None:
         """Evaluates the alarms every LOOK_S seconds, until cancelled."""
         while True:
             try:
-                self.note(await looking.look(self.about("next_hop_away")))
+                self.note(await observer.look(self.about("next_hop_away")))
                 if self._as_text() != self._written or self._clock() - self._written_at >= WRITE_S:
                     await self.write()
             except Exception as error:  # noqa: BLE001 - the next evaluation may succeed
@@ -179,7 +179,7 @@ class Alarms:
 
     def _as_text(self) -> str:
         pending = self._notifier.pending() if self._notifier is not None else {}
-        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": pending})
+        return json.dumps({"alarms": [each.as_json() for each in self.active], "untold": pending})
 
 
 def _resume(notifier: Notifier, pending: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ from relay.files.rights import why_not_as_root
 from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Outcomes, Recipient, WayOut, domain_of
 from relay.runtime.notify import without_manager
-from relay.status.standing import Standing, State, public_cause
+from relay.status.active_alarms import ActiveAlarm, State, public_cause
 
 log = structlog.get_logger(__name__)
 
@@ -192,12 +192,10 @@ class AlarmNotifier:
         self._mails = {address: _NoticeQueue() for address in config.alarms.mail_to or ()}
         self._runs = {_COMMAND: _NoticeQueue()} if config.alarms.command else {}
 
-    def notify(self, standing: Standing, state: State) -> None:
+    def notify(self, active: ActiveAlarm, state: State) -> None:
         """Queues a notice for each receiver."""
-        alarm = standing.alarm
-        word = _Notice(
-            state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do
-        )
+        alarm = active.alarm
+        word = _Notice(state, alarm.name, active.about, active.cause, active.since, alarm.meaning, alarm.what_to_do)
         for each in (*self._mails.values(), *self._runs.values()):
             each.add(word)
 

@@ -19,8 +19,8 @@ from relay.counting.metric import Labels, Metric, Totals
 from relay.errors import StoreUnavailable
 from relay.runtime.aio import in_background
 from relay.status import Watched
+from relay.status.active_alarms import ActiveAlarm
 from relay.status.alarms import Alarms
-from relay.status.standing import Standing
 from relay.store.history import KEPT, MOST_POOLS, Stretch
 from relay.store.quarantine_table import Kept
 
@@ -62,7 +62,7 @@ class Remembered:
     """The record at one moment, `at` of time.monotonic.
 
     `recent` is the recent growth of each counter, and `last` the time of each outcome by direction. `stretches` has the
-    history by length of a stretch, oldest first. `standing` are the active alarms, oldest first, `ended` the ended
+    history by length of a stretch, oldest first. `active` are the active alarms, oldest first, `ended` the ended
     ones, latest first. `aside` are the latest messages in quarantine. `times` is the recent growth of the histogram of
     total times by direction (qumail_step_seconds, step all).
     """
@@ -72,7 +72,7 @@ class Remembered:
     times: Mapping[str, Sequence[float]]
     last: Mapping[tuple[str, str], float]
     stretches: Mapping[int, Sequence[Stretch]]
-    standing: Sequence[Standing]
+    active: Sequence[ActiveAlarm]
     ended: Sequence[Ended]
     aside: Sequence[Kept]
 
@@ -86,7 +86,7 @@ class Record:
     def __init__(self, watched: Watched, alarms: Alarms, totals: Totals) -> None:
         self._watched = watched
         self._alarms = alarms
-        self._standing: list[Standing] = []
+        self._active: list[ActiveAlarm] = []
         self._ended: deque[Ended] = deque(maxlen=ENDED)
         self._aside: list[Kept] = []
         self._looks: deque[_Snapshot] = deque()
@@ -113,10 +113,10 @@ class Record:
         self._looks.append(_Snapshot(now, counts, times))
         while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
             self._looks.popleft()
-        standing = self._alarms.standing
-        over = [each for each in self._standing if each not in standing]
+        active = self._alarms.active
+        over = [each for each in self._active if each not in active]
         self._ended.extendleft(Ended(each.alarm.name, each.about, each.since, time.time()) for each in over)
-        self._standing = standing
+        self._active = active
 
     def view(self) -> Remembered:
         """The current record, as an immutable value."""
@@ -135,7 +135,7 @@ class Record:
             times,
             dict(self._last),
             self._history(now),
-            [*self._standing],
+            [*self._active],
             [*self._ended],
             [*self._aside],
         )

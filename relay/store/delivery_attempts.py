@@ -204,7 +204,7 @@ class AttemptRows:
             copies.update({row.copy: row for row in waiting})
         return states, copies
 
-    def put_down(
+    def settle(
         self, outcomes: Sequence[Settlement], change: ClaimsTransaction, now: float
     ) -> tuple[set[bytes], set[bytes]]:
         """The mails of which no row is left, and those, not opened ones, of which there are rows.

@@ -359,7 +359,7 @@ class DeliveryRecords:
         new = self._received.new_rows()
 
         def work(change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
-            forgotten_and_known = self._attempts.put_down(outcomes, change, self._clock())
+            forgotten_and_known = self._attempts.settle(outcomes, change, self._clock())
             if beginnings:
                 self._attempts.begin(beginnings, fresh, new, change, self._may_know)
             return forgotten_and_known

@@ -33,7 +33,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.postfix import watch
 from relay.process import app
 from relay.runtime.aio import clock_offset, in_background
-from relay.status import alarms, exposition, measures, next_start, ready, rules, sight
+from relay.status import alarms, exposition, measures, next_start, observation, ready, rules
 from relay.store import store
 from tests.testlib import mails
 from tests.testlib.mail_server import MailServer
@@ -167,7 +167,7 @@ async def _keys_run_dry(scene: Scene) -> None:
 
 
 async def _disk_full(scene: Scene) -> None:
-    scene.patches.enter_context(patch.object(sight, "free_octets", lambda _: 1000))
+    scene.patches.enter_context(patch.object(observation, "free_octets", lambda _: 1000))
 
 
 async def _undo(scene: Scene) -> None:
@@ -217,7 +217,7 @@ async def _policy_repaired(scene: Scene) -> None:
 
 async def _clock_jumps(scene: Scene) -> None:
     true = clock_offset
-    scene.patches.enter_context(patch.object(sight, "clock_offset", lambda: true() + 86_400))
+    scene.patches.enter_context(patch.object(observation, "clock_offset", lambda: true() + 86_400))
 
 
 async def _memory_at_limit(scene: Scene) -> None:
@@ -288,8 +288,8 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
         for module, name, value in (
             (alarms, "ALARMS", shorter),
             (alarms, "LOOK_S", alarms.LOOK_S / by),
-            (sight, "SAMPLE_S", sight.SAMPLE_S / by),
-            (sight, "WINDOW_S", 3.0),
+            (observation, "SAMPLE_S", observation.SAMPLE_S / by),
+            (observation, "WINDOW_S", 3.0),
             (rules, "WINDOW_S", 3.0),
             (rules, "MINUTE_S", 2.0),
             (rules, "KME_S", 1.0),

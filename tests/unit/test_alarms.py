@@ -31,14 +31,14 @@ from relay.policy.decide import PolicySet
 from relay.process import app
 from relay.process.upkeep import held_mail_kept
 from relay.quarantine import REASONS
-from relay.status import Watched, alarms, sight
+from relay.status import Watched, alarms, observation
+from relay.status.active_alarms import MOST, ActiveAlarm, public_cause
 from relay.status.alarms import AGAIN_S, Alarms
 from relay.status.notifier import MOST as MOST_NOTICES, AlarmNotifier
+from relay.status.observation import Observation, Observer
 from relay.status.page.words import _errors, reason
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
-from relay.status.sight import Looking, Sight
-from relay.status.standing import MOST, Standing, public_cause
 
 EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
 ME = ("outgoing", "smtp", "", "plaintext", "delivered")
@@ -49,9 +49,9 @@ HELD = ("outgoing", "smtp", "bob", "none", "held")
 def _now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What all clocks here show."""
     now = [1_000_000.0]
-    monkeypatch.setattr(sight, "boot_time", lambda: now[0])
+    monkeypatch.setattr(observation, "boot_time", lambda: now[0])
     monkeypatch.setattr(alarms, "time", SimpleNamespace(time=lambda: now[0], monotonic=lambda: now[0]))
-    monkeypatch.setattr(sight, "clock_offset", lambda: 5000.0)
+    monkeypatch.setattr(observation, "clock_offset", lambda: 5000.0)
     return now
 
 
@@ -87,17 +87,17 @@ def watched(board: Board, **settings: Any) -> Watched:
     )
 
 
-async def looked(board: Board, change: Callable[[], object], now: list[float], **settings: Any) -> Sight:
+async def looked(board: Board, change: Callable[[], object], now: list[float], **settings: Any) -> Observation:
     """What is seen after a change."""
-    looking = Looking(watched(board, **settings), cast(Readiness, SimpleNamespace(found={})), {})
-    await looking.look()
+    observer = Observer(watched(board, **settings), cast(Readiness, SimpleNamespace(found={})), {})
+    await observer.look()
     change()
     now[0] += 5
-    return await looking.look()
+    return await observer.look()
 
 
-def seen(sight_: Sight, name: str, *standing: str) -> list[str]:
-    return [about for about, _ in RULES[name](sight_, standing)]
+def seen(observation: Observation, name: str, *standing: str) -> list[str]:
+    return [about for about, _ in RULES[name](observation, standing)]
 
 
 def test_each_alarm_has_a_rule_and_each_rule_is_explained() -> None:
@@ -112,22 +112,22 @@ def test_each_alarm_has_a_rule_and_each_rule_is_explained() -> None:
 
 async def test_what_came_before_the_first_look_has_grown(now: list[float]) -> None:
     board = Board()
-    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
     board.add(metrics.RECEIVED_KEYS_REFUSED, "km2")
-    assert seen(await looking.look(), "received_keys_refused") == ["km2"]
+    assert seen(await observer.look(), "received_keys_refused") == ["km2"]
 
 
 async def test_mail_is_stuck_where_three_were_held_since_the_last_that_went(now: list[float]) -> None:
     board = Board()
-    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
 
     async def stuck(metric: tuple[str, ...], number: int, *standing: str, new: bool = True) -> bool:
-        await looking.look()
+        await observer.look()
         board.add(metrics.MAILS, *metric, by=number)
         if metric == HELD and new:
             board.add(metrics.HELD_FIRST, "outgoing", by=number)
         now[0] += 10
-        return bool(seen(await looking.look(), "mail_stuck", *standing))
+        return bool(seen(await observer.look(), "mail_stuck", *standing))
 
     assert not await stuck(ME, 1)
     assert not await stuck(HELD, 2)
@@ -316,11 +316,11 @@ async def test_a_next_hop_is_tried_each_minute_without_mail_and_may_be_away_whil
         return faults
 
     hops = {"outgoing": cast(NextHop, SimpleNamespace(states=states))}
-    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), hops)
+    observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), hops)
 
     async def away(seconds: float) -> bool:
         now[0] += seconds
-        return seen(await looking.look(), "next_hop_away") == ["outgoing"]
+        return seen(await observer.look(), "next_hop_away") == ["outgoing"]
 
     assert (await away(55), len(tries)) == (False, 0)
     assert (await away(10), len(tries)) == (False, 1)
@@ -339,14 +339,14 @@ async def test_a_next_hop_is_tried_each_minute_without_mail_and_may_be_away_whil
 async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
     now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
     offset = [5000.0]
-    monkeypatch.setattr(sight, "clock_offset", lambda: offset[0])
+    monkeypatch.setattr(observation, "clock_offset", lambda: offset[0])
     found = []
     for step, seconds in ((0.0, 5), (-50.0, 5), (3600.0, 5), (0.0, 3000), (0.0, 700)):
         offset[0] += step
         now[0] += seconds
-        found.append(seen(await looking.look(), "clock_jumped"))
+        found.append(seen(await observer.look(), "clock_jumped"))
     assert found == [[], [], [""], [""], []]
 
 
@@ -359,18 +359,18 @@ async def test_no_alarm_waits_for_what_is_looked_for_in_the_policy_files(
         answers.wait()
         yield "a floor that nothing can fulfil"
 
-    monkeypatch.setattr(sight, "in_vain", slow)
-    monkeypatch.setattr(sight, "FINDINGS_S", 0.01)
+    monkeypatch.setattr(observation, "in_vain", slow)
+    monkeypatch.setattr(observation, "FINDINGS_S", 0.01)
     board = Board()
-    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
     try:
         board.set(metrics.POLICY_PROBLEMS, to=2)
-        found = await looking.look()
+        found = await observer.look()
         assert (seen(found, "policy_broken"), seen(found, "policy_in_vain")) == ([""], [])
     finally:
         answers.set()
     async with asyncio.timeout(30):
-        while not seen(await looking.look(), "policy_in_vain"):
+        while not seen(await observer.look(), "policy_in_vain"):
             pass
 
 
@@ -399,10 +399,10 @@ async def test_over_a_restart_an_alarm_stays_until_the_end_of_its_cause_was_seen
     name: str, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right after a start nothing is measured yet: no row, no file, no number."""
-    monkeypatch.setattr(sight, "free_octets", lambda _: None)
-    monkeypatch.setattr(sight, "FINDINGS_S", 0.0)
+    monkeypatch.setattr(observation, "free_octets", lambda _: None)
+    monkeypatch.setattr(observation, "FINDINGS_S", 0.0)
     answers = threading.Event()
-    monkeypatch.setattr(sight, "_findings_in", lambda *_, **__: answers.wait() and 0)
+    monkeypatch.setattr(observation, "_findings_in", lambda *_, **__: answers.wait() and 0)
     about = _ABOUT[ALARMS[name].about]
     left_standing(tmp_path / "alarms.json", (name, about))
     told = _Kept()
@@ -412,12 +412,12 @@ async def test_over_a_restart_an_alarm_stays_until_the_end_of_its_cause_was_seen
         cast(Any, of).next_start = SimpleNamespace(problem=None)
     if name.startswith("postfix"):
         cast(Any, of).postfix = SimpleNamespace(past={}, kept_back={}, former="", unknown="not judged yet")
-    looking = Looking(of, cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(of, cast(Readiness, SimpleNamespace(found={})), {})
     for _ in range(20):
         now[0] += 5
-        made.note(await looking.look())
+        made.note(await observer.look())
     answers.set()
-    standing = [(each.alarm.name, each.about) for each in made.standing if each.alarm.name == name]
+    standing = [(each.alarm.name, each.about) for each in made.active if each.alarm.name == name]
     over = name in SEEN_AT_ONCE
     assert standing == ([] if over else [(name, about)])
     assert [each for each in told.said if each[0] == name] == ([(name, "ends")] if over else [])
@@ -429,12 +429,12 @@ async def test_what_happened_of_late_is_over_after_ten_quiet_minutes_also_over_a
 ) -> None:
     left_standing(tmp_path / "alarms.json", (name, _ABOUT[ALARMS[name].about]))
     made = Alarms(Board(), tmp_path / "alarms.json", clock=lambda: now[0])
-    looking = Looking(watched(Board(), clear_text=True), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(Board(), clear_text=True), cast(Readiness, SimpleNamespace(found={})), {})
     took = 0
-    while made.standing:
+    while made.active:
         took += 5
         now[0] += 5
-        made.note(await looking.look())
+        made.note(await observer.look())
     assert 600 <= took <= 600 + ALARMS[name].clear_s + 5
 
 
@@ -452,10 +452,10 @@ async def test_an_alarm_about_what_is_no_longer_configured_is_over(
 ) -> None:
     left_standing(tmp_path / "alarms.json", (name, about))
     made = Alarms(Board(), tmp_path / "alarms.json", clock=lambda: now[0])
-    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
     now[0] += ALARMS[name].clear_s
-    made.note(await looking.look())
-    assert made.standing == []
+    made.note(await observer.look())
+    assert made.active == []
 
 
 class _Kept:
@@ -464,7 +464,7 @@ class _Kept:
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
 
-    def notify(self, standing: Standing, state: str) -> None:
+    def notify(self, standing: ActiveAlarm, state: str) -> None:
         self.said.append((standing.alarm.name, state))
 
     def pending(self) -> dict[str, Any]:
@@ -476,18 +476,18 @@ class _Kept:
 
 async def test_the_relays_own_mail_neither_keeps_the_alarm_about_held_mail_up_nor_ends_it(now: list[float]) -> None:
     board = Board()
-    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
     board.add(metrics.MAILS, *HELD, by=3)
     board.add(metrics.HELD_FIRST, "outgoing", by=3)
     now[0] += 10
-    assert seen(await looking.look(), "mail_stuck") == ["outgoing"]
+    assert seen(await observer.look(), "mail_stuck") == ["outgoing"]
     board.add(metrics.MAILS, "outgoing", OURS, "", "plaintext", "inside")
     now[0] += 10
-    assert seen(await looking.look(), "mail_stuck", "outgoing") == ["outgoing"]
+    assert seen(await observer.look(), "mail_stuck", "outgoing") == ["outgoing"]
     for _ in range(70):
         now[0] += 10
         board.add(metrics.MAILS, "outgoing", OURS, "bob", "none", "held")
-        found = await looking.look()
+        found = await observer.look()
     assert seen(found, "mail_stuck", "outgoing") == []
 
 
@@ -509,7 +509,7 @@ def events(logs: Any) -> list[str]:
     return [each["event"] for each in logs]
 
 
-NO_SIGHT = cast(Sight, None)
+NO_SIGHT = cast(Observation, None)
 
 
 def test_what_comes_and_goes_begins_once_and_ends_once(
@@ -563,17 +563,17 @@ async def test_where_the_file_of_what_is_held_cannot_be_read_its_alarms_stay(now
     board = Board()
     async with held_mail_kept(board.held, tmp_path / "held.json"):
         made = Alarms(board, tmp_path / "alarms.json", clock=lambda: now[0])
-        looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+        observer = Observer(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
         now[0] += 120
-        made.note(await looking.look())
-        assert {each.alarm.name for each in made.standing} == {"mail_held", "policy_holds"}
+        made.note(await observer.look())
+        assert {each.alarm.name for each in made.active} == {"mail_held", "policy_holds"}
 
 
 def test_the_number_that_stands_is_bounded(raised: tuple[Alarms, list[str]], faults: list[Seen]) -> None:
     made, logs = raised
     faults[:] = [(f"peer{number}", "no key") for number in range(2 * MOST)]
     made.note(NO_SIGHT)
-    assert (len(made.standing), len(events(logs))) == (MOST, MOST)
+    assert (len(made.active), len(events(logs))) == (MOST, MOST)
 
 
 def test_many_warnings_leave_room_for_what_is_critical(tmp_path: Path, now: list[float]) -> None:
@@ -613,7 +613,7 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
     notifier = AlarmNotifier(cast(Config, config), Board(), cast(Any, out), {})
 
     def say(name: str, about: str) -> None:
-        notifier.notify(Standing(ALARMS[name], about, "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
+        notifier.notify(ActiveAlarm(ALARMS[name], about, "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
 
     say("policy_in_vain", "")
     say("keys_gone", "bob")
@@ -638,7 +638,7 @@ def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_no
         incoming=None,
     )
     notifier = AlarmNotifier(cast(Config, config), Board(), None, {})
-    notifier.notify(Standing(ALARMS["keys_gone"], "bob", "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
+    notifier.notify(ActiveAlarm(ALARMS["keys_gone"], "bob", "a cause", since=0.0, reported=0.0, seen=0.0), "begins")
     [word] = notifier.pending()["root@alice.example"]
     after = AlarmNotifier(cast(Config, config), Board(), None, {})
     after.resume({"root@alice.example": [word | {"name": "of_old"}, word]})
@@ -665,7 +665,7 @@ def test_a_rule_that_breaks_keeps_no_other_from_being_raised(tmp_path: Path, now
 )
 def test_a_file_that_cannot_be_read_stands_for_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "alarms.json").write_text(text)
-    assert Alarms(Board(), tmp_path / "alarms.json").standing == []
+    assert Alarms(Board(), tmp_path / "alarms.json").active == []
 
 
 def test_a_rule_that_breaks_ends_no_alarm(tmp_path: Path, now: list[float]) -> None:
@@ -693,7 +693,7 @@ def test_a_rule_that_breaks_ends_no_alarm(tmp_path: Path, now: list[float]) -> N
 def test_an_alarm_that_is_no_more_known_is_left_out(tmp_path: Path) -> None:
     row = {"alarm": "of_old", "about": "", "cause": "", "since": 1, "told": 1}
     (tmp_path / "a").write_text(json.dumps({"alarms": [row, row | {"alarm": "tripwire"}]}))
-    assert [each.alarm.name for each in Alarms(Board(), tmp_path / "a").standing] == ["tripwire"]
+    assert [each.alarm.name for each in Alarms(Board(), tmp_path / "a").active] == ["tripwire"]
 
 
 async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[float]) -> None:

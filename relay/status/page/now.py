@@ -28,7 +28,7 @@ class Now:
 
     def stands(self, name: str, about: str = "") -> bool:
         """Whether this alarm is active."""
-        return any((each.alarm.name, each.about) == (name, about) for each in self.past.standing)
+        return any((each.alarm.name, each.about) == (name, about) for each in self.past.active)
 
     def series(self, metric: Metric) -> list[tuple[Labels, float]]:
         """The number of each set of labels."""

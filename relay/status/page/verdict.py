@@ -10,10 +10,10 @@ from typing import Literal
 from relay.counting import amounts, metrics
 from relay.counting.alarms import ALARMS
 from relay.keys.development import NOT_QUANTUM
+from relay.status.active_alarms import ActiveAlarm
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S
 from relay.status.rules import THROUGH
-from relay.status.standing import Standing
 
 State = Literal["good", "quiet", "warning", "bad"]
 DIRECTIONS = ("outgoing", "incoming")
@@ -42,9 +42,9 @@ class Trouble:
     since: float
 
 
-def state_of(standing: Standing) -> State:
+def state_of(active: ActiveAlarm) -> State:
     """An alarm's severity on the page."""
-    return "bad" if standing.alarm.severity == "critical" else "warning"
+    return "bad" if active.alarm.severity == "critical" else "warning"
 
 
 def verdict(now: Now) -> Verdict:
@@ -82,9 +82,9 @@ def troubles(now: Now) -> list[Trouble]:
     ]  # fmt: skip
 
 
-def _worst_first(now: Now) -> list[Standing]:
-    def rank(each: Standing) -> tuple[bool, bool, int, float]:
+def _worst_first(now: Now) -> list[ActiveAlarm]:
+    def rank(each: ActiveAlarm) -> tuple[bool, bool, int, float]:
         alarm = each.alarm
         return not alarm.not_ready, alarm.severity != "critical", _ORDER[alarm.name], -each.since
 
-    return sorted(now.past.standing, key=rank)
+    return sorted(now.past.active, key=rank)

@@ -23,8 +23,8 @@ from relay.counting.board import Board
 from relay.counting.metric import Metric
 from relay.entry import listening
 from relay.entry.budget import Budget, room_for
-from relay.entry.homeward import Homeward
 from relay.entry.listening import ClientConnection, SocketServer
+from relay.entry.outgoing_router import OutgoingRouter
 from relay.entry.transaction import Transaction
 from relay.formats import mime
 from relay.incoming import Incoming
@@ -131,12 +131,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(SocketServer, "stop", stopped)
     monkeypatch.setattr(SocketServer, "run", ran)
     monkeypatch.setattr(Budget, "__init__", made)
-    for recipe in (Homeward, Incoming):
+    for recipe in (OutgoingRouter, Incoming):
         _watch(monkeypatch, recipe, found)
     return found
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], found: Seen) -> None:
+def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[OutgoingRouter | Incoming], found: Seen) -> None:
     process, in_place = recipe.process, recipe.in_place
     answered, client_gone = recipe.client_answered, recipe.client_gone
     check_recipient, not_taken = recipe.check_recipient, recipe.not_taken
@@ -563,7 +563,7 @@ async def test_of_a_client_that_is_gone_nobody_says_that_it_heard_the_answer(
     listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen, monkeypatch: Any
 ) -> None:
     sender, recipient, _ = addresses_of(setting)
-    recipe = Homeward if setting.startswith("outgoing.") else Incoming
+    recipe = OutgoingRouter if setting.startswith("outgoing.") else Incoming
     process = recipe.process
     async with (
         serving(site_with(setting, tmp_path, kmes, wire)) as addresses,

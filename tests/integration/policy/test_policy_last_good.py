@@ -25,7 +25,7 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload, settings as policy_settings, starting
 from relay.policy.decide import PolicySet
-from relay.policy.kept import Book, KeptSets
+from relay.policy.kept import KeptSets, KeptTransaction
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
@@ -162,7 +162,7 @@ def test_a_set_that_could_not_be_kept_is_not_replaced_by_an_older_one_at_a_start
 ) -> None:
     policies = started(directory)
     with monkeypatch.context() as full:
-        full.setattr(Book, "put", _no_room)
+        full.setattr(KeptTransaction, "put", _no_room)
         write(directory, {"floors.toml": '[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\n'})
         policies.reload()
         newer = policies().version

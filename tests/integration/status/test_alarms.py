@@ -19,8 +19,8 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from relay.status import notifier, sight
-from relay.status.standing import Standing
+from relay.status import notifier, observation
+from relay.status.active_alarms import ActiveAlarm
 from tests.integration.test_workers import workers
 from tests.system.drill import shortened
 from tests.testlib import mails
@@ -120,7 +120,7 @@ async def test_no_name_of_a_policy_file_is_shown_to_those_who_can_connect(site: 
 
 
 async def test_what_stands_over_a_restart_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sight, "free_octets", lambda _: 1000)
+    monkeypatch.setattr(observation, "free_octets", lambda _: 1000)
     with capture_logs() as logs:
         for _ in range(3):
             async with app.running(site.config):
@@ -261,7 +261,7 @@ async def test_mail_does_not_wait_for_a_command_that_hangs(site: Site, sink: Sin
 
 async def test_telling_ends_when_the_relay_does_also_if_there_is_something_to_tell_at_that_moment(site: Site) -> None:
     with_alarms(site, 'mail_to = ["root@alice.example"]')
-    alarm = Standing(ALARMS["policy_broken"], "", "", since=0, reported=0, seen=0)
+    alarm = ActiveAlarm(ALARMS["policy_broken"], "", "", since=0, reported=0, seen=0)
     for turns in range(6):
         tells = notifier.AlarmNotifier(site.config, Board(), None, {})
         keeping = asyncio.create_task(tells.keep_up())

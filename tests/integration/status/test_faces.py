@@ -28,11 +28,11 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.process import app
 from relay.runtime.aio import clock_offset
-from relay.status import Watched, alarms, exposition, measures, next_start, ready, record, sight
+from relay.status import Watched, alarms, exposition, measures, next_start, observation, ready, record
 from relay.status.alarms import Alarms
+from relay.status.observation import Observer
 from relay.status.page import feed
 from relay.status.ready import Readiness
-from relay.status.sight import Looking
 from relay.store.history import History
 from tests.integration.status.test_ready import readyz
 from tests.testlib.relay_command import run
@@ -82,7 +82,7 @@ def _stuck(scene: Scene) -> None:
     scene.board.add(metrics.HELD_FIRST, "incoming", by=3)
 
 
-async def _one_finding(_: Looking) -> int:
+async def _one_finding(_: Observer) -> int:
     return 1
 
 
@@ -109,7 +109,7 @@ def _canary_late(scene: Scene) -> None:
 
 
 def _next_hop_away(scene: Scene) -> None:
-    scene.patch.setattr(Looking, "_tried", _nobody_listens)
+    scene.patch.setattr(Observer, "_tried", _nobody_listens)
     scene.board.add(metrics.FAILURES, "incoming", "Gone")
 
 
@@ -119,7 +119,7 @@ def _kme_away(scene: Scene) -> None:
 
 
 def _clock(scene: Scene) -> None:
-    scene.patch.setattr(sight, "clock_offset", lambda: clock_offset() + 86_400)
+    scene.patch.setattr(observation, "clock_offset", lambda: clock_offset() + 86_400)
 
 
 IN_CLEAR = ("outgoing", "smtp", "", "plaintext", "delivered")
@@ -163,7 +163,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "policy_broken": _policy_broken,
     "policy_edit_waits": lambda s: s.patch.setattr(PoliciesInForce, "_show_waiting", _one_waits),
     "policy_test_fails": lambda s: s.patch.setattr(PoliciesInForce, "_try_tests_again", _one_fails),
-    "policy_in_vain": lambda s: s.patch.setattr(Looking, "_policy_findings", _one_finding),
+    "policy_in_vain": lambda s: s.patch.setattr(Observer, "_policy_findings", _one_finding),
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": lambda s: s.board.add(metrics.FAILURES, "incoming", "NextHopRefused", by=3),
     "canary_late": _canary_late,

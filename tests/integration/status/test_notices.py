@@ -16,8 +16,8 @@ from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.mail import Mail, Outcomes
 from relay.process import app
-from relay.status import notifier, sight
-from relay.status.standing import Standing
+from relay.status import notifier, observation
+from relay.status.active_alarms import ActiveAlarm
 from tests.integration.status.test_alarms import break_policies, with_alarms
 from tests.system.drill import shortened
 from tests.testlib import mails
@@ -119,7 +119,7 @@ async def test_that_the_next_hop_of_outgoing_mail_is_away_is_mailed_to_an_addres
 async def test_a_next_hop_that_is_away_is_told_while_no_mail_goes(
     site: Site, sink: Sink, inside: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sight, "TRY_S", 0.5)
+    monkeypatch.setattr(observation, "TRY_S", 0.5)
     with_alarms(site, f'mail_to = ["{TOLD}"]')
     async with app.running(site.config):
         await sink.stop()
@@ -143,7 +143,7 @@ async def test_a_critical_alarm_is_mailed_at_once_although_a_warning_was_mailed_
     monkeypatch.setattr(notifier, "URGENT_EVERY_S", 0.2)
     with_alarms(site, f'mail_to = ["{TOLD}"]')
     free = [2**40]
-    monkeypatch.setattr(sight, "free_octets", lambda _: free[0])
+    monkeypatch.setattr(observation, "free_octets", lambda _: free[0])
     async with app.running(site.config):
         break_policies(site)
         await told(inside, "policy_broken")
@@ -165,8 +165,8 @@ async def test_a_critical_alarm_that_flaps_is_mailed_at_once_only_the_first_time
             return (None,)
 
     tells = notifier.AlarmNotifier(site.config, Board(), Hop(), {})
-    flapping = Standing(ALARMS["keys_gone"], "bob", "a cause", since=0, reported=0, seen=0)
-    other = Standing(ALARMS["keys_gone"], "carol", "a cause", since=0, reported=0, seen=0)
+    flapping = ActiveAlarm(ALARMS["keys_gone"], "bob", "a cause", since=0, reported=0, seen=0)
+    other = ActiveAlarm(ALARMS["keys_gone"], "carol", "a cause", since=0, reported=0, seen=0)
     keeping = asyncio.create_task(tells.keep_up())
     try:
         for _ in range(50):

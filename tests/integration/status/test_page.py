@@ -60,7 +60,7 @@ async def send(address: TCPAddress, number: int, **how: Any) -> int:
 
 
 @asynccontextmanager
-async def looking(address: TCPAddress) -> AsyncIterator[aiohttp.StreamReader]:
+async def observer(address: TCPAddress) -> AsyncIterator[aiohttp.StreamReader]:
     """A viewer's stream."""
     timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"http://{address}/events") as response:
@@ -133,7 +133,7 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
 
 async def test_a_viewer_is_told_what_changes_and_nothing_else(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "TICK_S", 0.05)
-    async with looking(two.alice["status"]) as stream:
+    async with observer(two.alice["status"]) as stream:
         first = await news(stream)
         assert set(first["sections"]) == set(feed.SECTIONS)
         assert first["title"] == "Ready, and no mail comes, NOT QUANTUM · alice"
@@ -160,7 +160,7 @@ async def test_without_viewers_nothing_is_made_and_for_many_it_is_made_once(
     for number in range(3):
         assert await send(two.alice["outgoing"], number) == 250
     assert not looks
-    viewers = [looking(two.alice["status"]) for _ in range(50)]
+    viewers = [observer(two.alice["status"]) for _ in range(50)]
     streams = await asyncio.gather(*(each.__aenter__() for each in viewers))
     for _ in range(10):
         await asyncio.gather(*map(news, streams))
@@ -174,7 +174,7 @@ async def test_more_viewers_than_there_is_room_for_are_told_to_come_back(
 ) -> None:
     monkeypatch.setattr(feed, "MOST_VIEWERS", 5)
     status = two.alice["status"]
-    viewers = [looking(status) for _ in range(5)]
+    viewers = [observer(status) for _ in range(5)]
     for each in viewers:
         await news(await each.__aenter__())
     async with aiohttp.ClientSession() as session:
@@ -224,7 +224,7 @@ async def test_a_hundred_viewers_slow_ones_and_hostile_requests_leave_mail_its_w
     told = Counter[int]()
 
     async def look(number: int) -> None:
-        async with looking(status) as stream:
+        async with observer(status) as stream:
             while True:
                 await news(stream)
                 told[number] += 1
@@ -267,7 +267,7 @@ async def test_names_are_shown_as_they_are_and_never_become_elements(
         assert [each.get("src") for each in shown.root.iter("script")] == ["page.js"]
         assert not list(shown.root.iter("img"))
         assert name.replace('\\"', '"') in shown.text("keys")
-        async with looking(addresses["status"]) as stream:
+        async with observer(addresses["status"]) as stream:
             said = await news(stream)
         for section in said["sections"].values():
             assert "<img" not in section

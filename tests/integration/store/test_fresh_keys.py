@@ -239,15 +239,15 @@ async def test_sealed_copies_for_which_there_is_no_room_hold_up_nothing_else(
     """A few octets have room on a disk where a copy of many has none."""
     mail, copy = bytes(32), WaitingCopy(("a@x",), {}, b"sealed")
     begun = await store.deliveries.begin("outgoing", mail, ["a@x"], intent=True)
-    put_down = store.deliveries._attempts.put_down
+    settle = store.deliveries._attempts.settle
 
     def no_room(outcomes: Any, *how: Any) -> Any:
         if any(each.copies for each in outcomes):
             raise StoreUnavailable("disk full")
-        return put_down(outcomes, *how)
+        return settle(outcomes, *how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._attempts, "put_down", no_room)
+        patched.setattr(store.deliveries._attempts, "settle", no_room)
         settling, admitting = await asyncio.gather(
             store.deliveries.settle(mail, begun, ["a@x"], copies=[copy]),
             store.deliveries.admit([], opened(clock)),

@@ -23,7 +23,7 @@ from relay.config.reference import SAMPLES, model_of, value_of
 from relay.entry import ListenerModule
 
 TREE = Path(relay.__file__).parent
-SHARED = {"__init__", "budget", "homeward", "listening", "server_tls", "streams", "transaction"}
+SHARED = {"__init__", "budget", "outgoing_router", "listening", "server_tls", "streams", "transaction"}
 """What stands beside the listeners, for all of them."""
 COMMAND_OF = {each.listener: name for name, each in COMMANDS.items() if each.listener}
 """The command that is there for a listener alone."""
@@ -129,7 +129,7 @@ def test_a_listener_that_was_taken_away_is_missed_by_its_own_command_and_setting
     )
 
 
-@pytest.mark.parametrize(("listener", "there"), [("smtp", True), ("homeward", True), ("nothing", False)])
+@pytest.mark.parametrize(("listener", "there"), [("smtp", True), ("outgoing_router", True), ("nothing", False)])
 def test_a_command_finds_its_listener_whether_that_is_a_folder_or_a_file(listener: str, there: bool) -> None:
     later = {"serve": COMMANDS["serve"]._replace(listener=listener)}
     ran = CliRunner().invoke(LazyGroup(later=later), ["serve", "--help"])

@@ -32,7 +32,7 @@ State = Literal["begins", "stands", "changed", "ends"]
 
 
 @dataclass(slots=True)
-class Standing:
+class ActiveAlarm:
     """An active alarm and its subject; `since` and `reported` are Unix times, `seen` a clock reading."""
 
     alarm: Alarm
@@ -64,7 +64,7 @@ def public_cause(alarm: str, cause: str) -> str:
 
 def read(
     file: Path, now: float = 0.0, alarms: Mapping[str, Alarm] = ALARMS
-) -> tuple[list[Standing], Mapping[str, Any]]:
+) -> tuple[list[ActiveAlarm], Mapping[str, Any]]:
     """The alarms in the file and the pending notices; nothing if it cannot be read."""
     try:
         return read_json(file, lambda content: taken(content, now, alarms))
@@ -77,22 +77,22 @@ def read(
 
 def taken(
     content: Mapping[str, Any], now: float = 0.0, alarms: Mapping[str, Alarm] = ALARMS
-) -> tuple[list[Standing], Mapping[str, Any]]:
+) -> tuple[list[ActiveAlarm], Mapping[str, Any]]:
     """As `read`, from the file's JSON. Raises ValueError and other exceptions for content that no relay writes."""
-    standing = [_standing(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
-    return standing, dict(content.get("untold", {}))
+    active = [_active(row, now, alarms) for row in content["alarms"][:MOST] if row["alarm"] in alarms]
+    return active, dict(content.get("untold", {}))
 
 
-def _standing(row: Mapping[str, Any], now: float, alarms: Mapping[str, Alarm]) -> Standing:
+def _active(row: Mapping[str, Any], now: float, alarms: Mapping[str, Alarm]) -> ActiveAlarm:
     """Reads one row; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, reported = float(row["since"]), float(row["told"])
     if not 0.0 <= since < _YEAR_10000:
         raise ValueError("a time that no clock shows")
-    return Standing(alarms[row["alarm"]], about, cause, since, reported, seen=now, said=str(row.get("said", cause)))
+    return ActiveAlarm(alarms[row["alarm"]], about, cause, since, reported, seen=now, said=str(row.get("said", cause)))
 
 
-def of_the_serving_relay(config: Config) -> list[Standing]:
+def of_the_serving_relay(config: Config) -> list[ActiveAlarm]:
     """The active alarms of the serving relay; none if no relay serves."""
     return read(config.alarms_file)[0] if serves(config) else []
 

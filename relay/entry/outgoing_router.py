@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Homeward:
+class OutgoingRouter:
     """The recipe of outgoing listeners; `incoming` is None if the relay opens no mail.
 
     `records` have what was released from quarantine unopened. `went_in` has the incoming recipe by mail id, until the

@@ -52,7 +52,7 @@ def any_labels(_: Labels) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Observation:
     """One observation; `clock_off` is the size of a clock jump, in seconds, `disk_free` in bytes, None if unknown.
 
     `not_ready` has the faults found by relay/status/ready.py, by alarm, `in_vain` the number of findings in policy
@@ -102,7 +102,7 @@ class Sight:
         return old[-1] if old else self.samples[0][1]
 
 
-class Looking:
+class Observer:
     """Makes observations, and keeps samples to compare with."""
 
     def __init__(self, watched: Watched, readiness: Readiness, next_hops: Mapping[str, NextHop]) -> None:
@@ -121,7 +121,7 @@ class Looking:
         self._clock_seen, self._clock_since = self._clock, boot_time()
         self._clock_was_set = False
 
-    async def look(self, to_try: Iterable[str] = ()) -> Sight:
+    async def look(self, to_try: Iterable[str] = ()) -> Observation:
         """Makes an observation, and writes its own metrics to the board.
 
         Tries the next hops of these directions, those recently unreachable, and those without mail for a minute.
@@ -136,7 +136,7 @@ class Looking:
         now = boot_time()
         self._sample(now, totals)
         not_ready, clock_off = self._readiness.found, self._clock_off(now)
-        seen = Sight(
+        seen = Observation(
             self._watched,
             totals,
             tuple(self._samples),
@@ -157,7 +157,7 @@ class Looking:
         sure = {each for each in tried if each in to_try or now - self._well[each] >= TRY_S + RESTARTS_S}
         return replace(seen, next_hops={each: fault for each, fault in tried.items() if each in sure or not fault})
 
-    def _idle(self, seen: Sight, direction: str) -> bool:
+    def _idle(self, seen: Observation, direction: str) -> bool:
         """Whether only a test connection can tell that this next hop is available."""
         if seen.grown(metrics.MAILS, TRY_S, lambda each: each[0] == direction and each[-1] in ("delivered", "inside")):
             self._well[direction] = max(self._well[direction], seen.now - TRY_S)
@@ -222,7 +222,7 @@ def _growing(totals: Totals) -> Numbers:
     return {metric: totals[metric] for metric in GROWING if metric in totals}
 
 
-def _failed(seen: Sight, direction: str) -> bool:
+def _failed(seen: Observation, direction: str) -> bool:
     """Whether the next hop was unreachable for some mail within a minute."""
     return seen.grown(metrics.FAILURES, TRY_S, lambda each: each[0] == direction and each[1] in _GONE) > 0
 
