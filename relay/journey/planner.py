@@ -122,9 +122,8 @@ class Planner:
                 inside = copy is not None and copy.in_clear and domain_of(recipient.mailbox) in self.config.site.domains
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
-                    never = self._never(decision)
                     for_keys = any(self._copy(decision, level) in (missing or {}) for level in decision.levels)
-                    error = _without_level(decision, size, causes, waited, never=never, for_keys=for_keys)
+                    error = _without_level(decision, size, causes, waited, for_keys=for_keys)
                 elif (
                     not copy.in_clear
                     and copy.certificate is None
@@ -283,7 +282,7 @@ class Planner:
             return f"{level}: {cause}" if cause else ""
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        cause = self._not_taken(decision) or self.obstacle_for_peer(decision.peer, level)
+        cause = self._not_taken(decision, level) or self.obstacle_for_peer(decision.peer, level)
         return f"{level}: {cause}" if cause else ""
 
     def layers(self, peer: str | None, level: LevelName) -> tuple[str, ...]:
@@ -306,10 +305,10 @@ class Planner:
                 return cause
         return ""
 
-    def _not_taken(self, decision: Decision) -> str:
+    def _not_taken(self, decision: Decision, level: LevelName) -> str:
         """Why the peer would quarantine all mail of this sender, or ""."""
         peer = decision.peer
-        if peer not in self.config.peers or self._ends(peer).may_send(_sealed_sender(decision.sender)):
+        if peer not in self.config.peers or level in decision.possible:
             return ""
         return (
             f"the sender's domain is none of site.domains, so peer {peer!r} would put the mail aside; where it has "
@@ -321,11 +320,6 @@ class Planner:
         if self.smime is None or copy.certificate is None:
             raise CannotSeal(NO_SMIME if self.smime is None else "the certificate has just been removed")
         return self.smime.seal(original, copy.certificate, mailboxes)
-
-    def _never(self, decision: Decision) -> bool:
-        """Whether no mail of this sender can ever be sealed for the recipient, because of its domain."""
-        foreign = SMIME in decision.levels and self.smime is not None and bool(self.smime.not_signed(decision.sender))
-        return bool(self._not_taken(decision)) or (foreign and decision.peer is None)
 
     def _certificate(self, decision: Decision) -> tuple[x509.Certificate | None, str]:
         """The certificate for level smime, or None and why not."""
@@ -395,16 +389,16 @@ def _decided(group: Group) -> list[Decided]:
 
 
 def _without_level(
-    decision: Decision, size: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
+    decision: Decision, size: int, causes: Sequence[str], waited: float | None, *, for_keys: bool
 ) -> PolicyHolds | HeldForKeys | PolicyRefuses:
     """Holds or refuses, as policy says; mail that has `waited` (seconds) too long, or waits in vain, is refused.
 
-    `never`: no mail of this sender can be sealed for the recipient; `for_keys`: a key was missing.
+    `for_keys`: a key was missing.
     """
     doubt = (str(decision.doubt),) if decision.doubt is not None else ()
     why = "; ".join((*causes, *doubt))
     error: PolicyHolds | HeldForKeys | PolicyRefuses
-    if never or decision.hopeless(size):
+    if decision.hopeless(size):
         by_size = decision.hopeless(size) and not decision.hopeless(0)
         cause = f"{decision.where}: no level that is listed can ever be had: {why}"
         error = RefusedForSize(cause) if by_size else PolicyRefuses(cause)

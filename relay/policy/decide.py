@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
-from relay.levels import ONLY_PLAINTEXT, OTP, SMIME, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, LevelName
 from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
@@ -47,6 +47,7 @@ _values = attrgetter(*_CHOSEN)
 class Decision(Chosen):
     """How mail from `sender` to `recipient` (both as given) is sealed.
 
+    `possible` are those of the levels that mail of this sender can have, with the right keys and size.
     `version` is that of the whole policy set; `looks_inside` says that some rules need the message. `max_bounce` is the
     largest message in bytes that gets a one-time pad, for the null sender; None for other senders.
     """
@@ -54,6 +55,7 @@ class Decision(Chosen):
     sender: str
     recipient: str
     version: str
+    possible: tuple[LevelName, ...] = ()
     looks_inside: bool = False
     max_bounce: int | None = None
 
@@ -74,10 +76,7 @@ class Decision(Chosen):
 
     def hopeless(self, size: int) -> bool:
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
-        if self.in_clear:
-            return False
-        possible = [level for level in self.levels if self.peer is not None or level == SMIME]
-        return all(self.too_big(level, size) for level in possible)
+        return all(self.too_big(level, size) for level in self.possible)
 
     def too_big(self, level: LevelName, size: int) -> str:
         """Why a message of this size, in bytes, cannot have this level, or ""."""
@@ -127,6 +126,7 @@ class Explanation:
         if self.decision is not None:
             decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
                 "levels": list(self.decision.levels),
+                "possible": list(self.decision.possible),
                 "max_size": dict(self.decision.max_size),
                 "doubt": self.decision.doubt.as_dict() if self.decision.doubt is not None else None,
                 "in_clear": self.decision.in_clear,
@@ -330,6 +330,7 @@ class PolicySet:
             sender=sender,
             recipient=recipient,
             version=self.version,
+            possible=self.site.possible(chosen.levels, sender, peer),
             looks_inside=file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
             max_bounce=None if sender else self.site.max_bounce,
         )

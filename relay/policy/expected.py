@@ -192,7 +192,7 @@ def becomes(
         return "held" if isinstance(error, TryLater) else "refused", None, str(error)
     size = content.sealed_size
     levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
-    if not levels or decision.hopeless(size):
+    if decision.hopeless(size):
         return "refused", decision, f"decided by {decision.where}"
     doubt = f"; {decision.doubt}" if decision.doubt is not None else ""
     return levels, decision, f"decided by {decision.where}{doubt}"

@@ -208,10 +208,14 @@ def levels_in_vain(policies: PolicySet, obstacle: Obstacle, only_send: Collectio
     for file, peer in (*covering, *named):
         if file is not None and peer is not None and not file.policy.not_now:
             peers.setdefault(file.name, set()).add(peer)
-    for name, file in sorted(policies.files.items()):
-        listed = not file.policy.not_now and any(SMIME in (each.levels or ()) for _, each in _settings(file))
-        if listed and name not in peers and (cause := obstacle("", SMIME)):
-            yield _doubt(policies.directory, name, ("levels",), f"{SMIME} cannot be had: {cause}")
+    without: list[tuple[str, toml.Location, SealingSettings]] = [
+        (FLOORS_FILE, ("floor", number), each.when) for number, each in enumerate(policies.floors)
+    ]
+    files = ((name, file) for name, file in sorted(policies.files.items()) if name not in peers)
+    without += [(name, *each) for name, file in files if not file.policy.not_now for each in _settings(file)]
+    for name, location, each in without:
+        if SMIME in (each.levels or ()) and not each.not_now and (cause := obstacle("", SMIME)):
+            yield _doubt(policies.directory, name, (*location, "levels"), f"{SMIME} cannot be had: {cause}")
     for name, of in sorted(peers.items()):
         file = policies.files[name]
         for place, settings in _settings(file):

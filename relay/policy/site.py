@@ -4,10 +4,12 @@ Standard: policies/README.md; the values are from relay.toml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from relay.config import DEFAULT_TAG_SEPARATORS, MAX_BOUNCE, Config
-from relay.formats.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain, folded_mailbox
+from relay.levels import PLAINTEXT, SMIME, LevelName
 
 
 class SiteFacts(NamedTuple):
@@ -15,13 +17,15 @@ class SiteFacts(NamedTuple):
 
     Any character of `tag_separators` separates a local part from its tag. `max_bounce` is the largest message from the
     null sender, in bytes, that gets a one-time pad. `logins_known` says whether each listener for outgoing mail is told
-    who has logged in.
+    who has logged in. `takes_from` has for each peer the other domains whose senders it takes from us, "*" for any;
+    None if that is not known.
     """
 
     domains: frozenset[str] = frozenset()
     tag_separators: str = DEFAULT_TAG_SEPARATORS
     max_bounce: int = MAX_BOUNCE
     logins_known: bool = True
+    takes_from: Mapping[str, frozenset[str]] | None = None
 
     @classmethod
     def of(cls, config: Config) -> SiteFacts:
@@ -29,7 +33,16 @@ class SiteFacts(NamedTuple):
         domains = frozenset(map(fold_domain, config.site.domains))
         outgoing = config.outgoing
         logins_known = outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
-        return cls(domains, config.policies.tag_separators, config.max_bounce, logins_known)
+        takes_from = {name: frozenset(peer.takes_from) for name, peer in config.peers.items()}
+        return cls(domains, config.policies.tag_separators, config.max_bounce, logins_known, takes_from)
+
+    def possible(self, levels: tuple[LevelName, ...], sender: str, peer: str | None) -> tuple[LevelName, ...]:
+        """Those levels that mail of this sender can have, with the right keys: for smime it must be ours."""
+        domain = folded_mailbox(sender.removesuffix(".")).rpartition("@")[2]
+        ours = not sender or self.takes_from is None or domain in self.domains
+        others = (self.takes_from or {}).get(peer or "", frozenset())
+        taken = peer is not None and (ours or not others.isdisjoint((domain, "*")))
+        return tuple(each for each in levels if each == PLAINTEXT or (ours if each == SMIME else taken))
 
 
 ANY_SITE = SiteFacts()

@@ -44,7 +44,7 @@ from tests.testlib.submit import submit, submit_lmtp
 
 PEERS = {"bob": ["bob.example"]}
 OWNERS = dict.fromkeys(PEERS["bob"], "bob")
-ABILITY = Ability()
+ABILITY = Ability(frozenset({("smime", "bob")}))
 MAILS_EACH = 50
 COMPLETE = ("X-Generated: yes", "Date: Wed, 25 Nov 2026 10:00:00 +0000", "Message-ID: <1@alice.example>")
 LISTENERS = 'listen = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\n'

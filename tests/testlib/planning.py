@@ -21,6 +21,7 @@ from relay.schemes import Parties, Scheme, SealedPayload
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.smime.sealing import SMIMESealer
+from tests.testlib.policy_made import OWN, TAKES_FROM
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
 
@@ -36,9 +37,10 @@ def config(directory: Path) -> Config:
     """Alice's, with two peers."""
     site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=TCPAddress("::1", 1))
     found = load_config(site.config_file)
-    bob = found.peers["bob"].model_copy(update={"takes_from": ("*",)})
-    peers = {"bob": bob, "carol": bob.model_copy(update={"sae_id": SAES["carol"]})}
-    domains = found.site.model_copy(update={"domains": ("alice.example", "board.alice.example")})
+    bob = found.peers["bob"].model_copy(update={"takes_from": tuple(TAKES_FROM["bob"])})
+    carol = bob.model_copy(update={"sae_id": SAES["carol"], "takes_from": tuple(TAKES_FROM["carol"])})
+    peers = {"bob": bob, "carol": carol}
+    domains = found.site.model_copy(update={"domains": tuple(OWN)})
     return found.model_copy(update={"peers": peers, "site": domains})
 
 
@@ -64,10 +66,11 @@ class SMIMEStandIn:
         self._can = can
 
     def certificate(self, sender: str, recipient: str) -> tuple[object | None, str]:
-        return (self, "") if self._can else (None, "cannot")
+        ours = not sender or sender.removesuffix(".").rpartition("@")[2].lower() in OWN
+        return (self, "") if self._can and ours else (None, "cannot")
 
-    def not_signed(self, sender: str) -> str:
-        return ""
+    def seal(self, original: bytes, certificate: object, mailboxes: object) -> bytes:
+        return b"X: y\r\n" + original
 
 
 class Keys:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 
-from tests.testlib.policy_reference import Ability, Facts, SiteSays
+from tests.testlib.policy_reference import ORDER, Ability, Facts, SiteSays
 
 PEERS = {"bob": ["bob.example", "lab.bob.example"], "carol": ["carol.example"]}
 OWNERS = {domain: peer for peer, domains in PEERS.items() for domain in domains}
+TAKES_FROM = {"bob": frozenset("*"), "carol": frozenset({"news.example"})}
+"""The domains of other senders whose mail a peer takes, as relay.toml has them."""
 OWN = frozenset({"alice.example", "board.alice.example"})
 DOMAINS = [
     "bob.example", "lab.bob.example", "deep.lab.bob.example", "carol.example", "else.example", "sub.else.example",
@@ -95,6 +97,7 @@ class Made(random.Random):
 
     peers: Sequence[str] = ("bob", "carol")
     named_peers = 0.2
+    sealing: Sequence[str] = ORDER[1:]
 
     def maybe(self, chance: float, text: str) -> str:
         return text if self.random() < chance else ""
@@ -110,7 +113,8 @@ class Made(random.Random):
         scopes |= {"example.toml": "domain"} if self.random() < 0.3 else {}
         scopes |= {"default.toml": "default"} if self.random() < 0.7 or not scopes else {}
         scopes |= {"floors.toml": "floors"} if self.random() < 0.6 else {}
-        return MadePolicies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", "=."])))
+        separators = self.choice(["+", "+", "+-", "-", "+=_", "=."])
+        return MadePolicies(scopes, SiteSays(OWN, separators, takes_from=TAKES_FROM))
 
     def again(self, policies: MadePolicies, names: Iterable[str]) -> dict[str, str]:
         """These files, made anew, which the set has from now on."""
@@ -129,7 +133,7 @@ class Made(random.Random):
     def levels(self, clear: float) -> str:
         if self.random() < clear:
             return 'levels = ["plaintext"]\n'
-        found = self.sample(["otp", "aes", "pqc+aes", "pqc", "rsa+aes", "rsa"], self.choice([1, 2, 2, 3, 4]))
+        found = self.sample(self.sealing, self.choice([1, 2, 2, 3, 4]))
         return f"levels = {found}\n".replace("'", '"')
 
     def settings(self, *, raises: bool = False) -> str:
@@ -236,9 +240,10 @@ class Made(random.Random):
 
     def ability(self) -> Ability:
         cannot = [(self.choice(["otp", "pqc", "rsa"]), self.choice(["bob", "carol"])) for _ in range(3)]
+        cannot += [("smime", "bob")]
         keys = {(peer, use): self.choice(["all", "all", "normal", "none"]) for peer in PEERS for use in ("otp", "aes")}
         return Ability(
-            frozenset(self.sample(cannot, self.randint(0, 3))), frozenset(["bob"] if self.random() < 0.1 else []), keys
+            frozenset(self.sample(cannot, self.randint(0, 4))), frozenset(["bob"] if self.random() < 0.1 else []), keys
         )
 
 

@@ -220,11 +220,11 @@ def weaker(old: Reference, new: Reference, facts: Facts, recipient: str) -> str:
     if before == after or not after.tried or before.listed == ("plaintext",):
         return ""
     clear = after.tried == ("plaintext",)
-    if after.peer is None and not clear:
+    if not after.possible:
         return ""
     if _never(before):
         return "it could not leave before"
-    if not clear and before.peer != after.peer:
+    if not clear and before.peer != after.peer and after.possible != ("smime",):
         return f"peer {after.peer} instead of {before.peer}"
     return _weaker(_Asked.of(before), _Asked.of(after))
 
@@ -238,7 +238,7 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, said: Said) -> _Asked:
-        return cls(said.listed, said.tried, said.settings.priority == "low")
+        return cls(said.listed, said.possible, said.settings.priority == "low")
 
     def leaves(self, supply: Mapping[str, str]) -> int | None:
         """The strength of what leaves; `supply` says of each level "all", "normal" (the rest is in reserve) or "none"."""
@@ -260,4 +260,4 @@ def _weaker(before: _Asked, after: _Asked) -> str:
 
 
 def _never(said: Said) -> bool:
-    return said.file is None or (said.listed != ("plaintext",) and said.peer is None)
+    return said.file is None or (said.listed != ("plaintext",) and said.peer is None and "smime" not in said.listed)

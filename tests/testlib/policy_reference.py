@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.testlib.address_reference import Address, addresses_in, folded, local_of, sender_of
 
-ORDER = ("plaintext", "rsa", "rsa+aes", "pqc", "pqc+aes", "aes", "otp")
+ORDER = ("plaintext", "smime", "rsa", "rsa+aes", "pqc", "pqc+aes", "aes", "otp")
 NUMBERED = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "KiB": 1024, "MiB": 1024 * 1024}
 ROUTING = frozenset("%!@")
@@ -52,18 +52,23 @@ class Facts:
 
 @dataclass(frozen=True)
 class SiteSays:
-    """What relay.toml says that policies go by."""
+    """What relay.toml says that policies go by; `takes_from` has the other senders' domains for each peer.
+
+    Without it peers take mail of any sender.
+    """
 
     domains: frozenset[str] = frozenset()
     tag_separators: str = "+"
     max_bounce: int = 32 * 1024
+    takes_from: Mapping[str, frozenset[str]] | None = None
 
 
 @dataclass(frozen=True)
 class Ability:
     """What relay and peers can do: layers that cannot be done for a peer, peers without KMEs, and what keys there are.
 
-    `keys` has for each peer and each of "otp" and "aes": "all", "normal" (the rest is kept in reserve), "none".
+    `keys` has for each peer and each of "otp" and "aes": "all", "normal" (the rest is kept in reserve), "none". With
+    ("smime", "bob") nobody has a certificate.
     """
 
     cannot: frozenset[tuple[str, str]] = frozenset()
@@ -85,7 +90,7 @@ class Said:
     """What the documents say of one recipient; `file` is None where nobody covers them.
 
     `listed` are the levels as if there were no sizes, `tried` those for which the message is not too large; `source` is
-    the file whose list gives the guarantee.
+    the file whose list gives the guarantee. The sender may be `ours`, and one whom the peer has `taken`.
     """
 
     file: str | None
@@ -94,6 +99,14 @@ class Said:
     settings: ReferenceSettings = ReferenceSettings()
     peer: str | None = None
     source: str = ""
+    ours: bool = True
+    taken: bool = False
+
+    @property
+    def possible(self) -> tuple[str, ...]:
+        """Those tried that mail of this sender can have, with the right keys."""
+        able = {"plaintext": True, "smime": self.ours}
+        return tuple(level for level in self.tried if able.get(level, self.taken))
 
     def outcome(self, facts: Facts, can: Ability) -> str:
         """The layers, or "in clear", "held", "refused"."""
@@ -101,18 +114,19 @@ class Said:
             return "held"
         if found := self._found(self.tried, can):
             return found
-        never = self.peer is None or not self.tried
-        return "refused" if never or facts.waited >= self.settings.patience else "held"
+        return "refused" if not self.possible or facts.waited >= self.settings.patience else "held"
 
     def best(self) -> set[str]:
-        """What it would be with all keys: for the smallest message, and for this one."""
-        return {self._found(self.listed, Ability()), self._found(self.tried, Ability())}
+        """The first level listed: for the smallest message, and for this one."""
+        return {"in clear" if each == "plaintext" else each for each in (*self.listed[:1], *self.tried[:1])}
 
     def _found(self, levels: Sequence[str], can: Ability) -> str:
         for level in levels:
             if level == "plaintext":
                 return "in clear"
-            if self.peer and (layers := self._layers(self.peer, level, can)):
+            if level == "smime" and self.ours and ("smime", "bob") not in can.cannot:
+                return level
+            if level != "smime" and self.taken and self.peer and (layers := self._layers(self.peer, level, can)):
                 return layers
         return ""
 
@@ -178,7 +192,18 @@ class Reference:
         ]
         own = min(map(ORDER.index, levels_of(file))) == least
         peer = file.get("peer") or self.owners.get(domain)
-        return Said(name, listed, tried, settings, peer, name if own else "" if len(set(strict)) > 1 else strict[0])
+        source = name if own else "" if len(set(strict)) > 1 else strict[0]
+        return Said(name, listed, tried, settings, peer, source, *self._sends(facts.sender, peer))
+
+    def _sends(self, sender: str, peer: str | None) -> tuple[bool, bool]:
+        """Whether a sender is at a domain of the site, and whether the peer takes their mail."""
+        if not sender or self.site.takes_from is None:
+            return True, peer is not None
+        address = sender_of(sender)
+        domain = address.domain if address and not address.literal else ""
+        others = self.site.takes_from.get(peer or "", frozenset())
+        ours = domain in self.site.domains
+        return ours, peer is not None and (ours or "*" in others or domain in others)
 
     # --- which file ------------------------------------------------------------------------------------------------
 

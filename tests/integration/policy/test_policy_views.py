@@ -124,6 +124,7 @@ async def test_what_explain_test_and_the_relay_say_of_generated_mail_is_the_same
 ) -> None:
     made = Made(seed)
     made.peers, made.named_peers = tuple(PEERS), 0.8
+    made.sealing = made.sealing[1:]  # this site has no [smime], which a test of policies does not know
     while True:
         policies = load(made, tmp_path / "loaded")
         if not any("login:" in text for text in policies.files.values()):  # which users have logged in is not known

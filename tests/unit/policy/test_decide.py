@@ -155,6 +155,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
             "sender": "a@b",
             "recipient": "alice@bob.example",
             "levels": ["otp"],
+            "possible": ["otp"],
             "peer": "bob",
             "peer_because": "bob.example is one of its domains",
             "otherwise": "hold",

@@ -18,7 +18,7 @@ from relay.journey.sealing import SealedCopy, Sealer
 from relay.keys import KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import SealingKey
-from relay.levels import LevelName
+from relay.levels import NAMES, LevelName
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import Decision, PolicySet
 from tests.testlib import mails
@@ -26,7 +26,9 @@ from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability
 
 SENDER = "ann@alice.example"
-AT_BOB = Decision(("aes",), "bob", source="one.toml", line=1, sender=SENDER, recipient="", version="0" * 12)
+AT_BOB = Decision(
+    ("aes",), "bob", source="one.toml", line=1, sender=SENDER, recipient="", version="0" * 12, possible=NAMES
+)
 
 
 async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, str] | None = None) -> list[SealedCopy]:

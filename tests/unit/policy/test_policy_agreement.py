@@ -34,6 +34,7 @@ from relay.mail import Envelope, Mail, Origin, Recipient
 from relay.outgoing import Outgoing
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
+from relay.policy.expected import becomes
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
 from relay.policy.traffic import TrafficSample
@@ -52,7 +53,7 @@ MAILS_EACH = 20 if SETS else 4
 def loaded(made: Made, directory: Path) -> tuple[MadePolicies, PolicySet]:
     """Texts by name, and the set that the relay makes of them; what it does not take is made again."""
     policies = made.policies()
-    site = SiteFacts(policies.site.domains, policies.site.tag_separators)
+    site = SiteFacts(policies.site.domains, policies.site.tag_separators, takes_from=policies.site.takes_from)
     faulty = list(policies.scopes)
     shutil.rmtree(directory, ignore_errors=True)
     while faulty:
@@ -90,6 +91,10 @@ def check_decisions(policies: PolicySet, facts: Facts, message: bytes, said: Map
         )  # fmt: skip
         want = expected.settings
         assert got == (expected.tried, want.patience, want.priority, expected.peer), recipient
+        if may_leave(facts):
+            levels = tuple(level for level in decision.possible if not decision.too_big(level, octets))
+            assert levels == expected.possible
+            assert becomes(policies, facts.sender, recipient, content)[0] == (expected.tried if levels else "refused")
         if expected.tried and expected.source:
             assert decision.source == f"{policies.directory}/{expected.source}"
 

@@ -18,7 +18,7 @@ from relay.cli.policy import policy
 CONFIG = """
 [site]
 name = "alice"
-domains = ["alice.example"]
+domains = ["alice.example", "board.alice.example"]
 sae_id = "SAE-ALICE"
 
 [outgoing]
@@ -266,3 +266,52 @@ def test_tests_and_explain_agree_where_no_listener_says_who_has_logged_in(site: 
         said = ("--login", "<>") if login else ()
         shown = json.loads(run("explain", "--offline", "--json", *said, "a@alice.example", "x@bob.example").stdout)
         assert shown["decision"]["levels"] == (["aes"] if login else ["otp"])
+
+
+@pytest.mark.parametrize(
+    ("sender", "settings", "expect"),
+    [
+        ("crm@partner.example", 'levels = ["aes"]', "refused"),
+        ("crm@partner.example", 'levels = ["aes", "smime"]', "refused"),
+        ("crm@partner.example", 'levels = ["smime"]', "refused"),
+        ("crm@partner.example", 'levels = ["plaintext"]', "plaintext"),
+        ("crm@forwarded.example", 'levels = ["aes"]', "aes"),
+        ("crm@forwarded.example", 'levels = ["smime"]', "refused"),
+        ("clerk@alice.example", 'levels = ["aes"]', "aes"),
+        ("<>", 'levels = ["aes"]', "aes"),
+    ],
+)
+def test_tests_and_explain_refuse_mail_of_a_sender_whom_the_peer_would_put_aside(
+    site: Site, tmp_path: Path, sender: str, settings: str, expect: str
+) -> None:
+    expected = f'[[test]]\nsender = "{sender}"\nrecipient = "x@bob.example"\nexpect = "{expect}"\n'
+    run = site({"bob.example.toml": settings, "tests.toml": expected})
+    more = 'kme_groups = []\ntakes_from = ["forwarded.example"]'
+    (tmp_path / "relay.toml").write_text(CONFIG.replace("kme_groups = []", more))
+    tested = run("test")
+    assert tested.exit_code == 0, tested.stdout
+    explained = json.loads(run("explain", "--offline", "--json", sender, "x@bob.example").stdout)
+    assert (explained["now"]["result"] == "refused") is (expect == "refused"), explained
+
+
+def test_check_says_that_no_floor_or_rule_gives_smime_without_its_settings(site: Site) -> None:
+    floor = '[[floor]]\nsubject_tag = "x"\nlevels = ["smime"]\n'
+    file = f'levels = ["plaintext"]\nreason = "x"\n{floor}'.replace("floor", "when")
+    files = {"floors.toml": floor, "bob.example.toml": 'levels = ["aes"]\n', "default.toml": file}
+    result = site(files)("check", "--offline")
+    doubtful = [line for line in result.stdout.splitlines() if line.startswith("doubtful: ")]
+    said = [line.partition("policies/")[2].partition(": aes:")[0] for line in doubtful]
+    assert said == [
+        "floors.toml:3:1: smime cannot be had: relay.toml has no [smime]",
+        "default.toml:5:1: smime cannot be had: relay.toml has no [smime]",
+        "bob.example.toml:1:1: no level that stands here can be had for peer 'bob', so this mail is held or refused",
+    ]
+
+
+def test_check_says_that_a_login_is_not_known_by_lmtp(site: Site, tmp_path: Path) -> None:
+    floor = '[[floor]]\nsender = "login:registry"\nlevels = ["aes"]\n'
+    run = site({"floors.toml": floor, "bob.example.toml": 'levels = ["aes"]\n'})
+    (tmp_path / "relay.toml").write_text(CONFIG.replace("listen =", "lmtp ="))
+    assert (
+        "floors.toml:1:1: mail comes in from a mail server, which does not say who" in run("check", "--offline").stdout
+    )

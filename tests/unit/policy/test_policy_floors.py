@@ -229,7 +229,9 @@ ORGANISATIONS_DOMAINS = {
 def test_an_organisation_of_the_readme_decides_as_its_tests_say(tmp_path: Path, name: str) -> None:
     files = {file: text for organisation, file, text in ORGANISATIONS if organisation == name}
     folder = PolicyFolder(
-        write(tmp_path, files), ORGANISATIONS_PEERS, site=SiteFacts(frozenset(ORGANISATIONS_DOMAINS[name]))
+        write(tmp_path, files),
+        ORGANISATIONS_PEERS,
+        site=SiteFacts(frozenset(ORGANISATIONS_DOMAINS[name]), takes_from={}),
     )
     policies = folder.read_tested()
     assert len(folder.tests) >= 6
