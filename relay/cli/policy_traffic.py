@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from relay.cli.options import ThereIs, config_option
@@ -30,7 +29,7 @@ from relay.journey.planner import Planner
 from relay.journey.shadow import read_shadow
 from relay.mail import domain_of
 from relay.policy.names import printable
-from relay.policy.traffic import TrafficSample, samples, total_octets
+from relay.policy.traffic import TrafficSample, samples
 
 ODD = 10
 """Number of messages shown that were treated as few others."""
@@ -161,24 +160,10 @@ def _outside(site: PolicySite, sample: TrafficSample) -> list[str]:
 
 
 def _read(paths: list[Path]) -> Iterator[TrafficSample]:
-    """The messages, with a progress bar on a terminal."""
-    columns = (TextColumn("{task.completed:,} messages"), BarColumn(), TimeRemainingColumn())
-    console = plain_console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=sum(_of_owner(path, total_octets) for path in paths))
-        read = 0
-        for path in paths:
-            with as_owner_of(path):
-                for sample in samples([path]):
-                    yield sample
-                    read += sample.read
-                    bar.update(task, completed=read)
-
-
-def _of_owner(path: Path, look: Callable[[list[Path]], int]) -> int:
-    """What is found there, as root sees it who is its owner for that."""
-    with as_owner_of(path):
-        return look([path])
+    """The messages, each as root sees it who is the owner of its file for that."""
+    for path in paths:
+        with as_owner_of(path):
+            yield from samples([path])
 
 
 def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: int) -> None:

@@ -53,10 +53,6 @@ def _required(value: object) -> Required | None:
 class Policy(SealingSettings):
     """The settings of one file. Read it with `context={"peers": names of peers, "scope": Scope}`."""
 
-    removed: ClassVar[Mapping[str, str]] = {
-        "kem": "further_kems in [peers.NAME] of relay.toml has the KEMs around pqc",
-        "since": "put the file into force on its day",
-    }
     elsewhere: ClassVar[Mapping[str, str]] = {
         "rule": "rules are [[when]] tables",
         "rules": "rules are [[when]] tables",

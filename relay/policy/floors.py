@@ -24,7 +24,6 @@ from relay.policy.units import Texts, list_as_tuple
 class Floor(When):
     """One rule of floors.toml. It does not apply to mail to our own domains, where nothing can be sealed."""
 
-    removed: ClassVar[Mapping[str, str]] = {**When.removed, "inside": "write a rule into the file of your domain"}
     elsewhere: ClassVar[Mapping[str, str]] = {}
 
     recipient: Texts | None = None

@@ -67,12 +67,6 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 class When(PeopleConditions):
     """One rule. It only raises what holds without it."""
 
-    removed: ClassVar[Mapping[str, str]] = {
-        "larger_than": "max_size in the file says how large a message may be for a level",
-        "smaller_than": "max_size in the file says how large a message may be for a level",
-        "attachment_type": "name the files, in attachment_name",
-        "since": "put the rule into force on its day",
-    }
     elsewhere: ClassVar[Mapping[str, str]] = {
         "recipient": "a rule is for the recipients of its file; a [[floor]] in floors.toml has this condition",
         "not_recipient": "a rule is for the recipients of its file; a [[floor]] in floors.toml has this condition",

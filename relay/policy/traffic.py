@@ -26,7 +26,7 @@ _NULL_SENDER = "<>"
 
 @dataclass(frozen=True, slots=True)
 class TrafficSample:
-    """One message as if it were sent: `sender` and `recipients` from its header; `read` is its size in the file.
+    """One message as if it were sent: `sender` and `recipients` from its header.
 
     `content` is None if only the size is known.
     """
@@ -36,12 +36,6 @@ class TrafficSample:
     recipients: tuple[str, ...]
     size: int
     content: MessageFacts | None = field(default=None, repr=False)
-    read: int = 0
-
-
-def total_octets(paths: list[Path]) -> int:
-    """The number of bytes to read, for a progress bar. Raises ConfigError."""
-    return sum(_size(file) for path in paths for file in _files(path))
 
 
 def samples(paths: list[Path]) -> Iterator[TrafficSample]:
@@ -111,7 +105,7 @@ def _sample(name: str, raw: bytes, read: int) -> TrafficSample:
         sender, recipients = _envelope(message)
     except MalformedMessage:
         sender, recipients = "", ()
-    return TrafficSample(name, sender, recipients, size, MessageFacts(message), read)
+    return TrafficSample(name, sender, recipients, size, MessageFacts(message))
 
 
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:

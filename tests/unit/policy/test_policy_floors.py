@@ -104,7 +104,7 @@ def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path)
         ("floors.toml", '[[floor]]\nlevels = ["otp"]', "floors.toml:1: floor.0: a rule needs a condition"),
         ("floors.toml", '[[floor]]\nsender = "x@y"', "floors.toml:1: floor.0: a rule needs a setting"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\nuntil = 2030-01-01', "floors.toml:1: floor.0: a rule needs a setting"),
-        ("floors.toml", '[[floor]]\nsender = "x@y"\ninside = true', "floors.toml:3: floor.0.inside: is no longer a setting: write a rule"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"\ninside = true', "floors.toml:3: floor.0.inside: unknown setting; known here: attachment_name,"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\nlevels = ["plaintext"]', "floors.toml:1: floor.0: a rule only raises"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\npriority = "low"', "floors.toml:1: floor.0: a rule only raises"),
         ("floors.toml", '[[floor]]\nauthor = "x@y"\nlevels = [1]', "floors.toml:2: floor.0.author: unknown setting"),
