@@ -88,8 +88,9 @@ class PolicyFolder:
         """The policies that relay.toml names, or those in another directory, for the site that it describes."""
         return cls(directory or config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
 
-    def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """Sets the peers; all files must be read again, since they may name them."""
+    def set_peers(self, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> None:
+        """Sets the peers and the site; all files must be read again, since they may name peers."""
+        self._site = site
         for name in self._names():
             self._forget(name)
         self._known = WeakValueDictionary()

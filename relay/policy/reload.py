@@ -151,15 +151,17 @@ class PoliciesInForce:
         """Why an edit is not in force yet, "" if none has waited for long."""
         return self._waits_for
 
-    def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """Sets the peers and their domains; to be called from the callback of `watch`.
+    def set_peers(self, peers: Mapping[str, Sequence[str]], site: SiteFacts | None = None) -> None:
+        """Sets the peers, their domains, and whose mail they take; to be called from the callback of `watch`.
 
-        Whose a domain is counts at once, also if the files are invalid. All else counts with the next set.
+        That counts at once, also if the files are invalid. All else counts with the next set.
         """
-        if peers != self._peers:
+        site = site or self._current.site
+        if peers != self._peers or site != self._current.site:
             self._peers = peers
-            self._folder.set_peers(peers)
-            self._take(self._now._replace(policies=replace(self._current, owners=self._folder.owners)), self._failing)
+            self._folder.set_peers(peers, site)
+            current = replace(self._current, owners=self._folder.owners, site=site)
+            self._take(self._now._replace(policies=current), self._failing)
             self._anew, self._look_at = True, float("-inf")
             self._mark_unread(self._read.files)
 

@@ -346,7 +346,7 @@ def _work_of_the_first(
     """The background work of one process for all."""
 
     def folder(directory: Path) -> PolicyFolder:
-        return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
+        return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.sites.config()))
 
     postfix = {"Postfix": watched.postfix.keep_up()} if watched.postfix is not None else {}
     next_start = {"next start": watched.next_start.keep_up()} if watched.next_start is not None else {}

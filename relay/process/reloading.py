@@ -30,6 +30,7 @@ from relay.journey.planner import Planner
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.policy.reload import PoliciesInForce
+from relay.policy.site import SiteFacts
 from relay.schemes import Scheme
 from relay.smime.sealing import SMIMESealer, smime_stamps
 
@@ -258,7 +259,7 @@ class Reloading:
     def _reload_sites(self) -> None:
         sites = self._sites.read_again()
         # Policies first: mail for a new peer is held until all else knows it, and never leaves as anybody's.
-        self._policies.set_peers(self._sites.domains)
+        self._policies.set_peers(self._sites.domains, SiteFacts.of(sites.config))
         self._loop.call_soon_threadsafe(self._sites.take, sites)
 
 

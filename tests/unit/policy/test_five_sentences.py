@@ -248,6 +248,14 @@ def test_what_cannot_be_read_beyond_doubt_fits_every_text(
     assert never_weaker(every.levels, some.levels)
 
 
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_each_condition_fits_a_mail_of_which_nothing_can_be_read(tmp_path: Path, condition: str) -> None:
+    policies = loaded(tmp_path, 'levels = ["rsa"]\n', [], [f'[[floor]]\n{condition}\nlevels = ["otp"]\n'])
+    assert policies is not None
+    decision = policies.decide("ann%x@[1.2.3.4]", "x@bob.example", MessageFacts(b"no field\r\nX: y\r\n\r\n"))
+    assert (decision.levels, decision.doubt is not None) == (("otp",), True)
+
+
 # --- mail that can have no level -------------------------------------------------------------------------------------
 
 LAYERS = ("otp", "aes", "pqc", "rsa", "smime")

@@ -15,6 +15,7 @@ import pytest
 from relay.errors import ConfigError
 from relay.files.quiet import GONE_QUIET_S
 from relay.policy.load import load_policies
+from relay.policy.site import SiteFacts
 from tests.integration.policy.test_policy_reload import levels
 from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_vanishing import (
@@ -106,3 +107,13 @@ def test_other_peers_meanwhile_leave_it_in_force_too(tmp_path: Path, clock: Cloc
     clock.now += GONE_QUIET_S * 2
     policies.look()
     assert (levels(policies, "x@d1.example"), policies.problems) == (("aes",), ())
+
+
+def test_whose_mail_a_peer_takes_counts_at_once_and_after_the_next_look(tmp_path: Path, clock: Clock) -> None:
+    policies = in_force(write(tmp_path, {"bob.example.toml": AES}), clock)
+    for domains, possible in ((["news.example"], ("aes",)), ([], ())):
+        policies.set_peers(PEERS, SiteFacts(takes_from={"bob": frozenset(domains)}))
+        for _ in range(3):
+            assert policies().decide("x@news.example", "x@bob.example").possible == possible
+            policies.look()
+            clock.now += GONE_QUIET_S
