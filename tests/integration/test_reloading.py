@@ -372,6 +372,19 @@ async def test_sighup_takes_the_peers_of_relay_toml_and_says_what_else_needs_a_r
     assert len(wire.got) == 1
 
 
+async def test_sighup_takes_whose_mail_a_peer_takes(alice: Site, wire: Sink) -> None:
+    async with alone(alice, 1) as relay:
+        first, second = ((relay.addresses["outgoing"], numbered(number)) for number in (1, 2))
+        assert (await submit(*first, sender="crm@partner.example")).code == 550
+        text = alice.config_file.read_text()
+        taken = 'domains = ["bob.example"]\ntakes_from = ["partner.example"]'
+        alice.config_file.write_text(text.replace('domains = ["bob.example"]', taken))
+        relay.process.send_signal(signal.SIGHUP)
+        await until(relay, "peers_reloaded")
+        assert (await submit(*second, sender="crm@partner.example")).code == 250
+    assert len(wire.got) == 1
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_nothing_leaves_in_clear_for_a_new_peer_though_its_policy_file_is_broken(
     alice: Site, wire: Sink, workers: int
