@@ -91,8 +91,8 @@ _ALL: Final = (
         "shadow_mode",
         "No outgoing mail is sealed",
         "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
-        "the relay serves with policies.shadow = true",
-        "the relay serves without",
+        "the relay serves with policies.shadow = true: all outgoing mail leaves unsealed. Daily",
+        "",
         "`qumail-relay policy simulate --shadow` shows the outcome of each mail under the policies. Then set "
         "policies.shadow = false in relay.toml, and restart the relay.",
         clear_s=0.0,
@@ -102,8 +102,8 @@ _ALL: Final = (
         "Mail may go past the relay or be lost by Postfix's configuration: {about}",
         "By the configuration of the Postfix beside the relay, users' mail may leave past the relay, in clear. Or "
         "sealed mail may arrive unopened, or mail may be lost.",
-        "main.cf, master.cf or a table says so",
-        "they no longer say so, and Postfix was started after the change",
+        "by Postfix's configuration mail may go past the relay in clear, arrive unopened, or be lost",
+        "corrected, and Postfix restarted",
         f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Find the cause of the "
         "change: configuration management, or a restored file. Until the repair, `postfix stop` keeps all mail back. "
         "Without a Postfix beside the relay, take [postfix] out of relay.toml.",
@@ -116,8 +116,8 @@ _ALL: Final = (
         "Mail may wait or be refused by Postfix's configuration: {about}",
         "By its configuration the Postfix beside the relay keeps mail waiting or refuses it. The relay does not see "
         "this mail.",
-        "main.cf, master.cf or a table says so",
-        "they no longer say so, and Postfix was started after the change",
+        "by Postfix's configuration mail waits or is refused, unseen by the relay",
+        "corrected, and Postfix restarted",
         f"`qumail-relay check` names each line and its remedy. Then restart Postfix: {_RESTART} Mail put on hold by "
         "Postfix is released by `postsuper -H ALL`, and `postqueue -f` has all other mail tried again.",
         about="finding",
@@ -129,8 +129,8 @@ _ALL: Final = (
         "Whether mail goes past the relay is not watched",
         "The configuration of the Postfix beside the relay, or one of its tables, cannot be read, or postconf fails: "
         "mail may go past the relay unnoticed.",
-        "a file could not be read for fifteen seconds",
-        "all of it was read",
+        "for fifteen seconds a file or table of Postfix was unreadable, or postconf failed",
+        "",
         "The cause names the file that denies access, and the remedy. `qumail-relay check`, as root, looks at Postfix "
         "itself.",
         after_s=15.0,
@@ -141,7 +141,7 @@ _ALL: Final = (
         "mail_held",
         "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, because the relay held it at every attempt.",
-        "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
+        "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed",
         f"the mail has gone, or was refused. {_DELETED}",
         _WHERE_TO_LOOK,
         about="direction",
@@ -161,8 +161,8 @@ _ALL: Final = (
         "Mail for {about} finds no quantum key",
         "Mail to a peer finds no quantum key, whatever the rates say. The mail is held, or sealed at another level of "
         "its policy.",
-        "a key was asked for and did not come",
-        "keys are there again, and none was missed for two minutes",
+        "mail to the peer asked for a quantum key, and none came",
+        "keys are there, and none was missed for two minutes",
         "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator for the cause, and have less mail "
         "use keys: level aes in place of otp, or pqc beside pqc+aes (policies/README.md).",
         about="peer",
@@ -172,8 +172,8 @@ _ALL: Final = (
         "keys_run_low",
         "Quantum keys run low: {about}",
         "At the present rates the keys of a KME for a peer will be gone soon.",
-        "the forecast has been below `alarm` of the KME for a minute",
-        "the forecast is above this limit for a minute",
+        "the time until the keys are gone has been below `alarm` of the KME for a minute",
+        "above for a minute",
         "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less "
         "mail use keys: level aes in place of otp (policies/README.md).",
         about="KME and peer",
@@ -184,7 +184,7 @@ _ALL: Final = (
         "peer_without_keys",
         "No quantum keys are used with {about}",
         "No group of our KMEs is shared with a peer: mail to this peer is sealed without quantum keys.",
-        "the relay serves with such a peer",
+        "the relay serves with a peer who shares no group of our KMEs",
         "kme_groups of the peer names a group, or is empty",
         "Write kme_groups in [peers.*], or kme_groups = [] if no group is intended.",
         about="peer",
@@ -196,7 +196,7 @@ _ALL: Final = (
         "KME {about} does not answer",
         "A KME does not answer, or not as it should: there are no keys, and arriving mail under its keys is held.",
         "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
-        "the KME has answered again for half a minute",
+        "answers for half a minute",
         "`qumail-relay check` asks the KME and names the fault: address, certificates, answers. Others of its group "
         "are used meanwhile; without another, mail is held.",
         about="KME",
@@ -207,8 +207,8 @@ _ALL: Final = (
         "keys_unwatched",
         "The number of keys is unknown: {about}",
         "A KME has not reported its number of keys for a minute: the relay cannot see a shortage coming.",
-        "its last status is older than a minute",
-        "the KME reports again",
+        "the KME's last status is older than a minute",
+        "",
         "`qumail-relay keys status` names the fault. If the KME is away, see `kme_away`.",
         about="KME and peer",
         clear_s=0.0,
@@ -219,8 +219,9 @@ _ALL: Final = (
         "KME {about} gives no keys for arriving mail",
         "A KME, or a proxy in front of it, answers calls for keys of arriving mail without a word about a key, in "
         "whatever form, or not at all. Mail under quantum keys of its group is held.",
-        "a call was answered so, or two in a row went unanswered, and within a minute none with keys",
-        "a call is answered with keys, or with a word about a missing key",
+        "a call for keys of arriving mail got no word about a key, or two in a row no answer; within a minute"
+        " none got keys",
+        "keys come, or a word about a missing key",
         "`qumail-relay check` and the log's `received_keys_refused` have the answer. The fault is in the KME, a "
         "proxy, or their settings (paths, methods, certificates): ask their operator. A KME that answers so for "
         "missing keys needs a rule in `errors` of its table.",
@@ -231,8 +232,8 @@ _ALL: Final = (
         "certificate_ends",
         "A certificate ends soon: {about}",
         "A certificate ends within 30 days, and its use with it. Said daily.",
-        "there are 30 days left",
-        "another certificate is in its place, or it has ended",
+        "30 days are left. Daily",
+        "replaced, or ended",
         _RENEW,
         about="certificate",
         severity="warning",
@@ -241,8 +242,8 @@ _ALL: Final = (
         "certificate_ended",
         "A certificate has ended: {about}",
         "A certificate has ended: mail that depends on this certificate is held. Said daily.",
-        "its time is over",
-        "another one is in its place",
+        "its time is over: mail that depends on this certificate is held. Daily",
+        "replaced",
         _RENEW,
         about="certificate",
     ),
@@ -251,8 +252,8 @@ _ALL: Final = (
         "KME {about} does not take its renewed certificates",
         "The files of a KME's CA, or of our certificate and key for it, were renewed, and the KME does not accept "
         "them. The former files are used until they end or the relay restarts.",
-        "the KME answers with the former files only, over new connections; or the new files do not belong together",
-        "the KME answers with the new files, or others are in their place",
+        "the KME answers with the former certificate files only, or the new files do not belong together",
+        "the new files work, or others are in their place",
         "The log's `kme_certificates_refused` or `kme_certificates_not_renewed` says why. Is the CA the issuer of the "
         "KME's own certificate? Is our certificate from a CA known to the KME, and does our key belong to our "
         "certificate? Put the right or the former files there; the relay takes them up by itself.",
@@ -265,7 +266,7 @@ _ALL: Final = (
         "All mail is held: the store cannot be written",
         "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",
         "a row could not be written within ten seconds; or the file was moved, deleted or emptied, or is damaged",
-        "the store can be written again",
+        "",
         "`qumail-relay check` says the cause: a full disk, a program that locks the database, a PostgreSQL that is "
         "away, rights, a moved file. Held mail comes again by itself.",
         clear_s=15.0,
@@ -277,8 +278,8 @@ _ALL: Final = (
         "The store is not the one from which this relay served, or was sealed under another site secret: empty, "
         "older, another one, or unknown. Its forgotten contents are lost: received keys, quarantine, who has had "
         "which mail. Mail sealed from now on is handled as usual; mail sealed before is put in quarantine.",
-        "its id or mark differs from the file `restore.check`, or its site secret is missing",
-        "an administrator accepts it",
+        "the store's id or mark differs from the file `restore.check`, or its site secret is missing",
+        "an administrator accepts the store",
         "After a restore or a move, accept the store: `qumail-relay store accept`. Otherwise stop the relay and find "
         "the store or the secret; put it back, or restore a backup (deploy/OPERATING.md).",
         clear_s=0.0,
@@ -288,9 +289,9 @@ _ALL: Final = (
         "A file cannot be used: the relay would not start again",
         "A file needed for a start, or for the renewal of certificates, is missing, damaged, or not readable. The "
         "relay goes on with its former contents. After a restart all mail would be held.",
-        "relay.toml, a peer's document, the identity, or a certificate, key or list that relay.toml names was unusable "
-        "at two looks",
-        "all are usable again, or a relay has started with them",
+        "relay.toml, a peer's document, the identity, or a certificate, key or list named in relay.toml was "
+        "unusable at two looks",
+        "all are usable, or a relay has started with them",
         "The cause names each file and its fault. Do not restart the relay before the repair. Put the file back "
         "from a backup (deploy/OPERATING.md), or undo the edit; `qumail-relay check` then says whether all is well.",
         after_s=15.0,
@@ -301,7 +302,7 @@ _ALL: Final = (
         "The groups from the directory are old",
         "No `qumail-relay groups fetch` has succeeded of late. Who has joined a group since then is not treated as one "
         "of it.",
-        "no fetch has succeeded for `ldap.old_after`",
+        "no `qumail-relay groups fetch` has succeeded for `ldap.old_after`",
         "a fetch succeeds",
         "Run `qumail-relay groups fetch`: it says what is wrong. Then look at its timer: "
         "`systemctl status qumail-relay-groups.timer`.",
@@ -312,7 +313,7 @@ _ALL: Final = (
         "disk_full",
         "The disk is nearly full",
         "The disk of the state directory is nearly full. On a full disk mail is held.",
-        "less than `disk_free` is free",
+        "less than `disk_free` is free on the disk of the state directory",
         "a tenth more is free",
         "Make room there: `df`, `du -x`. The relay itself needs little; its quarantine has a limit in relay.toml.",
         clear_s=15.0,
@@ -321,8 +322,8 @@ _ALL: Final = (
         "audit_unwritable",
         "Mail is held: the audit record cannot be written",
         "The audit record cannot be written: mail that needs a line of the ledger is held.",
-        "no line can be written",
-        "the record can be written again",
+        "no line of the audit record can be written",
+        "",
         "`qumail-relay check` says the cause, mostly rights or a full disk.",
         clear_s=15.0,
     ),
@@ -330,7 +331,7 @@ _ALL: Final = (
         "key_receiver_ended",
         "Arriving mail is held: a process of the relay has ended",
         "The second process, which fetches keys of arriving mail, has ended.",
-        "the process has ended",
+        "the process that fetches keys of arriving mail has ended",
         "the relay was started anew",
         "A service manager starts the relay anew by itself; else `qumail-relay serve`. The log says why it ended.",
         clear_s=0.0,
@@ -341,8 +342,8 @@ _ALL: Final = (
         "Arriving mail is held: a process of the relay does not answer",
         "The second process, which fetches keys of arriving mail, is stopped or hangs. Mail under quantum keys is "
         "held, and no KME is asked for them.",
-        "the process has not answered for ten seconds",
-        "it answers",
+        "this process has not answered for ten seconds",
+        "",
         "`ps -C 'relay keys' -o pid,stat` shows the process. With T in its state it is stopped: `kill -CONT PID` loses "
         "nothing. With D a disk hangs (`dmesg`). Otherwise start the relay anew; keys on their way may be lost then.",
         clear_s=0.0,
@@ -352,8 +353,8 @@ _ALL: Final = (
         "not_watched",
         "The relay is not watched",
         "The relay has not checked itself for a minute: all other conditions may be out of date.",
-        "no check has run for a minute",
-        "checks run again",
+        "the relay has not checked itself for a minute: every other alarm may be out of date",
+        "",
         "Does a disk hang (`dmesg`)? Is the host overloaded (`uptime`)? If not, start the relay anew and report it.",
         clear_s=0.0,
         not_ready=True,
@@ -364,8 +365,8 @@ _ALL: Final = (
         "Sealed mail for this site came to the listener of outgoing mail, and this relay cannot open it: there is no "
         "[incoming], or the mail is for others as well. The mail is held, and its sender's server gives up in some "
         "days.",
-        "a mail of this kind was held within ten minutes",
-        "none was for ten minutes, and no outgoing mail waits for a cause of no other alarm",
+        "sealed mail for this site came to the outgoing listener within ten minutes, and cannot be opened here",
+        "none came for ten minutes, and no outgoing mail waits for a cause of no other alarm",
         "Have the mail server hand arriving mail to the relay of this site that opens. Without one, set [incoming] "
         "(`qumail-relay setup --replace --integration content-filter`). A site that only sends gives its peers a new "
         "invitation (`qumail-relay identity invite`); they refuse mail for this site from then on.",
@@ -376,8 +377,8 @@ _ALL: Final = (
         "Mailbox {about} is not watched",
         "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays unopened, and its keys are "
         "destroyed in time.",
-        "for half a minute its server could not be reached, refused the login, or did not let a folder be opened",
-        "all its folders were looked through",
+        "for half a minute the server could not be reached, refused the login, or a folder could not be opened",
+        "all folders were looked through",
         "`qumail-relay check` logs in and names the fault; `imap_unavailable` and `imap_login_refused` in the log "
         "have the server's words. The relay tries a server that is away again by itself. A new password or token "
         "counts within a minute, a change of [imap.*] from a restart.",
@@ -392,8 +393,8 @@ _ALL: Final = (
         "quarantine. The sender believes the mail delivered, the recipients do not know of it, and its keys are "
         "destroyed in time. The first of each peer and reason is reported at once, changes in a digest an hour. Said "
         "daily.",
-        "a mail of this peer and reason is in quarantine",
-        "none of that peer and reason is",
+        "mail of this peer and reason is in quarantine. At once, then in an hourly digest, and daily",
+        "",
         "`qumail-relay quarantine list` shows the mail, deploy/RUNBOOK.md (Reasons of the quarantine) the remedy for "
         "each reason. Release genuine mail once the cause is fixed, and drop the rest.",
         about="peer and reason",
@@ -409,7 +410,7 @@ _ALL: Final = (
         "the peer's mail server past its relay, or went over a mailing list. Or the mail was sealed, and a mail server "
         "on its way changed it beyond recognition. The peer's relay is sent a note, once an hour at "
         "most; whether its mail server takes the note is not known here.",
-        "a mail of this kind came, for each peer, and apart for mail with its domain in From alone",
+        "unsealed mail came in the name of a peer whose relay seals; apart for its domain in From alone",
         "none came for an hour",
         "The log's `came_unsealed_in_a_peers_name` has each mail. A mail with a file smime.p7m was sealed: compare "
         "the peer's identity for this site (`qumail-relay identity show` at both), and see the findings of `check` "
@@ -427,8 +428,8 @@ _ALL: Final = (
         "Mail of ours comes unsealed to {about}",
         "The relay of a peer reports unsealed mail with our domain in MAIL FROM. Our mail server no longer hands its "
         "mail to the relay, and mail leaves in clear, or somebody forges our name.",
-        "the peer's relay reports such mail",
-        "there was no report for two hours; there is one an hour at most",
+        "the peer's relay reports unsealed mail with our domain in MAIL FROM",
+        "no report for two hours; one comes an hour at most",
         "`qumail-relay check --postfix` says whether Postfix hands its mail to the relay. Send a mail to the peer: "
         "does the log have `sealed_and_sent`? If so, ask the peer's administrators for the origin of the unsealed "
         "mail. SPF lets their mail server refuse forged mail.",
@@ -441,7 +442,7 @@ _ALL: Final = (
         "Much sealed mail cannot be opened",
         "Much sealed mail cannot be opened. Somebody forges mail, or a peer has other keys or certificates.",
         "more than `unopened` mails were put in quarantine within ten minutes",
-        "there were fewer for ten minutes",
+        "fewer for ten minutes",
         "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, for the "
         "keys or certificates known here are not theirs. Forged mail hurts nobody, and can be dropped: `qumail-relay "
         "quarantine drop`.",
@@ -452,14 +453,14 @@ _ALL: Final = (
         "The quarantine is nearly full",
         "The quarantine has hardly any room left: unopened mail will be held.",
         "more than four fifths of quarantine.max_size are taken, or a mail found no room",
-        "less is taken",
+        "",
         "Release or drop its messages: `qumail-relay quarantine list`.",
     ),
     Alarm(
         "clear_text",
         "Mail leaves in clear",
         "Mail leaves in clear to elsewhere. Raised only with `clear_text` set, at a site that means to send none.",
-        "a mail left so",
+        "mail left in clear to elsewhere; only with `clear_text` set",
         "none did for ten minutes",
         "`qumail-relay audit export --below rsa` lists the mails, and `qumail-relay policy explain` gives the reason.",
         severity="warning",
@@ -468,7 +469,7 @@ _ALL: Final = (
         "tripwire",
         "Mail was about to leave otherwise than policy wants",
         "Mail was about to leave not sealed as policy wants, and was held: a fault of the relay.",
-        "a mail was held so",
+        "a mail about to leave otherwise than policy wants was held: a fault of the relay",
         "none was for ten minutes",
         "The mail is safe in the queue. Keep the log's line `tripwire` and the mail, and report it.",
     ),
@@ -476,8 +477,8 @@ _ALL: Final = (
         "policy_broken",
         "The policy files are broken",
         "The policy files are broken; the former ones are in force, also in newly started processes.",
-        "broken files were read",
-        "they are right again",
+        "broken policy files were read; the former ones are in force",
+        "",
         "`qumail-relay policy check` names file and line.",
         clear_s=0.0,
         severity="warning",
@@ -487,8 +488,8 @@ _ALL: Final = (
         "Policy holds {about} mail",
         "Policy holds mail for another reason than keys: no policy covers the recipient, or no level listed is "
         "possible. The mail waits until policy is changed, or its sender's server gives up.",
-        "held mail was tried again",
-        f"the last of it has gone, or was refused. {_DELETED}",
+        "held mail was tried again, and policy holds it for another reason than keys",
+        "the last of it has gone, or was refused. Deleted mail: as for `mail_held`",
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
         "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have the mail refused at "
         'once: otherwise = "refuse" (policies/README.md). To end it within a minute after `postsuper -d`: '
@@ -501,8 +502,8 @@ _ALL: Final = (
         "An edit of the policies does not come into force",
         "An edit of the policy files waits, since somebody has one of them open for writing or they go on changing. "
         "The former files are in force.",
-        "the edit has waited for a minute",
-        "the edit comes into force, or is undone",
+        "an edit of policy files has waited for a minute: a file is open for writing, or files go on changing",
+        "in force, or undone",
         "The cause names the file and, if the system shows it, the program that has the file open: save and close the "
         "file. `qumail-relay policy install` puts a whole set into force at once.",
         clear_s=0.0,
@@ -513,8 +514,8 @@ _ALL: Final = (
         "A test of the policies in force fails",
         "A test in tests.toml fails since a day has passed: a file or rule has begun or ended, and decisions differ "
         "from those expected.",
-        "a test of the policies in force fails today",
-        "none does",
+        "a test of the policies in force fails since a day has passed",
+        "",
         "`qumail-relay policy test` names each. Renew or remove ended files and rules, or give the test the same "
         "`until`.",
         clear_s=0.0,
@@ -525,7 +526,7 @@ _ALL: Final = (
         "Policy asks for what cannot be done",
         "Policy files ask for something impossible here: their mail is held or leaves weaker.",
         "a file names a KEM missing here, a rule or floor fits no mail, or all mail to a peer is held",
-        "none does",
+        "",
         "`qumail-relay check` names file and line of each.",
         clear_s=0.0,
         severity="warning",
@@ -536,7 +537,7 @@ _ALL: Final = (
         "The next hop cannot be reached: mail is held.",
         "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO); without mail "
         "for a minute, in no test for 15 s",
-        "mail is delivered, or a test connection succeeds",
+        "mail is delivered, or a test succeeds",
         "`qumail-relay check` tries the next hop. At your own mail server: is the server up, does it listen there, "
         "and what does its log say of the relay's connections?",
         about="direction",
@@ -547,8 +548,8 @@ _ALL: Final = (
         "No {about} mail is delivered: the next hop does not take it",
         "The next hop takes no mail. It defers mail (4xx), and the relay holds it; or refuses mail (5xx), and senders "
         "hear of this.",
-        "three mails or more were put off or refused within ten minutes, and none was delivered",
-        "a mail is delivered, or for ten minutes none was put off or refused and none waits for the next hop",
+        "three or more mails were deferred or refused within ten minutes, and none was delivered",
+        "a mail is delivered; or for ten minutes none was deferred or refused, and none waits",
         "The log's `copy_not_delivered` has its answer. Mostly the next hop does not know the relay or the "
         "recipients: look at its relay_domains, mynetworks, or a filter behind it.",
         about="direction",
@@ -558,8 +559,8 @@ _ALL: Final = (
         "canary_late",
         "Mail to or from {about} may not get through",
         "No canary has come back from a peer's relay: mail to or from the peer does not get through, or only late.",
-        "none has come back for `every` and `late_after` of [canary] together",
-        "one comes back",
+        "no canary has come back for `every` and `late_after` of [canary] together",
+        "",
         "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count. "
         "`qumail-relay trace` shows how far one came, by the `mail` of its line `canary_sent`. If all is well "
         "here, ask the peer's administrators: do they take mail for qumail-canary, and does their relay answer?",
@@ -581,7 +582,7 @@ _ALL: Final = (
         "New mail waits: memory is full",
         "The messages in flight take all memory allowed to them: new mail waits, then hears 452.",
         "nine tenths of limits.messages_in_flight are taken for ten seconds, or mail was turned away for want of room",
-        "there was room for a minute",
+        "room for a minute",
         "Something behind the relay is slow, or much large mail comes at once. If the alarm stays: a larger "
         "limits.messages_in_flight, if the host has the memory.",
         after_s=10.0,
@@ -591,7 +592,7 @@ _ALL: Final = (
         "All connections are taken",
         "Clients hold all the connections that a listener may have. Others are refused with 421, and their mail waits "
         "in the queue of the server that sends it.",
-        "connections were refused since all were taken, for ten seconds",
+        "for ten seconds connections were refused, since all were taken",
         "none was refused for a minute",
         "`ss --tcp --processes` as root says who holds connections to the relay's ports. Any user of this host can "
         "open some: end that program. If it is Postfix itself: a larger `connections` of the listener.",
@@ -601,8 +602,8 @@ _ALL: Final = (
         "clock_jumped",
         "The clock is wrong",
         "The clock of this host was set by more than a minute while the relay ran.",
-        "the clock is more than a minute off the time passed",
-        "the clock was set back, or has run on for an hour",
+        "the clock of this host is more than a minute off the time passed",
+        "set back, or has run on for an hour",
         "`timedatectl` and `chronyc tracking`: which time is right? Set the clock right, and find out who set it.",
         clear_s=0.0,
         severity="warning",
@@ -612,8 +613,8 @@ _ALL: Final = (
         "The clock of this host is not that of KME {about}",
         "A KME's replies show another time than the clock of this host, and one of the two is wrong. The peer's relay "
         "puts aside mail sealed by a wrong clock, and this relay puts aside the peers' mail.",
-        "the Date of its last reply is more than five minutes off",
-        "the two agree",
+        "the Date of the KME's last reply is more than five minutes off the clock of this host",
+        "",
         "`timedatectl` and `chronyc tracking`: which time is right? Set the clock right here, or ask the KME's "
         "operator. Then look at mail put aside meanwhile: `qumail-relay quarantine list --reason outside-window`.",
         about="KME",
@@ -623,8 +624,8 @@ _ALL: Final = (
         "history_not_written",
         "The history is not written",
         "The page's history of hours and days is not written.",
-        "the store did not take the history",
-        "the store does",
+        "the store did not take the page's history",
+        "",
         "`qumail-relay check` looks at the store.",
         clear_s=0.0,
         severity="warning",

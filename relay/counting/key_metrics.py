@@ -14,8 +14,8 @@ _WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 KEYS: Final = Metric(
     "qumail_keys_total",
     "counter",
-    "Fresh keys by fate: issued = used + burnt + expired + in the pool, except for keys of a killed process. fate: "
-    "these",
+    "Fresh keys. fate: issued, used, burnt, expired; issued is the sum of the others and of those in the pool, except "
+    "for keys of a killed process",
     ("kme", "peer", "fate"),
 )
 KEYS_BURNT: Final = Metric(
@@ -37,7 +37,7 @@ KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys ready for use"
 KEYS_STORED: Final = Metric(
     "qumail_kme_stored_keys",
     "gauge",
-    "Keys stored at the KME, by its status; none if the last status is older than a minute",
+    "Keys at the KME; absent if its last status is older than a minute",
     ("kme", "peer"),
     together="min",
 )
@@ -58,12 +58,12 @@ KEY_USE: Final = Metric(
 KEYS_EMPTY: Final = Metric(
     "qumail_key_empty_seconds",
     "gauge",
-    "Time until the keys are gone at the present rates; +Inf if they will last; none if unknown now",
+    "Time until the keys are gone at the present rates; +Inf if they last, absent if unknown",
     ("kme", "peer"),
     together="min",
 )
 KEY_ALARM: Final = Metric(
-    "qumail_key_alarm", "gauge", "1 if this time is less than `alarm` of the KME", ("kme", "peer"), together="max"
+    "qumail_key_alarm", "gauge", "1 if this time is below `alarm` of the KME", ("kme", "peer"), together="max"
 )
 KEY_WAIT: Final = Metric(
     "qumail_key_wait_seconds",
@@ -75,7 +75,7 @@ KEY_WAIT: Final = Metric(
 KEYS_MISSED: Final = Metric(
     "qumail_keys_missed_total",
     "counter",
-    "Misses of a quantum key for a mail, which was then held or sealed at another level of its policy",
+    "Mails without their quantum key, then held or sealed at another level",
     ("peer", "reason"),
 )
 KEYS_RECEIVED: Final = Metric(
@@ -101,14 +101,14 @@ KME_REQUESTS: Final = Metric(
 RECEIVED_KEYS_REFUSED: Final = Metric(
     "qumail_received_keys_refused_total",
     "counter",
-    "Replies to dec_keys without a word about a key: of a proxy, to wrong paths or methods, faults of the KME. "
-    "Unanswered calls count too, from the second in a row",
+    "Replies to dec_keys without a word about a key (a proxy, wrong paths, faults of the KME), and unanswered calls "
+    "from the second in a row",
     ("kme",),
 )
 KME_SECONDS: Final = Metric(
     "qumail_kme_request_seconds",
     "histogram",
-    "Time from sending a request to its whole answer",
+    "Time from a request to its whole answer",
     ("kme", "call"),
     _CALL_BUCKETS_S,
 )
@@ -121,7 +121,7 @@ KME_BREAKER: Final = Metric(
 KME_CLOCK: Final = Metric(
     "qumail_kme_clock_ahead_seconds",
     "gauge",
-    "Lead of the KME's clock over this host's, by the Date of its last reply; none without a Date",
+    "Lead of the KME's clock over this host's, by the Date of its last reply",
     ("kme",),
     together="max",
 )

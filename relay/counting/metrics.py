@@ -46,10 +46,10 @@ _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
-    "Mails by outcome: each delivery attempt counts once for each group of its recipients who share peer, "
-    f"level and outcome. {_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or "
-    "none if not sealed or opened so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
-    "quarantined, consumed (for the canary's address, its end), repeated (for recipients who have the mail already)",
+    "Delivery attempts, one for each group of a mail's recipients with the same peer, level and outcome. "
+    f"{_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or none if not sealed or opened so far; "
+    "outcome: delivered, inside (in clear to a domain of ours), held, refused, quarantined, consumed (mail to the "
+    "canary's address), repeated (its recipients have the mail already)",
     _MAIL_LABELS,
 )
 RECIPIENTS: Final = Metric(
@@ -61,45 +61,44 @@ RECIPIENTS: Final = Metric(
 FAILURES: Final = Metric(
     "qumail_failures_total",
     "counter",
-    "Why mails were held or refused: as qumail_mails_total with outcome held or refused",
+    "Causes of the outcomes held and refused",
     ("direction", "reason"),
 )
 HELD_FIRST: Final = Metric(
     "qumail_mails_first_held_total",
     "counter",
-    "Mails held for a recipient for whom they had not been held before: retries do not count",
+    "Mails held for a recipient for the first time; retries do not count",
     ("direction",),
 )
 HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
-    "Recipients whose mail was held and waits in the queue of the mail server. cause: policy (no "
-    "policy for the recipient, or no level possible), keys, next hop, store, other",
+    "Recipients whose held mail waits in the queue of the mail server. cause: policy (none for the recipient, or no "
+    "level possible), keys, next hop, store, other",
     ("direction", "cause"),
     together="max",
 )
 HELD_SECONDS: Final = Metric(
     "qumail_held_longest_seconds",
     "gauge",
-    "How long ago the first of these was held first. cause: the same",
+    "Longest time since the first hold of one of these",
     ("direction", "cause"),
     together="max",
 )
 REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
-    f"Mail turned away at a listener, before there was a mail to count. {_LISTENER}. A "
-    "recipient held or refused by policy at RCPT counts as a mail of level none",
+    "Mail turned away before its content had come; a recipient held or refused by policy at RCPT counts "
+    "as a mail of level none instead",
     ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
-    "Time of each step of a mail, one after the other, with every outcome. step: all (from the end of "
-    "the content to the answer, of mails delivered or put aside), begin (what earlier attempts left), seal (policy "
-    "and keys included), ledger (if an entry is due), check (signatures and tripwire), deliver (the next hop, and "
-    "noting its answer), open (keys included), quarantine; within these: policy, verify (signatures of arriving "
-    "mail), admit (keys and recipients are on the disk)",
+    "Time of a step, with every outcome. step: begin (what earlier attempts left), seal (with policy and keys), "
+    "ledger, check (signatures and tripwire), deliver (with noting the answer), open (with keys), quarantine; within "
+    "these: policy, verify (signatures of arriving mail), admit (keys and recipients to the disk); over all: all (from "
+    "the end of the content to the answer, of mails delivered or put aside)",
     ("direction", "step"),
     _STEP_BUCKETS_S,
 )
@@ -111,8 +110,7 @@ TRIPWIRE: Final = Metric(
 INTERRUPTED: Final = Metric(
     "qumail_deliveries_interrupted_total",
     "counter",
-    "Recipients in delivery when a relay was killed or cut off: they may get a mail twice. kind: outgoing, "
-    "incoming, opened",
+    "Recipients who may get a mail twice, as a relay was killed or cut off. kind: outgoing, incoming, opened",
     ("kind",),
 )
 
@@ -123,25 +121,25 @@ POLICY_FILES: Final = Metric("qumail_policy_files", "gauge", "Policy files in fo
 POLICY_RELOADS: Final = Metric(
     "qumail_policy_reloads_total",
     "counter",
-    "Times that policy files were read after a change, by each process. outcome: loaded, broken",
+    "Readings of changed policy files, by each process. outcome: loaded, broken",
     ("outcome",),
 )
 POLICY_PROBLEMS: Final = Metric(
     "qumail_policy_problems",
     "gauge",
-    "Faults in the policy files as they are now; above 0 an older set is in force",
+    "Faults in the policy files now; above 0 an older set is in force",
     together="max",
 )
 POLICY_TESTS_FAILING: Final = Metric(
     "qumail_policy_tests_failing",
     "gauge",
-    "Tests in tests.toml of the policies in force that fail, since a day has passed",
+    "Failing tests in tests.toml of the policies in force",
     together="max",
 )
 POLICY_WAITS: Final = Metric(
     "qumail_policy_edit_waits_seconds",
     "gauge",
-    "For how long an edit of policy files has waited for its files to be quiet",
+    "Time for which an edit of policy files has waited",
     together="max",
 )
 POLICY_ENDS: Final = Metric(
@@ -153,8 +151,8 @@ POLICY_ENDS: Final = Metric(
 CERTIFICATE: Final = Metric(
     "qumail_certificate_end_timestamp_seconds",
     "gauge",
-    "When a certificate ends, since 1970. of: kme_ca, kme_client, kme_server (name: the KME), site (name: the role), "
-    "peer (name: the peer, whichever ends first), submission, status",
+    "End of a certificate. of: kme_ca, kme_client, kme_server (name: the KME), site (name: the role), peer (the first "
+    "to end), submission, status",
     ("of", "name"),
     together="min",
 )
@@ -164,7 +162,7 @@ CERTIFICATE: Final = Metric(
 QUARANTINE_PUT: Final = Metric(
     "qumail_quarantine_put_total",
     "counter",
-    "Arrivals of mails put in quarantine. reason: as in `quarantine list`; again: yes if the mail was there already",
+    "Mails put in quarantine. reason: as in `quarantine list`; again: yes if the mail was there already",
     ("reason", "again"),
 )
 QUARANTINE_LAG: Final = Metric(
@@ -179,8 +177,7 @@ QUARANTINE_NOTICES: Final = Metric(
 QUARANTINE_MESSAGES: Final = Metric(
     "qumail_quarantine_messages",
     "gauge",
-    "Messages in quarantine. peer: whom the sealed layers name, else whose domain the sender has (neither is "
-    "verified), empty for everybody else",
+    "Messages in quarantine. peer: named in the sealed layers, else by the sender's domain; neither is verified",
     ("reason", "peer"),
     together="max",
 )
@@ -204,15 +201,15 @@ AUDIT_WRITABLE: Final = Metric(
 JOURNAL_BYTES: Final = Metric(
     "qumail_journal_bytes",
     "gauge",
-    "Size of the files beside the store, reserved room included. journal: keys (received, on their way into the "
-    "store), sent (mail that has just left)",
+    "Size of the files beside the store, with reserved room. journal: keys (received, not yet in the store), sent "
+    "(mail that has just left)",
     ("journal",),
     together="max",
 )
 WAITING: Final = Metric(
     "qumail_waiting_recipients",
     "gauge",
-    "Recipients for whom a sealed copy waits in the store until the mail server tries again",
+    "Recipients whose sealed copy waits in the store for the next attempt of the mail server",
     together="max",
 )
 STORE_WRITABLE: Final = Metric(
@@ -222,7 +219,7 @@ STORE_WRITABLE: Final = Metric(
 KEY_RECEIVER_SILENT: Final = Metric(
     "qumail_key_receiver_silent_seconds",
     "gauge",
-    "Time for which the process that fetches keys of arriving mail has not answered; 0 while it answers",
+    "Silence of the process that fetches keys of arriving mail; 0 while it answers",
     together="max",
 )
 DISK_FREE: Final = Metric(
@@ -234,21 +231,19 @@ DISK_FREE: Final = Metric(
 MAILBOX_UNWATCHED: Final = Metric(
     "qumail_mailbox_unwatched_since_timestamp_seconds",
     "gauge",
-    "Time, since 1970, from which a mailbox is not watched; none while it is. account: NAME of [imap.NAME]; cause: "
-    "connection, login (refused), folder, settings, error (unforeseen)",
+    "Since when a mailbox is not watched; absent while it is. account: NAME of [imap.NAME]; cause: connection, login "
+    "(refused), folder, settings, error (unforeseen)",
     ("account", "cause"),
     together="min",
 )
 
 # The canary
 
-CANARY_INTERVAL: Final = Metric(
-    "qumail_canary_interval_seconds", "gauge", "How often each peer is asked: `every` of [canary]", together="max"
-)
+CANARY_INTERVAL: Final = Metric("qumail_canary_interval_seconds", "gauge", "`every` of [canary]", together="max")
 CANARY_LIMIT: Final = Metric(
     "qumail_canary_limit_seconds",
     "gauge",
-    "The age from which on the alarm canary_late stands: `every` and `late_after` of [canary] together",
+    "Age that raises canary_late: `every` and `late_after` of [canary] together",
     together="max",
 )
 CANARY_SENT: Final = Metric(
@@ -263,21 +258,20 @@ CANARY_ANSWERED: Final = Metric(
 CANARY_DROPPED: Final = Metric(
     "qumail_canary_dropped_total",
     "counter",
-    "Mail to the canary's address without effect. reason: clear text, bounce, unreadable, not named, "
-    "repeated, unprotected, other sender, malformed, unexpected (a receipt for no canary, or a late one), too "
-    "often, not answered, busy",
+    "Mail to the canary's address without effect. reason: clear text, bounce, unreadable, not named, repeated, "
+    "unprotected, other sender, malformed, unexpected (a receipt too many or late), too often, not answered, busy",
     ("reason",),
 )
 UNSEALED_FROM_PEER: Final = Metric(
     "qumail_unsealed_from_peer_total",
     "counter",
-    "Mails unsealed in a peer's name. by: sender (its domain in MAIL FROM), author (in From alone)",
+    "Unsealed mails in a peer's name. by: sender (its domain in MAIL FROM), author (in From alone)",
     ("peer", "by"),
 )
 UNSEALED_AT_PEER: Final = Metric(
     "qumail_unsealed_at_peer_total",
     "counter",
-    "Mails with our domains in MAIL FROM, unsealed at a peer, as its relay reports",
+    "Unsealed mails with our domains in MAIL FROM, reported by the peer's relay",
     ("peer",),
 )
 CANARY_AGE: Final = Metric(
@@ -300,15 +294,15 @@ CANARY_ROUND_TRIP: Final = Metric(
 ALARM: Final = Metric(
     "qumail_alarm",
     "gauge",
-    "1 while an alarm stands for anything. severity: critical, warning; alarm: its name",
+    "1 while an alarm stands. severity: critical, warning",
     ("alarm", "severity"),
     together="max",
 )
-ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun. alarm: its name", ("alarm",))
+ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have begun", ("alarm",))
 ALARM_NOTICES: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
-    "Attempts to send a notice ([alarms]). way: mail, command; outcome: sent, failed",
+    "Notices ([alarms]). way: mail, command; outcome: sent, failed",
     ("way", "outcome"),
 )
 
@@ -323,7 +317,7 @@ BUILD: Final = Metric("qumail_build_info", "gauge", "1 for the version of the re
 LOOP_LAG: Final = Metric(
     "qumail_event_loop_lag_seconds",
     "histogram",
-    "Lag of the event loop behind schedule, measured four times a second in each process",
+    "Lag of the event loop, measured four times a second in each process",
     (),
     _LAG_BUCKETS_S,
 )

@@ -5,76 +5,81 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 
-from relay.counting.alarms import ALARMS
-from relay.counting.metric import Metric
+from relay.counting.alarms import ALARMS, Alarm, Severity
+from relay.counting.metric import Metric, Together
 from relay.counting.metrics import all_metrics
 
 _INTRODUCTION = """\
-# Metrics
+# Metrics and alarms
 
 Everything at `/metrics` of `[status]` ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. Made from the
 code, by `python -m relay.counting.reference`; edits by hand are lost.
 
-With `workers` each number stands for all processes together: counters and histograms are summed, gauges as the table
-says. A killed process takes no count with it; a restart of the relay begins all counters anew.
+Names with `_total` are counters; a restart of the relay begins them anew. Histograms are marked, all others are gauges.
+With several `workers` each number stands for all processes. Counters and histograms are summed; of a gauge the largest
+counts, except for these.
 
-Labels: `peer`, `kme` and `kme_group` are names in relay.toml (`peer` is empty if none can be named), all others are
-listed. `direction` is outgoing or incoming. `reason` is a class of error in relay/errors.py where nothing else
-stands; in quarantine metrics as in `quarantine list`. Nothing from a stranger becomes a label. A retry by the mail
-server is another attempt, and counts.
+* Summed: {sum}
+* The smallest counts: {min}
 
-| name | kind | labels | meaning |
-|---|---|---|---|
+Labels: `peer`, `kme` and `kme_group` are names in relay.toml; `peer` is empty if none can be named. `direction` is
+outgoing or incoming. `reason` is a class of error in relay/errors.py unless the table says otherwise. The table lists
+all other values. A stranger's text never becomes a label. A retry by the mail server counts as another attempt.
+
+| metric, with its labels | meaning |
+|---|---|
 """
 
 _ALARMS = """
 ## Alarms
 
-The one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched. The relay
-looks every five seconds. Each alarm begins once and ends once, for all processes together, also over a restart. An
-alarm ends only when the relay has seen the end of its cause; if it cannot look, the alarm stays. Critical: someone has
-to act now. Warning: it can wait until the morning.
+All conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched. The relay looks every
+five seconds. The page and `check` show each standing alarm **with its cause and its remedy**. So do the notice by
+mail and the log (`alarm_begins`, `alarm_stands` daily, `alarm_ends`). `qumail_alarm` has its name. An alarm with * makes
+the relay not ready (`/readyz`).
 
-A standing alarm is in `qumail_alarm`, on the page, and a finding of `check`; one that makes the relay not ready is in
-`/readyz` as well. The log has `alarm_begins`, `alarm_stands` once a day, and `alarm_ends`.
+Each alarm begins once and ends once, for all processes together, also over a restart. If the relay cannot look, the
+alarm stays. Without a text under *ends* the alarm ends when its condition is over.
 
-`[alarms]` ([SETTINGS.md](SETTINGS.md)) has thresholds and recipients. Each gets each notice once, twice if the relay
-ends at that moment. A critical alarm is mailed within a minute, all else at most every five minutes. A notice that
+`[alarms]` ([SETTINGS.md](SETTINGS.md)) has thresholds and recipients. Recipients get each notice once; twice if the
+relay ends at that moment. A critical alarm is mailed within a minute, others at most every five minutes. A notice that
 cannot be mailed waits for the next mail. [prometheus/](prometheus/README.md) has rules and a dashboard.
 
-Relays of several hosts that share PostgreSQL each report separately. If one has held a mail and another has delivered
-it, the first counts the mail as waiting until it has not tried for long. After a kill, mail that left in the last
-seconds before may be reported as waiting for two hours.
-
+Relays of several hosts with one PostgreSQL report separately: the first counts a mail as waiting that another has
+delivered, until it has not tried for long. After a kill, mail of the last seconds may count as waiting for two hours.
 """
 
 
 def markdown() -> str:
     """The whole page."""
-    return _INTRODUCTION + "".join(map(_line, all_metrics().values())) + _ALARMS + "\n".join(_alarms())
+    metrics = all_metrics().values()
+    introduction = _INTRODUCTION.format(sum=_gauges(metrics, "sum"), min=_gauges(metrics, "min"))
+    alarms = "".join((*_alarms("critical", "someone has to act now"), *_alarms("warning", "it can wait until morning")))
+    return introduction + "".join(map(_line, metrics)) + _ALARMS + alarms
 
 
-def _alarms() -> Iterator[str]:
-    """Each alarm; the remedy of two alarms stands with the first of them alone."""
-    first: dict[str, str] = {}
-    for alarm in ALARMS.values():
-        about = f", for each {alarm.about}" if alarm.about else ""
-        ready = " /readyz says so too." if alarm.not_ready else ""
-        earlier = first.setdefault(alarm.what_to_do, alarm.name)
-        remedy = alarm.what_to_do if earlier == alarm.name else f"as for `{earlier}`."
-        yield (
-            f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "
-            f"Begins: {alarm.begins}. Ends: {alarm.ends}.{ready}"
-            f"\n\nRemedy: {remedy}\n"
-        )
+def _gauges(metrics: Iterable[Metric], together: Together) -> str:
+    names = [f"`{each.name}`" for each in metrics if each.kind == "gauge" and each.together == together]
+    return textwrap.fill(", ".join(names), 116, initial_indent=" " * 22, subsequent_indent="  ").lstrip()
+
+
+def _alarms(severity: Severity, meaning: str) -> Iterator[str]:
+    yield f"\n**{severity.capitalize()}**: {meaning}.\n\n| alarm | begins | ends |\n|---|---|---|\n"
+    yield from (_alarm(each) for each in ALARMS.values() if each.severity == severity)
+
+
+def _alarm(alarm: Alarm) -> str:
+    about = f", each {alarm.about}" if alarm.about else ""
+    return f"| `{alarm.name}`{' *' if alarm.not_ready else ''}{about} | {alarm.begins} | {alarm.ends} |\n"
 
 
 def _line(metric: Metric) -> str:
-    labels = ", ".join(f"`{each}`" for each in metric.labels)
-    kind = f"gauge, {metric.together}" if metric.kind == "gauge" else metric.kind
-    return f"| `{metric.name}` | {kind} | {labels} | {metric.help} |\n"
+    labels = f"{{{','.join(metric.labels)}}}" if metric.labels else ""
+    kind = "Histogram. " if metric.kind == "histogram" else ""
+    return f"| `{metric.name}{labels}` | {kind}{metric.help} |\n"
 
 
 if __name__ == "__main__":
