@@ -116,12 +116,11 @@ class Config(toml.Table):
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
-    """A sealed mail goes only to the recipients that its sender's relay has sealed into it. A mail server may
-    rewrite recipients before the relay sees the mail: virtual aliases in front of the filter, a catch-all, a former
-    address. Then list the rewriting here. Otherwise such a mail is put in quarantine as "redirected". Write the
-    address that the sender used, and those for which its mail may arrive here instead. Nothing else is expanded: no
-    patterns, no alias of an alias. Best is a relay in front of all aliases and lists; then the table may be left
-    out.
+    """Recipients that a mail server rewrites before the relay sees the mail: virtual aliases in front of the filter, a
+    catch-all, a former address. A sealed mail goes only to the recipients sealed into it; without a line here,
+    rewritten mail is put in quarantine as "redirected". Write the address that the sender used, and those for which
+    its mail may arrive. Nothing else is expanded: no patterns, no alias of an alias. With the relay in front of all
+    aliases and lists, leave the table out.
     """
     otp: OTPSettings = OTPSettings()
     audit: AuditSettings = AuditSettings()

@@ -130,77 +130,70 @@ class KMESettings(toml.Table):
     group: str = Field(default="default", min_length=1, max_length=64)
     """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
     use: KMEUse = "both"
-    """The use of its keys: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
-    must have the same value, also at the peer. Mail that uses a key for something else is put in quarantine. With
-    "both" and keys of 256 bits, somebody who knows a mail may know half of a key of level otp. They could name it in a
-    forged mail of level aes. The other 128 bits protect against that. Two groups, one for each level, avoid it.
+    """The use of its keys: "otp", "aes" (with quantum layers around other levels), or "both". All KMEs of a group need
+    the same, also at the peer. Mail that uses a key otherwise is put in quarantine. With "both" a forged mail of level
+    aes may name half of a known otp key of 256 bits; its other 128 bits protect. Two groups, one for each level, avoid
+    even that.
     """
 
     ca: PathSetting | None = None
-    """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they are used once
-    all three match. What ends within 30 days is an alarm, and reported by check.
+    """The CA of the KME's certificate. These PEM files may be renewed while the relay serves, and count once all three
+    match. `check` and an alarm report an end within 30 days.
     """
     certificate: PathSetting | None = None
     """The client certificate of the relay."""
     key: PathSetting | None = None
     """The private key of the certificate."""
     psk_identity: str = Field(default="", max_length=128)
-    """The name of the pre-shared key in psk_file at a SKIP key provider. The two replace ca, certificate and key, with
-    interface = "skip" and Python 3.13. Routers use SKIP in this way.
+    """The name of the pre-shared key at a SKIP key provider. With psk_file in place of ca, certificate and key; needs
+    interface = "skip" and Python 3.13.
     """
     psk_file: PathSetting | None = None
-    """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32). Only the relay may read it. A
-    new key is used at once.
+    """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32), readable by the relay only.
+    A new key counts at once.
     """
     kme_id: str = Field(default="", max_length=256)
     """The name that its certificate must have in place of the URL's host."""
     name_from: Literal["san", "cn", "either"] = "san"
-    """Where names are searched: san (a subject alternative name), cn (the common name), either. The certificates
-    of next-door-key-simulator have the KME ID as their common name and nothing else: kme_id = "1", name_from =
-    "cn".
+    """Where names are searched: san (a subject alternative name), cn (the common name), either. For
+    next-door-key-simulator: kme_id = "1", name_from = "cn".
     """
     calls_us: str = Field(default="", max_length=256)
-    """The name of this relay in its status (master_SAE_ID), if that is only another spelling of site.sae_id. A KME that
-    names the peer as we do, but us differently, takes us for another SAE. No peer could open mail under its keys, so
-    none is drawn. The cause is a typing error in sae_id, or certificate and key of another SAE.
+    """The name of this relay in the KME's status (master_SAE_ID), if it is only another spelling of site.sae_id.
+    Otherwise another name means a wrong sae_id, or the certificate of another SAE: no peer could open mail under its
+    keys, and none is drawn.
     """
     tls_ciphers: str = ""
-    """OpenSSL's cipher list for KMEs with TLS 1.2 at most and old suites, such as outdated appliances. "" is OpenSSL's
-    default.
-    """
+    """OpenSSL's cipher list for outdated KMEs (TLS 1.2 at most, old suites); "" is OpenSSL's default."""
 
     retry_attempts: int = Field(default=3, ge=0, le=20)
     """Retries after the first attempt."""
     retry_delay: Seconds = 1.0
-    """The first pause between two attempts, in seconds; each further one is twice as long, up to 30. After 5
-    failures in a row a call is not made for 5 times as long, doubling up to 15 times. Answers about keys are no
-    failures, whatever their code, as long as the KME answers status calls.
+    """The first pause between two attempts, in seconds; each further one is twice as long, up to 30. After 5 failures
+    in a row calls stop for 5 times this, growing to 15 times. Answers about keys are no failures while the KME answers
+    status calls.
     """
     adaptive: bool = False
-    """Whether the pauses follow the KME: shorter while most attempts succeed, longer while few do. They then have
-    jitter, so that several relays do not ask at once.
-    """
+    """Whether the pauses follow the KME's success, with jitter, so that several relays do not ask at once."""
     timeout: Seconds = 10.0
-    """Timeout of one complete answer, in seconds, for each call. Fresh keys that come later are burnt, so set more for
-    a slower KME. If there is another KME, it is asked then. A connection, with its TLS handshake, may take half of the
-    timeout, and 2 seconds at least.
+    """Timeout of one complete answer, in seconds; then another KME is asked. Fresh keys that come later are burnt: set
+    more for a slow KME. A connection, with its TLS handshake, has half of this, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
-    """Connections that are opened ahead, once the KME has answered, and kept. After 55 idle seconds one is closed."""
+    """Connections opened ahead, once the KME has answered; closed after 55 idle seconds."""
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
     """The maximum number of connections. Up to three times as many more wait for late answers."""
 
     prefetch: bool = True
     """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived."""
     cache_high: int = Field(default=256, ge=0, le=100_000)
-    """How many keys are kept ready for a peer at most. It begins with a 32nd of that. More are kept as use grows: what
-    the measured use and 10 seconds without the KME need, and no more than the link makes. On a slow link an idle relay
-    keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer as it
-    stands here. A stop burns what is ready.
+    """The most keys kept ready for a peer. A 32nd is kept at first, and more with use: enough for 10 seconds without
+    the KME, and no more than the link makes. A stop burns them. A day of idling costs 2,880 keys for each KME and peer
+    at the default, on a slow link few or none.
     """
     key_lifetime: Seconds = 300.0
-    """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
-    when a fifth of that is left. A sealed mail that waits here longer than that fifth is sealed anew.
+    """How long the KME keeps a key for the peer, at both sites (in a cloud: 600 seconds). A key is not used in the
+    last fifth of it. A sealed mail that waits longer than that fifth is sealed anew.
     """
     reserve: int = Field(default=0, ge=0, le=10_000_000)
     """Keys reserved from mail of low priority."""
@@ -210,34 +203,30 @@ class KMESettings(toml.Table):
     one_batch_at_a_time: (
         Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] | None
     ) = None
-    """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
-    for. Mail under these can never be opened. A relay tries its KME with two to ten keys at its first start, and
-    remembers for 30 days what came of it. `check --trial-keys` and `keys trial` try it too. From a KME that drops keys,
-    one batch is drawn at a time. The next one is drawn 60 seconds after the last key of the previous one was used. It
-    is drawn earlier if the KME's status shows that the peer has fetched them. Until then further mail is held. Where
-    nothing can be found out, the next batch is drawn 5 seconds after the last use. Set the time that a mail may take
-    to the peer, in seconds (true: 60). Set false where the maker says that the KME keeps undelivered keys. Then it is
-    not tried. With a KME that drops keys, have one KME in the group and one relay with one worker.
+    """For KMEs, such as next-door-key-simulator, that drop keys not yet fetched by the peer when more are drawn: mail
+    under these can never be opened. Left out, the relay tries it with two to ten keys at its first start, and again
+    after 30 days (also: `keys trial`, `check --trial-keys`). From a KME that drops keys the next batch is drawn this
+    many seconds (true: 60) after the last use of the previous one. It is drawn earlier if the status shows that the
+    peer has fetched all; further mail is held meanwhile. If the trial was not possible, 5 seconds after. Set false,
+    without a trial, if the maker says that undelivered keys are kept. A KME that drops keys should be alone in its
+    group, for one relay with one worker.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held.
-    It is for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
-    again anyway. Ten mails wait for such keys at once. Beyond that, a new message takes the place of the one that has
-    waited longest. Forged mail may name keys that never come, and must not take all connections that Postfix makes
-    (20). A mail of more than 2 MiB does not wait.
+    """How long keys still unknown to the KME are asked for before their mail is held, in seconds. Some KMEs bring keys
+    to the other site late. Ten mails wait at once; then the oldest gives way, lest forged mail with made-up keys take
+    all 20 connections of Postfix. A mail of more than 2 MiB does not wait. The mail server tries held mail again
+    anyway.
     """
 
     method: Literal["POST", "GET"] = "POST"
     """POST, or GET for KMEs without POST."""
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
-    """The unit of key sizes at the KME: bits, bytes, or ignored if all its keys have one size.
-    """
+    """The unit of key sizes at the KME: bits, bytes, or ignored if all its keys have one size."""
     integer_key_ids: bool = False
     """key_IDs as numbers, for KMEs that refuse strings. Without it fresh keys with numbers are refused."""
     errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
-    """The meaning of its error replies, if it is unusual and its status does not show it: the first rule that matches
-    decides. A KME that says of an unknown key something else than the standard needs a rule for dec_keys that means
-    not_found. Without it, mail under such keys is held as if the KME had failed.
+    """The meaning of unusual error replies: the first rule that matches decides. A KME with its own words for an
+    unknown key needs a rule for dec_keys that means not_found. Without one such mail is held as if the KME had failed.
     """
 
     @property
@@ -272,7 +261,7 @@ class KMESettings(toml.Table):
 
 class PeerSettings(toml.Table):
     """One table for each site that we seal for. A peer with an imported document needs none; its table has only
-    differences from the document, for instance forwards. Edits take effect when the relay is reloaded.
+    differences, for instance forwards. A reload takes edits up.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -286,36 +275,33 @@ class PeerSettings(toml.Table):
     sae_id: SAEID = ""
     """The SAE ID of its relay; by default that of its document."""
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    """The KME groups whose keys both sites share, most preferred first. By default those that the peer's document
-    names and we have, and with one peer, one group and no document that group. An empty list: no quantum keys are
-    used with this peer, and check accepts that.
+    """The KME groups whose keys both sites share, most preferred first. By default those of the peer's document that
+    we have; without documents, with one peer and one group, that group. []: no quantum keys are used with this peer.
     """
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
-    """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. By
-    default all levels; list those that you want to rely on.
+    """The levels at which the peer may seal, by the innermost layer; other mail is put in quarantine. By default all:
+    list those that you want to rely on.
     """
     further_kems: FurtherKEMs = ()
-    """KEMs that each put one more layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends
-    FrodoKEM), "classic-mceliece-6688128". They need liboqs at both sites, and keys at the peer's (`identity new
-    --kem`). Without these its mail cannot have level pqc.
+    """KEMs that each add a layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends
+    FrodoKEM), "classic-mceliece-6688128". They need liboqs at both sites and keys at the peer's (`identity new
+    --kem`); else its mail cannot have level pqc.
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
-    """The sealed SMTP sender must be of the peer's domains, or none (a bounce), or of one of these domains. They are
-    those whose mail users or lists at the peer pass on to you; "*" is any. The peer writes the same in its
-    `takes_from`.
+    """Domains, beside the peer's own, of sealed SMTP senders: those whose mail its users or lists pass on to you; "*"
+    is any. The null sender is always allowed. The peer writes the same in `takes_from`.
     """
     takes_from: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
-    """Domains beside your own from whose senders this peer takes what you seal: those that it has in `forwards` for
-    you; "*": any. Mail from other senders, as of users who forward theirs, is not sealed for it: it would end in its
-    quarantine. It is held or refused instead, as policy says.
+    """Domains, beside your own, whose senders this peer takes from you: its `forwards` for you; "*" is any. Mail from
+    other senders is held or refused, as policy says, since it would end in the peer's quarantine.
     """
     key_max_messages: int = Field(default=1, ge=1, le=1000)
-    """At level aes the number of messages that one quantum key wraps, 1000 at most. As many messages may one key of
-    theirs open here, too: set the same number at both sites.
+    """Messages that one quantum key wraps at level aes, 1000 at most, and that one of theirs may open here. Set the
+    same at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
     """Maximum number of bytes that one quantum key wraps at level aes."""
     key_max_age: Seconds = 3600.0
-    """Maximum time for which one quantum key is used at level aes, in seconds. It is no longer used once its KME need
-    not keep it for the peer (key_lifetime). A mail that is sealed later could not be opened.
+    """Maximum time for which one quantum key is used at level aes, in seconds; never longer than its KME keeps it for
+    the peer (key_lifetime).
     """

@@ -22,8 +22,8 @@ def _url(text: str) -> str:
 
 
 class LDAPSettings(toml.Table):
-    """The directory of people (Active Directory, OpenLDAP) from which `qumail-relay groups fetch` writes groups into
-    groups.toml. A serving relay never asks it. Leave the table out if groups are typed by hand.
+    """The directory of people (Active Directory, OpenLDAP) from which `qumail-relay groups fetch` writes groups.toml.
+    A serving relay never asks it. Leave the table out if groups are typed by hand.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

@@ -53,8 +53,8 @@ class ListenerSettings(toml.Table):
     max_recipients: int = Field(default=1000, ge=1, le=10_000)
     """Recipients in one transaction, 10000 at most; further ones are answered 452, try again later."""
     timeout: Seconds = 300.0
-    """Idle time after which a connection is closed. It is also the timeout of a reply of the next hop. The
-    reply to the content may take twice as long, a connection a tenth.
+    """Idle time, in seconds, after which a connection is closed; also the timeout of a reply of the next hop. The
+    reply to the content has twice as long, a connection a tenth.
     """
     connections: int = Field(default=1000, ge=1, le=100_000)
     """Concurrent connections to one address, in total."""
@@ -71,8 +71,8 @@ class DirectionSettings(ListenerSettings):
     listen: AddressSetting | None = None
     """Listening address for SMTP."""
     lmtp: AddressSetting | None = None
-    """Listening address for LMTP, with a reply for each recipient: for Postfix (deploy/postfix). At least one listener
-    is needed. Keep all on loopback or behind a firewall: any client that reaches them can send as anybody.
+    """Listening address for LMTP, which answers for each recipient: for Postfix (deploy/postfix). Keep all listeners
+    on loopback or behind a firewall: any client that reaches them can send as anybody. At least one is needed.
     """
     milter: SocketSetting | None = None
     """Listening address for the milter protocol, also a Unix socket: "unix:/run/qumail-relay/milter.sock"."""
@@ -83,30 +83,29 @@ class DirectionSettings(ListenerSettings):
       "lmtp://host:port" or "lmtp:/path/to/socket"   an LMTP server, which answers for each recipient
       "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, from the DNS
 
-    or as a list of these: the first that takes a mail gets it. The next is tried where one cannot be reached, does not
-    greet, or answers 4xx before the end of the content was sent. After that it is held, since it may have been
-    taken. One that failed is tried last for a minute.
+    or as a list of these. The next is tried if one cannot be reached, does not greet, or answers 4xx before the end of
+    the content. Later failures hold the mail, since it may have been taken. One that failed is tried last for a
+    minute.
 
-    The relay has no queue and so sends no DSN of its own. A next hop without the DSN extension gets nothing of NOTIFY,
-    ORCPT, RET and ENVID. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), and one larger than
-    its SIZE (5.3.4). UTF-8 addresses and headers are refused where it has no SMTPUTF8 (5.6.7).
+    The relay sends no DSN of its own, and passes NOTIFY, ORCPT, RET and ENVID on if the next hop has DSN. It refuses
+    8-bit bytes without 8BITMIME (5.6.3) and messages above its SIZE (5.3.4). It refuses UTF-8 addresses and headers
+    without SMTPUTF8 (5.6.7).
     """
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
-    """Encryption on the way to it, TLS 1.2 or later: none, opportunistic, required or auto. Opportunistic is STARTTLS
-    where it is offered, and no certificate is checked. With required nothing leaves without TLS, and the certificate
-    must be by next_hop_ca and for the server's name. auto is none on loopback, opportunistic elsewhere. A Unix
-    socket has no TLS.
+    """Encryption on the way to it, TLS 1.2 or later. opportunistic: STARTTLS if offered, without a check of the
+    certificate. required: nothing leaves without TLS and a certificate by next_hop_ca for the server's name. auto:
+    none on loopback and Unix sockets, else opportunistic.
     """
     next_hop_ca: CASetting = "system"
     """The CAs trusted with required: a PEM file, or those of the system."""
     next_hop_tls_name: str = Field(default="", max_length=253)
-    """The name that the certificate must have with required; by default that of the server. With "mx:" the server's
-    name comes from the DNS, where it may have been forged: set the name here.
+    """The name in the certificate with required; by default the server's. Set it with "mx:", whose names come from the
+    DNS and may be forged.
     """
     next_hop_connections: int = Field(default=20, ge=0, le=10_000)
     """Idle connections kept to each server, for 10 seconds; 0: a connection for each mail."""
     max_hops: int = Field(default=50, ge=5, le=1000)
-    """More Received fields than this mean that the mail is in a loop; it is refused."""
+    """Mail with more Received fields is in a loop, and refused."""
 
     @model_validator(mode="after")
     def _next_hop_can_be_trusted_as_wanted(self) -> Self:
@@ -131,19 +130,18 @@ class OutgoingSettings(DirectionSettings):
     }
 
     milter_split: bool = True
-    """A mail server that keeps the mail (milter) can have only one message for all recipients. Those who need other
-    protection get theirs through the next hop, before the rest is answered; false: such a mail waits.
+    """A milter has one message for all recipients. Recipients who need other protection get theirs through the next
+    hop, before the rest is answered; with false such a mail waits.
     """
     max_bounce: SizeSetting = MAX_BOUNCE
-    """The largest mail from the null sender (bounces, receipts) for which a one-time pad is spent, since outsiders
-    can cause such mail. A larger one goes by the next level that its policy lists, or is refused where there is
-    none.
+    """The largest mail from the null sender (bounces, receipts) that may spend a one-time pad, since outsiders can
+    cause such mail. A larger one goes by the next level of its policy, else is refused.
     """
 
 
 class IncomingSettings(DirectionSettings):
     """Mail that arrives from peers: opened if sealed for us, else passed on unchanged. All other settings are as in
-    [outgoing]. Messages come sealed and so up to 1.4 times as large as the peer took them.
+    [outgoing].
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -156,13 +154,12 @@ class IncomingSettings(DirectionSettings):
     max_message_size: SizeSetting = 75 * 2**20
     """A sealed message is up to 1.4 times as large as the peer took it."""
     max_hops: int = Field(default=60, ge=5, le=1000)
-    """As in [outgoing], and ten more: a message that the peer took with its last hop has come further since."""
+    """As in [outgoing], and ten more, for hops since the peer took the message."""
 
 
 class SubmissionSettings(ListenerSettings):
-    """Submission by mail programs and applications, always with TLS, a name and a password. The mail goes the way
-    of [outgoing], to its next hop; [outgoing] needs no address of its own then. Leave the table out if nobody
-    submits to the relay.
+    """Submission by mail programs and applications, always with TLS, name and password. The mail goes the way of
+    [outgoing], which needs no address of its own then. Leave the table out if nobody submits to the relay.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -183,50 +180,46 @@ class SubmissionSettings(ListenerSettings):
     listen_tls: AddressSetting | None = None
     """The port that begins with TLS (465, preferred by RFC 8314); one of the two will do."""
     certificate: PathSetting
-    """The certificate, with its chain, in PEM, as mail programs shall see it. A renewed one counts once it and the
-    key fit together."""
+    """The certificate, with its chain, in PEM. A renewed one counts once it and the key fit together."""
     key: PathSetting
     """The private key of it, in PEM."""
     users: PathSetting | None = None
-    """The password file, readable by the relay only, in a directory that is its own. It has one line a user,
-    name:argon2 hash:addresses (qumail-relay users add | remove | list | check). Edits count at once. The addresses are
-    those that the user may send from: user@domain (exactly this local part), @domain for all of a domain, * for any. <>
-    is the null sender, with which mail programs send receipts.
+    """The password file, readable by the relay only, in a directory of its own; made by qumail-relay users add. It has
+    a line for each user, name:argon2 hash:addresses, and counts at once. Users may send from these addresses:
+    user@domain, @domain for a whole domain, * for any, <> for receipts.
     """
     dovecot_auth: PathSetting | None = None
-    """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords. A user may send from
-    their own name (without a domain: at any of site.domains), unless the password file has a line for them. Leave out
-    what you do not use; with both set, hashes in the password file are not looked at.
+    """Or the Unix socket of Dovecot's auth service, which then checks the passwords. A user may send from their own
+    name (without a domain: at any of site.domains), or as the password file says. With both set, hashes in the
+    password file do not count.
     """
     check_from: bool = True
-    """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from.
-    Mail programs show all of these as the author. Reply-To is not looked at: it only says where answers go.
+    """Whether From, Sender, Resent-From and Resent-Sender are limited to the user's addresses as well, since mail
+    programs show them as the author.
     """
     mails_per_user: int = Field(default=500, ge=1, le=10_000_000)
-    """How many mails a user may send in an hour; more is answered with 450, try again later. All relays of a site
-    that share a store count together, within seconds, and restarts forget nothing.
+    """Mails of a user in an hour; more are answered 450, try again later. All relays that share a store count
+    together, also over restarts.
     """
     recipients_per_user: int = Field(default=2000, ge=1, le=10_000_000)
     """The same for recipients."""
     mails_per_client: int = Field(default=2000, ge=1, le=10_000_000)
-    """How many mails may come from one client address (of IPv6: a /64) in an hour."""
+    """Mails from one client address (of IPv6: a /64) in an hour."""
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     """The same for recipients."""
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at. The
-    addresses where a user has logged in before are counted by themselves. Each failure is answered after 2
-    seconds.
+    """Failed logins in an hour, of a client address and of a user's name, after which no more are checked. Addresses
+    where a user has logged in before count apart. A failure is answered after 2 seconds.
     """
 
 
 class IMAPSettings(toml.Table):
     """One table for each mailbox that this relay reaches only by IMAP: sealed mail is opened there
-    (deploy/imap/README.md). The table's name is for log and alarms.
+    (deploy/imap/README.md). Log and alarms use the table's name.
 
-    A message that cannot be opened stays, flagged $QuMailUnopened, and is tried again. If waiting may help (its key
-    has not come yet), the relay tries again after 30 seconds, then at growing intervals up to an hour. Otherwise
-    (changed, or from an unknown site) it tries once a day. If no KME has found the key quarantine.hold_for seconds
-    after arrival, the message also gets the flag $QuMailKeyLost, and is no longer tried.
+    A message that cannot be opened stays, flagged $QuMailUnopened. If waiting may help (its key has not come), the
+    relay tries again after 30 seconds, then less often, at least hourly. Otherwise it tries once a day. Without a key
+    quarantine.hold_for seconds after arrival, the message is flagged $QuMailKeyLost and no longer tried.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -261,19 +254,17 @@ class IMAPSettings(toml.Table):
     token_command: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """Or the command, as a list of words, that writes an XOAUTH2 access token."""
     addresses: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
-    """The addresses whose mail this mailbox gets, as ["ben@bob.example", "sales@bob.example"]; a sealed mail for
-    anybody else stays sealed. By default the user, which must be an address then.
+    """The addresses whose mail this mailbox gets, as ["ben@bob.example", "sales@bob.example"]; sealed mail for others
+    stays sealed. By default the user, if that is an address.
     """
     folders: Annotated[tuple[Printable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("INBOX",)
     """The folders to watch, each over a connection of its own."""
     after: Literal["move", "flag", "delete"] = "move"
-    """What happens to a sealed message once the server has confirmed the original. It is moved to sealed_folder (move),
-    stays and is flagged $QuMailOpened (flag), or is deleted (delete).
+    """What happens to a sealed message once the server has confirmed the original: moved to sealed_folder (move),
+    flagged $QuMailOpened (flag), or deleted (delete).
     """
     sealed_folder: Printable = "Sealed"
-    """The folder for sealed messages that were opened. Where the server keeps all folders under a prefix (INBOX.),
-    names may be written with it or without.
-    """
+    """The folder for sealed messages that were opened, with or without the server's prefix for all folders (INBOX.)."""
     idle: bool = True
     """Wait for the server's notification of new mail (IDLE), if supported."""
     poll: Seconds = 60.0

@@ -33,15 +33,13 @@ class SMIMEKeySettings(toml.Table):
     }
 
     certificate: PathSetting
-    """A PEM file: the certificate, and after it those of the CAs up to the root, if there are any. Or a PKCS#12 file,
-    which has the key too.
-    """
+    """A PEM file: the certificate, then those of its CAs up to the root. Or a PKCS#12 file, with the key."""
     key: PathSetting | None = None
     """The private key in PEM, readable by the relay only; left out for PKCS#12."""
     passphrase: PathSetting | None = None
     """A file whose first line is the passphrase of the key or the PKCS#12 file, readable by the relay only."""
     mailboxes: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
-    """The mailboxes of the person whose key it is. Without any it is that of the whole site, which signs."""
+    """The mailboxes of the person whose key it is. By default the key is the whole site's, which signs."""
 
 
 class SMIMESettings(toml.Table):
@@ -58,24 +56,24 @@ class SMIMESettings(toml.Table):
     }
 
     certificates: PathSetting | None = None
-    """The directory of other people's and gateways' certificates, which `qumail-relay certificates` looks after; by
-    default `certificates` beside policies.directory.
+    """The directory of other people's and gateways' certificates (`qumail-relay certificates`); by default
+    `certificates` beside policies.directory.
     """
     keys: Annotated[tuple[SMIMEKeySettings, ...], BeforeValidator(as_tuple)] = ()
-    """One table for each certificate of this site, the current one first. The first that may sign signs everything
-    that leaves at level smime. Leave older ones there as long as mail for them may arrive.
+    """One table for each certificate of this site, the current one first: the first that may sign signs all mail at
+    level smime. Keep older ones as long as mail for them may arrive.
     """
     anchors: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
-    """PEM files with the certificates of CAs. What they issue for an address counts as a signer of mail from exactly
-    that address. Without any, only certificates in the directory count.
+    """PEM files with CA certificates. A certificate of theirs for an address counts as a signer from exactly that
+    address. Without any, only certificates in the directory count.
     """
     crls: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
-    """CRLs of such CAs, one in each file, PEM or DER, at most 3 MiB. The relay fetches none: keep the files current. A
+    """CRLs of such CAs, one in each file, PEM or DER, at most 3 MiB. The relay fetches none: keep them current. A
     signature under a CA whose CRL has ended is not good.
     """
     cbc: Partners = ()
-    """Domains whose programs know no AES-256-GCM; "*": all. They get AES-256-CBC, which does not notice what somebody
-    changes on the way. A certificate whose SMIMECapabilities name CBC and not GCM gets it anyway.
+    """Domains whose programs know no AES-256-GCM; "*": all. They get AES-256-CBC, which does not notice changes on the
+    way. A certificate whose SMIMECapabilities have CBC and not GCM gets it anyway.
     """
     pkcs1: Partners = ()
     """Domains whose programs know no RSAES-OAEP; "*": all. They get RSA encryption by PKCS#1 v1.5."""

@@ -63,8 +63,8 @@ class PolicySettings(toml.Table):
     directory: PathSetting
     """The directory of policy files: who gets which level (policies/README.md)."""
     tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}\Z")] = DEFAULT_TAG_SEPARATORS
-    """The characters, one to ten, that separate a local part from its tag, as in `ben+invoices@bob.example`. Write what
-    Postfix has in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
+    """Characters, one to ten, between local part and tag (`ben+invoices@bob.example`). Write what Postfix has in
+    `recipient_delimiter`: then a policy file for a person covers the same addresses as the mailbox.
     """
     shadow: bool = False
     """Test the policies: every outgoing mail leaves AS IT CAME, UNSEALED, and the log reports the intended outcome.
@@ -75,11 +75,10 @@ class PolicySettings(toml.Table):
 
 
 class AuditSettings(toml.Table):
-    """The audit record: the outcome of each mail for each group of its recipients, its protection and policy,
-    without content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is the
-    downgrade ledger (qumail-relay ledger show): mail that left below the first level of its policy, or in clear. It
-    also has mail that a person released from quarantine or dropped. A line is on the disk before its mail leaves;
-    while lines cannot be written, this mail is held. The table may be left out.
+    """The audit record: the outcome, protection and policy of each mail for each group of its recipients, without
+    content (deploy/AUDIT.md). A part of it is the downgrade ledger: mail that left in clear or below the first level
+    of its policy. Mail that a person released from quarantine or dropped is there too. A line of the ledger is on the
+    disk before its mail leaves; while none can be written, this mail is held. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -87,27 +86,24 @@ class AuditSettings(toml.Table):
     }
 
     directory: PathSetting | None = None
-    """The directory of its files, which are only ever added to; by default audit beside the site secret. Each relay has
-    its own: a second one with the same does not start.
+    """The directory of its files, one for each relay: a second relay with the same does not start. By default `audit`
+    beside the site secret.
     """
     addresses: Literal["hashed", "clear"] = "hashed"
-    """"hashed": addresses are hashed under the site secret, and of the next hops' replies only the codes are there.
-    "clear": everything is there as it is.
+    """"hashed": addresses are hashed under the site secret, and replies of next hops are reduced to their codes.
+    "clear": everything as it is.
     """
     every_mail: bool = True
-    """Whether every mail has a record. Without, there are the ledger and the sets of policies alone."""
+    """Whether every mail has a record. With false there are only the ledger and the sets of policies."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
-    """What happens, while records cannot be written (the disk is full), to mail that needs no line in the ledger. It
-    goes on, up to 20000 of its records wait in memory, and the log has `audit_not_written`. Or it is held until they
-    can be.
+    """What happens to mail without a line in the ledger while records cannot be written. "deliver": up to 20000 of its
+    records wait in memory, and the log has `audit_not_written`. "hold": it is held.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
-    """Files of which all records, and those of all before, are older are deleted, the ledger's with them. Export what
-    has to be kept longer.
-    """
+    """Older files are deleted, the ledger's with them. Export what has to be kept longer."""
     max_size: SizeSetting = 32 * 2**30
-    """What all files may take, those of earlier days being compressed; beyond it the oldest are deleted early, and the
-    log has `audit_full`. Ten mails a second take about 3 GiB a month.
+    """Room for all files, compressed after their day. Beyond it the oldest are deleted early (`audit_full`). Ten mails
+    a second take about 3 GiB a month.
     """
 
     @property
@@ -126,49 +122,44 @@ class StoreSettings(toml.Table):
     }
 
     database: DatabaseSetting
-    """The database: a SQLite file, or PostgreSQL for several relays of a site. On another host use
-    "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". Otherwise
-    an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
-    password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool` in the
-    `directory` below. That directory must be on a disk that keeps what was written. One relay serves from a SQLite
-    file's directory: a second one gives up.
+    """A SQLite file, for one relay: a second relay on the same file ends. Or PostgreSQL, for several relays of a site.
+    On another host use TLS, or an attacker could read or impersonate it. Write
+    "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". sslcert
+    and sslkey name a certificate of ours; a password belongs into ~/.pgpass of the relay's user.
     """
     secret: PathSetting
-    """The secret that seals received keys in the database; made on the first start, readable by the relay only. Keep
-    it out of the database's backups. /run/credentials/UNIT.service/NAME is a credential of systemd: `setup` makes one.
+    """The file of the secret that seals received keys in the database, made at the first start, readable by the relay
+    only. Keep it out of the database's backups. /run/credentials/UNIT.service/NAME is a systemd credential (`setup`
+    makes one).
     """
     directory: PathSetting | None = None
-    """The directory of the relay's own files: spools, alarms, held mail, former peers; by default also of the audit
-    record, and of DKIM keys. Without it spools are where a SQLite file is, else in systemd's StateDirectory, else
-    beside the secret. The others are beside the secret, or with the spools if that is a credential. To change it, stop
-    the relay and move all of them.
+    """The directory of the relay's own files: spools, alarms, held mail, former peers; by default also audit record
+    and DKIM keys. Its disk must keep what was written. By default spools are beside a SQLite file, else in systemd's
+    StateDirectory, else beside the secret. The others are beside the secret, or with the spools if the secret is a
+    credential. To change it, stop the relay and move all of them.
     """
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened: its key is gone, the mail was changed, or its sealer or signer is not
-    known here. Also mail that came with less protection than a policy requires (unprotected = "quarantine"). The
-    table may be left out.
+    """Arriving mail that cannot be opened: its key is gone, the mail was changed, or its sealer or signer is unknown
+    here. Also mail with less protection than a policy requires (unprotected = "quarantine"). The table may be left
+    out.
     """
 
     action: Literal["keep", "refuse"] = "keep"
-    """"keep": it is kept, sealed, until somebody decides (qumail-relay quarantine list | show | release | drop).
-    "refuse": nothing is kept, and the sender is notified; if a key does not come, by the queue that gives up on it.
-    Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about it.
+    """"keep": mail is kept, sealed, until somebody decides (qumail-relay quarantine). "refuse": the sender is notified
+    instead. Mail whose keys were looked at is kept even then: a refusal would tell a forger what is right about it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME has yet is held at first, because the key may only be late. After this time it is put in
-    quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
+    """Time, in seconds, for which mail is held because its key may only be late; then it is put in quarantine. The
+    sender's queue should wait longer (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
-    """What may be kept in all. The mails of one peer, and those of everybody who is no peer, get at most half of it
-    each. Where nothing fits any more such mail is held, and the log has quarantine_full; other mail is not
-    touched by it.
+    """Room for all mail in it. The mails of one peer, and those of all strangers together, get at most half each.
+    Without room such mail is held (`quarantine_full`); other mail is not affected.
     """
     notice: bool = False
-    """Tell the recipients of a mail in a peer's name that it was put aside: sender, time and reason, nothing of its
-    content.
-    """
+    """Whether recipients are told that mail in a peer's name was put aside: sender, time and reason, no content."""
 
 
 DOCUMENT_SUFFIX = ".json"
@@ -190,13 +181,13 @@ class IdentitySettings(toml.Table):
     peers_directory: PathSetting
     """The directory of peers' documents, which `qumail-relay identity import` writes."""
     passphrase: PathSetting | None = None
-    """A file with a random passphrase, under which the private keys are encrypted; made by `identity new` if
-    missing. It helps where backups or disks may be read by others: keep it away from them, for instance as a
-    systemd credential. Without the setting, only the files' modes protect the keys.
+    """A file with a random passphrase that encrypts the private keys; made by `identity new` if missing. It protects
+    against readers of disks and backups: keep it away from those, as a systemd credential. Without it, only file modes
+    protect the keys.
     """
     ca_key_elsewhere: bool = False
-    """Whether the private key of the site's own CA, ca.key, is kept elsewhere on purpose. It is needed to renew
-    certificates only. Without the setting, a key that is gone is an alarm.
+    """Set true if the private key of the site's CA, ca.key, is kept elsewhere on purpose. Only renewals need it.
+    Otherwise a missing key is an alarm.
     """
 
     def document(self, peer: str) -> Path:
@@ -219,19 +210,18 @@ class LimitSettings(toml.Table):
     removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
-    """Memory for the messages in flight, of all entries together. Each takes 4 times its size, as much as it needs
-    while it is sealed or opened, and at least 256 KiB. A new one waits 30 seconds for room, and is then answered 452,
-    try again later. One that is larger than the whole is taken when it is alone.
+    """Memory for messages in flight, of all listeners together. Each takes 4 times its size, at least 256 KiB. A new
+    one waits 30 seconds for room, then hears 452. One that is larger than the whole is taken when it is alone.
     """
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes that serve as one relay at the same addresses, for machines with several cores; each costs some 50 MB.
-    They share the room above and the keys that are kept ready.
+    """Processes that serve as one relay, for machines with several cores. They share this memory and the keys kept
+    ready; each costs some 50 MB.
     """
 
 
 class AlarmSettings(toml.Table):
-    """When an alarm is raised, and who is notified beside log, metrics and `check` (deploy/METRICS.md has all of them).
-    The table may be left out.
+    """When an alarm is raised, and who is notified beside log, metrics and `check` (deploy/METRICS.md lists all
+    alarms). The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -248,16 +238,14 @@ class AlarmSettings(toml.Table):
     clear_text: bool = False
     """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
     mail_to: Mailboxes | None = None
-    """Addresses that get a mail about it. To one in our own domains it goes straight to the next hop of [incoming], so
-    it arrives although outgoing mail has stopped. Give one such address at least, or a command. To all others, and
-    where that way fails, it goes out as all mail does. Then policy says how it is sealed, and it is not sent where
-    policy cannot be kept. It names alarms, peers and KMEs and says what to do, nothing of any mail. A critical alarm
-    that begins is mailed within a minute. Of all else each address gets at most one mail in five minutes.
+    """Addresses that get a mail about it, which says nothing of any mail. One in our own domains gets it straight from
+    the next hop of [incoming], even if outgoing mail has stopped. Give at least one of these, or a command. To others,
+    and if that way fails, it goes out as all mail does: under policy, or not at all.
     """
     command: Names | None = None
-    """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes
-    through a shell. It gets one JSON object on standard input (alarm, severity, state, about, since, meaning,
-    what_to_do, site), and 30 seconds. It runs as the relay's user, and under systemd within what the unit allows.
+    """A program, with its arguments (no shell), run when an alarm begins, has stood for another day, or ends. It gets
+    one JSON object on standard input (alarm, severity, state, about, since, meaning, what_to_do, site), and 30
+    seconds. It runs as the relay's user, within what the unit allows.
     """
 
     @model_validator(mode="after")
@@ -268,28 +256,25 @@ class AlarmSettings(toml.Table):
 
 
 class CanarySettings(toml.Table):
-    """The canary: now and then a small mail goes to the relay of each peer and comes back as a receipt. Both go the
-    whole way of all mail. Both are from and to the address qumail-canary at the first mail domain of each site.
-    When a receipt is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox
-    gets it. Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
+    """The canary: a small mail goes to each peer's relay the way of all mail, and comes back as a receipt. If it is
+    late, the alarm `canary_late` begins. Both are from and to qumail-canary at the first mail domain of each site, and
+    no mailbox gets them. Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
 
     every: Annotated[float, Field(ge=60, le=86_400, strict=False)] | None = None
-    """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
-    as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
-    site, and the receipt as many at the peer's. At level aes with 900 that is one key of each in a quarter of an hour,
-    96 a day for each peer. At level otp it is about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says
-    how many). A canary that does not get through is not tried again.
+    """How often each peer is asked, in seconds, 60 at least; by default never. A canary is sealed as policy says; a
+    peer for whose canary policy says plaintext gets none. Each costs the keys of a small mail at both sites: one key
+    at level aes, about 40 of 256 bits at level otp (`qumail-relay keys plan`).
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
-    """The alarm `canary_late` begins when a canary is due or out for this time, in seconds. With little, it also begins
-    when a mail server on the way holds a mail back for a moment.
+    """The alarm `canary_late` begins when a canary is due or out for this time, in seconds. A small value also reports
+    mail servers that delay a mail.
     """
     answer: bool = True
-    """Whether the canaries of peers are answered, each by a receipt of the same size, at most one in 50 seconds for
-    each peer. Also whether a peer is told, once an hour at most, that mail in its name comes here unsealed.
+    """Whether canaries of peers are answered, at most one in 50 seconds for each peer. Also whether a peer is told of
+    unsealed mail in its name, once an hour at most.
     """
 
     @property
@@ -311,22 +296,19 @@ class StatusSettings(toml.Table):
     }
 
     listen: SocketSetting
-    """A port on loopback, or a Unix socket, "unix:/run/qumail-relay/status.sock", for those who may enter its
-    directory. Elsewhere than there it needs certificate, key and token.
+    """A port on loopback, or a Unix socket, "unix:/run/qumail-relay/status.sock", open to all who may enter its
+    directory. Any other address needs certificate, key and token.
     """
     certificate: PathSetting | None = None
     """The certificate, with its chain, in PEM: then it speaks TLS alone. SIGHUP reads it again."""
     key: PathSetting | None = None
     """The private key of it, in PEM."""
     token: PathSetting | None = None
-    """A file with at least 32 characters that nobody can guess, readable by the relay only ("openssl rand -hex 32"
-    writes such a line). Then only requests that carry it are answered: as "Authorization: Bearer ..." or a password of
-    any user. SIGHUP reads it again.
+    """A file with at least 32 random characters ("openssl rand -hex 32"), readable by the relay only. Requests must
+    carry them, as "Authorization: Bearer ..." or as a password of any user. SIGHUP reads it again.
     """
     addresses: bool = False
-    """Whether the page names senders and recipients of mail that was put aside. Everybody who may see the page reads
-    them then.
-    """
+    """Whether the page names senders and recipients of mail that was put aside, to everybody who may see the page."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -380,16 +362,16 @@ class DKIMSettings(toml.Table):
 
     keys: Annotated[tuple[DKIMKeySettings, ...], BeforeValidator(as_tuple)] = ()
     """One table for each key; a domain with several keys gets as many signatures. `qumail-relay identity dkim new`
-    makes them, and `identity dkim show` prints what has to stand in the DNS.
+    makes keys, `identity dkim show` prints their DNS records.
     """
     verify: bool = True
-    """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives. The results stand in
-    Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a temperror.
-    It changes nothing else: the sealing says whom a mail is from.
+    """Whether the uppermost 10 DKIM signatures and the ARC chain of arriving sealed mail are verified. Results go into
+    Authentication-Results on top of opened mail; the DNS has 5 seconds, then they are temperror. Nothing else depends
+    on them: the sealing says who sent a mail.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*\Z")
-    """The name under which results are given; fields from outside that use it are removed. By default site.hostname;
-    it must not be that of another program on the way, such as opendkim, whose results would be removed.
+    """The name under which results are given, by default site.hostname; fields from outside with this name are
+    removed. No other program on the way, such as opendkim, may use it.
     """
     dns_servers: Annotated[tuple[AddressSetting, ...], BeforeValidator(as_tuple)] = ()
     """Name servers to ask (["127.0.0.1:53"]), IP addresses and ports; by default those of /etc/resolv.conf. Best is
@@ -398,21 +380,21 @@ class DKIMSettings(toml.Table):
 
 
 class MailServerSettings(toml.Table):
-    """The Postfix beside this relay, as `setup` writes it. A serving relay watches it: if mail may leave past the
-    relay or arrive unopened, the alarm `postfix_bypasses` begins. `check` looks at it too. Leave the table out if
-    no Postfix hands mail to the relay, or one on another host does.
+    """The Postfix beside this relay, as `setup` writes it. The relay watches its configuration: if mail may leave past
+    the relay or arrive unopened, the alarm `postfix_bypasses` begins. Leave the table out if no Postfix on this host
+    hands mail to the relay.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"directory": "/etc/postfix"}
 
     directory: PathSetting
-    """The directory of its main.cf and master.cf. The relay's user must be able to read both, and the tables that they
-    name (`postfix_unwatched`). A change counts from a restart.
+    """The directory of main.cf and master.cf. The relay's user must be able to read both, and the tables they name. A
+    change counts from a restart.
     """
     unlisted: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """Access tables and header checks that nobody can list (LDAP, SQL, socketmap, tcp), as main.cf names them:
-    ["mysql:/etc/postfix/clients.cf"]. By naming one you say that no answer of it is FILTER, REDIRECT or BCC, which
-    would lead mail past the relay. Every other such table is reported (`postfix_unwatched`).
+    ["mysql:/etc/postfix/clients.cf"]. By naming one you vouch that it never answers FILTER, REDIRECT or BCC, which
+    lead mail past the relay. Others are reported (`postfix_unwatched`).
     """
 
 

@@ -38,8 +38,8 @@ _ALARMS = """
 
 All conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched. The relay looks every
 five seconds. The page and `check` show each standing alarm **with its cause and its remedy**. So do the notice by
-mail and the log (`alarm_begins`, `alarm_stands` daily, `alarm_ends`). `qumail_alarm` has its name. An alarm with * makes
-the relay not ready (`/readyz`).
+mail and the log (`alarm_begins`, `alarm_stands` daily, `alarm_ends`). `qumail_alarm` has its name. An alarm with *
+makes the relay not ready (`/readyz`).
 
 Each alarm begins once and ends once, for all processes together, also over a restart. If the relay cannot look, the
 alarm stays. Without a text under *ends* the alarm ends when its condition is over.
