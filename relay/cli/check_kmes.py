@@ -63,7 +63,7 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
                 if not wrong and (said := await refusal_of_unknown(client, peer.sae_id)):
-                    wrong = f"arriving mail would not get its keys: {said}, to a call for a key that does not exist"
+                    wrong = f"arriving mail would not get its keys: {said}"
                 if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
                     wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
                 yield title, detail, (wrong,) if wrong else ()

@@ -117,6 +117,7 @@ _NOT_THERE = frozenset({
     "the given master_sae_id is not involved in any key exchanges",  # the same, without any key for the pair
     "unable, the key was not found by id",  # next-door-key/py-qkd-kme-sim
     "unable, because there are 0 activated keys remaining",  # the same
+    "not authorized for requested keys",  # krich11/easy-kme, for a key that it does not know, too
     "element not found",  # thomasarmel/qkd_kme_server
     "key expired",  # a KME in the cloud
     "key not found",

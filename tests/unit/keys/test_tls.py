@@ -54,9 +54,10 @@ async def test_the_certificate_must_carry_the_name_that_is_checked_where_it_is_l
     assert await _accepted(certificates, tls, TLSRules(**rules)) is accepted
 
 
-async def test_a_certificate_with_another_name_says_which_setting_names_it(certificates: Certificates) -> None:
+async def test_a_certificate_with_another_name_says_which_settings_name_it(certificates: Certificates) -> None:
     cause = await _refused(certificates, certificates.server_tls("elsewhere.example"), TLSRules())
     assert "kme_id" in cause
+    assert 'name_from = "cn"' in cause
 
 
 async def test_a_kme_of_another_authority_is_not_spoken_to(certificates: Certificates) -> None:
