@@ -114,6 +114,7 @@ class ErrorRule:
 _NOT_THERE = frozenset({
     "one or more keys specified are not found on kme",  # GS QKD 014, 5.4
     "some of the requested keys do not exist in this kme",  # CreepPork/next-door-key-simulator
+    "none of the requested keys exist in this kme",  # next-door-key-simulator of omkar-sarwat/Qumail
     "the given master_sae_id is not involved in any key exchanges",  # the same, without any key for the pair
     "unable, the key was not found by id",  # next-door-key/py-qkd-kme-sim
     "unable, because there are 0 activated keys remaining",  # the same

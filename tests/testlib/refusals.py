@@ -86,6 +86,7 @@ NOT_THERE = {
     ),
     "py-qkd-kme-sim": Refusal(400, '{"detail":"Unable, the key was not found by id"}'),
     "py-qkd-kme-sim, none": Refusal(400, '{"detail":"Unable, because there are 0 activated keys remaining"}'),
+    "Qumail's simulator": Refusal(404, '{"message":"None of the requested keys exist in this KME."}'),
     "easy-kme": Refusal(401, '{"detail":"Not authorized for requested keys"}'),
     "qkd_kme_server": Refusal(404, '{"message": "Element not found"}'),
     "a KME in the cloud": Refusal(403, '{"message":"Key expired"}'),
