@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import RECIPIENT, NoPolicy
-from relay.levels import ONLY_PLAINTEXT, OTP, LevelName
+from relay.formats.mailbox import folded_mailbox
+from relay.levels import ONLY_PLAINTEXT, OTP, PLAINTEXT, SMIME, LevelName
 from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
@@ -330,10 +331,18 @@ class PolicySet:
             sender=sender,
             recipient=recipient,
             version=self.version,
-            possible=self.site.possible(chosen.levels, sender, peer),
+            possible=self._possible(chosen.levels, sender, peer),
             looks_inside=file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
             max_bounce=None if sender else self.site.max_bounce,
         )
+
+    def _possible(self, levels: tuple[LevelName, ...], sender: str, peer: str | None) -> tuple[LevelName, ...]:
+        """Those levels that mail of this sender can have, with the right keys: for smime it must be ours."""
+        site, domain = self.site, folded_mailbox(sender.removesuffix(".")).rpartition("@")[2]
+        ours = not sender or site.takes_from is None or domain in site.domains
+        others = (site.takes_from or {}).get(peer or "", frozenset())
+        taken = peer is not None and (ours or not others.isdisjoint((domain, "*")))
+        return tuple(each for each in levels if each == PLAINTEXT or (ours if each == SMIME else taken))
 
     def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:
         own, _ = next(candidates(address, self.site.tag_separators))

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from relay.config import DEFAULT_TAG_SEPARATORS, MAX_BOUNCE, Config
-from relay.formats.mailbox import fold_domain, folded_mailbox
-from relay.levels import PLAINTEXT, SMIME, LevelName
+from relay.formats.mailbox import fold_domain
 
 
 class SiteFacts(NamedTuple):
@@ -35,14 +34,6 @@ class SiteFacts(NamedTuple):
         logins_known = outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
         takes_from = {name: frozenset(peer.takes_from) for name, peer in config.peers.items()}
         return cls(domains, config.policies.tag_separators, config.max_bounce, logins_known, takes_from)
-
-    def possible(self, levels: tuple[LevelName, ...], sender: str, peer: str | None) -> tuple[LevelName, ...]:
-        """Those levels that mail of this sender can have, with the right keys: for smime it must be ours."""
-        domain = folded_mailbox(sender.removesuffix(".")).rpartition("@")[2]
-        ours = not sender or self.takes_from is None or domain in self.domains
-        others = (self.takes_from or {}).get(peer or "", frozenset())
-        taken = peer is not None and (ours or not others.isdisjoint((domain, "*")))
-        return tuple(each for each in levels if each == PLAINTEXT or (ours if each == SMIME else taken))
 
 
 ANY_SITE = SiteFacts()
