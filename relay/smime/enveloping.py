@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from relay.errors import CannotSeal
 from relay.formats.cms import CertificateID, GCMContent, RSARecipient, der, enveloped, oids as cms_oids, recipients
+from relay.formats.cms.smime_enveloped import ID_ENVELOPED_DATA
 from relay.formats.pieces import Octets, Pieces, part_of
 from relay.smime import oids
 
@@ -117,6 +118,6 @@ def _rid(certificate: x509.Certificate) -> bytes:
 
 
 _DATA = der.oid(cms_oids.ID_DATA)
-_ENVELOPED_DATA = der.oid(oids.ID_ENVELOPED_DATA)
+_ENVELOPED_DATA = der.oid(ID_ENVELOPED_DATA)
 _RSA_ENCRYPTION = der.algorithm(oids.ID_RSA_ENCRYPTION, der.NULL)
 _AES256_WRAP = der.algorithm(cms_oids.ID_AES256_WRAP)

@@ -69,6 +69,6 @@ def _of_trust(settings: SMIMESettings, now: datetime) -> Iterator[str]:
     for each in trust.anchors:
         if not valid_now(each, now):
             yield f"{each.subject.rfc4514_string()}: this CA's certificate is not valid now"
-    for crl in trust.crls:
+    for crl in (each.crl for each in trust.crls):
         if crl.next_update_utc is None or now > crl.next_update_utc:
             yield f"{crl.issuer.rfc4514_string()}: its CRL is not current, and no signature under this CA is good"

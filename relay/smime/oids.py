@@ -8,7 +8,6 @@ from cryptography.x509 import ObjectIdentifier
 
 from relay import levels
 
-ID_ENVELOPED_DATA = ObjectIdentifier("1.2.840.113549.1.7.3")
 ID_AES256_CBC = ObjectIdentifier(levels.AES256_CBC)
 ID_RSA_ENCRYPTION = ObjectIdentifier("1.2.840.113549.1.1.1")
 """RSAES-PKCS1-v1_5."""

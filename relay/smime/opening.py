@@ -26,7 +26,7 @@ from relay.smime.decrypting import names
 from relay.smime.directory import CertificateDirectory
 from relay.smime.own import OwnKey
 from relay.smime.reading import SMIMEReading, may_be_smime, read
-from relay.smime.trust import Trust
+from relay.smime.trust import RevocationList, Trust
 from relay.smime.usable import named_by
 
 log = structlog.get_logger(__name__)
@@ -136,10 +136,10 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _crl(file: Path) -> x509.CertificateRevocationList:
-    def load(content: bytes) -> x509.CertificateRevocationList:
+def _crl(file: Path) -> RevocationList:
+    def load(content: bytes) -> RevocationList:
         pem = content.startswith(_PEM)
-        return x509.load_pem_x509_crl(content) if pem else x509.load_der_x509_crl(content)
+        return RevocationList.of(x509.load_pem_x509_crl(content) if pem else x509.load_der_x509_crl(content))
 
     return _read(file, load, "a CRL in PEM or DER")
 

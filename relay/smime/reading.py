@@ -21,7 +21,8 @@ from cryptography import x509
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, NotForUs
 from relay.formats import mime, parameters
 from relay.formats.addresses import read_addresses
-from relay.formats.cms.smime_enveloped import decode_others_enveloped
+from relay.formats.cms import der, oids
+from relay.formats.cms.smime_enveloped import ID_ENVELOPED_DATA, decode_others_enveloped
 from relay.formats.cms.smime_signed import OthersSigned, decode_others_signed
 from relay.formats.doubt import InDoubt
 from relay.levels import SMIME
@@ -38,7 +39,10 @@ MAX_BLANKS = 100
 """Maximum number of blanks behind a delimiter."""
 MAX_NEAR_DELIMITERS = 100
 
-_ENVELOPED = frozenset({b"enveloped-data", b"authenveloped-data", b"authenticated-enveloped-data"})
+_CMS_BEGINNING_OCTETS = 32
+"""Where the type of a ContentInfo stands, in BER too."""
+_SIGNED = der.oid(oids.ID_SIGNED_DATA)
+_ENVELOPED = (der.oid(ID_ENVELOPED_DATA), der.oid(oids.ID_AUTH_ENVELOPED_DATA))
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _SIGNATURE_TYPES = frozenset({"application/pkcs7-signature", "application/x-pkcs7-signature"})
 _SHOWN = frozenset(
@@ -55,7 +59,7 @@ _CONTROL = bytes(range(9)) + b"\x0b\x0c" + bytes(range(0x0E, 0x20)) + b"\x7f"
 _PREAMBLE = re.compile(rb"[\t\r\n -;=?-~]*")
 """Text without "<" and ">": no HTML."""
 
-Kind = Literal["enveloped", "signed", "clear-signed", "other"]
+Kind = Literal["cms", "clear-signed", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +129,25 @@ def _walked(message: bytes, keys: Sequence[OwnKey], mailboxes: Sequence[str]) ->
     found = _Unwrapping(message, message, frozenset(mailboxes))
     for _ in range(MAX_LAYERS):
         kind = _kind(found.inner)
-        if kind == "other":
-            return found
-        if kind == "enveloped":
-            if not _opened(found, keys):
-                return found
-        elif not _unwrapped(found, kind):
+        goes_on = _cms_opened(found, keys) if kind == "cms" else kind == "clear-signed" and _halved(found)
+        if not goes_on:
             return found
     raise BadStructure(f"more than {MAX_LAYERS} layers")
 
 
-def _opened(found: _Unwrapping, keys: Sequence[OwnKey]) -> bool:
-    """Opens an encrypted layer; False if it is not for us."""
+def _cms_opened(found: _Unwrapping, keys: Sequence[OwnKey]) -> bool:
+    """Opens an encrypted layer, or takes the content out of a signature; False if it is not for us, or neither.
+
+    It is what it contains: programs leave smime-type out (RFC 8551, 3.2.2).
+    """
     try:
-        decrypted = decrypt(decode_others_enveloped(mime.sealed_content(found.inner)), keys)
+        octets = mime.sealed_content(found.inner)
+        beginning = octets[:_CMS_BEGINNING_OCTETS]
+        if _SIGNED in beginning:
+            return _unsigned(found, octets)
+        if not any(each in beginning for each in _ENVELOPED):
+            return False
+        decrypted = decrypt(decode_others_enveloped(octets), keys)
     except NotForUs:
         return False
     except CannotOpen:
@@ -156,17 +165,24 @@ def _opened(found: _Unwrapping, keys: Sequence[OwnKey]) -> bool:
     return True
 
 
-def _unwrapped(found: _Unwrapping, kind: Kind) -> bool:
-    """Takes the content out of a signed layer; False if that cannot be had. The innermost signature counts."""
+def _unsigned(found: _Unwrapping, octets: bytes) -> bool:
+    """Takes the content out of SignedData; False if it has none. The innermost signature counts."""
+    try:
+        signed = decode_others_signed(octets)
+    except BadStructure:
+        found.is_signed, found.signed = True, None
+        return False
+    if signed.content is None:  # certificates alone, or what belongs into a multipart/signed
+        return False
+    found.is_signed, found.signed = True, signed
+    found.shown = found.inner = signed.content
+    return True
+
+
+def _halved(found: _Unwrapping) -> bool:
+    """Takes the content out of a multipart/signed; False if that cannot be had."""
     found.is_signed, found.signed = True, None
     try:
-        if kind == "signed":
-            signed = decode_others_signed(mime.sealed_content(found.inner))
-            if signed.content is None:
-                return False
-            found.signed = signed
-            found.shown = found.inner = signed.content
-            return True
         content, signature = _halves(found.inner)
         found.shown, found.inner = found.inner, content
         found.signed = decode_others_signed(signature)
@@ -185,10 +201,7 @@ def _kind(entity: bytes) -> Kind:
     if structured is None:
         return "other"
     if structured.value in _CMS_TYPES:
-        kinds = {each.lower() for each in structured.values("smime-type")}
-        if kinds and kinds <= _ENVELOPED:
-            return "enveloped"
-        return "signed" if kinds == {b"signed-data"} else "other"
+        return "cms"
     protocols = {each.decode("latin-1").lower() for each in structured.values("protocol")}
     clear_signed = structured.value == "multipart/signed" and protocols and protocols <= _SIGNATURE_TYPES
     return "clear-signed" if clear_signed else "other"

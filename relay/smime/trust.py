@@ -33,6 +33,8 @@ MAX_INTERMEDIATES = 8
 """Maximum number of CA certificates of a message that are considered."""
 MAX_DEPTH = 5
 """Maximum number of intermediate CAs."""
+_MAX_SIGNERS_KEPT = 100
+"""Maximum number of keys of which it is remembered whether they have signed a CRL."""
 _USES = frozenset({ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 _SHA2 = frozenset({"sha256", "sha384", "sha512"})
 
@@ -49,6 +51,35 @@ class SignatureJudgement(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A CRL with the serial numbers in it, which are looked up for each mail, and who is known to have signed it."""
+
+    crl: x509.CertificateRevocationList = field(repr=False)
+    revoked: frozenset[int] = field(repr=False)
+    _signed_by: dict[bytes, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, crl: x509.CertificateRevocationList) -> RevocationList:
+        """Reads the whole list, once: a search takes a second for each million of entries. Raises ValueError."""
+        return cls(crl, frozenset(each.serial_number for each in crl))
+
+    def is_current(self, now: datetime) -> bool:
+        """Whether it may be relied on at this aware time."""
+        crl = self.crl
+        return crl.next_update_utc is not None and crl.last_update_utc <= now <= crl.next_update_utc
+
+    def is_signed_by(self, issuer: x509.Certificate) -> bool:
+        """Whether this CA has signed it; raises nothing."""
+        octets = _key_octets(issuer) if issuer.subject == self.crl.issuer else b""
+        known = self._signed_by.get(octets) if octets else False
+        if known is None:
+            if len(self._signed_by) >= _MAX_SIGNERS_KEPT:  # anybody may send certificates of that name
+                self._signed_by.clear()
+            known = self._signed_by[octets] = _signed_by(self.crl, issuer)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
     """What the site trusts. `pinned` returns the accepted certificates of a comparable mailbox, its domain's included.
 
@@ -58,7 +89,7 @@ class Trust:
 
     pinned: Callable[[str], Sequence[x509.Certificate]]
     anchors: Sequence[x509.Certificate] = ()
-    crls: Sequence[x509.CertificateRevocationList] = field(default=(), repr=False)
+    crls: Sequence[RevocationList] = field(default=(), repr=False)
 
     def judge(
         self, certificate: x509.Certificate, others: Sequence[x509.Certificate], author: str, now: datetime
@@ -103,11 +134,11 @@ class Trust:
     def _revoked(self, path: Sequence[x509.Certificate], now: datetime) -> SignatureJudgement | None:
         """Why the CRLs speak against a certificate of this path; the last ones of it may be issuers only."""
         for certificate in path:
-            crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
+            crls = [each for each in self.crls if each.crl.issuer == certificate.issuer]
             # Before their signatures: who left out the CA that made one would pass for somebody who is not on it.
-            if any(crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None for crl in crls):
+            if any(certificate.serial_number in each.revoked for each in crls):
                 return SignatureJudgement("bad", "its certificate or that of its CA was revoked")
-            if crls and not any(_is_current(crl, now) and any(_signed_by(crl, each) for each in path) for crl in crls):
+            if crls and not any(each.is_current(now) and any(map(each.is_signed_by, path)) for each in crls):
                 return SignatureJudgement("unknown", "no CRL of its CA is current and signed by a CA known here")
         return None
 
@@ -148,13 +179,9 @@ def _key_octets(certificate: x509.Certificate) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _is_current(crl: x509.CertificateRevocationList, now: datetime) -> bool:
-    return crl.next_update_utc is not None and crl.last_update_utc <= now <= crl.next_update_utc
-
-
 def _signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
     algorithm = crl.signature_hash_algorithm
-    if issuer.subject != crl.issuer or algorithm is None or algorithm.name not in _SHA2:
+    if algorithm is None or algorithm.name not in _SHA2:
         return False
     try:
         key = issuer.public_key()

@@ -18,6 +18,7 @@ from relay.formats.cms import ber, der, oids
 from relay.formats.cms.der import asn1
 from relay.formats.cms.recipients import CertificateID, IssuerAndSerial, decode_rid
 
+ID_ENVELOPED_DATA = ObjectIdentifier("1.2.840.113549.1.7.3")
 MAX_RECIPIENTS = 500
 """Maximum number of RecipientInfos, and of keys within one of them."""
 MAX_RECIPIENTS_OCTETS = 512 * 1024
@@ -79,7 +80,7 @@ def decode_others_enveloped(octets: bytes) -> OthersEnveloped:
     """Decodes EnvelopedData or AuthEnvelopedData in BER or DER. Raises BadStructure."""
     octets = ber.to_der(octets)
     kind = der.parse(_OthersAnyContentInfo, octets, "not CMS").content_type
-    if kind == _ID_ENVELOPED_DATA:
+    if kind == ID_ENVELOPED_DATA:
         data = der.parse(_OthersEnvelopedContentInfo, octets, "EnvelopedData").content
         return _decoded(data.recipient_infos, data.encrypted)
     if kind == oids.ID_AUTH_ENVELOPED_DATA:
@@ -211,7 +212,6 @@ _ECDH_HASHES = {
 _WRAP_KEYS = {f"2.16.840.1.101.3.4.1.{arc}": octets for arc, octets in ((5, 16), (25, 24), (45, 32))}
 _CBC_KEYS = {f"2.16.840.1.101.3.4.1.{arc}": octets for arc, octets in ((2, 16), (22, 24), (42, 32))}
 _GCM_KEYS = {f"2.16.840.1.101.3.4.1.{arc}": octets for arc, octets in ((6, 16), (26, 24), (46, 32))}
-_ID_ENVELOPED_DATA = ObjectIdentifier("1.2.840.113549.1.7.3")
 _RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
 
 

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from relay.errors import BadStructure, CannotOpen, NotForUs
@@ -26,7 +27,7 @@ from relay.formats.cms import der, oids
 from relay.formats.cms.smime_enveloped import decode_others_enveloped
 from relay.smime import OwnKey
 from relay.smime.reading import SMIMEReading, _delimiters, read
-from relay.smime.trust import Trust
+from relay.smime.trust import RevocationList, Trust
 from tests.testlib.openssl_cms import CLEAR, ENTITY, OPAQUE, encrypted, mail, signed
 from tests.testlib.smime import Issuer, ca, certified
 
@@ -145,10 +146,24 @@ def test_ordinary_mail_and_mail_for_others_is_none_of_ours() -> None:
         ENTITY,
         encrypted(ENTITY, certified(ANN, number=6)),
         encrypted(signed(ENTITY, of_ben()), certified(ANN, kind="p256", number=6), cipher="aes-256-gcm"),
-        b"Content-Type: application/pkcs7-mime; smime-type=certs-only\r\n\r\n",
-        b"Content-Type: application/pkcs7-mime; smime-type=enveloped-data; smime-type=signed-data\r\n\r\n",
+        b"Content-Type: application/pkcs7-mime\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+        named_otherwise(encrypted(ENTITY, certified(ANN, number=6)), b""),
+        cms_entity(pkcs7.serialize_certificates([of_ben().certificate], Encoding.DER)),
     ):
         assert read(mail(entity), [office()], TRUST, [ANN], NOW) is None
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"; smime-type=signed-data", b"; smime-type=x; smime-type=y", b"; name=smime.p7m"]
+)
+def test_cms_is_what_it_contains_whatever_its_header_says(name: bytes) -> None:
+    """Programs leave smime-type out (RFC 8551, 3.2.2)."""
+    good = f"signed=good; signer={BEN}"
+    inside = named_otherwise(signed(ENTITY, of_ben(), *OPAQUE), name)
+    assert opened(mail(inside)).mark == f"none; {good}"
+    for cipher in ("aes-256-cbc", "aes-256-gcm"):
+        reading = opened(mail(named_otherwise(encrypted(inside, office(), cipher=cipher), name)), office())
+        assert (reading.mark, reading.message.endswith(ENTITY)) == (f"smime; {good}", True)
 
 
 def test_what_a_user_sealed_inside_stays_for_the_user() -> None:
@@ -370,7 +385,7 @@ def test_what_a_crl_revokes_is_bad_and_an_old_crl_is_not_good() -> None:
         made = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
         made = made.last_update(NOW - timedelta(days=3)).next_update(NOW + timedelta(days=ends))
         crl = made.add_revoked_certificate(revoked).sign(issuer.key, hashes.SHA256())
-        trust = Trust(lambda _: [ben.certificate] if pinned else [], ANCHORS, [crl])
+        trust = Trust(lambda _: [ben.certificate] if pinned else [], ANCHORS, [RevocationList.of(crl)])
         return opened(message, trust=trust).signature.verdict
 
     serial = ben.certificate.serial_number
@@ -477,6 +492,13 @@ def with_infos(content: bytes, infos: bytes) -> bytes:
     version, _, encrypted_info = der.children(inside, 3)
     data = der.sequence(der.element(2, bytes(version)), infos, der.sequence(bytes(encrypted_info)))
     return der.sequence(der.oid(x509.ObjectIdentifier("1.2.840.113549.1.7.3")), der.element(0xA0, data))
+
+
+def named_otherwise(entity: bytes, parameters: bytes) -> bytes:
+    """The entity with other parameters of its Content-Type."""
+    changed, times = re.subn(rb"(pkcs7-mime);[^\r]*(?:\r\n[ \t][^\r]*)*", rb"\1" + parameters, entity, count=1)
+    assert times == 1
+    return changed
 
 
 def cms_entity(content: bytes) -> bytes:
