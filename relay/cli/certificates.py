@@ -14,6 +14,7 @@ from cryptography import x509
 from relay.cli.as_relay import load
 from relay.cli.options import InputFile, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_pairs, print_table
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.formats.mailbox import fold_domain
@@ -62,8 +63,7 @@ def import_file(config_file: Path, domains: tuple[str, ...], yes: bool, expected
     except ConfigError as error:
         raise ConfigError(f"{file.name}: {error}") from error
     if expected is not None:
-        wanted = expected.replace(":", "").replace(" ", "").lower()
-        found = [each for each in found if fingerprint(each.certificate) == wanted]
+        found = [each for each in found if fingerprint(each.certificate) == _digits(expected)]
         if not found:
             raise ConfigError(f"{file.name}: not imported, no certificate in it has that fingerprint")
     for each in found:
@@ -76,13 +76,51 @@ def import_file(config_file: Path, domains: tuple[str, ...], yes: bool, expected
             click.echo(f"Imported for {names}.")
 
 
+_offered_option = click.option(
+    "--offered", is_flag=True, help="Those that came with signed mail, which count only once they are accepted."
+)
+
+
+@certificates.command()
+@config_option
+@click.option("--fingerprint", "expected", help="Do not ask; accept the certificate with this one (SHA-256) alone.")
+@click.argument("name")
+def accept(config_file: Path, expected: str | None, name: str) -> None:
+    """Take a certificate that came with signed mail from NAME, an address (`certificates list --offered`).
+
+    It shows each and asks, as `import` does. Anybody can sign with a certificate of their own making for any address:
+    compare the fingerprint with the other side first.
+    """
+    config, name = load(config_file), comparable(name)
+    directory, offers = (CertificateDirectory(each) for each in _directories(config))
+    with as_owner_of(offers.path):
+        found = offers.named(name)
+    if found.cause:
+        raise ConfigError(f"{name} has offered no certificate: {found.cause}")
+    accepted: list[x509.Certificate] = []
+    for each in offered(found.certificates, (), datetime.now(UTC)):
+        if expected is not None and fingerprint(each.certificate) != _digits(expected):
+            continue
+        _show(each)
+        if expected is not None or click.confirm(f"Use it for {name}?"):
+            with as_owner_of(directory.path):
+                file_under(directory, name, each.certificate)
+            accepted.append(each.certificate)
+            click.echo(f"Accepted for {name}.")
+    if expected is not None and not accepted:
+        raise ConfigError(f"{name}: not accepted, no certificate offered has that fingerprint")
+    with as_owner_of(offers.path):
+        offers.put(name, [each for each in found.certificates if each not in accepted])
+
+
 @certificates.command("list")
 @config_option
 @json_option("one JSON object for each certificate, in a list")
+@_offered_option
 @click.argument("names", nargs=-1)
-def list_all(config_file: Path, as_json: bool, names: tuple[str, ...]) -> None:
+def list_all(config_file: Path, as_json: bool, offered: bool, names: tuple[str, ...]) -> None:
     """List all certificates, or those of NAMES (addresses or domains)."""
-    directory = CertificateDirectory(load(config_file).certificates_directory)
+    directory = CertificateDirectory(_directories(load(config_file))[offered])
     rows: list[dict[str, Any]] = []
     with as_owner_of(directory.path):
         for name in map(comparable, names) if names else directory.names():
@@ -97,6 +135,8 @@ def list_all(config_file: Path, as_json: bool, names: tuple[str, ...]) -> None:
         columns = ("for", "subject", "issuer", "ends")
         cells = [(*(row[each] for each in columns), row["fingerprint"][:16], row["trouble"] or "yes") for row in rows]
         print_table(plain_console(), headings, cells)
+    elif offered:
+        click.echo("No certificates came with signed mail from others, or all are accepted.")
     else:
         click.echo("No certificates yet: take some in with `qumail-relay certificates import FILE`.")
 
@@ -104,17 +144,18 @@ def list_all(config_file: Path, as_json: bool, names: tuple[str, ...]) -> None:
 @certificates.command()
 @config_option
 @click.option("--fingerprint", "which", help="Only the certificate whose fingerprint begins with these digits.")
+@_offered_option
 @click.argument("name")
-def remove(config_file: Path, which: str | None, name: str) -> None:
+def remove(config_file: Path, which: str | None, offered: bool, name: str) -> None:
     """Remove the certificates of NAME, an address or a domain: nothing more is sealed to them."""
-    directory = CertificateDirectory(load(config_file).certificates_directory)
+    directory = CertificateDirectory(_directories(load(config_file))[offered])
     name = comparable(name)
     with as_owner_of(directory.path):
         found = directory.named(name)
         file = directory.file_of(name)
         if file is None or not file.exists():
             raise ConfigError(f"{directory.path}: nothing is there for {name!r}")
-        digits = (which or "").replace(":", "").lower()
+        digits = _digits(which or "")
         kept: list[x509.Certificate] = []
         if which is not None:
             kept = [each for each in found.certificates if not fingerprint(each).startswith(digits)]
@@ -123,6 +164,15 @@ def remove(config_file: Path, which: str | None, name: str) -> None:
         directory.put(name, kept)
     gone = "its certificates" if not kept else "that certificate"
     click.echo(f"{name}: {gone} removed; {len(kept)} left.")
+
+
+def _directories(config: Config) -> tuple[Path, Path]:
+    """That of the certificates in force, and of those offered."""
+    return config.certificates_directory, config.offered_certificates_directory
+
+
+def _digits(fingerprint: str) -> str:
+    return fingerprint.replace(":", "").replace(" ", "").lower()
 
 
 def _show(each: Offered) -> None:

@@ -184,6 +184,11 @@ class Config(toml.Table):
         return self.own_directory / "groups.fetched"
 
     @property
+    def offered_certificates_directory(self) -> Path:
+        """The directory of certificates that came with signed mail, until the administrator accepts them."""
+        return self.own_directory / "offered-certificates"
+
+    @property
     def alarms_file(self) -> Path:
         """The file with the current alarms of the serving relay."""
         return self.own_directory / "alarms.json"

@@ -66,7 +66,7 @@ PUT_ASIDE: Final = {
 _RENEW: Final = (
     "Renew a site's with `qumail-relay identity new --renew` and an invitation to each peer. Ask peers for theirs and "
     "the operator for a KME's; renew one for TLS as it was made. The relay takes renewed files up by itself or with "
-    "SIGHUP."
+    "SIGHUP. `qumail-relay check` names those of S/MIME (deploy/SMIME.md)."
 )
 
 _DELETED: Final = (

@@ -152,7 +152,8 @@ CERTIFICATE: Final = Metric(
     "qumail_certificate_end_timestamp_seconds",
     "gauge",
     "End of a certificate. of: kme_ca, kme_client, kme_server (name: the KME), site (name: the role), peer (the first "
-    "to end), submission, status",
+    "to end), smime (name: "
+    "site, CA, CRL, or a domain of others), submission, status",
     ("of", "name"),
     together="min",
 )

@@ -41,7 +41,7 @@ from relay.policy.kept import KeptSets, kept_file
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.process.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
+from relay.process.assembly import Parts, incoming_recipe, outgoing_recipe, parts, smime_ends, tally
 from relay.process.reloading import Reloading, Settings
 from relay.process.upkeep import (
     ALONE,
@@ -395,7 +395,7 @@ def _watched(built: Parts, budget: Budget, settings: Settings, *, first: bool = 
     return Watched(
         built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
         budget, lambda: built.sites.known, _postfix_watch(built.config) if first else None,
-        NextStart(settings.on_disk, modules) if first else None,
+        NextStart(settings.on_disk, modules) if first else None, partial(smime_ends, built),
     )  # fmt: skip
 
 

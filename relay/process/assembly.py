@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -202,6 +203,16 @@ def _smime(config: Config, sites: SitesInForce) -> SMIMEOpener | None:
     from relay.smime.opening import SMIMEOpener  # here: most relays do not need it
 
     return SMIMEOpener.of(config, lambda: sites.smime.keys if sites.smime is not None else ())
+
+
+def smime_ends(built: Parts) -> dict[str, datetime]:
+    """When the certificates and CRLs that S/MIME needs end, by name; blocks."""
+    opener, sealer = built.originals.smime, built.sites.smime
+    if opener is None or sealer is None:
+        return {}
+    from relay.smime.findings import ends_in_use  # here: most relays do not need it
+
+    return ends_in_use(opener, sealer.directory, datetime.now(UTC))
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:

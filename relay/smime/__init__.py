@@ -8,7 +8,8 @@ Standard: RFC 8551 (messages), RFC 8550 (certificates).
 | own.py | this site's certificates and private keys |
 | importing.py | certificates out of files of any kind |
 | sealing.py, enveloping.py | mail out at level smime: signed, then encrypted to one certificate |
-| findings.py | what `check` says |
+| findings.py | what `check` says, and what ends soon |
+| offers.py | certificates that came with signed mail, until they are accepted |
 | reading.py | a message that arrives: opened, verified, put together |
 | decrypting.py, verifying.py, trust.py | its parts: content keys, signatures, whose certificate counts for whom |
 """

@@ -79,6 +79,10 @@ class CertificateDirectory:
         """What is there for exactly this comparable mailbox, or domain; raises nothing."""
         return self._read(name) or Found(name, cause=f"no certificate of {name} was imported")
 
+    def in_use(self) -> list[Found]:
+        """What is there now for the mailboxes and domains that were looked up lately; blocks."""
+        return [self.named(found.name) for _, found in list(self._read_before.values())]
+
     def names(self) -> Iterator[str]:
         """All mailboxes and domains with a file, sorted. Raises OSError."""
         try:

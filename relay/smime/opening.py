@@ -21,13 +21,15 @@ from relay.formats import mime
 from relay.formats.cms.smime_enveloped import decode_others_enveloped
 from relay.identity.certificates import UNREADABLE
 from relay.identity.files import read_public
+from relay.mail import domain_of
 from relay.runtime.aio import off_loop
 from relay.smime.decrypting import names
-from relay.smime.directory import CertificateDirectory
+from relay.smime.directory import CertificateDirectory, fingerprint
+from relay.smime.offers import Offers
 from relay.smime.own import OwnKey
 from relay.smime.reading import SMIMEReading, may_be_smime, read
 from relay.smime.trust import RevocationList, Trust
-from relay.smime.usable import named_by
+from relay.smime.usable import named_by, unusable_for_sealing
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +42,10 @@ class SMIMEOpener:
     """Reads S/MIME mail with the site's own keys; a changed file of anchors or CRLs counts from the next mail on."""
 
     settings: SMIMESettings
+    domains: Sequence[str]
     keys: Callable[[], Sequence[OwnKey]]
     pinned: Callable[[str], Sequence[x509.Certificate]]
+    offers: Offers
     _trust: Trust
     _read_at: Stamps
 
@@ -51,8 +55,22 @@ class SMIMEOpener:
         settings = config.smime
         if settings is None:
             return None
-        pinned, read_at = pinned_in(CertificateDirectory(config.certificates_directory)), _stamps(settings)
-        return cls(settings, keys, pinned, trusted(settings, pinned), read_at)
+        directory = CertificateDirectory(config.certificates_directory)
+        offers = Offers(CertificateDirectory(config.offered_certificates_directory))
+        return cls.of_settings(settings, config.site.domains, keys, directory, offers)
+
+    @classmethod
+    def of_settings(
+        cls,
+        settings: SMIMESettings,
+        domains: Sequence[str],
+        keys: Callable[[], Sequence[OwnKey]],
+        directory: CertificateDirectory,
+        offers: Offers,
+    ) -> SMIMEOpener:
+        """As `of`, from its parts. Raises ConfigError."""
+        pinned, read_at = pinned_in(directory), _stamps(settings)
+        return cls(settings, domains, keys, pinned, offers, trusted(settings, pinned), read_at)
 
     async def read(self, message: bytes, mailboxes: Sequence[str]) -> SMIMEReading | None:
         """The mail to these mailboxes, opened and verified in a thread; None if it goes on as it came."""
@@ -73,9 +91,25 @@ class SMIMEOpener:
         return reading
 
     def _read(self, message: bytes, mailboxes: Sequence[str]) -> SMIMEReading | None:
-        return read(message, self.keys(), self._trusted(), mailboxes, datetime.now(UTC))
+        now = datetime.now(UTC)
+        reading = read(message, self.keys(), self.trusted(), mailboxes, now)
+        if reading is not None and reading.offered is not None:
+            self._keep(*reading.offered, now, vouched=reading.signature.verdict == "good")
+        return reading
 
-    def _trusted(self) -> Trust:
+    def _keep(self, author: str, certificate: x509.Certificate, now: datetime, *, vouched: bool) -> None:
+        """Keeps a certificate that the administrator may accept: one of others, to which could be sealed."""
+        if domain_of(author) in self.domains or unusable_for_sealing(certificate, now):
+            return
+        if certificate in self.pinned(author):
+            return
+        try:
+            if self.offers.keep(author, certificate, now, vouched=vouched):
+                log.info("certificate_offered", address=author, fingerprint=fingerprint(certificate), known_ca=vouched)
+        except (ConfigError, OSError) as error:
+            log.warning("offered_certificate_not_kept", cause=str(error))
+
+    def trusted(self) -> Trust:
         """What is trusted now; after a faulty edit, what was."""
         if (now := _stamps(self.settings)) != self._read_at:
             self._read_at = now

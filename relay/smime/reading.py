@@ -62,6 +62,21 @@ _PREAMBLE = re.compile(rb"[\t\r\n -;=?-~]*")
 Kind = Literal["cms", "clear-signed", "other"]
 
 
+class AuthorsCertificate(NamedTuple):
+    """The certificate of a signature that fits, not revoked, which names the author (comparable)."""
+
+    author: str
+    certificate: x509.Certificate
+
+
+class _Judged(NamedTuple):
+    """What the signature is worth, the signer's address if it is good, and the certificate if it is the author's."""
+
+    signature: SignatureJudgement
+    signer: str = ""
+    offered: AuthorsCertificate | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SMIMEReading:
     """What is handed on to `mailboxes`, without a mark, and what it is worth; all others get the message that came.
@@ -76,6 +91,7 @@ class SMIMEReading:
     signature: SignatureJudgement
     signer: str = ""
     unauthenticated: bool = False
+    offered: AuthorsCertificate | None = None
 
     @property
     def mark(self) -> str:
@@ -115,13 +131,13 @@ def read(
     if not layers.opened and not layers.is_signed:
         return None
     if not layers.opened:
-        judgement, signer = _judged(layers, trust, _sole_author(message), now)
-        return SMIMEReading(message, layers.mailboxes, False, judgement, signer)
-    whole, (judgement, signer) = _put_together(message, layers, trust, now)
-    unauthenticated = not layers.authenticated and judgement.verdict != "good"
+        judged = _judged(layers, trust, _sole_author(message), now)
+        return SMIMEReading(message, layers.mailboxes, False, judged.signature, judged.signer, offered=judged.offered)
+    whole, judged = _put_together(message, layers, trust, now)
+    unauthenticated = not layers.authenticated and judged.signature.verdict != "good"
     if unauthenticated and not _is_text(layers.shown):
         raise BadStructure("the content in CBC is not text, and no good signature covers it: it may have been changed")
-    return SMIMEReading(whole, layers.mailboxes, True, judgement, signer, unauthenticated)
+    return SMIMEReading(whole, layers.mailboxes, True, *judged[:2], unauthenticated, judged.offered)
 
 
 def _walked(message: bytes, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> _Unwrapping:
@@ -269,9 +285,7 @@ def _next(body: bytes, delimiter: bytes, begin: int) -> tuple[int, int]:
     return place, place + 2 + len(delimiter)
 
 
-def _put_together(
-    message: bytes, layers: _Unwrapping, trust: Trust, now: datetime
-) -> tuple[bytes, tuple[SignatureJudgement, str]]:
+def _put_together(message: bytes, layers: _Unwrapping, trust: Trust, now: datetime) -> tuple[bytes, _Judged]:
     """The opened message under the header of the outer one, and what its signature is worth. Raises BadStructure.
 
     The protected From counts if it is the outer one, or if the signature is good for it (RFC 9788, 4.4.2).
@@ -287,7 +301,7 @@ def _put_together(
     author = _sole_author(whole)
     judged = _judged(layers, trust, author, now)
     # An author in doubt is nobody, and no two of them are the same.
-    if judged[0].verdict != "good" and (not author or author != _sole_author(message)):
+    if judged.signature.verdict != "good" and (not author or author != _sole_author(message)):
         fields = [each for each in fields if each[0] != b"from"] + [each for each in outer if each[0] == b"from"]
         whole = _joined(outer, fields, layers, protected=protected)
         judged = _judged(layers, trust, _sole_author(whole), now)
@@ -334,23 +348,27 @@ def _fields(header: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, raw if raw.endswith(b"\r\n") else raw + b"\r\n") for name, raw in mime.fields(header)]
 
 
-def _judged(layers: _Unwrapping, trust: Trust, author: str, now: datetime) -> tuple[SignatureJudgement, str]:
-    """What the signature over the innermost entity is worth for this author, and the signer's address if it is good."""
+def _judged(layers: _Unwrapping, trust: Trust, author: str, now: datetime) -> _Judged:
+    """What the signature over the innermost entity is worth for this author."""
     if not layers.is_signed:
-        return SignatureJudgement("no"), ""
+        return _Judged(SignatureJudgement("no"))
     if layers.signed is None:
-        return SignatureJudgement("bad", "the signature cannot be read"), ""
+        return _bad("the signature cannot be read")
     pinned = trust.pinned(author) if author else ()
     verified: VerifiedSigners = verify(layers.signed, layers.inner, pinned)
     if not verified.signers:
-        return SignatureJudgement(
-            "bad", "the signature does not fit the content, or is of a kind that proves nothing"
-        ), ""
+        return _bad("the signature does not fit the content, or is of a kind that proves nothing")
     if not author:
-        return SignatureJudgement("bad", "it has no single author beyond doubt"), ""
+        return _bad("it has no single author beyond doubt")
     judged = [(trust.judge(each, verified.others, author, now), each) for each in verified.signers]
     best, certificate = min(judged, key=lambda each: ("good", "unknown", "bad").index(each[0].verdict))
-    return best, _name_of(certificate, author) if best.verdict == "good" else ""
+    is_theirs = best.verdict != "bad" and author in rfc822_names(certificate)
+    offered = AuthorsCertificate(author, certificate) if is_theirs else None
+    return _Judged(best, _name_of(certificate, author) if best.verdict == "good" else "", offered)
+
+
+def _bad(reason: str) -> _Judged:
+    return _Judged(SignatureJudgement("bad", reason))
 
 
 def _name_of(certificate: x509.Certificate, author: str) -> str:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # commands that only read do not import the whole relay
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from relay.audit.writing import Audit
     from relay.config import Config
@@ -48,7 +49,7 @@ class Watched:
     """The parts of a serving relay that the status needs; one value for its lifetime.
 
     `postfix` is None except in the first process, and if relay.toml names no Postfix. `next_start` is
-    None except in the first process.
+    None except in the first process. `smime_ends` returns when what S/MIME needs ends, by name; it blocks.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Watched:
     known: Callable[[], KnownSites]
     postfix: PostfixWatch | None = None
     next_start: NextStart | None = None
+    smime_ends: Callable[[], Mapping[str, datetime]] = dict
 
 
 class StatusModule(Protocol):

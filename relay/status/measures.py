@@ -117,6 +117,8 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     for name, peer in sites.certificates.items():
         all_of_it = [peer.ca, *peer.certificates.values()]
         yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
+    for name, until in watched.smime_ends().items():
+        yield ("smime", name), until.timestamp()
     for of, table in (("submission", config.submission), ("status", config.status)):
         if table is not None and table.certificate is not None:
             with suppress(OSError, ValueError):  # logged when it was read for TLS

@@ -16,6 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.cli import cli
+from relay.smime import CertificateDirectory
+from relay.smime.directory import fingerprint
 from tests.testlib.as_root import Happened, attempts
 from tests.testlib.long import sized
 from tests.testlib.roots_site import (
@@ -98,7 +100,10 @@ def every_command(place: Place) -> dict[str, list[str]]:
     message.write_text("From: ann@alice.example\nTo: ben@bob.example\n\nThe body.\n")
     log.write_text("")
     document, certificate = str(place.document), place.victim.parent / "ben.pem"
-    certificate.write_bytes(certified("ben@bob.example").certificate.public_bytes(Encoding.PEM))
+    theirs = certified("ben@bob.example").certificate
+    certificate.write_bytes(theirs.public_bytes(Encoding.PEM))
+    CertificateDirectory(place.state / "offered-certificates").put("ben@bob.example", [theirs])
+    place.give()
     return {
         "check": ["check", *at, "--no-next-hops", "--before-start"],
         "serve": ["serve", *at, "--check"],
@@ -131,6 +136,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "trace": ["trace", *at, "ABCDEF", str(log)],
         "certificates import": ["certificates", "import", *at, "--yes", str(certificate)],
         "certificates list": ["certificates", "list", *at],
+        "certificates accept": ["certificates", "accept", *at, "--fingerprint", fingerprint(theirs), "ben@bob.example"],
         "certificates remove": ["certificates", "remove", *at, "ben@bob.example"],
         "groups fetch": ["groups", "fetch", *at],
         "store accept": ["store", "accept", *at],
@@ -152,7 +158,8 @@ def every_command(place: Place) -> dict[str, list[str]]:
 GO_ON_AS_ROOT = {
     "serve", "identity export", "identity invite", "identity dkim new", "identity accept", "users add", "users list",
     "users check", "users remove", "audit checkpoint", "trace", "policy simulate", "policy install", "setup",
-    "certificates import", "certificates list", "certificates remove", "groups fetch",
+    "certificates import", "certificates list", "certificates remove",
+    "certificates accept", "groups fetch",
 }  # fmt: skip
 """Commands that have something to do as root too: what they do for the relay is all the same done as its user."""
 
@@ -209,7 +216,10 @@ def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Pl
         "held.json",
         "restore.check",
     )
-    directories = ("identity", "peers", "audit", "audit.pending", "keys.spool", "sent.recent", "policies.kept", "dkim")
+    directories = (
+        "identity", "peers", "audit", "audit.pending", "keys.spool", "sent.recent", "policies.kept", "dkim",
+        "offered-certificates",
+    )  # fmt: skip
     for name in (*files, *directories):
         path = place.state / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from relay.smime.directory import fingerprint
 from tests.testlib.hop import Hop
 from tests.testlib.openssl_cms import CLEAR, ENTITY, OPAQUE, encrypted, mail, signed
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import relay_process
-from tests.testlib.smime import ca, certified, key_pem, make_smime_site, pem, write_secret
+from tests.testlib.smime import ca, certified, key_pem, make_smime_site, opened_by_openssl, pem, write_secret
 from tests.testlib.submit import submit
 
 ANN, OTTO, BEN = "ann@alice.example", "otto@alice.example", "ben@bob.example"
@@ -148,3 +150,52 @@ async def test_what_is_not_opened_goes_on_as_it_came_and_each_recipient_gets_the
         ).code == 250
         opened = {got.recipients: b"The budget" in got.message for got in sink.got[before:]}
         assert opened == {(ANN,): True, (OTTO,): False}
+
+
+async def test_a_certificate_that_came_with_a_signature_counts_once_it_is_accepted(tmp_path: Path, sink: Sink) -> None:
+    site = make_smime_site(
+        tmp_path / "alice", incoming=sink.address, outgoing=sink.address, own=OFFICE, certificates={},
+        policies=POLICIES | {"bob.example.toml": 'levels = ["smime"]\n'}, settings='anchors = ["anchors.pem"]',
+    )  # fmt: skip
+    (site.directory / "anchors.pem").write_bytes(pem(ca().certificate))
+    forged = certified(BEN, number=106, issuer=ca("A CA of theirs", 97))
+    only_signs = certified("eve@eve.example", number=107, usage=("digital_signature",))
+    arriving = [
+        (signed(ENTITY, forged), BEN),
+        (signed(ENTITY, BENS), BEN),
+        (signed(ENTITY, CARLS), BEN),
+        (signed(ENTITY, only_signs), "eve@eve.example"),
+        (signed(ENTITY, ANNS), ANN),
+        (signed(ENTITY, CARLS).replace(b"budget", b"ticket"), "carl@carol.example"),
+    ]
+
+    async def certificates(*words: str, stdin: bytes = b"") -> str:
+        status, err, out = await run("certificates", words[0], "--config", site.config_file, *words[1:], stdin=stdin)
+        assert status == 0, err
+        return out.decode()
+
+    async with relay_process(site) as relay:
+        for entity, author in arriving:
+            message = mail(encrypted(entity, OFFICE, cipher="aes-256-gcm"), author)
+            reply = await submit(relay.addresses["incoming"], message, sender=author, recipients=[ANN])
+            assert reply.code == (550 if author == "carl@carol.example" else 250)
+        # The one of the known CA comes first; the other is there for the administrator to judge.
+        offered = json.loads(await certificates("list", "--offered", "--json"))
+        assert [(row["for"], row["fingerprint"]) for row in offered] == [
+            (BEN, fingerprint(BENS.certificate)), (BEN, fingerprint(forged.certificate)),
+        ]  # fmt: skip
+        assert json.loads(await certificates("list", "--json")) == []
+        outgoing = relay.addresses["outgoing"]
+        assert (await submit(outgoing, mail(ENTITY, ANN, BEN), sender=ANN, recipients=[BEN])).code == 451
+        _, _, said = await run("check", "--config", site.config_file)
+        assert "1 have offered theirs: `qumail-relay certificates list --offered`" in " ".join(said.decode().split())
+        said_to_ann = await certificates("accept", "Ben@bob.example", stdin=b"y\nn\n")
+        assert said_to_ann.count("Use it for ben@bob.example?") == 2
+        assert fingerprint(BENS.certificate) in said_to_ann.replace("\n" + 13 * " ", "")
+        assert (await submit(outgoing, mail(ENTITY, ANN, BEN), sender=ANN, recipients=[BEN])).code == 250
+        assert opened_by_openssl(tmp_path, sink.got[-1].message, BENS).endswith(b"merger.\r\n")
+        await certificates("remove", "--offered", BEN)
+        assert json.loads(await certificates("list", "--offered", "--json")) == []
+        again = mail(encrypted(signed(ENTITY, BENS), OFFICE, cipher="aes-256-gcm"))
+        await submit(relay.addresses["incoming"], again, sender=BEN, recipients=[ANN])
+        assert json.loads(await certificates("list", "--offered", "--json")) == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.smime import certified, make_smime_site
 from tests.testlib.status_numbers import StatusNumbers, numbers, with_status
 from tests.testlib.submit import submit, submit_lmtp
 
@@ -153,3 +155,19 @@ async def test_when_each_certificate_ends_is_told(
         ours = {value for labels, value in found.of_name(name).items() if ("of", "site") in labels}
         assert ours
         assert ours <= {end(each) for each in own if b"BEGIN CERTIFICATE" in each.read_bytes()}
+
+
+async def test_when_what_smime_needs_ends_is_told(tmp_path: Path, sink: Sink) -> None:
+    own = certified("securemail@alice.example", days=(-300, 9))
+    site = with_status(
+        make_smime_site(
+            tmp_path / "alice", outgoing=sink.address, policies={"default.toml": 'levels = ["smime"]\n'}, own=own,
+            certificates={"ben@bob.example": certified("ben@bob.example", number=1, days=(-300, 8))},
+        )
+    )  # fmt: skip
+    name = "qumail_certificate_end_timestamp_seconds"
+    async with app.running(site.config) as addresses:
+        await until(addresses["status"], lambda each: each.sum(name, of="smime", name="site") > 0)
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["ben@bob.example"])).code == 250
+        found = await until(addresses["status"], lambda each: each.sum(name, of="smime", name="bob.example") > 0)
+        assert 7 < (found.sum(name, of="smime", name="bob.example") - time.time()) / 86_400 < 8
