@@ -19,6 +19,7 @@ from relay.counting import metrics
 from relay.files.stamps import read_regular
 from relay.key_receiver import SPOOL
 from relay.keys import report
+from relay.levels import SMIME
 from relay.runtime.release import installed
 from relay.status import Watched
 from relay.store.sent import SENT
@@ -118,7 +119,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
         all_of_it = [peer.ca, *peer.certificates.values()]
         yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
     for name, until in watched.smime_ends().items():
-        yield ("smime", name), until.timestamp()
+        yield (SMIME, name), until.timestamp()
     for of, table in (("submission", config.submission), ("status", config.status)):
         if table is not None and table.certificate is not None:
             with suppress(OSError, ValueError):  # logged when it was read for TLS
