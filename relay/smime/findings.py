@@ -33,7 +33,8 @@ def ends_in_use(opener: SMIMEOpener, directory: CertificateDirectory, now: datet
     Of others only what ends within 30 days; many sites have thousands. Blocks.
     """
     ends: dict[str, datetime] = {}
-    own = [each.certificate for each in opener.keys() if not each.mailboxes]  # noqa: SIM118 - no mapping
+    keys = opener.keys()
+    own = [each.certificate for each in keys if not each.mailboxes]
     if signs := [each.not_valid_after_utc for each in own if not unusable_for_signing(each, each.not_valid_before_utc)]:
         ends["site"] = max(signs)
     trust = opener.trusted()
