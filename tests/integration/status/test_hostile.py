@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,19 +143,19 @@ async def test_nonsense_is_refused_and_costs_little(
 
 
 async def test_who_does_not_read_the_answer_is_left(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def much(_: Exposition) -> bytes:
-        return b"x" * 30_000_000
+    number = 2 * server.ANSWERS_AT_ONCE
+    large = iter([b"x" * 30_000_000] * number)
 
-    monkeypatch.setattr(Exposition, "text", much)
-    slow_ones = []
-    for _ in range(2 * server.ANSWERS_AT_ONCE):
-        connection = socket.create_connection(relay.status)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(GET)
-        slow_ones.append(connection)
-    assert len(await asked(relay.status)) == 30_000_000, "others have their turn"
-    for each in slow_ones:
-        each.close()
+    async def text(_: Exposition) -> bytes:
+        return next(large, b"theirs")  # a large one to who reads would have to be read within ANSWER_S
+
+    monkeypatch.setattr(Exposition, "text", text)
+    with ExitStack() as stack:
+        for _ in range(number):
+            connection = stack.enter_context(socket.create_connection(relay.status))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(GET)
+        assert await asked(relay.status) == "theirs", "others have their turn"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
