@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_each_method_on_the_map_is_there() -> None:
     known = classes()
     assert len(METHODS) >= 20
     assert [each for each in METHODS if each.split(".")[1] not in known.get(each.split(".")[0], ())] == []
+
+
+def test_who_knows_whom_is_what_is_checked() -> None:
+    settings = tomllib.loads((RELAY.parent / "pyproject.toml").read_text())
+    [block] = re.findall(r"^```\n(__main__ .*?)```", MAP, re.DOTALL | re.MULTILINE)
+    assert " ".join(block.split()) == " > ".join(settings["tool"]["importlinter"]["contracts"][0]["layers"])
 
 
 def test_a_class_name_stands_for_one_thing() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_book import DOCUMENTS, ROOT, sentences
 
-MAX_WORDS_OF_ALL = 62_400
+MAX_WORDS_OF_ALL = 60_000
 """Lowered whenever a page gets shorter; 45,000 is the aim."""
 GUIDES = (
     "README.md",
@@ -19,6 +19,8 @@ GUIDES = (
         "POSTFIX-WATCH", "WATCHING", "MAIL-SERVERS", "SCANNERS", "PORTS", "GROUPS", "imap/README", "dkim/README",
         "prometheus/README", "CHANGES", "LICENSES", "SPEED", "AUDIT",
     )),
+    "relay/README.md",
+    "tests/README.md",
 )  # fmt: skip
 POINTING = frozenset({"it", "its", "that", "which", "what", "such", "this", "these", "those", "they", "them"})
 MAX_SHARE = 0.06
