@@ -162,11 +162,12 @@ def make_smime_site(
     certificates: Mapping[str, OwnKey],
     own: OwnKey | None = None,
     settings: str = "",
+    entries: str = 'lmtp = "127.0.0.1:0"',
 ) -> Site:
     """Alice's site without a KME, a peer or an identity. `certificates` are those of others, by address or domain."""
     directory.mkdir(parents=True, exist_ok=True)
     directions = "".join(
-        f'[{direction}]\nlisten = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nnext_hop = "{next_hop}"\n\n'
+        f'[{direction}]\nlisten = "127.0.0.1:0"\n{entries}\nnext_hop = "{next_hop}"\n\n'
         for direction, next_hop in (("outgoing", outgoing), ("incoming", incoming))
         if next_hop is not None
     )

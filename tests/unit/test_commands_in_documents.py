@@ -45,12 +45,12 @@ LINKED = sorted(
     for folder in ("", "deploy", "deploy/*", "policies", "relay", "relay/*", "tests", "tests/integration/*")
     for path in ROOT.glob(f"{folder}/*.md".lstrip("/"))
 )
-BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(?:sh)?\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def commands(document: str) -> list[str]:
     lines = "".join(BLOCK.findall((ROOT / document).read_text())).replace("\\\n", " ").splitlines()
-    found = (re.search(r"(?:^|-- )(?:\S*bin/)?qumail-relay ([a-z].*)", line.partition("  #")[0]) for line in lines)
+    found = (re.search(r"(?:^ *|-- )(?:\S*bin/)?qumail-relay ([a-z].*)", line.partition("  #")[0]) for line in lines)
     return [re.split(r"\s{2,}", each[1])[0] for each in found if each]
 
 
