@@ -44,10 +44,18 @@ class RelayError(Exception):
     status: str = "4.3.0"
     public: ClassVar[str] = "Temporary failure, try again later"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: `__init__` of a subclass may take more than the cause."""
+        return _rebuilt, (type(self), self.args), self.__dict__
+
     @property
     def reply(self) -> str:
         """The SMTP reply: code, enhanced status, generic text, hint; never the cause, which may name hosts."""
         return f"{self.code} {self.status} {self.public}{f' ({self.hint})' if self.hint else ''}"
+
+
+def _rebuilt(kind: type[RelayError], args: tuple[Any, ...]) -> RelayError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(RelayError):

@@ -38,7 +38,7 @@ The files, from a message down to the wire::
     kme_store.py   what the KME reports about its store and about us
     fetch.py       one KME's dec_keys: shared calls, stored before use
     etsi014.py     the ETSI client                                           skip.py: the SKIP client
-    client.py      their common base: callers share requests                   settings.py takes.py
+    client.py      their common base: callers share requests                   settings.py takes.py untaken.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py
     transport.py   one request, sent once                                    http.py tls.py
     forks.py       what a forked process must not have

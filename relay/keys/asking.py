@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Unpack
+from typing import Any, Unpack
 
 from relay.counting import key_metrics as metrics
 from relay.errors import (
@@ -93,6 +93,10 @@ class Asker(ABC):
         self._receive: Sender = self.transport.send
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns: dict[str, asyncio.Lock] = {}
+        self._sent: set[asyncio.Task[Any] | None] = set()
+        """Calls for received keys whose request was sent: the KME may deliver them now."""
+        self._late: set[asyncio.Task[Any]] = set()
+        """Those of them whose caller has given up."""
         self.renewal = Renewal(
             self.name, self.transport, self.state, self.status_question, self.timeout, settings.timing.clock
         )
@@ -135,6 +139,8 @@ class Asker(ABC):
         self.transport.forked()
         self._loop = None
         self._turns.clear()
+        self._late.clear()
+        self._sent.clear()
 
     def bind(self) -> None:
         """Binds the client to the running event loop, until it is closed or that loop is.
@@ -150,6 +156,8 @@ class Asker(ABC):
             )
         self._loop = loop
         self._turns.clear()  # a lock belongs to one loop
+        self._late.clear()
+        self._sent.clear()
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Reloads changed certificate files, or all with `anyway`; then resets the breakers.
@@ -242,6 +250,7 @@ class Asker(ABC):
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 pause = max(asked, self.state.backoff.pause(attempt))
                 again = patient and attempt < self.retry_attempts and pause <= MAX_BACKOFF_S
+                again = again and asyncio.current_task() not in self._late  # nobody waits for it
                 if not (again and self._may_pass(question, error)):
                     raise
                 cause = str(error)
@@ -259,6 +268,8 @@ class Asker(ABC):
         """Whether another attempt may do better, within the burn budget."""
         if question.spends > 1 and error.http_status == FAILED_CODE:
             return False  # the caller then requests fewer
+        if error.found or (len(question.request.key_IDs) > 1 and isinstance(error, KMERefusedRequest)):
+            return False  # these are not given again; the caller then requests fewer
         if question.spends and isinstance(error, KMEUnanswered):
             return self.state.budget.allows(question.spends)
         replied = question.call is Call.DEC_KEYS and error.http_status > 0 and not isinstance(error, KeyNotFound)
@@ -268,10 +279,16 @@ class Asker(ABC):
         """One attempt within the timeout; counted by outcome."""
         call, request = question.call, question.request
         outcome, cause, limit = "cancelled", "", self.timeout
-        started, sent = self._timing.clock(), list[bool]()
+        started, sent, task = self._timing.clock(), list[bool](), asyncio.current_task()
+
+        def on_sent() -> None:
+            sent.append(True)
+            if call is Call.DEC_KEYS:
+                self._sent.add(task)
+
         try:
             send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
-            reply = await send(request, limit, partial(sent.append, True))
+            reply = await send(request, limit, on_sent)
             elapsed = self._timing.clock() - started
             self.state.answered(call, reply.code, elapsed)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
@@ -312,8 +329,13 @@ class Asker(ABC):
             raise
         except asyncio.CancelledError:
             self.burn(request.sae, question.spends if sent else 0, "no answer")
+            if sent and request.key_IDs:
+                number = len(request.key_IDs)
+                log.warning("received_keys_lost", kme=self.name, number=number, cause="given up before an answer came")
             raise
         finally:
+            if call is Call.DEC_KEYS:
+                self._sent.discard(task)
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
             seconds = round(self._timing.clock() - started, 3)
             log.debug("kme_call", kme=self.name, call=str(call), outcome=outcome, seconds=seconds, cause=cause)

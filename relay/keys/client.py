@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Self, Unpack
 
-from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted
+from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEUnreachable
 from relay.keys.asking import Asker
 from relay.keys.faults import Call, KeysMissing
+from relay.keys.http import Question
 from relay.keys.issued import SeenKeys
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.types import SAEID, Key, sae_text
+from relay.keys.untaken import Untaken
+from relay.runtime.aio import begun
 
 
 def check_numbers(number: int, size: int) -> None:
@@ -38,11 +41,13 @@ def once_each(key_IDs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(key_IDs))
 
 
-def in_order(source: str, key_IDs: Sequence[str], found: Mapping[str, Key]) -> list[Key]:
+def in_order(
+    source: str, key_IDs: Sequence[str], found: Mapping[str, Key], cause: KeyUnavailable | None = None
+) -> list[Key]:
     """The keys with these IDs, in order. Raises KeysMissing with the keys found; `source` is for its text."""
     if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
         text = f"{source}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
-        raise KeysMissing(text, list(found.values()), missing)
+        raise KeysMissing(f"{text}; {cause}" if cause else text, list(found.values()), missing) from cause
     return [found[key_ID] for key_ID in key_IDs]
 
 
@@ -56,13 +61,15 @@ class KMEClient(Asker):
         """As for an Asker."""
         super().__init__(url, **options)
         self._fresh = self._shared_requests()
+        self.untaken = Untaken(self.name, self._timing.clock)
+        """Received keys on their way to a caller."""
 
     async def request_enc_keys(
         self, slave_sae_id: SAEID, number: int = 1, size: int = 256, *, patient: bool = True
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
 
-        Concurrent callers share one request. When none of them waits any more it is given up, and its keys are burnt.
+        Concurrent callers share one request. Keys that arrive after a caller has given up are kept for the next one.
         A KME with too few keys is asked again, as after a failure; relay.keys.group goes on to the next one instead.
         """
         check_numbers(number, size)
@@ -78,14 +85,70 @@ class KMEClient(Asker):
                 await self._pause(Call.ENC_KEYS, str(error), attempt, pause)
                 attempt += 1
 
-    @abstractmethod
     async def request_dec_keys(
         self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
-        """The keys with these IDs, in order; the KME delivers each once.
+        """The keys with these IDs, in order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
-        Raises KeysMissing with the keys that did arrive, or another KeyUnavailable.
+        The KME delivers each of them once: store them before anything else. Raises KeysMissing if the KME does not know
+        one of them, another KeyUnavailable if it cannot be asked; `found` of either has the keys that did arrive. Keys
+        that arrive after the caller has given up are kept for the next caller, for 5 minutes. Raises TypeError if
+        `key_IDs` is a string. `patient` False means one attempt only.
         """
+        unique, master_sae = once_each(key_IDs), sae_text(master_sae_id)
+        self.bind()
+        trouble: KeyUnavailable | None = None
+        if missing := self.untaken.missing(master_sae, unique):
+            try:
+                await self._receive_keys(master_sae, missing, patient=patient)
+            except KeyUnavailable as error:
+                trouble = error
+        found = self.untaken.take(master_sae, unique)
+        if len(found) < len(unique) and trouble is not None and not (found and isinstance(trouble, KeyNotFound)):
+            trouble.found = list(found.values())
+            raise trouble
+        return in_order(self.name, key_IDs, found, trouble)
+
+    @abstractmethod
+    async def _receive_keys(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool) -> None:
+        """Makes the calls for these keys, each by `_received`. Raises the KeyUnavailable of one that failed."""
+
+    async def _received(self, question: Question[Mapping[str, Key]], *, patient: bool) -> None:
+        """Makes one call for received keys: what comes is `untaken`. Raises KeyUnavailable.
+
+        The call goes on when its caller gives up after it was sent, while half of the connections are free for others.
+        """
+
+        async def receive() -> None:
+            try:
+                came = (await self._ask(question, patient=patient)).values()
+            except KeyUnavailable as error:
+                self.untaken.put(question.request.sae, error.found)
+                raise
+            self.untaken.put(question.request.sae, came)
+
+        call = begun(receive(), "receive keys")
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
+            if call in self._sent and len(self._late) < self.pool_maxsize // 2:
+                self._late.add(call)
+                call.add_done_callback(self._late.discard)
+            else:
+                call.cancel()
+            raise
+        if call.cancelled():
+            raise KMEUnreachable(f"{self.name}: the client was closed")
+        call.result()
+
+    async def _receive_each(self, questions: Iterable[Question[Mapping[str, Key]]], *, patient: bool) -> None:
+        """Makes these calls concurrently. Raises the error of one that failed, of a missing key last."""
+        answers = await asyncio.gather(
+            *(self._received(each, patient=patient) for each in questions), return_exceptions=True
+        )
+        errors = sorted((each for each in answers if each is not None), key=lambda each: isinstance(each, KeyNotFound))
+        if errors:
+            raise errors[0]
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,6 +163,10 @@ class KMEClient(Asker):
         """
         self.bind()
         await self._fresh.close()
+        for call in (late := list(self._late)):
+            call.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        self.untaken.close()
         await self.renewal.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
@@ -108,29 +175,3 @@ class KMEClient(Asker):
     def _shared_requests(self) -> KeyPool:
         """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""
         return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
-
-    async def _each_by_itself(
-        self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
-    ) -> dict[str, Key]:
-        """The keys by ID, each by a request of its own (`one`), concurrently.
-
-        Raises KeyUnavailable, with the keys that arrived, if one failed; KeysMissing if all are unknown.
-        """
-        found: dict[str, Key] = {}
-        trouble: KeyUnavailable | None = None
-        unknown: KeyNotFound | None = None
-        for answer in await asyncio.gather(*map(one, key_IDs), return_exceptions=True):
-            if isinstance(answer, dict):
-                found |= answer
-            elif not isinstance(answer, KeyUnavailable):
-                raise answer
-            elif isinstance(answer, KeyNotFound):
-                unknown = answer
-            else:
-                trouble = answer
-        if trouble is not None:
-            trouble.found = list(found.values())
-            raise trouble
-        if unknown is not None and not found:
-            raise KeysMissing(str(unknown), [], key_IDs) from (unknown.__cause__ or unknown)
-        return found

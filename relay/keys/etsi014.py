@@ -6,15 +6,16 @@ strictly about keys.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Unpack
 from urllib.parse import quote
 
-from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.errors import KeyNotFound, KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.asking import SHORTAGE
-from relay.keys.client import KMEClient, check_numbers, in_order, once_each
+from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call, KMERefusedRequest
 from relay.keys.http import HTTPRequest, Question
@@ -56,6 +57,8 @@ class OptimizedKMClient(KMEClient):
         super().__init__(url, **options)
         self._other_size: tuple[int, int, float] | None = None
         """Size in bits of keys of another size than requested, how often in a row, and until when this is believed."""
+        self._most_of: dict[str, int | None] = {}
+        """The KME's limit of keys in a request, by SAE, where its status was asked for."""
 
     @property
     def gives_only(self) -> int | None:
@@ -151,26 +154,35 @@ class OptimizedKMClient(KMEClient):
             self._other_size = None
         return keys
 
-    async def request_dec_keys(
-        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
-    ) -> list[Key]:
-        """The keys with these IDs, in order, which `master_sae_id` drew (GS QKD 014, 5.4).
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
+        """As for every client."""
+        status = await super().check_key_status(slave_sae_id, patient=patient)
+        self._most_of[sae_text(slave_sae_id)] = status.max_key_per_request
+        return status
 
-        The KME delivers each of them once: store them before anything else. Raises KeysMissing, with the keys that did
-        arrive, if the KME does not know one of them. Raises another KeyUnavailable if it cannot be asked, and TypeError
-        if `key_IDs` is a string.
-        """
-        unique = once_each(key_IDs)
-        if not unique:
-            return []
-        master_sae = sae_text(master_sae_id)
+    async def _receive_keys(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool) -> None:
+        """In as many requests as the KME wants, one after the other, until one fails; with GET, each by itself."""
         if self.one_by_one:
-            keys = await self._each_by_itself(
-                unique, lambda key_ID: self._dec_keys(self._dec_keys_request(master_sae, [key_ID]), [key_ID], patient)
-            )
-        else:
-            keys = await self._dec_keys(self._dec_keys_request(master_sae, unique), unique, patient)
-        return in_order(self.name, key_IDs, keys)
+            await self._receive_each([self._question_for(master_sae, [each]) for each in key_IDs], patient=patient)
+            return
+        todo, most = list(key_IDs), (patient and self._most_of.get(master_sae)) or len(key_IDs)
+        while todo:
+            part = todo[:most]
+            try:
+                await self._received(self._question_for(master_sae, part), patient=patient)
+            except KMERefusedRequest as error:
+                if len(part) == 1 or not patient or error.http_status == 0:
+                    raise
+                most = await self._fewer(master_sae, len(part))
+            else:
+                del todo[:most]
+
+    async def _fewer(self, master_sae: str, number: int) -> int:
+        """The most keys for a request, after one for `number` was refused: the KME's limit, else half as many."""
+        with suppress(KeyUnavailable):
+            limit = (await self.check_key_status(master_sae, patient=False)).max_key_per_request
+            return limit if limit and limit < number else number // 2
+        return number // 2
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
         """What becomes of keys that the slave has not fetched with a further request for keys.
@@ -222,28 +234,27 @@ class OptimizedKMClient(KMEClient):
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
         """Fetches the trial key: a request without key_IDs of its own, so that no spool keeps the reply."""
-        request = replace(self._dec_keys_request(own, [key_ID]), key_IDs=())
-        if not await self._dec_keys(request, [key_ID], False):
+        question = self._question_for(own, [key_ID])
+        question = replace(question, request=replace(question.request, key_IDs=()))
+        if not await self._ask(question, patient=False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
-    async def _dec_keys(self, request: HTTPRequest, key_IDs: Sequence[str], patient: bool) -> dict[str, Key]:
-        others = 0
+    def _question_for(self, master_sae: str, key_IDs: Sequence[str]) -> Question[Mapping[str, Key]]:
+        """The question for the keys with these IDs."""
 
         async def read(body: bytes | bytearray) -> dict[str, Key]:
-            nonlocal others
             keys, others = await off_loop(len(body), self._read_asked_for, body, key_IDs)
-            if others:
-                log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=others)
-                if not keys:
-                    raise KMEBadReply(f"{self.name}: dec_keys: none of {others} entries is a key asked for")
+            if not others:
+                return keys
+            log.error("kme_gave_other_keys", kme=self.name, master_sae=master_sae, number=others)
+            if len(keys) < len(key_IDs):
+                which = f"{others} entries are no key" if keys else f"none of {others} entries is a key"
+                error = KMEBadReply(f"{self.name}: dec_keys: {which} asked for")
+                error.found = list(keys.values())
+                raise error
             return keys
 
-        keys = await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
-        if others and len(keys) < len(key_IDs):  # not tried again: the KME gives those that came only once
-            partial = KMEBadReply(f"{self.name}: dec_keys: {others} entries are no key asked for")
-            partial.http_status, partial.found = 200, list(keys.values())
-            raise partial
-        return keys
+        return Question(Call.DEC_KEYS, self._dec_keys_request(master_sae, key_IDs), read)
 
     def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
         """POST, or GET if the KME has only that and without options."""

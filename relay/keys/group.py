@@ -8,8 +8,9 @@ KME that does not answer within its timeout is asked after the others from then 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import Literal, Self
 
 from relay.errors import ConfigError, KeyUnavailable, StoreUnavailable
@@ -25,6 +26,7 @@ from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.takes import Takes, check
 from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing, sae_text
+from relay.keys.untaken import Untaken
 
 __all__ = ["KMEGroup", "Prefetch"]
 
@@ -68,11 +70,18 @@ class KMEGroup:
         check({"prefetch": prefetch}, _TAKES)
         if not clients or len(set(clients)) < len(clients):
             raise ConfigError("clients: it takes each client once, and one at least")
+        by_name = {"prefetch": prefetch if isinstance(prefetch, Mapping) else {}, "one_batch": one_batch or {}}
+        for what, rules in (by_name | {"known_as": known_as or {}}).items():
+            if strange := sorted(rules.keys() - {client.name for client in clients}):
+                raise ConfigError(f"{what}: {strange[0]!r} is the name of none of the clients")
         self.use: Use = use
         self.group = group
         """The group's name, sent with every key_ID."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
+        self._untaken = Untaken(group, timing.clock) if keep is None else None
+        """Fetched keys on their way to a caller, where no store keeps them."""
+        keep = self._untaken.keep if self._untaken else keep
         seen, board = SeenKeys(), board or Numbers()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
@@ -98,6 +107,7 @@ class KMEGroup:
 
     def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
         """Sets `keep`, which stores every fetched key before it is returned, and `ready`, which checks that."""
+        self._untaken = None
         for member in self.members:
             member.fetcher.keep, member.fetcher.ready = keep, ready
 
@@ -145,8 +155,7 @@ class KMEGroup:
 
         Waits for lagging keys. Also raises other KeyUnavailable, and TypeError.
         """
-        found = await self.fetch(master_sae, once_each(key_IDs))
-        return in_order(self.group, key_IDs, found)
+        return in_order(self.group, key_IDs, await self.fetch(master_sae, once_each(key_IDs)))
 
     async def fetch(
         self,
@@ -163,9 +172,39 @@ class KMEGroup:
         message needs all of its keys. `patient` False asks once. `elsewhere` returns keys that another process of the
         site got from the KME meanwhile, which are then unknown there without any lag. It is called before each further
         attempt. Raises StoreUnavailable if they cannot be stored, and KeyUnavailable unless the KMEs say of the missing
-        keys that they are not there. Keys that arrived before are still stored.
+        keys that they are not there. Keys that arrived before are still stored. Without a store they are `found` of
+        the error, or kept for the next caller if this one gives up.
         """
-        master_sae, found = sae_text(master_sae), dict[str, Key]()
+        master_sae = sae_text(master_sae)
+        if (untaken := self._untaken) is None:
+            return await self._fetch(master_sae, key_IDs, patient=patient, elsewhere=elsewhere)
+        trouble: KeyUnavailable | None = None
+        if missing := untaken.missing(master_sae, key_IDs):
+            try:
+                await self._fetch(master_sae, missing, patient=patient, elsewhere=elsewhere)
+            except KeyUnavailable as error:
+                trouble = copy(error)  # others may have the same one
+        found = untaken.take(master_sae, key_IDs)
+        if trouble is not None and _missing(key_IDs, found):
+            trouble.found = list(found.values())
+            raise trouble
+        return found
+
+    def give_back(self, master_sae: str, keys: Iterable[Key]) -> None:
+        """Keeps fetched keys for the next caller, unless a store has them."""
+        if self._untaken is not None:
+            self._untaken.put(master_sae, keys)
+
+    async def _fetch(
+        self,
+        master_sae: str,
+        key_IDs: Sequence[str],
+        *,
+        patient: bool,
+        elsewhere: Callable[[Sequence[str]], Awaitable[dict[str, Key]]] | None,
+    ) -> dict[str, Key]:
+        """The same for keys that did not arrive before."""
+        found: dict[str, Key] = {}
         attempts = self._lag.attempts(master_sae, key_IDs)
         trouble, pause = await self._ask_each(master_sae, key_IDs, attempts, found), FIRST_PAUSE_S
         with self._lag.slot(master_sae) if patient and _missing(key_IDs, found) else nullcontext() as slot:
@@ -177,7 +216,8 @@ class KMEGroup:
                     break
                 pause = min(LONGEST_PAUSE_S, pause * 2)
                 if elsewhere is not None:
-                    found |= await elsewhere(missing)
+                    found |= (came := await elsewhere(missing))
+                    self.give_back(master_sae, came.values())
                 trouble = await self._ask_each(master_sae, key_IDs, attempts, found)
         if trouble is not None and _missing(key_IDs, found):
             raise trouble
@@ -202,6 +242,8 @@ class KMEGroup:
     async def close(self) -> None:
         """Ends refills and calls in flight, burns held keys, closes the connections."""
         await asyncio.gather(*(member.close() for member in self.members))
+        if self._untaken is not None:
+            self._untaken.close()
 
     async def _ask_each(
         self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]

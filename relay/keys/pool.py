@@ -122,7 +122,7 @@ class KeyPool:
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """The number of keys in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(peer_pool.stock)
+            place: len(peer_pool.stock) + peer_pool.stock.handed
             for place, peer_pool in self._peer_pools.items()
             if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
@@ -160,15 +160,13 @@ class KeyPool:
         try:
             keys = await want.served
         except BaseException:
-            if want in peer_pool.queue:
-                peer_pool.queue.remove(want)
-                peer_pool.serve()
-            if not (self._managed or peer_pool.queue) and goes_on(peer_pool.drawing):
-                peer_pool.drawing.cancel()  # the next caller need not wait for its end
-                peer_pool.drawing = None
+            peer_pool.gave_up(want)
+            if self._closed:
+                peer_pool.stock.burn_all("relay stops")
             self._forget_if_idle(peer_pool)
             raise
-        self._gave(peer_pool, number)
+        peer_pool.stock.receive(len(keys))
+        self._gave(peer_pool, len(keys))
         return keys
 
     def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
@@ -220,10 +218,10 @@ class KeyPool:
             self._forget_if_idle(peer_pool)
 
     def maintain(self) -> None:
-        """Destroys expired keys, and draws keys up to the low mark, even without demand."""
+        """Destroys expired keys, and draws keys up to the low mark of the sizes that are kept ready without use."""
         self.destroy_expired()
         for peer_pool in self._peer_pools.values():
-            if peer_pool.prefetched and not peer_pool.filling:
+            if peer_pool.kept_ready and not peer_pool.filling:
                 self._refill_if_low(peer_pool)
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ from relay.keys.pool import KeyPool
 from relay.keys.refill import DrawCount, Rate
 from relay.keys.report import KeyReport, LevelRow, PoolRow, pool_row
 from relay.keys.rotation import KeysInUse, Rotation
+from relay.keys.takes import TEXT, Takes, check
 from relay.keys.types import (
     REAL_TIME,
     IssuedKeyStore,
@@ -52,6 +53,9 @@ RATE_WINDOW_S = 300.0
 """Averaging window of use rates, in seconds."""
 
 
+_TAKES = {"own_sae": TEXT, "sae_id": TEXT, "groups": Takes(tuple, "a tuple of names")}
+
+
 @dataclass(frozen=True, slots=True)
 class PeerKeys:
     """Key settings of one peer: its SAE ID, its KME groups (most preferred first), its rotation."""
@@ -59,6 +63,10 @@ class PeerKeys:
     sae_id: str
     groups: tuple[str, ...]
     rotation: Rotation = field(default_factory=Rotation)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        check({"sae_id": self.sae_id or None, "groups": self.groups}, _TAKES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,7 @@ class KeyRing:
         `issued` records fresh keys; without it they are recorded only in memory. `trials` records how KMEs treat
         undelivered keys. Keys used by sealed mail are counted on the `board`.
         """
+        check({"own_sae": own_sae or None}, _TAKES)
         self._own_sae = own_sae
         self.groups = dict(groups)
         self.peers = dict(peers)
@@ -256,27 +265,38 @@ class KeyRing:
         when no KME of the group could be asked.
         """
         found: dict[KeyReference, Key] = {}
-        for (group, master_sae), named in by_origin(references).items():
-            if group not in self.groups:
-                raise KMEMisconfigured(f"KME group {group!r} is not configured")
-            by_ID = {reference.key_ID: reference for reference in named}
-            keys: dict[str, Key] = {}
-            if self._received is None or not self._received.has_none_of(group, master_sae, by_ID):
-                keys = await self._held(group, master_sae, list(by_ID), use)
-            if missing := [key_ID for key_ID in by_ID if key_ID not in keys]:
-                stored = partial(self._held, group, master_sae, use=use)
-                trouble: KeyUnavailable | None = None
-                try:
-                    keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
-                except KeyUnavailable as error:
-                    trouble = error
-                # A key fetched by another relay of the site is in the store by now.
-                if late := [key_ID for key_ID in missing if key_ID not in keys]:
-                    keys |= await self._held(group, master_sae, late, use)
-                if trouble is not None and any(key_ID not in keys for key_ID in late):
-                    raise trouble
-            found |= {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
+        try:
+            for origin, named in by_origin(references).items():
+                found |= await self._fetch_from(*origin, named, use=use, patient=patient)
+        except BaseException:
+            for (group, master_sae), named in by_origin(found).items():
+                self.groups[group].give_back(master_sae, [found[reference] for reference in named])
+            raise
         return found
+
+    async def _fetch_from(
+        self, group: str, master_sae: str, named: Sequence[KeyReference], *, use: KeyUse | None, patient: bool
+    ) -> dict[KeyReference, Key]:
+        """The same for the keys of one group."""
+        if group not in self.groups:
+            raise KMEMisconfigured(f"KME group {group!r} is not configured")
+        by_ID = {reference.key_ID: reference for reference in named}
+        keys: dict[str, Key] = {}
+        if self._received is None or not self._received.has_none_of(group, master_sae, by_ID):
+            keys = await self._held(group, master_sae, list(by_ID), use)
+        if missing := [key_ID for key_ID in by_ID if key_ID not in keys]:
+            stored = partial(self._held, group, master_sae, use=use)
+            trouble: KeyUnavailable | None = None
+            try:
+                keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
+            except KeyUnavailable as error:
+                trouble = error
+            # A key fetched by another relay of the site is in the store by now.
+            if late := [key_ID for key_ID in missing if key_ID not in keys]:
+                keys |= await self._held(group, master_sae, late, use)
+            if trouble is not None and any(key_ID not in keys for key_ID in late):
+                raise trouble
+        return {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
 
     async def report(self, *, ask: bool = True) -> KeyReport:
         """The report of `keys status`; with `ask` it requests the status of each KME first."""
@@ -325,7 +345,8 @@ class KeyRing:
         """
         groups, sae_id = self._groups_of(peer, use), self.peers[peer].sae_id
         if not groups:
-            raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}")
+            names = ", ".join(self.peers[peer].groups) or "none"
+            raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}; its groups: {names}")
         if len(groups) == len(groups[0].members) == 1:  # the common case: no choice
             return groups[0].members
         groups = sorted(groups, key=lambda group: -round(group.health, 1))

@@ -8,14 +8,14 @@ localSystemID and remoteSystemID are the SAE IDs of the two sites.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KMEBadReply
 from relay.formats.characters import is_printable
-from relay.keys.client import KMEClient, in_order, once_each
+from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest, Question
 from relay.keys.replies import (
@@ -27,7 +27,7 @@ from relay.keys.replies import (
     json_body,
     max_reply_octets,
 )
-from relay.keys.types import SAEID, Found, Key, sae_text
+from relay.keys.types import SAEID, Found, Key
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,256}")
@@ -89,28 +89,20 @@ class SKIPClient(KMEClient):
         async with self._turn(remote):
             return await self._ask(Question(Call.ENC_KEYS, request, read, spends=1, bits=size), patient=patient)
 
-    async def request_dec_keys(
-        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
-    ) -> list[Key]:
-        """The keys with these IDs, in order, each by its own concurrent request.
+    async def _receive_keys(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool) -> None:
+        """Each by its own concurrent request."""
+        if wrong := [key_ID for key_ID in key_IDs if not _PLAIN.fullmatch(key_ID)]:
+            raise KeyNotFound(f"{self.name}: {wrong[0]!r} is no keyId of SKIP")
+        await self._receive_each([self._question_for(master_sae, key_ID) for key_ID in key_IDs], patient=patient)
 
-        Raises KeysMissing with the keys that did arrive, or another KeyUnavailable if none did.
-        """
-        remote = sae_text(master_sae_id)
+    def _question_for(self, master_sae: str, key_ID: str) -> Question[Mapping[str, Key]]:
+        query = (("remoteSystemID", master_sae),)
+        path, most = f"/key/{quote(key_ID, safe='')}", max_reply_octets(1, LARGEST_KEY_BITS)
 
-        async def one(key_ID: str) -> dict[str, Key]:
-            if not _PLAIN.fullmatch(key_ID):
-                raise KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
-            query = (("remoteSystemID", remote),)
-            path, most = f"/key/{quote(key_ID, safe='')}", max_reply_octets(1, LARGEST_KEY_BITS)
-            request = HTTPRequest("GET", path, query, None, remote, (key_ID,), most)
+        async def read(body: bytes | bytearray) -> dict[str, Key]:
+            return {key_ID: key_asked_for(self.name, body, key_ID)}
 
-            async def read(body: bytes | bytearray) -> dict[str, Key]:
-                return {key_ID: key_asked_for(self.name, body, key_ID)}
-
-            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
-
-        return in_order(self.name, key_IDs, await self._each_by_itself(once_each(key_IDs), one))
+        return Question(Call.DEC_KEYS, HTTPRequest("GET", path, query, None, master_sae, (key_ID,), most), read)
 
 
 def key_asked_for(source: str, body: bytes | bytearray, key_ID: str) -> Key:

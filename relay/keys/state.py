@@ -80,7 +80,7 @@ class PeerPool:
     @property
     def idle(self) -> bool:
         """Whether it is empty and unused; its use is remembered for a while."""
-        used = self.queue or self.kept_ready or len(self.stock)
+        used = self.queue or self.kept_ready or len(self.stock) or self.stock.handed
         until = self.used_at + REMEMBERED_S if self.prefetched else float("-inf")
         return not used and self.clock() >= max(self.not_before, until)
 
@@ -95,10 +95,18 @@ class PeerPool:
             want = self.queue[0]
             if not want.served.done():
                 number = min(want.number, max(want.least, len(self.stock))) if short else want.number
-                if (keys := self.stock.pop(number)) is None:
+                if (keys := self.stock.pop(number, received=False)) is None:
                     return
                 want.served.set_result(keys)
             self.queue.popleft()
+
+    def gave_up(self, want: Want) -> None:
+        """Its caller waits no more: keys that were handed to it and not received go to the next one."""
+        if want in self.queue:
+            self.queue.remove(want)
+        elif want.served.done() and not want.served.cancelled() and want.served.exception() is None:
+            self.stock.take_back(want.served.result())
+        self.serve()
 
     def landed(self, *, short: bool, alone: bool = False) -> None:
         """Ends a request whose keys are in stock; `short`: fewer than requested, `alone`: no further one follows."""

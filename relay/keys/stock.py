@@ -78,6 +78,8 @@ class Stock:
         self._accounts = accounts
         self._clock = clock
         self._held: deque[HeldKey] = deque()
+        self.handed = 0
+        """Number of keys that were popped and that their caller has neither received nor given up yet."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -87,8 +89,11 @@ class Stock:
         self._accounts.enter(self._slave_sae, len(keys), "issued")
         self._held += [HeldKey(key.key_ID, bytearray(key.key), until) for key in keys]
 
-    def pop(self, number: int) -> list[Key] | None:
-        """Removes `number` valid keys, or returns None; atomic, without any await."""
+    def pop(self, number: int, *, received: bool = True) -> list[Key] | None:
+        """Removes `number` valid keys, or returns None; atomic, without any await.
+
+        `received` False: `receive` or `take_back` follows, when the caller runs again.
+        """
         if self._held and self._held[0].until <= self._clock():
             self.destroy_expired()
         if len(self._held) < number:
@@ -98,8 +103,21 @@ class Stock:
             held = self._held.popleft()
             keys.append(Key(held.key_ID, bytes(held.octets), held.until))
             held.octets[:] = bytes(len(held.octets))
-        self._accounts.enter(self._slave_sae, number, "used")
+        if received:
+            self._accounts.enter(self._slave_sae, number, "used")
+        else:
+            self.handed += number
         return keys
+
+    def receive(self, number: int) -> None:
+        """Records that the caller has keys that `pop` gave."""
+        self.handed -= number
+        self._accounts.enter(self._slave_sae, number, "used")
+
+    def take_back(self, keys: Sequence[Key]) -> None:
+        """Puts back keys that `pop` gave, and whose caller has given up before it had them."""
+        self.handed -= len(keys)
+        self._held.extendleft(HeldKey(key.key_ID, bytearray(key.key), key.good_until) for key in reversed(keys))
 
     def destroy_expired(self) -> int:
         """Destroys expired keys; returns how many."""

@@ -20,18 +20,30 @@ async def test_one_request_for_fresh_keys_at_a_time_goes_out_for_a_slave(kme: Fa
     assert kme.most_enc_keys_at_once == 1
 
 
-async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt(
-    kme: FakeKME,
-) -> None:
-    kme.misbehave("enc_keys", "hang")
+async def test_keys_that_come_when_nobody_waits_any_more_go_to_the_next_caller(kme: FakeKME) -> None:
+    answers = asyncio.Event()
+    kme.misbehave("enc_keys", "late", until=answers)
     async with kme.client(timeout=30) as client:
         task = asyncio.create_task(client.request_enc_keys("bob", number=3))
         await kme.next_request()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        asyncio.get_running_loop().call_soon(answers.set)
         assert len(await client.request_enc_keys("bob")) == 1
-    assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
+        assert client.accounts.totals() == {"issued": 3, "used": 1, "burnt": 0, "expired": 0, "in_pool": 2}
+        assert len(await client.request_enc_keys("bob", number=2)) == 2
+    assert len(kme.got("enc_keys")) == 1
+
+
+async def test_keys_that_nobody_asked_for_again_are_counted_as_lost(kme: FakeKME) -> None:
+    kme.latency = 0.05
+    async with kme.client() as client:
+        task = asyncio.create_task(client.request_enc_keys("bob", number=3))
+        await kme.next_request()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert client.accounts.totals() == {"issued": 3, "used": 0, "burnt": 3, "expired": 0, "in_pool": 0}
 
 
 async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:

@@ -12,10 +12,12 @@ import pytest
 from relay.errors import KeyUnavailable, KMEBadReply, KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
 from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.ring import KeyRing
 from relay.keys.settings import Quirks
-from relay.keys.types import Key
+from relay.keys.types import Key, KeyReference
 from relay.kme import Misbehaviour
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
+from tests.unit.keys.test_ring import MemoryStore
 
 
 class Kept:
@@ -213,21 +215,18 @@ async def test_a_key_that_forged_mail_names_beside_unknown_ones_comes_to_the_gen
 ) -> None:
     kme.not_found = NOT_FOUND[answer]
     kme.latency = 0.01
-    group = KMEGroup(
-        "g",
-        [kme.client(timing=time.timing, timeout=60)],
-        Prefetch(0, 0),
-        lag_patience=0,
-        timing=time.timing,
-    )
+    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
+    ring = KeyRing("bob", {"g": group}, {}, received=MemoryStore(), timing=time.timing)
     [key_ID] = _drawn(kme, 1)
-    forged = [asyncio.create_task(_came(group, "alice", [key_ID, f"unknown-{n}"])) for n in range(20)]
+    genuine = KeyReference(key_ID, "alice", "bob", "g")
+    forged = [genuine._replace(key_ID=f"unknown-{n}") for n in range(20)]
+    tasks = [asyncio.create_task(ring.fetch([genuine, each])) for each in forged]
     while not kme.got("dec_keys"):
         await kme.next_request()
-    assert (await _came(group, "alice", [key_ID]))[key_ID].key == kme.link.keys[key_ID].key.key
-    await asyncio.gather(*forged)
+    assert (await ring.fetch([genuine]))[genuine].key == kme.link.keys[key_ID].key.key
+    await asyncio.gather(*tasks, return_exceptions=True)
     assert len(kme.link.keys[key_ID].given) == 1
-    await group.close()
+    await ring.close()
 
 
 async def test_a_long_pad_takes_turns_with_other_messages(kme: FakeKME, group: KMEGroup) -> None:
