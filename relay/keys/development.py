@@ -19,6 +19,8 @@ from cryptography.x509.oid import NameOID
 from relay.errors import ConfigError, KeyNotFound
 from relay.files.stamps import read_regular
 from relay.keys.etsi014 import OptimizedKMClient
+from relay.keys.faults import Call
+from relay.keys.http import Question, Result
 from relay.keys.issued import SeenKeys
 from relay.keys.pairing import Pairing
 from relay.keys.pool import KeyPool
@@ -140,30 +142,31 @@ class CachedKMClient(OptimizedKMClient):
         Before the KMEs of a pair are seen to keep undelivered keys, keys are drawn once those before were fetched.
         """
         if self._pairing.keeps or self._other is None:
-            return await self._draw(slave_sae_id, number, size, **more)
+            return await super().draw_keys(slave_sae_id, number, size, **more)
         async with self._turn(""):
             await self._pairing.delivered(self)
             if self._has_drawn and self._cache.high:
-                await self._pairing.find_out(self, self._other, slave_sae_id, self._draw)
-            keys = await self._draw(slave_sae_id, number, size, **more)
+                await self._pairing.find_out(self, self._other, slave_sae_id, super().draw_keys)
+            keys = await super().draw_keys(slave_sae_id, number, size, **more)
             self._has_drawn = True
             self._pairing.drawn(self, [key.key_ID for key in keys])
             return keys
 
-    async def _draw(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:
+    async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
+        if question.call is Call.STATUS:
+            return await super()._ask(question, patient=patient)
         async with self._pairing.turn(self):
-            return await super().draw_keys(slave_sae_id, number, size, **more)
+            return await super()._ask(question, patient=patient)
 
     async def request_dec_keys(self, master_sae_id: SAEID, key_IDs: Sequence[str], **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
-        async with self._pairing.turn(self):
-            try:
-                keys = await super().request_dec_keys(master_sae_id, key_IDs, **more)
-            except KeyNotFound:
-                self._pairing.fetched(key_IDs)
-                raise
+        try:
+            keys = await super().request_dec_keys(master_sae_id, key_IDs, **more)
+        except KeyNotFound:
             self._pairing.fetched(key_IDs)
-            return keys
+            raise
+        self._pairing.fetched(key_IDs)
+        return keys
 
     @property
     def one_batch(self) -> bool:

@@ -4,7 +4,6 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.4: a KME delivers a key once, so one that wa
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -16,8 +15,6 @@ log = Events(__name__)
 
 UNTAKEN_S = 300.0
 """Time for which a key is kept for the next caller, in seconds."""
-UNTAKEN_KEYS = 10_000
-"""Maximum number of keys kept; the oldest go first."""
 
 
 class Untaken:
@@ -36,12 +33,10 @@ class Untaken:
 
     def put(self, master_sae: str, keys: Iterable[Key]) -> None:
         """Keeps keys that have arrived."""
+        self._drop_expired()
         until = self._clock() + UNTAKEN_S
         for key in keys:
             self._keys[master_sae, key.key_ID] = key, until
-        if self._keys:
-            asyncio.get_running_loop().call_later(UNTAKEN_S, self._drop_expired)
-        self._drop_first(len(self._keys) - UNTAKEN_KEYS, "too many")
 
     async def keep(self, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """As KeepKeys."""

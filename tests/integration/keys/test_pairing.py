@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.keys import CachedKMClient, NotAsked, get_optimized_km_clients
+from relay.keys import CachedKMClient, KeyNotFound, NotAsked, get_optimized_km_clients
 from tests.integration.keys.test_undelivered import _kmes
 from tests.testlib.next_door import count_undelivered, hang_for_each_other
 
@@ -102,3 +102,25 @@ async def test_a_kme_that_hangs_makes_calls_to_the_other_one_an_error_within_the
                 with pytest.raises(NotAsked, match=r"the other KME of the pair has not answered within 0\.5 s"):
                     await call
             hanging.cancel()
+
+
+async def test_a_fetch_that_its_caller_gave_up_keeps_its_turn_until_its_key_has_come(tmp_path: Path) -> None:
+    async with _kmes(tmp_path) as kmes:
+        alice, bob = pair = get_optimized_km_clients(tmp_path)
+        async with pair, asyncio.timeout(30):
+            [drawn] = await alice.request_enc_keys(1)
+            answers = asyncio.Event()
+            kmes.km2.misbehave("dec_keys", "late", until=answers)
+            given_up = asyncio.create_task(bob.request_dec_keys(2, [drawn.key_ID]))
+            while not kmes.km2.got("dec_keys"):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            fetching = asyncio.create_task(alice.request_dec_keys(1, ["x"], patient=False))
+            for _ in range(100):
+                await asyncio.sleep(0.002)
+            assert not kmes.km1.got("dec_keys"), "KMEs that wait for each other would hang now"
+            answers.set()
+            with pytest.raises(KeyNotFound):
+                await fetching
+            assert await bob.request_dec_keys(2, [drawn.key_ID]) == [drawn]

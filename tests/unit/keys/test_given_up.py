@@ -84,6 +84,28 @@ async def test_received_keys_that_nobody_asks_for_again_are_said_to_be_lost(
     assert "received_keys_lost kme='kme-a' number=3 cause='the client was closed'" in caplog.text
 
 
+async def test_a_received_key_that_nobody_asks_for_in_five_minutes_is_given_to_nobody(
+    kme: FakeKME, time: FakeTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        client.untaken.put("alice", [Key("a", b"k" * 32)])
+        time.now += 299
+        client.untaken.put("alice", [Key("b", b"k" * 32)])
+        time.now += 2
+        with pytest.raises(KeyNotFound) as error:
+            await client.request_dec_keys("alice", ["a", "b"])
+        assert [key.key_ID for key in error.value.found] == ["b"]
+    assert "received_keys_lost kme='kme-a' number=1 cause='nobody asked for them again'" in caplog.text
+
+
+async def test_all_of_very_many_keys_that_one_caller_asks_for_in_parts_arrive(kme: FakeKME) -> None:
+    kme.limits["max_key_per_request"] = 2500
+    key_IDs = _drawn(kme, 10_001)
+    async with kme.client(timeout=30) as client:
+        await client.check_key_status("alice")
+        assert [key.key_ID for key in await client.request_dec_keys("alice", key_IDs)] == key_IDs
+
+
 async def test_calls_that_nobody_waits_for_leave_connections_to_others(
     kme: FakeKME, caplog: pytest.LogCaptureFixture
 ) -> None:
