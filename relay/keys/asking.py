@@ -302,18 +302,8 @@ class Asker(ABC):
                 self.state.refusal = ""
             return result
         except NoAnswer as error:
-            lasts = self.state.unanswered(call, started)
-            cause, arrived = f"{self.name}: {call}: {error}", error.sent
-            if error.unheard:
-                # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.
-                arrived = call is not Call.STATUS and await self._replies(request.sae)
-                if not arrived:
-                    cause += "; it closes connections without any answer: is our certificate known there?"
-            self.burn(request.sae, question.spends if arrived else 0, "no answer")
-            trouble = KMEUnanswered(cause) if arrived else error_of(error.fault, cause)
-            outcome = outcome_of(trouble)
-            if lasts and arrived and request.key_IDs:
-                self._note_refusal(trouble)
+            trouble = await self._unanswered(question, error, started)
+            outcome, cause = outcome_of(trouble), str(trouble)
             raise trouble from error
         except KeyUnavailable as error:
             error.http_status = reply.code
@@ -339,6 +329,22 @@ class Asker(ABC):
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
             seconds = round(self._timing.clock() - started, 3)
             log.debug("kme_call", kme=self.name, call=str(call), outcome=outcome, seconds=seconds, cause=cause)
+
+    async def _unanswered(self, question: Question[Result], error: NoAnswer, started: float) -> KeyUnavailable:
+        """The error of a request without an answer; its keys are burnt if the KME may have carried it out."""
+        call, request = question.call, question.request
+        lasts = self.state.unanswered(call, started)
+        cause, arrived = f"{self.name}: {call}: {error}", error.sent
+        if error.unheard:
+            # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.
+            arrived = call is not Call.STATUS and await self._replies(request.sae)
+            if not arrived:
+                cause += "; it closes connections without any answer: is our certificate known there?"
+        self.burn(request.sae, question.spends if arrived else 0, "no answer")
+        trouble = KMEUnanswered(cause) if arrived else error_of(error.fault, cause)
+        if lasts and arrived and request.key_IDs:
+            self._note_refusal(trouble)
+        return trouble
 
     def _note_refusal(self, error: KeyUnavailable) -> None:
         """Reports failures of dec_keys that are no word about a key: else a broken KME looks like forged mail."""

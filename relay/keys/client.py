@@ -91,7 +91,7 @@ class KMEClient(Asker):
         """The keys with these IDs, in order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
         The KME delivers each of them once: store them before anything else. Raises KeysMissing if the KME does not know
-        one of them, another KeyUnavailable if it cannot be asked; `found` of either has the keys that did arrive. Keys
+        one of them, another KeyUnavailable if it cannot be asked. Their `found` has the keys that did arrive. Keys
         that arrive after the caller has given up are kept for the next caller, for 5 minutes. Raises TypeError if
         `key_IDs` is a string. `patient` False means one attempt only.
         """
