@@ -10,9 +10,13 @@ import java.io.Reader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.KeyPair;
+import java.security.KeyPairGenerator;
 import java.security.PrivateKey;
 import java.security.Security;
 import java.security.cert.X509Certificate;
+import java.security.interfaces.ECPrivateKey;
+import java.security.interfaces.ECPublicKey;
 import java.security.interfaces.RSAPrivateKey;
 import java.security.spec.MGF1ParameterSpec;
 import java.security.spec.PSSParameterSpec;
@@ -61,6 +65,9 @@ import org.bouncycastle.cert.jcajce.JcaX509CertificateConverter;
 import org.bouncycastle.cms.CMSAuthEnvelopedData;
 import org.bouncycastle.cms.CMSAuthEnvelopedDataGenerator;
 import org.bouncycastle.cms.CMSAuthEnvelopedDataStreamGenerator;
+import org.bouncycastle.cms.CMSAlgorithm;
+import org.bouncycastle.cms.CMSEnvelopedDataGenerator;
+import org.bouncycastle.cms.CMSEnvelopedDataStreamGenerator;
 import org.bouncycastle.cms.CMSException;
 import org.bouncycastle.cms.CMSProcessableByteArray;
 import org.bouncycastle.cms.CMSSignedData;
@@ -78,6 +85,7 @@ import org.bouncycastle.cms.jcajce.JcaSimpleSignerInfoVerifierBuilder;
 import org.bouncycastle.cms.jcajce.JceCMSContentEncryptorBuilder;
 import org.bouncycastle.cms.jcajce.JceKEKAuthEnvelopedRecipient;
 import org.bouncycastle.cms.jcajce.JceKEKRecipientInfoGenerator;
+import org.bouncycastle.cms.jcajce.JceKeyAgreeRecipientInfoGenerator;
 import org.bouncycastle.cms.jcajce.JceKeyTransAuthEnvelopedRecipient;
 import org.bouncycastle.cms.jcajce.JceKeyTransRecipientInfoGenerator;
 import org.bouncycastle.jce.provider.BouncyCastleProvider;
@@ -85,6 +93,7 @@ import org.bouncycastle.openssl.PEMParser;
 import org.bouncycastle.openssl.jcajce.JcaPEMKeyConverter;
 import org.bouncycastle.operator.ContentSigner;
 import org.bouncycastle.operator.OutputAEADEncryptor;
+import org.bouncycastle.operator.OutputEncryptor;
 import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
 import org.bouncycastle.util.encoders.Hex;
@@ -100,7 +109,7 @@ public final class Interop {
     private static final String BC = BouncyCastleProvider.PROVIDER_NAME;
     private static final Map<String, Integer> WORDS = Map.of(
         "parse", 2, "to-der", 3, "open-kek", 4, "open-rsa", 4,
-        "seal-kek", 6, "seal-rsa", 5, "sign", 6, "verify", 4);
+        "seal-kek", 6, "seal-rsa", 5, "envelop", 5, "sign", 6, "verify", 4);
     private static final String USAGE = """
         parse FILE                                one line of JSON: content type, recipients, signers, algorithms
         to-der FILE OUT                           the same message in DER
@@ -108,7 +117,8 @@ public final class Interop {
         open-rsa FILE OUT KEY.pem
         seal-kek OUT PAYLOAD FORM KEYHEX KEYID    FORM: der, or ber for Bouncy Castle's streams
         seal-rsa OUT PAYLOAD FORM CERT.pem
-        sign OUT PAYLOAD FORM KEY.pem CERT.pem    ML-DSA-87 with SHA-512 or RSASSA-PSS with SHA-256
+        envelop OUT PAYLOAD FORM CERT.pem         AES-256-CBC, PKCS#1 v1.5 or ECDH
+        sign OUT PAYLOAD FORM KEY.pem CERT.pem    ML-DSA-87 with SHA-512, RSASSA-PSS or ECDSA with SHA-256
         verify FILE OUT CERT.pem""";
 
     public static void main(String[] args) throws IOException {
@@ -156,6 +166,7 @@ public final class Interop {
                 KeyTransRecipientInformation.class));
             case "seal-kek" -> write(args[1], seal(read(args[2]), args[3], kekRecipient(args[4], args[5])));
             case "seal-rsa" -> write(args[1], seal(read(args[2]), args[3], rsaRecipient(certificate(args[4]))));
+            case "envelop" -> write(args[1], envelop(read(args[2]), args[3], x509(certificate(args[4]))));
             case "sign" -> write(args[1], sign(read(args[2]), args[3], key(args[4]), certificate(args[5])));
             case "verify" -> write(args[2], verify(read(args[1]), certificate(args[3])));
             default -> throw new AssertionError(args[0]);
@@ -221,20 +232,50 @@ public final class Interop {
             .toASN1Structure().getEncoded(ASN1Encoding.DER);
     }
 
+    /** EnvelopedData, which nothing authenticates. */
+    private static byte[] envelop(byte[] payload, String form, X509Certificate certificate) throws Exception {
+        RecipientInfoGenerator recipient = certificate.getPublicKey() instanceof ECPublicKey point
+            ? agreement(point, certificate)
+            : new JceKeyTransRecipientInfoGenerator(certificate).setProvider(BC);
+        OutputEncryptor encryptor = new JceCMSContentEncryptorBuilder(CMSAlgorithm.AES256_CBC).setProvider(BC).build();
+        if (isBER(form)) {
+            CMSEnvelopedDataStreamGenerator generator = new CMSEnvelopedDataStreamGenerator();
+            generator.addRecipientInfoGenerator(recipient);
+            ByteArrayOutputStream message = new ByteArrayOutputStream();
+            try (OutputStream content = generator.open(message, encryptor)) {
+                content.write(payload);
+            }
+            return message.toByteArray();
+        }
+        CMSEnvelopedDataGenerator generator = new CMSEnvelopedDataGenerator();
+        generator.addRecipientInfoGenerator(recipient);
+        return generator.generate(new CMSProcessableByteArray(payload), encryptor).getEncoded();
+    }
+
+    private static RecipientInfoGenerator agreement(ECPublicKey theirs, X509Certificate certificate) throws Exception {
+        KeyPairGenerator pairs = KeyPairGenerator.getInstance("EC", BC);
+        pairs.initialize(theirs.getParams());
+        KeyPair pair = pairs.generateKeyPair();
+        return new JceKeyAgreeRecipientInfoGenerator(
+            CMSAlgorithm.ECDH_SHA256KDF, pair.getPrivate(), pair.getPublic(), CMSAlgorithm.AES256_WRAP)
+            .addRecipient(certificate).setProvider(BC);
+    }
+
     // Signatures
 
     private static byte[] sign(byte[] payload, String form, PrivateKey key, X509CertificateHolder certificate)
             throws Exception {
         boolean rsa = key instanceof RSAPrivateKey;
+        boolean ec = key instanceof ECPrivateKey;
         JcaContentSignerBuilder builder = rsa
             ? new JcaContentSignerBuilder("SHA256WITHRSAANDMGF1",
                 new PSSParameterSpec("SHA-256", "MGF1", MGF1ParameterSpec.SHA256, 32, 1))
-            : new JcaContentSignerBuilder("ML-DSA-87");
+            : new JcaContentSignerBuilder(ec ? "SHA256WITHECDSA" : "ML-DSA-87");
         ContentSigner signer = builder.setProvider(BC).build(key);
         SignerInfoGenerator information = new JcaSignerInfoGeneratorBuilder(
             new JcaDigestCalculatorProviderBuilder().setProvider(BC).build())
             .setContentDigest(new AlgorithmIdentifier(
-                rsa ? NISTObjectIdentifiers.id_sha256 : NISTObjectIdentifiers.id_sha512))
+                rsa || ec ? NISTObjectIdentifiers.id_sha256 : NISTObjectIdentifiers.id_sha512))
             .build(signer, certificate);
         JcaCertStore certificates = new JcaCertStore(List.of(certificate));
         if (isBER(form)) {

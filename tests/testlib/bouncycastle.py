@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -26,7 +27,8 @@ JARS = tuple(Path("/usr/share/java") / f"{name}.jar" for name in ("bcpkix", "bcu
 DEADLINE_S = 60
 _REFUSED = 3
 
-Argument = str | bytes | MLDSA87PrivateKey | RSAPrivateKey | x509.Certificate
+SigningKey = MLDSA87PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
+Argument = str | bytes | SigningKey | x509.Certificate
 
 
 class Refused(Exception):
@@ -77,10 +79,13 @@ def seal_rsa(payload: bytes, certificate: x509.Certificate, *, ber: bool = False
     return _run("seal-rsa", Path("out"), payload, _form(ber), certificate)
 
 
-def sign(
-    payload: bytes, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate, *, ber: bool = False
-) -> bytes:
-    """SignedData around `payload`: ML-DSA-87 with SHA-512, or RSASSA-PSS with SHA-256."""
+def envelop(payload: bytes, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
+    """EnvelopedData (AES-256-CBC), by RSAES-PKCS1-v1_5 or ECDH."""
+    return _run("envelop", Path("out"), payload, _form(ber), certificate)
+
+
+def sign(payload: bytes, key: SigningKey, certificate: x509.Certificate, *, ber: bool = False) -> bytes:
+    """SignedData around `payload`: ML-DSA-87 with SHA-512, or RSASSA-PSS or ECDSA with SHA-256."""
     return _run("sign", Path("out"), payload, _form(ber), key, certificate)
 
 
@@ -163,7 +168,7 @@ def _word(argument: Argument | Path, directory: Path, number: int) -> str:
             path.write_bytes(argument)
         case x509.Certificate():
             path.write_bytes(argument.public_bytes(Encoding.PEM))
-        case MLDSA87PrivateKey() | RSAPrivateKey():
+        case MLDSA87PrivateKey() | RSAPrivateKey() | EllipticCurvePrivateKey():
             path.write_bytes(argument.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return str(path)
 

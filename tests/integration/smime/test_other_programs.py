@@ -7,20 +7,18 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
-
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 
 from relay.formats import mime
 from relay.smime import OwnKey
 from tests.testlib import mails, postfix
+from tests.testlib.nss import NSS
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import relay_process
-from tests.testlib.smime import ca, certified, make_smime_site, opened_by_openssl, pem
+from tests.testlib.smime import certified, make_smime_site, opened_by_openssl
 
 PEOPLE = {
     "rsa@bob.example": certified("rsa@bob.example"),
@@ -35,28 +33,15 @@ SETTINGS = 'cbc = ["carol.example"]\npkcs1 = ["carol.example"]\n'
 
 def opened_by_nss(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
     """The entity that cmsutil decrypts with this key, whose signature it finds good under our CA."""
-    database = f"sql:{directory / 'nss'}"
-    (directory / "nss").mkdir()
-    bag = pkcs12.serialize_key_and_certificates(
-        b"theirs", theirs.key, theirs.certificate, None, BestAvailableEncryption(b"x")
-    )
-    (directory / "theirs.p12").write_bytes(bag)
-    (directory / "ca.pem").write_bytes(pem(ca().certificate))
-
-    def run(*words: str, data: bytes = b"") -> bytes:
-        return subprocess.run(words, input=data, capture_output=True, check=True, cwd=directory).stdout
-
-    run("certutil", "-N", "-d", database, "--empty-password")
-    run("certutil", "-A", "-d", database, "-n", "ca", "-t", ",C,", "-i", "ca.pem")
-    run("pk12util", "-d", database, "-i", "theirs.p12", "-W", "x")
-    inner = run("cmsutil", "-D", "-d", database, data=mime.sealed_content(message))
+    nss = NSS.of(directory / "nss", theirs)
+    inner = nss.run("cmsutil", "-D", data=mime.sealed_content(message))
     found = re.search(rb'boundary="([^"]+)"', inner)
     assert found is not None
     _, entity, signature, _ = inner.split(b"--" + found[1])
     entity = entity.removeprefix(b"\r\n").removesuffix(b"\r\n")
-    (directory / "entity").write_bytes(entity)
-    (directory / "signature").write_bytes(base64.b64decode(mime.split(signature.lstrip())[1]))
-    shown = run("cmsutil", "-D", "-d", database, "-h", "1", "-n", "-c", "entity", "-i", "signature")
+    (nss.directory / "entity").write_bytes(entity)
+    (nss.directory / "signature").write_bytes(base64.b64decode(mime.split(signature.lstrip())[1]))
+    shown = nss.run("cmsutil", "-D", "-h", "1", "-n", "-c", "entity", "-i", "signature")
     assert b"signer0.status=GoodSignature" in shown, shown
     return entity
 
