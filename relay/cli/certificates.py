@@ -95,10 +95,12 @@ def accept(config_file: Path, expected: str | None, name: str) -> None:
     directory, offers = (CertificateDirectory(each) for each in _directories(config))
     with as_owner_of(offers.path):
         found = offers.named(name)
-    if found.cause:
-        raise ConfigError(f"{name} has offered no certificate: {found.cause}")
+    now = datetime.now(UTC)
+    usable = [each for each in found.certificates if not unusable_for_sealing(each, now)]
+    if not usable:
+        raise ConfigError(f"{name} has offered no certificate: {found.cause or found.why_not(now)}")
     accepted: list[x509.Certificate] = []
-    for each in offered(found.certificates, (), datetime.now(UTC)):
+    for each in offered(usable, (), now):
         if expected is not None and fingerprint(each.certificate) != _digits(expected):
             continue
         _show(each)
@@ -109,8 +111,8 @@ def accept(config_file: Path, expected: str | None, name: str) -> None:
             click.echo(f"Accepted for {name}.")
     if expected is not None and not accepted:
         raise ConfigError(f"{name}: not accepted, no certificate offered has that fingerprint")
-    with as_owner_of(offers.path):
-        offers.put(name, [each for each in found.certificates if each not in accepted])
+    with as_owner_of(offers.path):  # others may have come meanwhile
+        offers.put(name, [each for each in offers.named(name).certificates if each not in accepted])
 
 
 @certificates.command("list")

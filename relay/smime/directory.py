@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -109,11 +110,15 @@ class CertificateDirectory:
                 file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 with written_beside(file, content, mode=0o644, beginning=".writing-") as temporary:
                     temporary.replace(file)
-            else:
-                file.unlink(missing_ok=True)
+            elif file.exists():
+                file.unlink()
                 sync_directory(file.parent)
         except OSError as error:
             raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+        finally:
+            if file.parent != self.path:
+                with suppress(OSError):  # of one that has files
+                    file.parent.rmdir()
 
     def file_of(self, name: str) -> Path | None:
         """The file of a comparable mailbox, or domain; None for what is neither."""

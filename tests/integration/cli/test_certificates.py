@@ -4,7 +4,9 @@ Standard: PEM, DER and PKCS#7 as openssl writes them; nothing is taken in that i
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from relay.config import TCPAddress
-from relay.smime import OwnKey
+from relay.smime import CertificateDirectory, OwnKey
 from relay.smime.directory import fingerprint
-from tests.testlib.relay_command import run
+from tests.testlib.relay_command import run, start
 from tests.testlib.sites import Site, make_site
 from tests.testlib.smime import ca, certified, pem
 
@@ -115,3 +117,26 @@ async def test_what_could_never_be_used_is_not_taken(site: Site, tmp_path: Path,
     assert status == 1
     assert cause in err
     assert await listed(site) == []
+
+
+async def test_what_was_shown_is_what_counts_and_what_has_ended_is_in_nobodys_way(site: Site, tmp_path: Path) -> None:
+    offers = CertificateDirectory(site.config.offered_certificates_directory)
+    forged, ended = certified("ben@bob.example", number=3), certified("ben@bob.example", days=(-9, -1))
+    offers.put("ben@bob.example", [ended.certificate, BEN.certificate])
+    read, write = os.pipe()
+    with (
+        os.fdopen(read, "rb") as stdin,
+        os.fdopen(write, "wb", buffering=0) as answers,
+        (tmp_path / "out").open("wb") as out,
+    ):
+        process = await start(
+            "certificates", "accept", "--config", site.config_file, "ben@bob.example", stdin=stdin, stdout=out
+        )
+        while b"Use it for" not in (tmp_path / "out").read_bytes():
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+        offers.put("ben@bob.example", [forged.certificate])
+        answers.write(b"y\n")
+        assert await process.wait() == 0
+    assert await listed(site) == [("ben@bob.example", fingerprint(BEN.certificate))]
+    assert offers.named("ben@bob.example").certificates == (forged.certificate,)

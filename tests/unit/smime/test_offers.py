@@ -4,21 +4,31 @@ Standard: RFC 8550 2.3; nothing of the directory in force is touched.
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.config import SMIMESettings
+from relay.errors import ConfigError
 from relay.smime import CertificateDirectory, OwnKey, offers
 from relay.smime.findings import ends_in_use
 from relay.smime.importing import file_under
 from relay.smime.offers import Offers
 from relay.smime.opening import SMIMEOpener
+from tests.testlib.openssl_cms import ENTITY, mail, signed
 from tests.testlib.smime import ca, certified, pem
 
 NOW = datetime.now(UTC)
 BEN = "ben@bob.example"
+
+
+LOOK_ALIKE = "ben@b\u043eb.example"
 
 
 @pytest.fixture
@@ -84,3 +94,87 @@ def test_what_is_in_use_and_ends_soon_is_named_by_domain(tmp_path: Path, kept: O
     (directory.path / "dora.example" / "dan.pem").unlink()
     ends = {name: round((end - NOW) / timedelta(days=1)) for name, end in ends_in_use(opener, directory, NOW).items()}
     assert ends == {"site": 10, "CA": 3650, "bob.example": 20}
+
+
+@pytest.fixture
+def opener(tmp_path: Path, kept: Offers) -> SMIMEOpener:
+    """Alice's, who knows no CA."""
+    return SMIMEOpener.of_settings(
+        SMIMESettings(), ("alice.example",), list, CertificateDirectory(tmp_path / "certificates"), kept
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("From: Ben <ben@bob.example>", [BEN]),
+        ("From: BEN@Bob.Example", [BEN]),
+        ('From: "ben@bob.example" <eve@eve.example>', ["eve@eve.example"]),
+        ("From: =?utf-8?q?ben=40bob.example?= <eve@eve.example>", []),
+        ("From: ben@bob.example (<eve@eve.example>)", [BEN]),
+        ("From: eve@eve.example\r\nFrom: ben@bob.example", []),
+        ("From: ben@bob.example, eve@eve.example", []),
+        ("From: ben@bob.example <eve@eve.example>", []),
+        ("From: <@eve.example:ben@bob.example>", []),
+        ("From: ben@bob.example\0@eve.example", []),
+        ("From : ben@bob.example", [BEN]),
+        ("Sender: ben@bob.example", []),
+        ("From: ben@bob.example.", []),
+        (f"From: {LOOK_ALIKE}", ["ben@xn--bb-fmc.example"]),
+        ("From: ben@xn--bb-fmc.example", ["ben@xn--bb-fmc.example"]),
+        ("From: b\u0435n@bob.example", []),
+        ('From: "../../x"@bob.example', ['"../../x"@bob.example']),
+        (f"From: {'a' * 252}@long.example", []),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+async def test_a_certificate_is_offered_for_the_one_author_beyond_doubt_alone(
+    opener: SMIMEOpener, field: str, names: list[str]
+) -> None:
+    every = (BEN, "eve@eve.example", "ben@xn--bb-fmc.example", '"../../x"@bob.example', f"{'a' * 252}@long.example")
+    message = mail(signed(ENTITY, certified(*every, kind="p256", number=8))).replace(
+        b"From: Ben <ben@bob.example>", field.encode()
+    )
+    await opener.read(message, ["ann@alice.example"])
+    assert list(opener.offers.directory.names()) == names
+    there = [each.name for each in opener.offers.directory.path.glob("*")]
+    assert there == [each.rpartition("@")[2] for each in names]
+
+
+def raising(error: int) -> Callable[..., Any]:
+    def fails(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fails
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(kept: Offers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a directory for each domain that somebody makes up would stay, and none of them is counted."""
+    monkeypatch.setattr(os, "fsync", raising(errno.ENOSPC))
+    with pytest.raises(ConfigError, match="No space left on device"):
+        keep(kept, BEN, certified(BEN))
+    assert list(kept.directory.path.iterdir()) == []
+    monkeypatch.undo()
+    assert keep(kept, BEN, certified(BEN))
+    kept.directory.put(BEN, ())
+    assert list(kept.directory.path.iterdir()) == []
+
+
+def test_what_a_killed_relay_had_half_written_is_no_offer(kept: Offers) -> None:
+    assert keep(kept, BEN, certified(BEN))
+    (kept.directory.path / "bob.example" / ".writing-0123").write_bytes(pem(certified(BEN).certificate)[:100])
+    assert list(kept.directory.names()) == [BEN]
+    assert keep(kept, BEN, certified(BEN, number=1))
+    assert len(kept.directory.named(BEN).certificates) == 2
+
+
+def test_of_relays_that_write_at_once_one_is_whole(kept: Offers) -> None:
+    each = [certified(BEN, kind="p256", number=number) for number in range(8)]
+    others = [Offers(CertificateDirectory(kept.directory.path)) for _ in each]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda pair: keep(pair[0], BEN, pair[1]), zip(others, each, strict=True)))
+    found = kept.directory.named(BEN)
+    assert not found.cause
+    assert found.certificates
+    assert set(found.certificates) <= {own.certificate for own in each}
+    assert [file.name for file in kept.directory.path.glob("*/*")] == ["ben.pem"]
