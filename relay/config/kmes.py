@@ -70,7 +70,7 @@ class KMEErrorSettings(toml.Table):
     code: int = Field(ge=300, le=599)
     """The HTTP status."""
     text: str = ""
-    """Text that the message must contain, ignoring case; empty: any message."""
+    """Text in the message, ignoring case; empty: any message."""
     means: Literal["unreachable", "busy", "exhausted", "bad_request", "misconfigured", "not_found"]
     """The meaning: unreachable, busy, exhausted, bad_request, misconfigured or not_found."""
 
@@ -85,9 +85,7 @@ GOOD_SHARE = 0.8
 
 
 class KMESettings(toml.Table):
-    """One table for each key-management entity (KME) that this relay uses. The protocol is ETSI GS QKD 014 or
-    Cisco SKIP; the defaults follow the standard.
-    """
+    """One table for each key-management entity (KME) of this site, with ETSI GS QKD 014 or Cisco SKIP."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "url": "https://kme.alice.example:8443",
@@ -126,14 +124,13 @@ class KMESettings(toml.Table):
     interface: Literal["etsi014", "skip"] = "etsi014"
     """The protocol: etsi014 (ETSI GS QKD 014), or skip (Cisco SKIP)."""
     url: str = Field(pattern=r"^https://[^\s/@]+(/\S*)?\Z")
-    """Its address, without user and password; a path in front of /api/v1/keys is kept."""
+    """Its address, without user and password; a path before /api/v1/keys is kept."""
     group: str = Field(default="default", min_length=1, max_length=64)
-    """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
+    """KMEs that hand out the same keys form a group, with one name at both sites."""
     use: KMEUse = "both"
-    """The use of its keys: "otp", "aes" (with quantum layers around other levels), or "both". All KMEs of a group need
-    the same, also at the peer. Mail that uses a key otherwise is put in quarantine. With "both" a forged mail of level
-    aes may name half of a known otp key of 256 bits; its other 128 bits protect. Two groups, one for each level, avoid
-    even that.
+    """Use of its keys: "otp", "aes" (with quantum layers around other levels), or "both"; the same for all KMEs of a
+    group, at both sites. Mail that uses a key otherwise is put in quarantine. With "both" a forged mail of level aes
+    may name half of a known otp key of 256 bits; the other 128 bits protect. Two groups, one a level, avoid that.
     """
 
     ca: PathSetting | None = None
@@ -145,23 +142,22 @@ class KMESettings(toml.Table):
     key: PathSetting | None = None
     """The private key of the certificate."""
     psk_identity: str = Field(default="", max_length=128)
-    """The name of the pre-shared key at a SKIP key provider. With psk_file in place of ca, certificate and key; needs
-    interface = "skip" and Python 3.13.
+    """The name of the pre-shared key at a SKIP key provider (interface = "skip", Python 3.13), with psk_file in place
+    of ca, certificate and key.
     """
     psk_file: PathSetting | None = None
-    """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32), readable by the relay only.
-    A new key counts at once.
+    """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32), readable by the relay only. A
+    new key counts at once.
     """
     kme_id: str = Field(default="", max_length=256)
-    """The name that its certificate must have in place of the URL's host."""
+    """The name in its certificate, in place of the URL's host."""
     name_from: Literal["san", "cn", "either"] = "san"
-    """Where names are searched: san (a subject alternative name), cn (the common name), either. For
+    """Where that name is searched: san (subject alternative names), cn (the common name), either. For
     next-door-key-simulator: kme_id = "1", name_from = "cn".
     """
     calls_us: str = Field(default="", max_length=256)
-    """The name of this relay in the KME's status (master_SAE_ID), if it is only another spelling of site.sae_id.
-    Otherwise another name means a wrong sae_id, or the certificate of another SAE: no peer could open mail under its
-    keys, and none is drawn.
+    """The relay's name in the KME's status (master_SAE_ID), if only spelt otherwise than site.sae_id. With any other
+    name no key is drawn: sae_id or the certificate is another SAE's.
     """
     tls_ciphers: str = ""
     """OpenSSL's cipher list for outdated KMEs (TLS 1.2 at most, old suites); "" is OpenSSL's default."""
@@ -169,53 +165,50 @@ class KMESettings(toml.Table):
     retry_attempts: int = Field(default=3, ge=0, le=20)
     """Retries after the first attempt."""
     retry_delay: Seconds = 1.0
-    """The first pause between two attempts, in seconds; each further one is twice as long, up to 30. After 5 failures
-    in a row calls stop for 5 times this, growing to 15 times. Answers about keys are no failures while the KME answers
-    status calls.
+    """First pause between attempts, in seconds, doubled up to 30. After 5 failures in a row calls stop for 5 times
+    this, growing to 15 times. Answers about keys are no failures while the KME answers status calls.
     """
     adaptive: bool = False
     """Whether the pauses follow the KME's success, with jitter, so that several relays do not ask at once."""
     timeout: Seconds = 10.0
-    """Timeout of one complete answer, in seconds; then another KME is asked. Fresh keys that come later are burnt: set
-    more for a slow KME. A connection, with its TLS handshake, has half of this, and 2 seconds at least.
+    """Timeout of a complete answer, in seconds; then another KME is asked. Fresh keys that come later are burnt: set
+    more for a slow KME. A connection has half of this, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
     """Connections opened ahead, once the KME has answered; closed after 55 idle seconds."""
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
-    """The maximum number of connections. Up to three times as many more wait for late answers."""
+    """Maximum number of connections; up to three times as many more wait for late answers."""
 
     prefetch: bool = True
-    """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived."""
+    """Whether keys are kept ready for each peer; false for a KME whose undelivered keys are few or short-lived."""
     cache_high: int = Field(default=256, ge=0, le=100_000)
-    """The most keys kept ready for a peer. A 32nd is kept at first, and more with use: enough for 10 seconds without
-    the KME, and no more than the link makes. A stop burns them. A day of idling costs 2,880 keys for each KME and peer
-    at the default, on a slow link few or none.
+    """Maximum number of keys kept ready for a peer. A 32nd is kept at first, more with use: enough for 10 seconds
+    without the KME, and no more than the link makes. Idling costs 2,880 keys a day for each KME and peer, on a slow
+    link few or none. A stop burns them all.
     """
     key_lifetime: Seconds = 300.0
-    """How long the KME keeps a key for the peer, at both sites (in a cloud: 600 seconds). A key is not used in the
-    last fifth of it. A sealed mail that waits longer than that fifth is sealed anew.
+    """How long the KME keeps a key for the peer, in seconds, at both sites (in a cloud: 600). No key is used in the
+    last fifth. A sealed mail that waits longer than this fifth is sealed anew.
     """
     reserve: int = Field(default=0, ge=0, le=10_000_000)
     """Keys reserved from mail of low priority."""
     alarm: Seconds = 3600.0
-    """An alarm is raised when the keys will be gone within this time at the present rates."""
+    """An alarm begins when the keys will be gone within this time, in seconds, at the present rates."""
 
     one_batch_at_a_time: (
         Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] | None
     ) = None
-    """For KMEs, such as next-door-key-simulator, that drop keys not yet fetched by the peer when more are drawn: mail
-    under these can never be opened. Left out, the relay tries it with two to ten keys at its first start, and again
-    after 30 days (also: `keys trial`, `check --trial-keys`). From a KME that drops keys the next batch is drawn this
-    many seconds (true: 60) after the last use of the previous one. It is drawn earlier if the status shows that the
-    peer has fetched all; further mail is held meanwhile. If the trial was not possible, 5 seconds after. Set false,
-    without a trial, if the maker says that undelivered keys are kept. A KME that drops keys should be alone in its
-    group, for one relay with one worker.
+    """For KMEs, such as next-door-key-simulator, that drop undelivered keys when more are drawn: mail under these never
+    opens. A number: the next batch is drawn so many seconds (true: 60) after the last use of a key. Mail without a key
+    waits or is held. false: the maker says that keys are kept.
+
+    Left out, the relay tries the KME with two to ten keys before its first draw, and after 30 days (also: `keys trial`,
+    `check --trial-keys`). A KME seen to drop keys then has 60 seconds, less if its status shows that the peer has
+    fetched all; an untested one 5. A KME that drops keys should be alone in its group, for one relay with one worker.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    """How long keys still unknown to the KME are asked for before their mail is held, in seconds. Some KMEs bring keys
-    to the other site late. Ten mails wait at once; then the oldest gives way, lest forged mail with made-up keys take
-    all 20 connections of Postfix. A mail of more than 2 MiB does not wait. The mail server tries held mail again
-    anyway.
+    """Seconds for which keys still unknown to the KME are asked for before their mail is held; in a group the largest
+    counts. Ten mails wait at once; with more the oldest gives way. Mail of more than 2 MiB does not wait.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -226,7 +219,7 @@ class KMESettings(toml.Table):
     """key_IDs as numbers, for KMEs that refuse strings. Without it fresh keys with numbers are refused."""
     errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
     """The meaning of unusual error replies: the first rule that matches decides. A KME with its own words for an
-    unknown key needs a rule for dec_keys that means not_found. Without one such mail is held as if the KME had failed.
+    unknown key needs a rule for dec_keys that means not_found. Else such mail is held as if the KME had failed.
     """
 
     @property
@@ -260,8 +253,8 @@ class KMESettings(toml.Table):
 
 
 class PeerSettings(toml.Table):
-    """One table for each site that we seal for. A peer with an imported document needs none; its table has only
-    differences, for instance forwards. A reload takes edits up.
+    """One table for each site that we seal for. A peer with an imported document needs only the differences, for
+    instance forwards. A reload takes edits up.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -275,33 +268,30 @@ class PeerSettings(toml.Table):
     sae_id: SAEID = ""
     """The SAE ID of its relay; by default that of its document."""
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    """The KME groups whose keys both sites share, most preferred first. By default those of the peer's document that
-    we have; without documents, with one peer and one group, that group. []: no quantum keys are used with this peer.
+    """The KME groups shared with the peer, most preferred first. By default those of its document that we have; without
+    documents, with one peer and one group, that group. []: no quantum keys.
     """
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
-    """The levels at which the peer may seal, by the innermost layer; other mail is put in quarantine. By default all:
-    list those that you want to rely on.
+    """The levels at which the peer may seal, by the innermost layer; other mail is put in quarantine. By default all.
     """
     further_kems: FurtherKEMs = ()
-    """KEMs that each add a layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends
-    FrodoKEM), "classic-mceliece-6688128". They need liboqs at both sites and keys at the peer's (`identity new
-    --kem`); else its mail cannot have level pqc.
+    """KEMs that each add a layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends FrodoKEM),
+    "classic-mceliece-6688128". They need liboqs at both sites and keys at the peer's (`identity new --kem`); else its
+    mail cannot have level pqc.
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
-    """Domains, beside the peer's own, of sealed SMTP senders: those whose mail its users or lists pass on to you; "*"
-    is any. The null sender is always allowed. The peer writes the same in `takes_from`.
+    """Domains beside the peer's own whose mail its users or lists pass on to you, sealed, by SMTP sender; "*" is any.
+    The null sender is always allowed. The peer writes the same in `takes_from`.
     """
     takes_from: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
-    """Domains, beside your own, whose senders this peer takes from you: its `forwards` for you; "*" is any. Mail from
-    other senders is held or refused, as policy says, since it would end in the peer's quarantine.
+    """Domains beside your own whose senders this peer takes from you, as in its `forwards` for you; "*" is any. Mail
+    from other senders is held or refused by policy.
     """
     key_max_messages: int = Field(default=1, ge=1, le=1000)
-    """Messages that one quantum key wraps at level aes, 1000 at most, and that one of theirs may open here. Set the
-    same at both sites.
+    """Messages that one quantum key wraps at level aes, 1000 at most, and that one of theirs may open here: the same at
+    both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
     """Maximum number of bytes that one quantum key wraps at level aes."""
     key_max_age: Seconds = 3600.0
-    """Maximum time for which one quantum key is used at level aes, in seconds; never longer than its KME keeps it for
-    the peer (key_lifetime).
-    """
+    """Maximum time of use of one quantum key at level aes, in seconds; never longer than key_lifetime."""

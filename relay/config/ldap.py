@@ -22,8 +22,8 @@ def _url(text: str) -> str:
 
 
 class LDAPSettings(toml.Table):
-    """The directory of people (Active Directory, OpenLDAP) from which `qumail-relay groups fetch` writes groups.toml.
-    A serving relay never asks it. Leave the table out if groups are typed by hand.
+    """The directory of people (Active Directory, OpenLDAP) from which `qumail-relay groups fetch` writes groups.toml; a
+    serving relay never asks it. Leave the table out if groups are typed by hand.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -36,19 +36,19 @@ class LDAPSettings(toml.Table):
     }
 
     servers: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
-    """Tried in turn: ldaps://HOST, ldap://HOST (then StartTLS is required), or ldapi://%2Fpath%2Fto%2Fsocket."""
+    """Tried in turn: ldaps://HOST, ldap://HOST (with StartTLS), or ldapi://%2Fpath%2Fto%2Fsocket."""
     ca: PathSetting | None = None
-    """PEM file of the CAs of these servers; by default those that the system trusts."""
+    """PEM file of the CAs of these servers; by default those of the system."""
     user: str | None = None
-    """The DN of the account that reads; nobody is named by default. Give it no right but to read."""
+    """The DN of an account that may only read; by default none."""
     password: PathSetting | None = None
     """The file with its password; readable by root alone, if root runs the command."""
     base: str = Field(min_length=1)
-    """Where people and groups stand; all below is searched."""
+    """The DN below which people and groups are searched."""
     groups: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")], str] = Field(min_length=1)
-    """The DN of each group, by the name that policies use (`group:NAME`). Groups within groups count."""
+    """The DN of each group, by its name in policies (`group:NAME`). Groups within groups count."""
     old_after: Annotated[float, Field(ge=60, le=90 * 86_400, strict=False)] = 2 * 86_400.0
-    """The alarm `groups_old` begins when no fetch has succeeded for this time, in seconds."""
+    """Seconds without a successful fetch after which the alarm `groups_old` begins."""
 
     @model_validator(mode="after")
     def _user_has_a_password(self) -> Self:

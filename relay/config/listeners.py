@@ -49,12 +49,12 @@ class ListenerSettings(toml.Table):
     """Limits of a listener for its clients."""
 
     max_message_size: SizeSetting = 50 * 2**20
-    """The largest accepted message, before sealing; sealing makes it about 4/3 as large."""
+    """The largest accepted message, before sealing, which adds about a third."""
     max_recipients: int = Field(default=1000, ge=1, le=10_000)
     """Recipients in one transaction, 10000 at most; further ones are answered 452, try again later."""
     timeout: Seconds = 300.0
-    """Idle time, in seconds, after which a connection is closed; also the timeout of a reply of the next hop. The
-    reply to the content has twice as long, a connection a tenth.
+    """Seconds after which an idle connection is closed; also the timeout of the next hop's replies. The reply to the
+    content has twice as long, a connection a tenth.
     """
     connections: int = Field(default=1000, ge=1, le=100_000)
     """Concurrent connections to one address, in total."""
@@ -69,38 +69,36 @@ class DirectionSettings(ListenerSettings):
     """One direction through the relay: its listeners and its next hop."""
 
     listen: AddressSetting | None = None
-    """Listening address for SMTP."""
-    lmtp: AddressSetting | None = None
-    """Listening address for LMTP, which answers for each recipient: for Postfix (deploy/postfix). Keep all listeners
-    on loopback or behind a firewall: any client that reaches them can send as anybody. At least one is needed.
+    """Listening address for SMTP. At least one of the three is needed. Keep all on loopback or behind a firewall: any
+    client that reaches them can send as anybody.
     """
+    lmtp: AddressSetting | None = None
+    """Listening address for LMTP, which answers for each recipient: for Postfix (deploy/postfix)."""
     milter: SocketSetting | None = None
     """Listening address for the milter protocol, also a Unix socket: "unix:/run/qumail-relay/milter.sock"."""
     next_hop: NextHops
-    """The server that gets the processed mail: with Postfix the re-injection port (deploy/postfix). It is written as
+    """The server that gets the processed mail: with Postfix the re-injection port (deploy/postfix).
 
       "host:port" or "smtp://host:port"              an SMTP server
       "lmtp://host:port" or "lmtp:/path/to/socket"   an LMTP server, which answers for each recipient
       "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, from the DNS
 
-    or as a list of these. The next is tried if one cannot be reached, does not greet, or answers 4xx before the end of
-    the content. Later failures hold the mail, since it may have been taken. One that failed is tried last for a
-    minute.
+    Or a list of these: the next is tried if one is unreachable, does not greet, or answers 4xx before the end of the
+    content. Later failures hold the mail. One that failed is tried last for a minute.
 
     The relay sends no DSN of its own, and passes NOTIFY, ORCPT, RET and ENVID on if the next hop has DSN. It refuses
-    8-bit bytes without 8BITMIME (5.6.3) and messages above its SIZE (5.3.4). It refuses UTF-8 addresses and headers
-    without SMTPUTF8 (5.6.7).
+    mail that the next hop cannot take: 8BITMIME (5.6.3), SIZE (5.3.4), SMTPUTF8 (5.6.7).
     """
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
-    """Encryption on the way to it, TLS 1.2 or later. opportunistic: STARTTLS if offered, without a check of the
-    certificate. required: nothing leaves without TLS and a certificate by next_hop_ca for the server's name. auto:
-    none on loopback and Unix sockets, else opportunistic.
+    """TLS 1.2 or later on the way to the next hop. opportunistic: STARTTLS if offered, certificate unchecked. required:
+    only with a certificate by next_hop_ca for the server's name. auto: none on loopback and Unix sockets, else
+    opportunistic.
     """
     next_hop_ca: CASetting = "system"
-    """The CAs trusted with required: a PEM file, or those of the system."""
+    """The CAs for required: a PEM file, or those of the system."""
     next_hop_tls_name: str = Field(default="", max_length=253)
-    """The name in the certificate with required; by default the server's. Set it with "mx:", whose names come from the
-    DNS and may be forged.
+    """The name in the certificate for required; by default the server's. Set it with "mx:", whose names come from the
+    DNS.
     """
     next_hop_connections: int = Field(default=20, ge=0, le=10_000)
     """Idle connections kept to each server, for 10 seconds; 0: a connection for each mail."""
@@ -118,8 +116,8 @@ class DirectionSettings(ListenerSettings):
 
 
 class OutgoingSettings(DirectionSettings):
-    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop.
-    Leave the table out if this relay does not seal.
+    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop. Leave
+    the table out if this relay does not seal.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -130,12 +128,12 @@ class OutgoingSettings(DirectionSettings):
     }
 
     milter_split: bool = True
-    """A milter has one message for all recipients. Recipients who need other protection get theirs through the next
-    hop, before the rest is answered; with false such a mail waits.
+    """A milter has one message for all recipients. true: recipients who need other protection get theirs through the
+    next hop. false: such a mail is held.
     """
     max_bounce: SizeSetting = MAX_BOUNCE
-    """The largest mail from the null sender (bounces, receipts) that may spend a one-time pad, since outsiders can
-    cause such mail. A larger one goes by the next level of its policy, else is refused.
+    """The largest mail from the null sender that may spend a one-time pad, since outsiders can cause such mail. A
+    larger one goes by the next level of its policy, else is refused.
     """
 
 
@@ -154,12 +152,12 @@ class IncomingSettings(DirectionSettings):
     max_message_size: SizeSetting = 75 * 2**20
     """A sealed message is up to 1.4 times as large as the peer took it."""
     max_hops: int = Field(default=60, ge=5, le=1000)
-    """As in [outgoing], and ten more, for hops since the peer took the message."""
+    """Ten more than in [outgoing], for hops since the peer took the message."""
 
 
 class SubmissionSettings(ListenerSettings):
     """Submission by mail programs and applications, always with TLS, name and password. The mail goes the way of
-    [outgoing], which needs no address of its own then. Leave the table out if nobody submits to the relay.
+    [outgoing], whose addresses may then be left out. Leave the table out if nobody submits to the relay.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -176,30 +174,27 @@ class SubmissionSettings(ListenerSettings):
     }
 
     listen: AddressSetting | None = None
-    """The port where TLS begins with STARTTLS (587). systemd opens ports below 1024 (`setup --hold-ports`)."""
+    """The port with STARTTLS (587). systemd opens ports below 1024 (`setup --hold-ports`)."""
     listen_tls: AddressSetting | None = None
-    """The port that begins with TLS (465, preferred by RFC 8314); one of the two will do."""
+    """The port with TLS from the start (465, preferred by RFC 8314); one of the two will do."""
     certificate: PathSetting
     """The certificate, with its chain, in PEM. A renewed one counts once it and the key fit together."""
     key: PathSetting
-    """The private key of it, in PEM."""
+    """Its private key, in PEM."""
     users: PathSetting | None = None
-    """The password file, readable by the relay only, in a directory of its own; made by qumail-relay users add. It has
-    a line for each user, name:argon2 hash:addresses, and counts at once. Users may send from these addresses:
-    user@domain, @domain for a whole domain, * for any, <> for receipts.
+    """The password file, readable by the relay only, in a directory of its own, written by `qumail-relay users add`.
+    Each line is a user, name:argon2 hash:addresses, and counts at once. Addresses to send from: user@domain, @domain, *
+    for any, <> for receipts.
     """
     dovecot_auth: PathSetting | None = None
-    """Or the Unix socket of Dovecot's auth service, which then checks the passwords. A user may send from their own
-    name (without a domain: at any of site.domains), or as the password file says. With both set, hashes in the
-    password file do not count.
+    """Or the Unix socket of Dovecot's auth service, which then checks all passwords. A user may send from their own
+    name (without a domain: at any of site.domains), or as the password file says.
     """
     check_from: bool = True
-    """Whether From, Sender, Resent-From and Resent-Sender are limited to the user's addresses as well, since mail
-    programs show them as the author.
-    """
+    """Whether From, Sender, Resent-From and Resent-Sender are limited to the user's addresses as well."""
     mails_per_user: int = Field(default=500, ge=1, le=10_000_000)
-    """Mails of a user in an hour; more are answered 450, try again later. All relays that share a store count
-    together, also over restarts.
+    """Mails of a user in an hour; more are answered 450, try again later. Relays that share a store count together,
+    also over restarts.
     """
     recipients_per_user: int = Field(default=2000, ge=1, le=10_000_000)
     """The same for recipients."""
@@ -208,18 +203,18 @@ class SubmissionSettings(ListenerSettings):
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     """The same for recipients."""
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    """Failed logins in an hour, of a client address and of a user's name, after which no more are checked. Addresses
-    where a user has logged in before count apart. A failure is answered after 2 seconds.
+    """Failed logins in an hour, of a client address and of a user's name, before no more are checked. Addresses where a
+    user has logged in before count apart. A failure is answered after 2 seconds.
     """
 
 
 class IMAPSettings(toml.Table):
-    """One table for each mailbox that this relay reaches only by IMAP: sealed mail is opened there
+    """One table for each mailbox that this relay reaches only by IMAP, and whose sealed mail is opened there
     (deploy/imap/README.md). Log and alarms use the table's name.
 
-    A message that cannot be opened stays, flagged $QuMailUnopened. If waiting may help (its key has not come), the
-    relay tries again after 30 seconds, then less often, at least hourly. Otherwise it tries once a day. Without a key
-    quarantine.hold_for seconds after arrival, the message is flagged $QuMailKeyLost and no longer tried.
+    A message that cannot be opened stays, flagged $QuMailUnopened. While its key may come, it is tried again after 30
+    seconds, then less often, at least hourly; otherwise once a day. Without a key quarantine.hold_for seconds after
+    arrival, it is flagged $QuMailKeyLost and no longer tried.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -238,11 +233,11 @@ class IMAPSettings(toml.Table):
     host: str = Field(pattern=r"^[^\s/:]+\Z", max_length=253)
     """The provider's server. TLS is always used and its certificate verified."""
     port: int = Field(default=993, ge=1, le=65535)
-    """The port: 993, or 143 where TLS begins with STARTTLS."""
+    """993, or 143 with STARTTLS."""
     tls: Literal["implicit", "starttls"] = "implicit"
-    """TLS from the first byte on ("implicit"), or after STARTTLS ("starttls")."""
+    """TLS from the start ("implicit"), or after STARTTLS ("starttls")."""
     ca: PathSetting | None = None
-    """The CA certificates to trust; without the setting, those of the system."""
+    """The CA certificates to trust; by default those of the system."""
     user: Printable
     """The login name."""
     password_file: PathSetting | None = None
@@ -250,7 +245,7 @@ class IMAPSettings(toml.Table):
     token_command.
     """
     password_credential: str = Field(default="", pattern=r"^[\w.@-]{0,128}\Z")
-    """Or the name of a systemd credential that has the password (LoadCredential=)."""
+    """Or the name of a systemd credential with the password (LoadCredential=)."""
     token_command: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """Or the command, as a list of words, that writes an XOAUTH2 access token."""
     addresses: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
@@ -258,13 +253,13 @@ class IMAPSettings(toml.Table):
     stays sealed. By default the user, if that is an address.
     """
     folders: Annotated[tuple[Printable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("INBOX",)
-    """The folders to watch, each over a connection of its own."""
+    """The folders to watch, each over its own connection."""
     after: Literal["move", "flag", "delete"] = "move"
-    """What happens to a sealed message once the server has confirmed the original: moved to sealed_folder (move),
-    flagged $QuMailOpened (flag), or deleted (delete).
+    """The end of a sealed message once the server has confirmed the original: moved to sealed_folder (move), flagged
+    $QuMailOpened (flag), or deleted (delete).
     """
     sealed_folder: Printable = "Sealed"
-    """The folder for sealed messages that were opened, with or without the server's prefix for all folders (INBOX.)."""
+    """The folder for opened sealed messages, with or without the server's prefix for all folders (INBOX.)."""
     idle: bool = True
     """Wait for the server's notification of new mail (IDLE), if supported."""
     poll: Seconds = 60.0

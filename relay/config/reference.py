@@ -26,12 +26,11 @@ WIDTH = 116
 _INTRODUCTION = """\
 # Settings
 
-Every setting of relay.toml, with its meaning and its default. This page is made from the code, by
-`python -m relay.config.reference`; edits by hand are lost.
+Every setting of relay.toml, with its default. Made from the code, by `python -m relay.config.reference`; edits by hand
+are lost.
 
-Lines that begin with `#` and a name are settings at their default: copy one without the `#` to change it. Lines without
-`#` are examples. Paths are relative to the directory of relay.toml. Sizes: "50 MiB". Times: seconds. Look at an edited
-file with `qumail-relay check --config relay.toml`.
+Lines that begin with `#` and a name are settings at their default, other lines are examples. Paths are relative to the
+directory of relay.toml. Sizes: "50 MiB". Times: seconds. After an edit: `qumail-relay check --config relay.toml`.
 """
 
 _Texts = dict[str, dict[str, str]]

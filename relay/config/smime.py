@@ -37,14 +37,14 @@ class SMIMEKeySettings(toml.Table):
     key: PathSetting | None = None
     """The private key in PEM, readable by the relay only; left out for PKCS#12."""
     passphrase: PathSetting | None = None
-    """A file whose first line is the passphrase of the key or the PKCS#12 file, readable by the relay only."""
+    """A file with the passphrase of the key or the PKCS#12 file as its first line, readable by the relay only."""
     mailboxes: Annotated[tuple[MailboxSetting, ...], BeforeValidator(as_tuple)] = ()
-    """The mailboxes of the person whose key it is. By default the key is the whole site's, which signs."""
+    """The mailboxes of the key's owner, a person. By default the key is the whole site's, and signs."""
 
 
 class SMIMESettings(toml.Table):
-    """S/MIME with other organisations' gateways, and with people who have a certificate: level smime (deploy/SMIME.md).
-    Without this table the level is not available. A change counts from a restart.
+    """S/MIME with other organisations' gateways and with people: level smime (deploy/SMIME.md), unavailable without
+    this table. A change counts from a restart.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -64,16 +64,16 @@ class SMIMESettings(toml.Table):
     level smime. Keep older ones as long as mail for them may arrive.
     """
     anchors: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
-    """PEM files with CA certificates. A certificate of theirs for an address counts as a signer from exactly that
-    address. Without any, only certificates in the directory count.
+    """PEM files with CA certificates: signers under these CAs count for the address in their certificate. By default
+    only certificates in the directory count.
     """
     crls: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
-    """CRLs of such CAs, one in each file, PEM or DER, at most 3 MiB. The relay fetches none: keep them current. A
-    signature under a CA whose CRL has ended is not good.
+    """CRLs of these CAs, one a file, PEM or DER, at most 3 MiB. The relay fetches none: keep them current. A signature
+    under a CA whose CRL has ended is not good.
     """
     cbc: Partners = ()
-    """Domains whose programs know no AES-256-GCM; "*": all. They get AES-256-CBC, which does not notice changes on the
-    way. A certificate whose SMIMECapabilities have CBC and not GCM gets it anyway.
+    """Domains whose programs lack AES-256-GCM; "*": all. They get AES-256-CBC, without protection against changes on
+    the way. So do certificates whose SMIMECapabilities have CBC and not GCM.
     """
     pkcs1: Partners = ()
-    """Domains whose programs know no RSAES-OAEP; "*": all. They get RSA encryption by PKCS#1 v1.5."""
+    """Domains whose programs lack RSAES-OAEP; "*": all. They get RSA encryption by PKCS#1 v1.5."""

@@ -42,18 +42,18 @@ class SiteSettings(toml.Table):
     name: str = Field(min_length=1, max_length=64)
     """Your name for this site, in logs and documents."""
     domains: Domains
-    """Mail domains that belong to this site."""
+    """The mail domains of this site."""
     sae_id: SAEID
     """The SAE ID of this relay at your KME (ETSI GS QKD 014)."""
     hostname: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
-    """The name of the relay in SMTP (EHLO, greeting, Received); by default the host name."""
+    """The relay's name in SMTP (EHLO, greeting, Received); by default the host name."""
 
 
 DEFAULT_TAG_SEPARATORS = "+"
 
 
 class PolicySettings(toml.Table):
-    """The policy files: their directory, reading of addresses, and shadow mode."""
+    """The policy files, and shadow mode."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "directory": "/etc/qumail-relay/policies",
@@ -63,22 +63,19 @@ class PolicySettings(toml.Table):
     directory: PathSetting
     """The directory of policy files: who gets which level (policies/README.md)."""
     tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}\Z")] = DEFAULT_TAG_SEPARATORS
-    """Characters, one to ten, between local part and tag (`ben+invoices@bob.example`). Write what Postfix has in
-    `recipient_delimiter`: then a policy file for a person covers the same addresses as the mailbox.
+    """Characters, one to ten, between local part and tag (`ben+invoices@bob.example`), as in Postfix's
+    `recipient_delimiter`: a person's policy file covers tagged addresses too.
     """
     shadow: bool = False
-    """Test the policies: every outgoing mail leaves AS IT CAME, UNSEALED, and the log reports the intended outcome.
-    """
+    """Test the policies: every outgoing mail leaves AS IT CAME, UNSEALED, and the log reports the intended outcome."""
     shadow_record: PathSetting | None = None
-    """A file for the results of shadow mode (addresses, sizes, levels; no content), for `policy simulate --shadow`.
-    """
+    """A file for the results of shadow mode, without content, for `policy simulate --shadow`."""
 
 
 class AuditSettings(toml.Table):
-    """The audit record: the outcome, protection and policy of each mail for each group of its recipients, without
-    content (deploy/AUDIT.md). A part of it is the downgrade ledger: mail that left in clear or below the first level
-    of its policy. Mail that a person released from quarantine or dropped is there too. A line of the ledger is on the
-    disk before its mail leaves; while none can be written, this mail is held. The table may be left out.
+    """The audit record: the outcome, protection and policy of each mail, without content (deploy/AUDIT.md). A part is
+    the downgrade ledger, of mail below the first level of its policy and of decisions about quarantine. While no line
+    of the ledger can be written, its mail is held. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -86,24 +83,24 @@ class AuditSettings(toml.Table):
     }
 
     directory: PathSetting | None = None
-    """The directory of its files, one for each relay: a second relay with the same does not start. By default `audit`
-    beside the site secret.
+    """The directory of the record, for one relay alone; by default `audit` where the relay's other own files are
+    (store.directory).
     """
     addresses: Literal["hashed", "clear"] = "hashed"
     """"hashed": addresses are hashed under the site secret, and replies of next hops are reduced to their codes.
     "clear": everything as it is.
     """
     every_mail: bool = True
-    """Whether every mail has a record. With false there are only the ledger and the sets of policies."""
+    """Whether every mail has a record. false: only the ledger and the sets of policies."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
-    """What happens to mail without a line in the ledger while records cannot be written. "deliver": up to 20000 of its
-    records wait in memory, and the log has `audit_not_written`. "hold": it is held.
+    """With every_mail, the handling of mail outside the ledger while records cannot be written. "deliver": up to 20000
+    records wait in memory, and the log has `audit_not_written`. "hold": all mail is held.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
-    """Older files are deleted, the ledger's with them. Export what has to be kept longer."""
+    """Older files are deleted, the ledger's too. Export records that have to be kept longer."""
     max_size: SizeSetting = 32 * 2**30
-    """Room for all files, compressed after their day. Beyond it the oldest are deleted early (`audit_full`). Ten mails
-    a second take about 3 GiB a month.
+    """Room for all files, compressed after their day. Beyond, the oldest are deleted early (`audit_full`). Ten mails a
+    second take about 3 GiB a month.
     """
 
     @property
@@ -113,7 +110,7 @@ class AuditSettings(toml.Table):
 
 
 class StoreSettings(toml.Table):
-    """Persistent storage: the database and the secret that seals keys in it."""
+    """The database, and the secret that seals keys there."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "database": "/var/lib/qumail-relay/relay.db",
@@ -122,52 +119,49 @@ class StoreSettings(toml.Table):
     }
 
     database: DatabaseSetting
-    """A SQLite file, for one relay: a second relay on the same file ends. Or PostgreSQL, for several relays of a site.
-    On another host use TLS, or an attacker could read or impersonate it. Write
-    "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". sslcert
-    and sslkey name a certificate of ours; a password belongs into ~/.pgpass of the relay's user.
+    """A SQLite file, for one relay. Or PostgreSQL, for several relays of a site. With TLS, if on another host:
+    "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". sslcert and
+    sslkey name a client certificate; a password belongs into ~/.pgpass of the relay's user.
     """
     secret: PathSetting
-    """The file of the secret that seals received keys in the database, made at the first start, readable by the relay
-    only. Keep it out of the database's backups. /run/credentials/UNIT.service/NAME is a systemd credential (`setup`
-    makes one).
+    """The file of the secret, made at the first start, readable by the relay only. Keep it out of the database's
+    backups. /run/credentials/UNIT.service/NAME is a systemd credential (`setup` makes one).
     """
     directory: PathSetting | None = None
-    """The directory of the relay's own files: spools, alarms, held mail, former peers; by default also audit record
-    and DKIM keys. Its disk must keep what was written. By default spools are beside a SQLite file, else in systemd's
-    StateDirectory, else beside the secret. The others are beside the secret, or with the spools if the secret is a
-    credential. To change it, stop the relay and move all of them.
+    """The directory of the relay's own files, on a disk, not in memory: spools, alarms, held mail; by default also
+    audit record and DKIM keys. Left out: spools are beside a SQLite file, else in systemd's StateDirectory, else beside
+    the secret. Other files are beside the secret, or with the spools if the secret is a credential. To change it, stop
+    the relay and move all files.
     """
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened: its key is gone, the mail was changed, or its sealer or signer is unknown
-    here. Also mail with less protection than a policy requires (unprotected = "quarantine"). The table may be left
-    out.
+    """Arriving mail that cannot be opened, or has less protection than a policy requires (unprotected = "quarantine").
+    The table may be left out.
     """
 
     action: Literal["keep", "refuse"] = "keep"
-    """"keep": mail is kept, sealed, until somebody decides (qumail-relay quarantine). "refuse": the sender is notified
-    instead. Mail whose keys were looked at is kept even then: a refusal would tell a forger what is right about it.
+    """"keep": mail is kept, sealed, until somebody decides (`qumail-relay quarantine`). "refuse": the sender is
+    notified instead. Mail whose keys were looked at is kept even then: a refusal would help a forger.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """Time, in seconds, for which mail is held because its key may only be late; then it is put in quarantine. The
-    sender's queue should wait longer (Postfix: 5 days).
+    """Seconds for which mail is held because its key may only be late, before quarantine. The sender's queue should
+    wait longer (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
-    """Room for all mail in it. The mails of one peer, and those of all strangers together, get at most half each.
-    Without room such mail is held (`quarantine_full`); other mail is not affected.
+    """Room for all mail in quarantine. The mails of one peer, and those of all strangers together, get at most half
+    each. Mail without room is held (`quarantine_full`).
     """
     notice: bool = False
-    """Whether recipients are told that mail in a peer's name was put aside: sender, time and reason, no content."""
+    """Whether recipients hear of mail put aside in a peer's name: sender, time and reason, no content."""
 
 
 DOCUMENT_SUFFIX = ".json"
 
 
 class IdentitySettings(toml.Table):
-    """The site's identity to its peers, for levels pqc and rsa, made by `qumail-relay identity new`. Leave the
-    table out if only quantum keys are used.
+    """The site's identity to its peers, for levels pqc and rsa, made by `qumail-relay identity new`. Leave the table
+    out if only quantum keys are used.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -179,15 +173,14 @@ class IdentitySettings(toml.Table):
     directory: PathSetting
     """The directory of this site's private keys and certificates; readable by the relay only."""
     peers_directory: PathSetting
-    """The directory of peers' documents, which `qumail-relay identity import` writes."""
+    """The directory of peers' documents, written by `qumail-relay identity import`."""
     passphrase: PathSetting | None = None
-    """A file with a random passphrase that encrypts the private keys; made by `identity new` if missing. It protects
-    against readers of disks and backups: keep it away from those, as a systemd credential. Without it, only file modes
-    protect the keys.
+    """A file with a random passphrase that encrypts the private keys; made by `identity new` if missing. Keep it away
+    from disks and backups, as a systemd credential. Without it only file modes protect the keys.
     """
     ca_key_elsewhere: bool = False
-    """Set true if the private key of the site's CA, ca.key, is kept elsewhere on purpose. Only renewals need it.
-    Otherwise a missing key is an alarm.
+    """true: the private key of the site's CA, ca.key, is kept elsewhere until the next renewal. Otherwise a missing key
+    is an alarm.
     """
 
     def document(self, peer: str) -> Path:
@@ -196,32 +189,32 @@ class IdentitySettings(toml.Table):
 
 
 class OTPSettings(toml.Table):
-    """How level otp hides sizes, and whether it saves key by compressing first."""
+    """Padding and compression at level otp."""
 
     padding: Literal["padme", "none"] = "padme"
-    """Level otp pads each message so that its size reveals little (at most 12 % more key): padme, or none."""
+    """padme: each message is padded (at most 12 % more key), so that its size reveals little. none: no padding."""
     compression: bool = False
-    """Compressing before sealing saves key, but lets the size reveal something of the content."""
+    """Compress before sealing: saves key, but lets the size reveal something of the content."""
 
 
 class LimitSettings(toml.Table):
-    """How much memory the messages in flight may take in all, and how many processes serve."""
+    """Memory for messages in flight, and number of processes."""
 
     removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
     """Memory for messages in flight, of all listeners together. Each takes 4 times its size, at least 256 KiB. A new
-    one waits 30 seconds for room, then hears 452. One that is larger than the whole is taken when it is alone.
+    one waits 30 seconds for room, then hears 452. A message larger than the whole is taken alone.
     """
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes that serve as one relay, for machines with several cores. They share this memory and the keys kept
+    """Processes that serve as one relay, on machines with several cores. They share the memory above and the keys kept
     ready; each costs some 50 MB.
     """
 
 
 class AlarmSettings(toml.Table):
-    """When an alarm is raised, and who is notified beside log, metrics and `check` (deploy/METRICS.md lists all
-    alarms). The table may be left out.
+    """Thresholds of alarms, and who is notified beside log, metrics and `check` (deploy/METRICS.md lists all alarms).
+    The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -230,22 +223,22 @@ class AlarmSettings(toml.Table):
     }
 
     held_longer_than: Annotated[float, Field(ge=1, le=5 * 86400, strict=False)] = 1800.0
-    """mail_held: mail waits for longer than this, in seconds."""
+    """mail_held: mail waits for longer, in seconds."""
     disk_free: SizeSetting = 2**29
-    """disk_full: less than this is free on the disk of the state directory."""
+    """disk_full: less is free on the disk of the state directory."""
     unopened: int = Field(default=20, ge=1, le=1_000_000)
-    """quarantine_grows: number of sealed mails that cannot be opened and arrive within ten minutes."""
+    """quarantine_grows: number of unopened sealed mails within ten minutes."""
     clear_text: bool = False
-    """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
+    """clear_text: mail leaves in clear to elsewhere. For sites that mean to send none."""
     mail_to: Mailboxes | None = None
-    """Addresses that get a mail about it, which says nothing of any mail. One in our own domains gets it straight from
-    the next hop of [incoming], even if outgoing mail has stopped. Give at least one of these, or a command. To others,
-    and if that way fails, it goes out as all mail does: under policy, or not at all.
+    """Addresses that get a mail about each alarm, without any mail's content or addresses. Give at least one in your
+    own domains, or a command. The next hop of [incoming] gets mail for these, even if outgoing mail has stopped. Other
+    notices leave as all mail does, under policy.
     """
     command: Names | None = None
-    """A program, with its arguments (no shell), run when an alarm begins, has stood for another day, or ends. It gets
-    one JSON object on standard input (alarm, severity, state, about, since, meaning, what_to_do, site), and 30
-    seconds. It runs as the relay's user, within what the unit allows.
+    """A program, with its arguments (no shell), run as the relay's user when an alarm begins, has stood for another
+    day, or ends. Its standard input is one JSON object (alarm, severity, state, about, since, meaning, what_to_do,
+    site). Timeout: 30 seconds.
     """
 
     @model_validator(mode="after")
@@ -256,25 +249,22 @@ class AlarmSettings(toml.Table):
 
 
 class CanarySettings(toml.Table):
-    """The canary: a small mail goes to each peer's relay the way of all mail, and comes back as a receipt. If it is
-    late, the alarm `canary_late` begins. Both are from and to qumail-canary at the first mail domain of each site, and
-    no mailbox gets them. Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
+    """The canary: a small mail that goes to each peer's relay as all mail does, and comes back as a receipt. If late,
+    the alarm `canary_late` begins. Its address is qumail-canary at the first mail domain of each site; your mail server
+    must accept mail for it (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
 
     every: Annotated[float, Field(ge=60, le=86_400, strict=False)] | None = None
-    """How often each peer is asked, in seconds, 60 at least; by default never. A canary is sealed as policy says; a
-    peer for whose canary policy says plaintext gets none. Each costs the keys of a small mail at both sites: one key
-    at level aes, about 40 of 256 bits at level otp (`qumail-relay keys plan`).
+    """How often each peer is asked, in seconds, 60 at least; by default never. A canary is sealed as policy says, and
+    none is sent in clear. Each costs both sites one key at level aes, about 40 of 256 bits at level otp.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
-    """The alarm `canary_late` begins when a canary is due or out for this time, in seconds. A small value also reports
-    mail servers that delay a mail.
-    """
+    """Seconds after which a canary due or out is late. A small value also reports mail servers that delay a mail."""
     answer: bool = True
-    """Whether canaries of peers are answered, at most one in 50 seconds for each peer. Also whether a peer is told of
-    unsealed mail in its name, once an hour at most.
+    """Whether canaries of peers are answered, one in 50 seconds for each peer at most. Also whether peers are told of
+    unsealed mail in their name, once an hour at most.
     """
 
     @property
@@ -284,8 +274,8 @@ class CanarySettings(toml.Table):
 
 
 class StatusSettings(toml.Table):
-    """The relay's state: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz.
-    Nothing can be changed there. Leave the table out if nobody asks.
+    """A page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz; read-only. Leave the table
+    out if nobody asks.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -300,15 +290,15 @@ class StatusSettings(toml.Table):
     directory. Any other address needs certificate, key and token.
     """
     certificate: PathSetting | None = None
-    """The certificate, with its chain, in PEM: then it speaks TLS alone. SIGHUP reads it again."""
+    """The certificate, with its chain, in PEM, for TLS. SIGHUP reads it again."""
     key: PathSetting | None = None
-    """The private key of it, in PEM."""
+    """Its private key, in PEM."""
     token: PathSetting | None = None
-    """A file with at least 32 random characters ("openssl rand -hex 32"), readable by the relay only. Requests must
-    carry them, as "Authorization: Bearer ..." or as a password of any user. SIGHUP reads it again.
+    """A file with at least 32 random characters ("openssl rand -hex 32"), readable by the relay only. Requests carry
+    them as "Authorization: Bearer ..." or as the password of any user. SIGHUP reads it again.
     """
     addresses: bool = False
-    """Whether the page names senders and recipients of mail that was put aside, to everybody who may see the page."""
+    """Whether the page shows senders and recipients of mail put aside to all its readers."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -344,14 +334,14 @@ class DKIMKeySettings(toml.Table):
     domain: Annotated[str, AfterValidator(parse_domain)]
     """One of site.domains."""
     selector: str = Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
-    """The selector, under which the DNS has the public key."""
+    """The selector of the public key in the DNS."""
     key: PathSetting
     """The private key, RSA (2048 bits or more) or Ed25519, in PEM, readable by the relay only."""
 
 
 class DKIMSettings(toml.Table):
-    """Sealed mail is signed for the author's domain as it leaves. The signatures of arriving sealed mail are
-    verified before opening (deploy/dkim/README.md). Leave the table out if another program signs.
+    """Sealed mail is signed for the author's domain as it leaves. Signatures of arriving sealed mail are verified
+    before opening (deploy/dkim/README.md). Leave the table out if another program signs.
     """
 
     removed: ClassVar[dict[str, str]] = {
@@ -365,22 +355,21 @@ class DKIMSettings(toml.Table):
     makes keys, `identity dkim show` prints their DNS records.
     """
     verify: bool = True
-    """Whether the uppermost 10 DKIM signatures and the ARC chain of arriving sealed mail are verified. Results go into
-    Authentication-Results on top of opened mail; the DNS has 5 seconds, then they are temperror. Nothing else depends
-    on them: the sealing says who sent a mail.
+    """Whether the uppermost 10 DKIM signatures and the ARC chain of arriving sealed mail are verified. Results stand in
+    Authentication-Results of opened mail, for information only; after 5 seconds without the DNS as temperror.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*\Z")
-    """The name under which results are given, by default site.hostname; fields from outside with this name are
-    removed. No other program on the way, such as opendkim, may use it.
+    """The name of the verifier, by default site.hostname. Fields from outside with this name are removed; no other
+    program, such as opendkim, may use it.
     """
     dns_servers: Annotated[tuple[AddressSetting, ...], BeforeValidator(as_tuple)] = ()
-    """Name servers to ask (["127.0.0.1:53"]), IP addresses and ports; by default those of /etc/resolv.conf. Best is
-    a resolver on this host that validates DNSSEC.
+    """Name servers, as IP addresses and ports (["127.0.0.1:53"]); by default those of /etc/resolv.conf. Best is a local
+    resolver that validates DNSSEC.
     """
 
 
 class MailServerSettings(toml.Table):
-    """The Postfix beside this relay, as `setup` writes it. The relay watches its configuration: if mail may leave past
+    """The Postfix beside this relay, as written by `setup`. The relay watches its configuration: if mail may leave past
     the relay or arrive unopened, the alarm `postfix_bypasses` begins. Leave the table out if no Postfix on this host
     hands mail to the relay.
     """
@@ -388,13 +377,13 @@ class MailServerSettings(toml.Table):
     examples: ClassVar[Mapping[str, object]] = {"directory": "/etc/postfix"}
 
     directory: PathSetting
-    """The directory of main.cf and master.cf. The relay's user must be able to read both, and the tables they name. A
-    change counts from a restart.
+    """The directory of main.cf and master.cf. The relay's user must be able to read both, and the tables that they
+    name. A change counts from a restart.
     """
     unlisted: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    """Access tables and header checks that nobody can list (LDAP, SQL, socketmap, tcp), as main.cf names them:
-    ["mysql:/etc/postfix/clients.cf"]. By naming one you vouch that it never answers FILTER, REDIRECT or BCC, which
-    lead mail past the relay. Others are reported (`postfix_unwatched`).
+    """Access tables and header checks that nobody can list (LDAP, SQL, socketmap, tcp), as in main.cf:
+    ["mysql:/etc/postfix/clients.cf"]. You vouch that no answer is FILTER, REDIRECT or BCC. Unnamed ones are reported
+    (`postfix_unwatched`).
     """
 
 
@@ -402,6 +391,6 @@ class LogSettings(toml.Table):
     """Amount and form of the log; message content and keys are never logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """debug, info, warning or error. Content and keys are logged at no level."""
+    """debug, info, warning or error."""
     format: Literal["auto", "console", "json"] = "auto"
     """console (for people), json (for programs), or auto: console on a terminal, else json."""
