@@ -446,7 +446,8 @@ def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
 
     Cached, since one program writes the same field each time.
     """
-    if not content_type.isascii():  # some programs take such octets for blanks, others for part of a name
+    # Some programs take octets that are not ASCII for blanks, others for part of a name. An asterisk is RFC 2231's.
+    if not content_type.isascii() or b"*" in content_type or content_type.lower().count(b"smime-type") != 1:
         return None
     try:
         structured = parameters.parse(content_type)

@@ -124,13 +124,9 @@ class _Opening:
         """Steps 2 to 7 at otp and aes."""
         self.peer = peer = self._peer(quantum)
         if self.site.groups[quantum.group] not in {layer.name, "both"}:
-            raise Failure(2, _NOT_ACCEPTED, "the group's use")
+            raise Failure(3, _NOT_ACCEPTED, "the group's use")
         if layer.name == "otp":
-            self._accept("otp", peer, 2)
-            if not structures.ascend(quantum.key_ids):
-                raise Failure(3, _BAD, "the order of key_IDs")
-            if len(quantum.key_ids) > max(2, -(-len(layer.ciphertext) // layers.AUTHENTICATING)):
-                raise Failure(3, _BAD, "more keys than the ciphertext can need")
+            self._accept("otp", peer, 3)
         names = [OneKey(quantum.group, quantum.master, key_id) for key_id in quantum.key_ids]
         for name in names:
             forbidden = self.memory.forbids(name, layer.name, layer.fingerprint, peer.key_max_messages)

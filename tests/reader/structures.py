@@ -28,7 +28,8 @@ ID_QKD_KEY = "2.25.70870596422438752823789839143307439983"
 ID_ONE_TIME_PAD = "2.25.174329942225367338356280624045584076657"
 ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 
-LEAST_RSA_BITS = 4096
+LEAST_RSA_BITS, MOST_RSA_BITS = 4096, 16384
+LEAST_HIDDEN = 16  # octets that the shortest key of a pad hides
 ML_KEM = "ml-kem-1024-p384"
 KEMS = {  # identifier: name, octets of a ciphertext
     "1.3.6.1.5.5.7.6.63": (ML_KEM, 1665),
@@ -170,6 +171,8 @@ def _read(octets: bytes) -> Layer:
     if str(encryption["algorithm"]) == ID_ONE_TIME_PAD:
         _pad_recipient(recipients)
         quantum, compressed = _pad_parameters(parameters)
+        if len(quantum.key_ids) > max(2, -(-len(fields["ciphertext"]) // LEAST_HIDDEN)):
+            raise BadEncodingError("more keys than the ciphertext can need")
         return Layer(**fields | {"name": "otp", "quantum": quantum, "parameters": parameters, "compressed": compressed})
     if str(encryption["algorithm"]) != ID_AES256_GCM:
         raise BadEncodingError("another content encryption")
@@ -194,11 +197,13 @@ def _pad_parameters(octets: bytes) -> tuple[QuantumKeys, bool]:
     key_ids = tuple(key_id(name_of(each)) for each in value["keyIDs"])
     if not 2 <= len(key_ids) <= limits.PAD_KEYS:
         raise BadEncodingError("the number of keys")
+    if not _ascend(key_ids):
+        raise BadEncodingError("the order of key_IDs")
     names = [name_of(value[field]) for field in ("masterSAE", "slaveSAE", "kmeGroup")]
     return QuantumKeys(names[0], names[1], names[2], key_ids), int(value["compression"]) == 1
 
 
-def ascend(key_ids: tuple[str, ...]) -> bool:
+def _ascend(key_ids: tuple[str, ...]) -> bool:
     """They ascend strictly as UTF-8 octets, and no two are equal after full case folding (section 5, 4)."""
     octets = [key_id.encode() for key_id in key_ids]
     return all(one < other for one, other in pairwise(octets)) and len(set(map(casefolded, key_ids))) == len(key_ids)
@@ -257,8 +262,8 @@ def _rsa_recipient(value: Any) -> Recipient:
         raise BadEncodingError("another version of a recipient")
     if der.encode(value["keyEncryptionAlgorithm"]) not in OAEP:
         raise BadEncodingError("another key transport")
-    if len(value["encryptedKey"]) * 8 < LEAST_RSA_BITS:
-        raise BadEncodingError("too short an RSA key")
+    if not LEAST_RSA_BITS <= len(value["encryptedKey"]) * 8 <= MOST_RSA_BITS:
+        raise BadEncodingError("the length of an RSA ciphertext")
     return Recipient(identifier, issuer, serial, bytes(value["encryptedKey"]), b"")
 
 

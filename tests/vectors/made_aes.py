@@ -79,20 +79,32 @@ def _opening() -> Iterator[Case]:
         "unended-line", "success", "an original without a last line end", gcm(payload(original=unended), kek()), unended
     )
     yield case("ber", "success", "indefinite lengths and chunks, as OpenSSL streams", _ber(sealed))
+    nested = "chunks inside one more string of indefinite length, as Bouncy Castle writes them"
+    yield case("ber-nested", "success", nested, _ber(sealed, b"\x24\x80", b"\0\0"))
     for name, sender in (("null-sender", ""), ("other-sender", "x@stranger.example"), ("bare-sender", "postmaster")):
         comment = "MAIL FROM of the outer message does not matter: the sealed sender counts"
         yield case(name, "success", comment, sealed, sender=sender)
 
 
-def _ber(sealed: bytes) -> bytes:
-    """Every outer length indefinite, the ciphertext in chunks of 40 octets."""
+def _ber(sealed: bytes, before: bytes = b"", behind: bytes = b"") -> bytes:
+    """Every outer length indefinite, the ciphertext in chunks of 40 octets, between these octets."""
     tree: Any = trees.parsed(sealed)
     version, infos, encrypted, tag = tree[1][1][1][0][1]
     kind, algorithm, (_, ciphertext) = encrypted[1]
     assert isinstance(ciphertext, bytes)
     chunks = b"".join(trees.encoded((0x04, ciphertext[start : start + 40])) for start in range(0, len(ciphertext), 40))
     end = b"\0\0"
-    content = b"\x30\x80" + trees.encoded(kind) + trees.encoded(algorithm) + b"\xa0\x80" + chunks + end + end
+    content = (
+        b"\x30\x80"
+        + trees.encoded(kind)
+        + trees.encoded(algorithm)
+        + b"\xa0\x80"
+        + before
+        + chunks
+        + behind
+        + end
+        + end
+    )
     data = b"\x30\x80" + trees.encoded(version) + trees.encoded(infos) + content + trees.encoded(tag) + end
     return b"\x30\x80" + trees.encoded(tree[1][0]) + b"\xa0\x80" + data + end + end
 
@@ -354,6 +366,21 @@ def _messages() -> Iterator[Case]:
         ("message-empty", "not for us", "a message without body", whole[: -len(text)]),
         ("message-text", "not for us", "ordinary mail of a peer", fields + b"Content-Type: text/plain\r\n\r\nhello\r\n"),
         ("message-enveloped", "not for us", "mail that announces EnvelopedData", whole.replace(b"authEnveloped", b"enveloped")),
+        ("message-from-line", "success", "the first line of a mailbox file in front", b">>From ann@alice.example\r\n" + whole),
+        ("message-line-before", "not for us", "a line that is no field before the type: the header ends there",
+         fields + b"no field\r\n" + kind + encoding + b"\r\n" + text),
+        ("message-line-after", "not for us", "a line that is no field after the type: the body begins with it, and names no key",
+         whole.replace(encoding, encoding + b"no field\r\n")),
+        ("message-encoding-comment", "bad structure", "a comment in the transfer encoding",
+         whole.replace(b"base64\r\n", b"base64 (MIME)\r\n")),
+        ("message-type-comment", "not for us", "a comment in the type", whole.replace(b"data;", b"data (CMS);")),
+        ("message-type-folded", "success", "a fold before the type and behind each semicolon, and one more semicolon",
+         whole.replace(kind, b'Content-Type:\r\n application/pkcs7-mime;\r\n\tname="a\\"b"; \r\n smime-type=authEnveloped-data;\r\n')),
+        ("message-type-two-folds", "not for us", "two folds behind a semicolon", whole.replace(b"data;\r\n", b"data;\r\n \r\n")),
+        ("message-type-said-twice", "not for us", "smime-type twice, with one value",
+         whole.replace(b"; smime-type=authEnveloped-data", b"; smime-type=authEnveloped-data" * 2)),
+        ("message-type-extended", "not for us", "a parameter in a form of RFC 2231", whole.replace(b'name="', b"""name*=utf-8''x; x=\"""")),
+        ("message-type-long", "not for us", "a type of more than 8192 octets", whole.replace(b"smime.p7m", b"x" * 8192)),
     ):  # fmt: skip
         made = case(name, expect, comment, sealed)
         yield replace(made, content=message, form="message")

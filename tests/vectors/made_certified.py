@@ -35,6 +35,7 @@ def certified_cases() -> Iterator[Case]:
         yield from _envelopes(level)
         yield from _attributes(level)
         yield from _signed_data(level)
+        yield from _empty_identifiers(level)
         for name, comment, content in _contents(level):
             yield Case(f"{level}-{name}", "bad structure", level, comment, _to(people()[1], level, content))
     for name, comment, der in _pqc_structures():
@@ -43,6 +44,10 @@ def certified_cases() -> Iterator[Case]:
         yield Case(f"rsa-{name}", "bad structure", "rsa", comment, der)
     for name, comment, der in _rsa_without_nulls():
         yield success(f"rsa-{name}", "rsa", comment, der)
+    [recipient] = cms.decode_enveloped(sealed := _to(people()[1], "rsa", _around(_signed("rsa")))).recipients
+    assert isinstance(recipient, cms.RSARecipient)
+    longer = trees.put(sealed, (*_FIRST, 3), element(OCTET_STRING, b"\0" + recipient.encrypted_cek))
+    yield Case("rsa-longer-ciphertext", "bad tag", "rsa", "a zero before a ciphertext of 4096 bits", longer)
 
 
 def success(name: str, level: str, comment: str, content: bytes, **more: Any) -> Case:
@@ -82,6 +87,31 @@ def _opening(level: str) -> Iterator[Case]:
     yield success(f"{level}-inner-no-encoding", level, comment, _to(bob, level, without))
     comment = "SignedData of indefinite length, its attributes and certificate in DER"
     yield success(f"{level}-signed-ber", level, comment, _to(bob, level, _around(_in_ber(_signed(level)))))
+
+
+def _empty_identifiers(level: str) -> Iterator[Case]:
+    """Key identifiers of no octets."""
+    _, bob, eve = people()
+    content = _around(_signed(level))
+    one = parts.kem if level == "pqc" else parts.ktri
+    to_eve = one(eve)
+    emptied = trees.changed(
+        gcm(content, to_eve, one(bob)), trees.RECIPIENTS, lambda node: [_emptied(node, to_eve.certificate.ski)]
+    )
+    comment = "a second recipient whose key identifier is empty"
+    yield Case(f"{level}-empty-identifier", "bad structure", level, comment, emptied)
+    signer = trees.put(_signed(level), (*trees.SIGNER, 1), b"\x80\x00")
+    comment = "the signer's key identifier is empty"
+    yield Case(f"{level}-empty-signer", "bad structure", level, comment, _to(bob, level, _around(signer)))
+
+
+def _emptied(node: trees.Node, octets: bytes) -> trees.Node:
+    """The SET with an empty element in place of this one; what is shorter comes first."""
+    tag, contents = node
+    if isinstance(contents, bytes):
+        return tag, b"" if contents == octets else contents
+    inside = [_emptied(each, octets) for each in contents]
+    return tag, sorted(inside, key=trees.encoded) if tag == 0x31 else inside
 
 
 def _in_ber(signed_data: bytes, *, attributes: bool = False) -> bytes:
@@ -376,6 +406,13 @@ def _rsa_without_nulls() -> Iterator[tuple[str, str, bytes]]:
     for place in ((*trees.SIGNER, 4, 1, 0, 0), (*trees.SIGNER, 4, 1, 1, 0, 1)):
         made = trees.put(made, place, _PLAIN_SHA256)
     yield "pss-no-null", "RSASSA-PSS with SHA-256 without parameters", _to(bob, "rsa", _around(made))
+    said, alice = payload("rsa"), people()[0]
+    right = parts.signed_attributes(said, SignatureScheme.RSA_PSS)
+    for where in ((1, 0, 1, 1, 0, 0), (1, 0, 1, 1, 1, 0, 1)):
+        right |= {"algorithm-protection": trees.put(right["algorithm-protection"], where, _PLAIN_SHA256)}
+    made = cms.encode_signed(signed(said, alice, SignatureScheme.RSA_PSS, attributes=[*right.values()]))
+    comment = "RSASSA-PSS with NULL in the signature's algorithm, and without in the algorithm protection"
+    yield "pss-null-once", comment, _to(bob, "rsa", _around(made))
 
 
 def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
@@ -392,6 +429,8 @@ def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
         "RSAES-OAEP with SHA-256 without parameters in MGF1 alone",
         trees.put(sealed, (*_FIRST, 2, 1, 1, 0, 1), _PLAIN_SHA256),
     )
+    long = b"\x04\x82\x08\x01" + bytes(2049)
+    yield "rsa-16392", "16392 bits", trees.put(sealed, (*_FIRST, 3), long)
     yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
     yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")
     right = signed(payload("rsa"), alice, SignatureScheme.RSA_PSS)

@@ -129,6 +129,8 @@ def _orders() -> Iterator[Case]:
     ):
         yield case(name, "bad structure", comment, _sealed(three, names=names))
     yield case("key-twice", "bad structure", "one key twice", _sealed(three, names=("pad-1", "pad-1", "pad-2")))
+    comment = "descending, by an SAE that is no peer: the structure is looked at first"
+    yield case("order-of-stranger", "bad structure", comment, _sealed(three, names=("b", "a", "c"), master="9"))
     sealed, keys = _sealed(three)
     yield case("last-key-twice", "bad structure", "the last key twice", (trees.doubled(sealed, (*_KEY_IDS, 2)), keys))
 

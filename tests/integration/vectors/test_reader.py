@@ -18,9 +18,9 @@ from tests.reader.vector import Vector
 
 FILES = sorted(vector.VECTORS.glob("*.txt"))
 STEPS = {  # of section 9, in which each kind may come out
-    "bad structure": {1, 3, 5, 8, 9, 10},
+    "bad structure": {1, 5, 8, 9, 10},
     "unknown peer": {2},
-    "not accepted": {2, 10},
+    "not accepted": {3, 10},
     "key destroyed": {4},
     "key used": {4, 7},
     "bad tag": {6},
