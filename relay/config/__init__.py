@@ -116,10 +116,9 @@ class Config(toml.Table):
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
-    """Recipients that a mail server rewrites before the relay sees the mail: virtual aliases in front of the filter, a
-    catch-all, a former address. Without a line here, such sealed mail is put in quarantine as "redirected". Write the
-    address that the sender used, and those for which its mail may arrive. Nothing else is expanded: no patterns, no
-    alias of an alias. With the relay in front of all aliases and lists, leave the table out.
+    """Addresses that a mail server rewrites before the relay sees the mail (virtual aliases, a catch-all, a former
+    address), with the new recipients. Without a line here, such sealed mail is put in quarantine as "redirected". No
+    patterns, no alias of an alias. Leave the table out if the relay comes before all aliases and lists.
     """
     otp: OTPSettings = OTPSettings()
     audit: AuditSettings = AuditSettings()

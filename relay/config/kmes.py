@@ -156,8 +156,8 @@ class KMESettings(toml.Table):
     next-door-key-simulator: kme_id = "1", name_from = "cn".
     """
     calls_us: str = Field(default="", max_length=256)
-    """The relay's name in the KME's status (master_SAE_ID), if only spelt otherwise than site.sae_id. With any other
-    name no key is drawn: sae_id or the certificate is another SAE's.
+    """The relay's name in the KME's status (master_SAE_ID), if only spelt otherwise than site.sae_id. Any other name is
+    reported. If the status names the peer as here, sae_id or certificate is another SAE's, and no key is drawn.
     """
     tls_ciphers: str = ""
     """OpenSSL's cipher list for outdated KMEs (TLS 1.2 at most, old suites); "" is OpenSSL's default."""
