@@ -1,5 +1,6 @@
 """`qumail-relay check`: tests everything that a relay needs, one by one, and reports each fault.
-Prints one line a check; exit status 0 if all are fine, else 1. Uses no key without --trial-keys.
+Prints one line a check; exit status 0 if all are fine, else 1. Without --trial-keys it uses one key of a KME that
+reports none, and no others.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def check(
 ) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay. Without --trial-keys it takes no key. It writes nothing but one row, and files
+    It may run beside a serving relay. Without --trial-keys it takes one key of a KME that reports
+    none, and no others. It writes nothing but one row, and files
     without a word in them, that show whether store, spools and audit record can be written. All are gone when it ends.
     """
     configure_logging(LogSettings(level="error"))

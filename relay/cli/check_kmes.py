@@ -1,5 +1,6 @@
 """`check` on each KME: whether it answers, its keys, the SAE that it takes us for, and certificates that expire soon.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status). Status uses no key; trials do, and run only on request.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status). Status uses no key. A KME that reports none is
+asked for one; further trials run only on request.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from relay.cli.check_site import State
-from relay.cli.keys import ready_at_the_serving_relay
+from relay.cli.keys import serves
 from relay.cli.keys_trial import draw_a_key
 from relay.cli.quarantine import existing_store
 from relay.config import Config, KMESettings
-from relay.errors import ConfigError, RelayError
-from relay.keys.asking import SHORTAGE
+from relay.errors import ConfigError, KMEExhausted, RelayError
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.development import NOT_QUANTUM, from_development_kme
-from relay.keys.greeting import greet, refusal_of_unknown
+from relay.keys.greeting import greet, text_of, trouble_with_unknown
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.report import clocks_differ
@@ -38,7 +38,6 @@ _FOUND: dict[Found, str] = {
 
 async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Asks each KME for the status of each of its peers, and for keys of the first peer if `trial_keys`."""
-    ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
         title, where = f"KME {name}", kme.url
         try:
@@ -56,16 +55,15 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 try:
                     status = await client.check_key_status(peer.sae_id)
                 except RelayError as error:
-                    yield title, where, (f"{type(error).__name__}: {error}",)
+                    yield title, where, (text_of(error),)
                     break
                 detail = f"{where}: {status.stored_key_count} keys for peer {peer_name}"
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
-                if not wrong and (said := await refusal_of_unknown(client, peer.sae_id)):
-                    wrong = f"arriving mail would not get its keys: {said}"
-                if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
-                    wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
+                wrong = wrong or await trouble_with_unknown(client, peer.sae_id)
+                if not wrong and status.stored_key_count == 0 and not serves(config):
+                    wrong = await _shortage(client, peer.sae_id)
                 yield title, detail, (wrong,) if wrong else ()
                 if trial_keys:
                     yield await _drawn(f"{title}: a key for peer {peer_name}", client, peer.sae_id)
@@ -86,12 +84,24 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether a KME whose group no peer has answers and accepts us."""
     answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
+    trouble = answer.trouble or await trouble_with_unknown(client, config.site.sae_id, ours=True)
     detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
-    return title, detail + _development(kme), (answer.trouble,) if answer.trouble else ()
+    return title, detail + _development(kme), (trouble,) if trouble else ()
 
 
 def _development(kme: KMESettings) -> str:
     return f"; {NOT_QUANTUM}" if from_development_kme(kme.ca) else ""
+
+
+async def _shortage(client: KMEClient, slave_sae: str) -> str:
+    """Why a KME that reports no key gives none; "" if it gives one: some report only keys that nobody has fetched."""
+    try:
+        await draw_a_key(client, slave_sae)
+    except KMEExhausted as error:
+        return f"{error}; ask its operator why no more come"
+    except RelayError as error:
+        return text_of(error)
+    return ""
 
 
 async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
@@ -99,7 +109,7 @@ async def _drawn(title: str, client: KMEClient, slave_sae: str) -> State:
     try:
         return title, await draw_a_key(client, slave_sae), ()
     except RelayError as error:
-        return title, "", (f"{type(error).__name__}: {error}",)
+        return title, "", (text_of(error),)
 
 
 async def _undelivered(
@@ -111,7 +121,7 @@ async def _undelivered(
     try:
         found = await client.keeps_undelivered(slave_sae, config.site.sae_id) if trial else None
     except RelayError as error:
-        return title, "", (f"{type(error).__name__}: {error}",)
+        return title, "", (text_of(error),)
     with suppress(RelayError):  # store errors are reported elsewhere
         async with existing_store(config) as store:
             known = await recalled(store.trials, place, status) if store is not None else None

@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-from relay.errors import KeyNotFound, KeyUnavailable
+from relay.errors import KeyNotFound, KeyUnavailable, RelayError
 from relay.keys.client import KMEClient
-from relay.keys.faults import KMERefusedRequest
+from relay.keys.faults import KMERefusedRequest, KMEUnanswered
 from relay.keys.kme_store import AnotherName, another_name
+
+_SIMULATOR_WORDS = (
+    "The given master_sae_id is not involved in any key exchanges",
+    "Some of the requested keys do not exist in this KME",
+)
+_SIMULATOR = (
+    "CreepPork's next-door-key-simulator: both KMEs of a pair hang for good when each asks the other at the same "
+    "moment. Mail is held until both are started again, and keys that were not fetched are gone then, with mail under "
+    "them. No setting prevents it: use it for trying alone (KEYS.md)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) ->
         status = await client.check_key_status(sae, patient=False)
     except KeyUnavailable as error:
         if peer_sae is not None or not error.http_status:
-            return Greeting(trouble=_text(error))
+            return Greeting(trouble=text_of(error))
         return Greeting(trouble=await _refused(client, sae, error))
     another = another_name(status, ours, sae)
     return Greeting(trouble=str(another or ""), another=another)
@@ -46,22 +56,31 @@ async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
     except (KMERefusedRequest, KeyNotFound):
         return ""
     except KeyUnavailable as error:
-        answer = _text(error)
-    return f"refuses this relay: {_text(status)}; {answer}; does its operator know our certificate, as SAE {sae!r}?"
+        answer = text_of(error)
+    return f"refuses this relay: {text_of(status)}; {answer}; does its operator know our certificate, as SAE {sae!r}?"
 
 
-def _text(error: KeyUnavailable) -> str:
-    return f"{type(error).__name__}: {error}"
+def text_of(error: RelayError) -> str:
+    """The error in words; of a KME that answers nothing, which KME is known for that."""
+    hangs = isinstance(error, KMEUnanswered) and not error.http_status
+    return f"{type(error).__name__}: {error}" + (f". That is known of {_SIMULATOR}" if hangs else "")
 
 
-async def refusal_of_unknown(client: KMEClient, peer_sae: str) -> str:
-    """What the KME says to a request for a key of the peer that does not exist; "" if it says that it is not there."""
+async def trouble_with_unknown(client: KMEClient, master_sae: str, *, ours: bool = False) -> str:
+    """What is wrong by the answer to a request for a key that does not exist; "" if it says that it is not there.
+
+    `ours`: the SAE is our own, which a KME may refuse there.
+    """
     try:
-        await client.request_dec_keys(peer_sae, [str(uuid4())], patient=False)
-    except KeyNotFound:
-        return ""
+        await client.request_dec_keys(master_sae, [str(uuid4())], patient=False)
+    except KeyNotFound as error:
+        known = any(words in str(error) for words in _SIMULATOR_WORDS)
+        return f"it answers as does {_SIMULATOR}" if known else ""
     except KeyUnavailable as error:
+        if ours and error.http_status:
+            return ""
         return (
-            f"{_text(error)} (to a call for a key that does not exist, which says whether arriving mail gets its keys)"
+            f"arriving mail would not get its keys: {text_of(error)} (to a call for a key that does not exist, which "
+            "says whether arriving mail gets its keys)"
         )
     return ""

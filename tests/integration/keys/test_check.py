@@ -22,6 +22,7 @@ from relay.kme import DevelopmentKMEs, Misbehaviour
 from relay.process import assembly
 from relay.store import store
 from tests.integration.keys.test_undelivered import LINK
+from tests.testlib.next_door import count_undelivered
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 
@@ -147,3 +148,53 @@ async def test_a_kme_behind_a_proxy_that_answers_everything_with_a_page_is_unrea
     assert row["trouble"].startswith("unreachable: ")
     assert f"HTTP {code}: {code} Sorry nginx" in row["trouble"]
     assert row["stored_keys"] is None
+
+
+HANGS = "CreepPork's next-door-key-simulator: both KMEs of a pair hang for good"
+
+
+async def test_a_kme_that_takes_requests_and_answers_none_is_said_to_hang(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        kme_settings="timeout = 0.5",
+    )  # fmt: skip
+    kmes.km1.misbehave("dec_keys", "hang", times=None)
+    told = await _check(site)
+    [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
+    assert "took the request and gave no answer within 0.5 s" in problem
+    assert HANGS in problem
+    assert "shortage" not in problem
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The given master_sae_id is not involved in any key exchanges.",
+        "Some of the requested keys do not exist in this KME.",
+    ],
+)
+@pytest.mark.parametrize("with_peer", [True, False])
+async def test_the_simulator_whose_pairs_hang_is_named_before_the_first_mail(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, words: str, with_peer: bool
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    if not with_peer:
+        site.config_file.write_text(site.config_file.read_text().partition("[peers.bob]")[0])
+    kmes.km1.misbehave("dec_keys", "http", times=None, code=401, body=json.dumps({"message": words}))
+    told = await _check(site)
+    [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
+    assert HANGS in problem
+    assert "No setting prevents it" in problem
+
+
+async def test_a_kme_that_counts_only_keys_not_fetched_has_no_shortage(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    count_undelivered(kmes, drops=False)
+    assert not any((await _check(site)).values())
+    assert sum(kmes.link.issued.values()) == 1
+    await _check(site)
+    assert sum(kmes.link.issued.values()) == 1, "now one is not fetched"
