@@ -61,7 +61,8 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
-                wrong = wrong or await trouble_with_unknown(client, peer.sae_id)
+                if not wrong and (said := await trouble_with_unknown(client, peer.sae_id)):
+                    wrong = f"arriving mail may not get its keys: {said}"
                 if not wrong and status.stored_key_count == 0 and not serves(config):
                     wrong = await _shortage(client, peer.sae_id)
                 yield title, detail, (wrong,) if wrong else ()
