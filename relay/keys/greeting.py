@@ -79,5 +79,5 @@ async def trouble_with_unknown(client: KMEClient, master_sae: str, *, ours: bool
     except KeyUnavailable as error:
         if ours and error.http_status:
             return ""
-        return f"{text_of(error)} (to a call for a key that does not exist, which says whether arriving mail gets its keys)"
+        return f"{text_of(error)} (the answer to a call for a key that does not exist)"
     return ""
