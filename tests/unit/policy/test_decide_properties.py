@@ -11,7 +11,7 @@ from pathlib import Path
 
 import idna
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from relay.errors import PolicyHolds, RelayError
 from relay.formats.mailbox import fold_domain
@@ -93,6 +93,7 @@ def test_decide_and_explain_never_differ(with_default: PolicySet, sender: str, r
         ["@bob.example", "@clear.example", "@default", "@bob.example/alice", "@\uff42ob.example", ""]
     ),
 )
+@example(hostile="2@\xdf", domain="")
 def test_a_hostile_recipient_is_decided_by_a_file_of_its_own_domain_or_held(
     with_default: PolicySet, hostile: str, domain: str
 ) -> None:
@@ -105,7 +106,8 @@ def test_a_hostile_recipient_is_decided_by_a_file_of_its_own_domain_or_held(
     name = named(decision, with_default.directory)
     covered = with_default.files[name].domain
     folded = parse_address(recipient).domain
-    assert folded == (own.lower() if own.isascii() else own.lower().encode("idna").decode())
+    assert folded == (own.lower() if own.isascii() else fold_domain(own))
+    expect_what_the_next_hop_sees(own)
     assert name == "default.toml" or folded == covered or folded.endswith("." + covered)
 
 
