@@ -169,8 +169,7 @@ class Incoming:
         opened, missed = original.opened, original.missed
         leaving = due.changed(message=original.message)
         if missed and missed.otherwise != "mark":  # also "refuse": a refusal would reveal that it could be opened
-            stored = due.trace + original.message
-            keeping = self.triage.unprotected(due, stored, opened.protection, opened.peer, missed.cause)
+            keeping = self.triage.unprotected(leaving, opened.protection, opened.peer, missed.cause)
             await self._put_aside(delivery, due, keeping)
             return
         await self._deliver(delivery, leaving, kept, opened)
@@ -210,11 +209,10 @@ class Incoming:
             mark = (reading.mark if reading is not None else "none") + (missed.mark if missed else "")
             marked = mime.with_mark(message, mark)
             message = await off_loop(mime.work(message), self.originals.marks.proven, marked)
-        if missed and missed.otherwise == "quarantine":
-            stored = mail.trace + message
-            await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))
-            return
         leaving = mail.changed(message=message)
+        if missed and missed.otherwise == "quarantine":
+            await self._put_aside(delivery, mail, self.triage.unprotected(leaving, "", "", missed.cause))
+            return
         await self._deliver(delivery, leaving.changed(envelope=undisclosed(mail.envelope)) if opened else leaving, kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:

@@ -84,19 +84,18 @@ class Triage:
         arrival = Arrival(mail, reason_of(error), _cause(error), party, mail.message, named=named)
         await self._put(key, arrival, reason_of(error))
 
-    async def unprotected(self, mail: Mail, stored: bytes, protection: str, peer: str, cause: str) -> None:
-        """Quarantines `stored`, the mail as it would have been delivered.
+    async def unprotected(self, leaving: Mail, protection: str, peer: str, cause: str) -> None:
+        """Quarantines the mail as it would have been delivered.
 
+        It has an identity of its own. What was opened for some is released to no others who got the sealed mail.
         `protection` and `peer` are "" for unsealed mail. Raises PolicyRefuses if unsealed mail is not kept, and
         QuarantineFull or StoreUnavailable.
         """
         if self.config.quarantine.action == "refuse" and not protection:
             raise PolicyRefuses(cause)
-        key = await off_loop(mime.work(mail.message), identity, mail)
-        if protection:  # its own entry: a copy of the sealed message to somebody else must not be added to it
-            key = hashlib.sha256(b"opened\0" + key).digest()
-        party = self._party(mail)
-        arrival = Arrival(mail, "unprotected", _cause(cause), party, stored, protection, peer, peer or party)
+        key = await off_loop(mime.work(leaving.message), identity, leaving)
+        party, stored = self._party(leaving), leaving.trace + leaving.message
+        arrival = Arrival(leaving, "unprotected", _cause(cause), party, stored, protection, peer, peer or party)
         await self._put(key, arrival, "unprotected")
 
     async def waits_for_key(self, mail: Mail) -> bool:

@@ -301,7 +301,7 @@ def _put_together(message: bytes, layers: _Unwrapping, trust: Trust, now: dateti
     author = _sole_author(whole)
     judged = _judged(layers, trust, author, now)
     # An author in doubt is nobody, and no two of them are the same.
-    if judged.signature.verdict != "good" and (not author or author != _sole_author(message)):
+    if protected and judged.signature.verdict != "good" and (not author or author != _sole_author(message)):
         fields = [each for each in fields if each[0] != b"from"] + [each for each in outer if each[0] == b"from"]
         whole = _joined(outer, fields, layers, protected=protected)
         judged = _judged(layers, trust, _sole_author(whole), now)

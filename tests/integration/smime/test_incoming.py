@@ -152,6 +152,31 @@ async def test_what_is_not_opened_goes_on_as_it_came_and_each_recipient_gets_the
         assert opened == {(ANN,): True, (OTTO,): False}
 
 
+async def test_what_was_opened_for_one_and_put_aside_is_released_to_nobody_else(tmp_path: Path, sink: Sink) -> None:
+    """Else a captured mail, sent once more to somebody else here, would reach them opened."""
+    site = make_smime_site(
+        tmp_path / "alice", incoming=sink.address, own=OFFICE, certificates={},
+        policies=POLICIES | {"dora.example.toml": 'levels = ["smime"]\nrequire = "smime"\nunprotected = "quarantine"\n'},
+        settings="[[smime.keys]]" + KEYS.split("[[smime.keys]]")[2],
+    )  # fmt: skip
+    (site.directory / "anns.pem").write_bytes(pem(ANNS.certificate))
+    write_secret(site.directory / "anns.key", key_pem(ANNS))
+    both, later = (
+        mail(encrypted(ENTITY, ANNS, cipher=cipher), "dan@dora.example") for cipher in ("aes-256-gcm", "aes-256-cbc")
+    )
+    async with relay_process(site) as relay:
+        for message, recipients in ((both, [ANN, OTTO]), (later, [ANN]), (later, [OTTO])):
+            reply = await submit(relay.addresses["incoming"], message, sender="dan@dora.example", recipients=recipients)
+            assert reply.code == 250, reply
+    assert sink.got == []
+    _, _, out = await run("quarantine", "list", "--json", "--config", site.config_file)
+    for each in json.loads(out):
+        status, err, _ = await run("quarantine", "release", "--config", site.config_file, each["id"])
+        assert status == 0, err
+    got = [(name, b"The budget" in got.message) for got in sink.got for name in got.recipients]
+    assert sorted(got) == [(ANN, True), (ANN, True), (OTTO, False), (OTTO, False)]
+
+
 async def test_a_certificate_that_came_with_a_signature_counts_once_it_is_accepted(tmp_path: Path, sink: Sink) -> None:
     site = make_smime_site(
         tmp_path / "alice", incoming=sink.address, outgoing=sink.address, own=OFFICE, certificates={},
