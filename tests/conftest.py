@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the development KMEs, sinks, and two sites that share keys.
+"""Fixtures that every test may use: the development KMEs, databases, sinks, and two sites that share keys.
 Standard: each is made for one test and gone after it.
 """
 
@@ -22,12 +22,15 @@ from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.policy import starting
 from tests.testlib import sites
+from tests.testlib.databases import backend, postgresql, postgresql_server, sqlite
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.long import be_long
 from tests.testlib.once import made_once
 from tests.testlib.ports import two_free_ports
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
+
+__all__ = ["backend", "postgresql", "postgresql_server", "sqlite"]
 
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
@@ -50,7 +53,7 @@ OF_NO_PYTHON = re.compile(
     r"/test_\w*document\w*\.py|unit/test_(bench|book|distribution|lock|pages|planted|printed|runbook|tables)|gate_proof"
 )
 """Files about texts, scripts and the rules of policies alone: the same under each Python."""
-FEW = 6
+FEW = 2
 """Cases of one test with --few."""
 
 

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.store.backends import PostgreSQLServer
-from tests.integration.store.conftest import server
 from tests.system.crash import two_relays
 from tests.system.crash.faults import GENTLE
 from tests.system.crash.run import run
+from tests.testlib.databases import PostgreSQLServer
 from tests.testlib.identities import Identities
 from tests.testlib.long import sized
 from tests.testlib.postfix import requires_postfix
-
-__all__ = ["server"]
 
 
 def told(what: str) -> None:
@@ -84,11 +81,12 @@ async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt
     assert report.keys_unread == report.keys_issued - report.keys_used
 
 
+@pytest.mark.usefixtures("postgresql")
 @pytest.mark.timeout(480)  # what settles slowly may take two minutes twice
 async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befalls_them(
-    tmp_path: Path, server: PostgreSQLServer
+    tmp_path: Path, postgresql_server: PostgreSQLServer
 ) -> None:
-    report = await two_relays.run(tmp_path, server, seconds=sized(7, 600), seed=5)
+    report = await two_relays.run(tmp_path, postgresql_server, seconds=sized(7, 600), seed=5)
     assert report.faults == []
     assert report.messages > 5
     assert sum(report.hits.values()) >= 3

@@ -19,12 +19,8 @@ from relay.forward import stuffed
 from relay.journey.deliveries import SERVED_ELSEWHERE_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
-from tests.integration.store.backends import Backend, PostgreSQLServer
-from tests.integration.store.conftest import (
-    postgresql as postgresql,  # a fixture
-    server as server,  # a fixture
-)
 from tests.testlib import mails
+from tests.testlib.databases import Backend, PostgreSQLServer
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import SMTPReply, submit, submit_lmtp, talking
@@ -90,10 +86,10 @@ class Relays:
 @pytest.fixture(params=["outgoing"])
 async def relays(
     request: pytest.FixtureRequest, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, postgresql: Backend,
-    server: PostgreSQLServer,
+    postgresql_server: PostgreSQLServer,
 ) -> AsyncIterator[Relays]:  # fmt: skip
     async with AsyncExitStack() as stack:
-        to_store = await stack.enter_async_context(Wire(server.directory / ".s.PGSQL.5432"))
+        to_store = await stack.enter_async_context(Wire(postgresql_server.directory / ".s.PGSQL.5432"))
         one = make_site(
             tmp_path / "one", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
             incoming=wire.address, kme_settings="prefetch = false\none_batch_at_a_time = false",
@@ -102,7 +98,7 @@ async def relays(
         SiteSecret.load_or_create(one.config.store.secret)
         shutil.copytree(one.directory, tmp_path / "two")
         two = Site(tmp_path / "two")
-        urls = {one: f"postgresql://relay@{to_store.address}/postgres", two: server.url()}
+        urls = {one: f"postgresql://relay@{to_store.address}/postgres", two: postgresql_server.url()}
         for site, url in urls.items():
             text = site.config_file.read_text()
             text = text.replace('database = "relay.db"', f'database = "{url}"')
@@ -264,17 +260,17 @@ async def test_a_relay_that_was_out_of_touch_for_longer_than_its_lease_does_not_
 
 
 async def test_what_one_relay_has_delivered_while_the_database_was_away_is_not_delivered_by_the_other(
-    relays: Relays, server: PostgreSQLServer, kmes: DevelopmentKMEs
+    relays: Relays, postgresql_server: PostgreSQLServer, kmes: DevelopmentKMEs
 ) -> None:
     gate = relays.wire.gate = asyncio.Event()
     relays.wire.on_rcpt = {BEN: "451 4.2.0 busy"}
     sending = asyncio.create_task(relays.send(relays.one, BEN, PRESS))
     await relays.wire.reached.wait()
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(postgresql_server.stop)
     gate.set()
     assert (await sending).code == 451
     assert (await relays.send(relays.two, BEN, PRESS)).code == 451
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(postgresql_server.start)
     relays.wire.on_rcpt = {}
     await relays.until_sent(relays.two, BEN, PRESS)
     assert relays.delivered == {BEN: 1, PRESS: 1}

@@ -32,8 +32,8 @@ import asyncpg
 from relay.config import TCPAddress
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
-from tests.integration.store.backends import PostgreSQLServer, find_programs
 from tests.testlib import mails
+from tests.testlib.databases import PostgreSQLServer, find_programs
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit

@@ -16,15 +16,12 @@ from relay.formats import mime
 from relay.formats.pieces import Pieces
 from relay.kme import DevelopmentKMEs
 from relay.process import assembly
-from tests.integration.store.backends import Backend
-from tests.integration.store.conftest import backend, postgresql, server, sqlite
 from tests.testlib import mails
+from tests.testlib.databases import Backend
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site, serving
 from tests.testlib.submit import SMTPReply, submit
-
-__all__ = ["backend", "postgresql", "server", "sqlite"]
 
 LEVELS = ("otp", "aes", "pqc", "rsa", "pqc+aes")
 POLICIES = {

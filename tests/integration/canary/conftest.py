@@ -20,14 +20,11 @@ from relay.outgoing import Outgoing
 from relay.process import app, assembly
 from relay.status import exposition
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
-from tests.integration.store.conftest import postgresql, server
 from tests.testlib.identities import Identities
 from tests.testlib.mail_server import MailServer
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.status_numbers import StatusNumbers, numbers
-
-__all__ = ["postgresql", "server"]
 
 ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
 LISTENERS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'

@@ -11,8 +11,8 @@ from pathlib import Path
 from relay.config import TCPAddress
 from relay.process import app
 from tests.integration.canary.conftest import ASKS, Making, asked_long_ago, until_it_says
-from tests.integration.store.backends import Backend
 from tests.integration.test_workers import until
+from tests.testlib.databases import Backend
 from tests.testlib.sites import Site, relay_process
 from tests.testlib.status_numbers import StatusNumbers, numbers
 

@@ -25,17 +25,13 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import (
-    backend as backend,  # fixtures
-    postgresql as postgresql,
-    secret as secret,
+    secret as secret,  # fixtures
     secret_path as secret_path,
-    server as server,
-    sqlite as sqlite,
 )
 from tests.testlib import mails
 from tests.testlib.counted import burnt_by_cause
+from tests.testlib.databases import Backend
 from tests.testlib.fake_kme import FakeKME, FakeTime
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site

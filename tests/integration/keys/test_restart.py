@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from relay.kme import DevelopmentKMEs
-from tests.integration.store.backends import Backend
-from tests.integration.store.conftest import (
-    backend as backend,
-    postgresql as postgresql,
-    server as server,
-    sqlite as sqlite,
-)
 from tests.testlib import mails
+from tests.testlib.databases import Backend
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, relay_process
 from tests.testlib.submit import submit

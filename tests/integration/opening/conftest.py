@@ -30,12 +30,8 @@ from relay.schemes import KeysWithReserve
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend, sqlite_file
-from tests.integration.store.conftest import (
-    postgresql as postgresql,  # a fixture
-    server as server,  # a fixture
-)
 from tests.testlib import mails
+from tests.testlib.databases import Backend, sqlite_file
 from tests.testlib.hop import Hop
 from tests.testlib.identities import Identities
 from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process, serving

@@ -15,7 +15,7 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from tests.integration.status.test_alarms import standing, until_written, with_alarms
-from tests.integration.store.backends import EMPTIED, Backend, sqlite_file
+from tests.testlib.databases import Backend, empty, sqlite_file
 from tests.testlib.mails import plain
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -75,8 +75,7 @@ async def _deleted(served: Served) -> None:
     if served.backend.name == "sqlite":
         served.remove_database()
     else:
-        for statement in EMPTIED:
-            await served.backend.run(statement)
+        await empty(served.backend)
 
 
 async def _deleted_with_the_file_beside_the_secret(served: Served) -> None:

@@ -13,8 +13,8 @@ from relay.errors import StoreUnavailable
 from relay.store.received_table import UNUSED_KEEP_FOR_S
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend
 from tests.testlib.received import held, mark_used
 
 KEY = b"these octets must never be seen!"

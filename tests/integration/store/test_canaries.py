@@ -11,8 +11,8 @@ import pytest
 
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend
 
 EVERY, LIMIT = 900.0, 1500.0
 FIRST, SECOND = bytes(32), bytes([1]) * 32

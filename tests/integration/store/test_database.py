@@ -20,7 +20,7 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.store.database import SCHEMA_VERSION, open_database
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
-from tests.integration.store.backends import Backend, PostgreSQLServer
+from tests.testlib.databases import Backend, PostgreSQLServer
 
 
 async def test_the_sqlite_files_are_for_us_alone(sqlite: Backend, secret: SiteSecret) -> None:
@@ -196,15 +196,17 @@ async def test_a_server_that_is_not_there_is_reported(tmp_path: Path, secret: Si
 
 
 async def test_a_database_that_the_server_does_not_know_is_reported(
-    server: PostgreSQLServer, secret: SiteSecret
+    postgresql_server: PostgreSQLServer, secret: SiteSecret
 ) -> None:
     with pytest.raises(StoreUnavailable, match='database "elsewhere" does not exist'):
-        await open_store(server.url("elsewhere"), secret)
+        await open_store(postgresql_server.url("elsewhere"), secret)
 
 
-async def test_options_that_postgresql_does_not_know_are_reported(server: PostgreSQLServer, secret: SiteSecret) -> None:
+async def test_options_that_postgresql_does_not_know_are_reported(
+    postgresql_server: PostgreSQLServer, secret: SiteSecret
+) -> None:
     with pytest.raises(StoreUnavailable, match="no_such_option"):
-        await open_store(server.url("postgres") + "&no_such_option=perhaps", secret)
+        await open_store(postgresql_server.url("postgres") + "&no_such_option=perhaps", secret)
 
 
 async def test_without_asyncpg_the_missing_package_is_named(

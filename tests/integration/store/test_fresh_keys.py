@@ -25,9 +25,9 @@ from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, place
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_spool import delivered
+from tests.testlib.databases import Backend
 from tests.testlib.received import mark_used, state
 from tests.testlib.sites import make_site
 

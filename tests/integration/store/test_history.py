@@ -14,8 +14,8 @@ from relay.store import history
 from relay.store.history import KEPT, Stretch
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend
 
 AES = ("outgoing", "aes", "delivered")
 OTP = ("outgoing", "otp", "held")

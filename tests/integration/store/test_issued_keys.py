@@ -15,9 +15,9 @@ from relay.errors import StoreUnavailable
 from relay.store import kme_memory
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_trouble import OPEN
+from tests.testlib.databases import Backend, python
 
 ONE, TWO = bytes(range(32)), bytes(range(32, 64))
 

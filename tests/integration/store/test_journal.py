@@ -19,9 +19,9 @@ from relay.store.claims import LEASE_S, PATIENCE_S
 from relay.store.delivery_attempts import KEEP_FOR_S, Begun, WaitingCopy
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.testlib.counted import counted
+from tests.testlib.databases import Backend
 
 KEY = bytes(32)
 NOTHING: tuple[AbstractSet[str], tuple[WaitingCopy, ...]] = (frozenset(), ())

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, select
 from relay.store.database import Database, open_database
 from relay.store.delivery_attempts import opened_rows as rows
 from relay.store.one_step import InsertNew, OneStep, PutRows, steps
-from tests.integration.store.backends import Backend
+from tests.testlib.databases import Backend
 
 NUMBERS = (0, 1, 15, 16, 17, 80, 597)
 

@@ -24,9 +24,9 @@ from relay.store.delivery_attempts import RecipientState
 from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.testlib.counted import counted
+from tests.testlib.databases import Backend, python
 from tests.testlib.received import mark_used
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -17,10 +17,10 @@ from relay.store.quarantine import CLAIM_S, MOST_BETWEEN_S, WAITED_KEEP_FOR_S, P
 from relay.store.quarantine_table import Arrival, Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend, python
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_at_rest import keep_only_newest, on_disk
 from tests.integration.store.test_trouble import OPEN
+from tests.testlib.databases import Backend, python
 
 MESSAGE = b"Subject: x\r\n\r\nnobody else may read this\r\n"
 KEY, OTHER = bytes(32), bytes(31) + b"x"

@@ -12,8 +12,8 @@ from relay.store import rate_limits
 from relay.store.rate_limits import RateLimits, Spending
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend
 
 
 class Process:

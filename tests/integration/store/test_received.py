@@ -23,8 +23,8 @@ from relay.store.received import OTP_KEEP_FOR_S, PLACES_AT_ONCE, TOMBSTONE_KEEP_
 from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, KeysUsed, as_column, from_column
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend
 from tests.testlib.received import held, mark_used, state
 
 KEY = bytes(range(32))

@@ -19,8 +19,8 @@ from relay.errors import StoreUnavailable
 from relay.store import restore_check
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
-from tests.integration.store.backends import Backend, python, sqlite_file
 from tests.integration.store.conftest import Clock
+from tests.testlib.databases import Backend, python, sqlite_file
 
 
 async def _check(

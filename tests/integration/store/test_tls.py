@@ -25,7 +25,7 @@ from relay.store.database import open_database, transport_problem
 from relay.store.postgresql import postgresql_engine
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
-from tests.integration.store.backends import PostgreSQLServer, find_programs
+from tests.testlib.databases import PostgreSQLServer, new_server
 from tests.testlib.ports import free_addresses
 from tests.unit.identity.homes import write_config
 
@@ -57,14 +57,9 @@ class Remote:
 
 
 @pytest.fixture(scope="module")
-def remote() -> Iterator[Remote]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     [address] = free_addresses(1)
-    with tempfile.TemporaryDirectory(prefix="qumail-pg-") as name, tempfile.TemporaryDirectory() as files:
-        running = PostgreSQLServer(programs, Path(name))
-        running.create()
+    with new_server(tmp_path_factory) as running, tempfile.TemporaryDirectory() as files:
         authority = _certificates(Path(files))
         _serve_tls(running, authority, address.port)
         running.start()

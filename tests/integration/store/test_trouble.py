@@ -19,8 +19,8 @@ from relay.errors import StoreUnavailable
 from relay.store.database import Database
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
-from tests.integration.store.backends import Backend, PostgreSQLServer, python
 from tests.integration.store.test_spool import no_room
+from tests.testlib.databases import Backend, PostgreSQLServer, python
 from tests.testlib.received import held, mark_used, state
 
 KEY = bytes(range(32))
@@ -240,11 +240,11 @@ async def test_a_connection_lost_in_the_middle_holds_the_mail(postgresql: Backen
 
 
 async def test_a_server_that_went_away_holds_the_mail_until_it_is_back(
-    server: PostgreSQLServer, postgresql: Backend, secret: SiteSecret
+    postgresql_server: PostgreSQLServer, postgresql: Backend, secret: SiteSecret
 ) -> None:
     async with await open_store(postgresql.where, secret) as store:
         await store.received.put("g", "alice", {"k": KEY})
-        async with stopped(server):
+        async with stopped(postgresql_server):
             for _ in range(3):
                 with pytest.raises(StoreUnavailable, match=r"^postgresql://relay@/postgres: "):
                     await store.received.put("g", "alice", {"l": KEY})

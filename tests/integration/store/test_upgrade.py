@@ -29,7 +29,7 @@ from relay.store.migrations import migrate
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.opening.conftest import Clock, clock as clock  # a fixture
-from tests.integration.store.backends import Backend, python, sqlite_file
+from tests.testlib.databases import Backend, python, sqlite_file
 from tests.testlib.old_stores import BEA, BEN, BOBS_POLICIES, EVE, POLICIES, OldStores, all_stores
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

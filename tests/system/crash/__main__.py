@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from tests.integration.store.backends import PostgreSQLServer, find_programs
 from tests.system.crash.outcome import tell_and_exit
 from tests.system.crash.run import SITES, run
+from tests.testlib.databases import PostgreSQLServer, find_programs
 from tests.testlib.identities import make_identities
 
 

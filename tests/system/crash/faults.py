@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.store.backends import PostgreSQLServer
+from tests.testlib.databases import PostgreSQLServer
 from tests.testlib.mail_site import MailSite
 from tests.testlib.relay_command import workers_of
 from tests.testlib.wire import Wire

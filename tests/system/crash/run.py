@@ -20,12 +20,12 @@ import aiosmtplib
 from relay.errors import BadStructure
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
-from tests.integration.store.backends import PostgreSQLServer
 from tests.system.crash import traffic
 from tests.system.crash.accounts import Accounts, Spans
 from tests.system.crash.faults import GENTLE, Chaos, faults
 from tests.system.crash.traffic import Message
 from tests.system.crash.watch import Watch, key_ids
+from tests.testlib.databases import PostgreSQLServer
 from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.ports import free_addresses

@@ -25,10 +25,10 @@ import click
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
-from tests.integration.store.backends import PostgreSQLServer, find_programs
 from tests.system.crash.outcome import tell_and_exit
 from tests.system.crash.watch import key_ids
 from tests.testlib import mails
+from tests.testlib.databases import PostgreSQLServer, find_programs
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit

@@ -31,14 +31,15 @@ class Directory:
     """Answers from these entries; those `hidden` are not found by the search of all."""
 
     def __init__(self, *found: LDAPEntry, hidden: Sequence[LDAPEntry] = ()) -> None:
-        self.all, self.hidden = list(found), list(hidden)
+        self.all = list(found)
+        self.by_dn = {folded(each.dn): each for each in (*found, *hidden)}
         self.asked: list[tuple[str, str, tuple[str, ...]]] = []
 
     def search(self, base: str, scope: str, _: str, attributes: Sequence[str]) -> list[LDAPEntry]:
         self.asked.append((base, scope, tuple(attributes)))
         if scope == "sub":
             return self.all
-        return [each for each in (*self.hidden, *self.all) if folded(each.dn) == folded(base)]
+        return [self.by_dn[folded(base)]] if folded(base) in self.by_dn else []
 
     def of(self, name: str) -> set[str]:
         return People(self.search, BASE).group(f"cn={name},{BASE}").addresses

@@ -256,7 +256,7 @@ async def test_nor_one_that_was_being_opened_when_its_loop_ends_at_once(kme: Fak
         warnings.simplefilter("always")
         for step in range(40):
             await asyncio.to_thread(asyncio.run, once(step * 0.0002))
-            gc.collect()
+        gc.collect()
     assert [str(each.message) for each in said] == []
 
 

@@ -1,4 +1,4 @@
-"""Databases for the tests: looking into them and getting in their way behind the store's back.
+"""Databases for the tests, SQLite's and PostgreSQL's: fresh ones, looking into them and getting in their way.
 Standard: SQL in raw form, so that what is checked is what is there, not what the store thinks is there.
 """
 
@@ -9,16 +9,20 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 import relay
+from tests.testlib.once import made_once
 
 ROOT = str(Path(relay.__file__).parents[1])
 """Where the package `relay` lies, for processes that do not run from there."""
@@ -81,11 +85,19 @@ class PostgreSQLServer:
     programs: Path
     directory: Path
 
-    def create(self) -> None:
-        """A new cluster; nobody needs it after a power failure, so it does not sync."""
+    def create(self, original: Path | None = None) -> None:
+        """A new cluster; nobody needs it after a power failure, so it does not sync.
+
+        It is a copy of the one in the directory `original`, if given, which the first who calls makes.
+        """
         if os.geteuid() == 0:
             shutil.chown(self.directory, "postgres", "postgres")
-        self._run("initdb", "--no-sync", "--auth=trust", "--username=relay", "--encoding=UTF8", "--locale=C")
+        if original is not None and (original / "data").exists():
+            subprocess.run(["cp", "-a", original / "data", self.directory], check=True)
+        else:
+            self._run("initdb", "--no-sync", "--auth=trust", "--username=relay", "--encoding=UTF8", "--locale=C")
+            if original is not None:
+                subprocess.run(["cp", "-a", self.directory / "data", original], check=True)
         with (self.directory / "data" / "postgresql.conf").open("a") as settings:
             settings.write(
                 f"unix_socket_directories = '{self.directory}'\nlisten_addresses = ''\n"
@@ -129,17 +141,58 @@ def find_programs() -> Path | None:
     return max(found, key=lambda path: float(path.parent.name))
 
 
-@asynccontextmanager
-async def postgresql_database(server: PostgreSQLServer) -> AsyncIterator[Backend]:
+@contextmanager
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQLServer]:
+    """One that has not been started."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    # Not below pytest's directory: the server's user may not enter it, and a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="qumail-pg-") as directory:
+        made = PostgreSQLServer(programs, Path(directory))
+        with made_once(tmp_path_factory, "postgresql") as original:
+            made.create(original)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQLServer]:
+    """A PostgreSQL server that listens on a Unix socket only."""
+    with new_server(tmp_path_factory) as server:
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Backend:
+    """A SQLite database that does not exist yet."""
+    return sqlite_file(tmp_path / "state" / "relay.db")
+
+
+@pytest.fixture
+async def postgresql(postgresql_server: PostgreSQLServer) -> AsyncIterator[Backend]:
     """The server's database, empty; it is emptied again, since that is quicker than making a new one."""
-    url = URL.create("postgresql+asyncpg", username="relay", database="postgres", query={"host": str(server.directory)})
+    host = str(postgresql_server.directory)
+    url = URL.create("postgresql+asyncpg", username="relay", database="postgres", query={"host": host})
     lock = "LOCK TABLE received_keys IN EXCLUSIVE MODE"
-    backend = Backend(server.url(), url, lock=lock, name="postgresql")
+    backend = Backend(postgresql_server.url(), url, lock=lock, name="postgresql")
     try:
         yield backend
     finally:
+        await empty(backend)
+
+
+async def empty(postgresql: Backend) -> None:
+    """Ends all relays' connections, and drops all that is there."""
+    connection = await asyncpg.connect(postgresql.where)
+    try:
         for statement in EMPTIED:
-            await backend.run(statement)
+            await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 EMPTIED = (
@@ -148,6 +201,13 @@ EMPTIED = (
     "CREATE SCHEMA public",
     "ALTER DATABASE postgres RESET ALL",
 )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """One after the other: every test with this fixture runs on both."""
+    backend: Backend = request.getfixturevalue(request.param)
+    return backend
 
 
 @contextmanager
