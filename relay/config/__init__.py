@@ -118,7 +118,7 @@ class Config(toml.Table):
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
     """Addresses that a mail server rewrites before the relay sees the mail (virtual aliases, a catch-all, a former
     address), with the new recipients. Without a line here, such sealed mail is put in quarantine as "redirected". No
-    patterns, no alias of an alias. Leave the table out if the relay comes before all aliases and lists.
+    patterns, no alias of an alias.
     """
     otp: OTPSettings = OTPSettings()
     audit: AuditSettings = AuditSettings()

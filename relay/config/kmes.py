@@ -203,8 +203,9 @@ class KMESettings(toml.Table):
     waits or is held. false: the maker says that keys are kept.
 
     Left out, the relay tries the KME with two to ten keys before its first draw, and after 30 days (also: `keys trial`,
-    `check --trial-keys`). A KME seen to drop keys then has 60 seconds, less if its status shows that the peer has
-    fetched all; an untested one 5. A KME that drops keys should be alone in its group, for one relay with one worker.
+    `check --trial-keys`). If keys were dropped, the pause is 60 seconds, less if the status shows that the peer has
+    fetched all. If the KME could not be tried, the pause is 5 seconds. A KME that drops keys should be alone in its
+    group, for one relay with one worker.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     """Seconds for which keys still unknown to the KME are asked for before their mail is held; in a group the largest
@@ -272,7 +273,8 @@ class PeerSettings(toml.Table):
     documents, with one peer and one group, that group. []: no quantum keys.
     """
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
-    """The levels at which the peer may seal, by the innermost layer; other mail is put in quarantine. By default all.
+    """The levels at which the peer may seal, by the innermost layer; other mail is put in quarantine. By
+    default all.
     """
     further_kems: FurtherKEMs = ()
     """KEMs that each add a layer around level pqc: "hqc-256", "frodokem-1344-shake" (BSI TR-02102 recommends FrodoKEM),

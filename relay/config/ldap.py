@@ -23,7 +23,7 @@ def _url(text: str) -> str:
 
 class LDAPSettings(toml.Table):
     """The directory of people (Active Directory, OpenLDAP) from which `qumail-relay groups fetch` writes groups.toml; a
-    serving relay never asks it. Leave the table out if groups are typed by hand.
+    serving relay never asks it.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

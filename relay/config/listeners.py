@@ -61,7 +61,8 @@ class ListenerSettings(toml.Table):
     connections_per_client: int = Field(default=50, ge=1, le=100_000)
     """Concurrent connections to one address from one client (IPv6: from one /64)."""
     trusted: Networks = parse_networks(["127.0.0.0/8", "::1/128"])
-    """Networks of mail servers that may report their own client (XFORWARD) and are exempt from connections_per_client.
+    """Networks of mail servers that may report their own client (XFORWARD) and are exempt from
+    connections_per_client.
     """
 
 
@@ -116,9 +117,7 @@ class DirectionSettings(ListenerSettings):
 
 
 class OutgoingSettings(DirectionSettings):
-    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop. Leave
-    the table out if this relay does not seal.
-    """
+    """Mail that leaves the site: taken from your mail server or from programs, sealed, handed to the next hop."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "lmtp": str(local(OUTGOING.lmtp)),
@@ -157,7 +156,7 @@ class IncomingSettings(DirectionSettings):
 
 class SubmissionSettings(ListenerSettings):
     """Submission by mail programs and applications, always with TLS, name and password. The mail goes the way of
-    [outgoing], whose addresses may then be left out. Leave the table out if nobody submits to the relay.
+    [outgoing], whose addresses may then be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -211,10 +210,6 @@ class SubmissionSettings(ListenerSettings):
 class IMAPSettings(toml.Table):
     """One table for each mailbox that this relay reaches only by IMAP, and whose sealed mail is opened there
     (deploy/imap/README.md). Log and alarms use the table's name.
-
-    A message that cannot be opened stays, flagged $QuMailUnopened. While its key may come, it is tried again after 30
-    seconds, then less often, at least hourly; otherwise once a day. Without a key quarantine.hold_for seconds after
-    arrival, it is flagged $QuMailKeyLost and no longer tried.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

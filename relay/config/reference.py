@@ -30,7 +30,8 @@ Every setting of relay.toml, with its default. Made from the code, by `python -m
 are lost.
 
 Lines that begin with `#` and a name are settings at their default, other lines are examples. Paths are relative to the
-directory of relay.toml. Sizes: "50 MiB". Times: seconds. After an edit: `qumail-relay check --config relay.toml`.
+directory of relay.toml. Sizes: "50 MiB". Times: seconds. [site], [policies] and [store] are needed, other tables only
+if used. After an edit: `qumail-relay check --config relay.toml`.
 """
 
 _Texts = dict[str, dict[str, str]]

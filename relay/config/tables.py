@@ -75,7 +75,7 @@ class PolicySettings(toml.Table):
 class AuditSettings(toml.Table):
     """The audit record: the outcome, protection and policy of each mail, without content (deploy/AUDIT.md). A part is
     the downgrade ledger, of mail below the first level of its policy and of decisions about quarantine. While no line
-    of the ledger can be written, its mail is held. The table may be left out.
+    of the ledger can be written, its mail is held.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -136,8 +136,8 @@ class StoreSettings(toml.Table):
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened, or has less protection than a policy requires (unprotected = "quarantine").
-    The table may be left out.
+    """Arriving mail that cannot be opened, or has less protection than a policy requires (unprotected =
+    "quarantine").
     """
 
     action: Literal["keep", "refuse"] = "keep"
@@ -160,9 +160,7 @@ DOCUMENT_SUFFIX = ".json"
 
 
 class IdentitySettings(toml.Table):
-    """The site's identity to its peers, for levels pqc and rsa, made by `qumail-relay identity new`. Leave the table
-    out if only quantum keys are used.
-    """
+    """The site's identity to its peers, for levels pqc and rsa, made by `qumail-relay identity new`."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "directory": "/var/lib/qumail-relay/identity",
@@ -213,8 +211,8 @@ class LimitSettings(toml.Table):
 
 
 class AlarmSettings(toml.Table):
-    """Thresholds of alarms, and who is notified beside log, metrics and `check` (deploy/METRICS.md lists all alarms).
-    The table may be left out.
+    """Thresholds of alarms, and who is notified beside log, metrics and `check` (deploy/METRICS.md lists all
+    alarms).
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -251,7 +249,7 @@ class AlarmSettings(toml.Table):
 class CanarySettings(toml.Table):
     """The canary: a small mail that goes to each peer's relay as all mail does, and comes back as a receipt. If late,
     the alarm `canary_late` begins. Its address is qumail-canary at the first mail domain of each site; your mail server
-    must accept mail for it (deploy/MAIL-SERVERS.md). The table may be left out.
+    must accept mail for it (deploy/MAIL-SERVERS.md).
     """
 
     examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
@@ -274,9 +272,7 @@ class CanarySettings(toml.Table):
 
 
 class StatusSettings(toml.Table):
-    """A page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz; read-only. Leave the table
-    out if nobody asks.
-    """
+    """A page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and /readyz; read-only."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "listen": "127.0.0.1:9469",
@@ -341,7 +337,7 @@ class DKIMKeySettings(toml.Table):
 
 class DKIMSettings(toml.Table):
     """Sealed mail is signed for the author's domain as it leaves. Signatures of arriving sealed mail are verified
-    before opening (deploy/dkim/README.md). Leave the table out if another program signs.
+    before opening (deploy/dkim/README.md).
     """
 
     removed: ClassVar[dict[str, str]] = {
