@@ -50,12 +50,19 @@ def name(common_name: str, address: str = "") -> x509.Name:
 
 
 @lru_cache
-def ca(common_name: str = "Example Mail CA", number: int = 99) -> Issuer:
+def ca(
+    common_name: str = "Example Mail CA",
+    number: int = 99,
+    issuer: Issuer | None = None,
+    names: x509.NameConstraints | None = None,
+) -> Issuer:
+    """A CA, a root unless it has an `issuer`; it may vouch for these `names` alone."""
     own = key("p256", number)
     now = datetime.now(UTC)
+    signer, above = (issuer.key, issuer.certificate.subject) if issuer else (own, name(common_name))
     made = (
         x509.CertificateBuilder()
-        .subject_name(name(common_name)).issuer_name(name(common_name)).public_key(own.public_key())
+        .subject_name(name(common_name)).issuer_name(above).public_key(own.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=30)).not_valid_after(now + timedelta(days=3650))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -63,9 +70,10 @@ def ca(common_name: str = "Example Mail CA", number: int = 99) -> Issuer:
             x509.KeyUsage(**{**USAGE, "key_cert_sign": True, "crl_sign": True, "digital_signature": True}), critical=True
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
-        .sign(own, hashes.SHA256())
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )  # fmt: skip
-    return Issuer(made, own)
+    made = made.add_extension(names, critical=True) if names else made
+    return Issuer(made.sign(signer, hashes.SHA256()), own)
 
 
 def certified(

@@ -326,6 +326,18 @@ def test_a_certificate_of_a_ca_counts_for_its_addresses_alone(made: OwnKey) -> N
     )  # fmt: skip
 
 
+def test_a_ca_counts_for_what_it_may_vouch_for_and_a_persons_certificate_is_no_ca() -> None:
+    of_bob = x509.NameConstraints([x509.RFC822Name("bob.example")], None)
+    not_bob = x509.NameConstraints(None, [x509.RFC822Name("bob.example")])
+    eve = certified("eve@bob.example", kind="p256", number=9)
+    for issuer, verdict in (
+        (ca("Below", 96, ca()), "good"), (ca("Below", 95, ca(), of_bob), "good"), (ca("Below", 94, ca(), not_bob), "unknown"),
+        (Issuer(eve.certificate, eve.key), "unknown"), (ca("Below", 93, ca("Another CA", 98)), "unknown"),
+    ):  # fmt: skip
+        ben = certified(BEN, kind="p256", number=2, issuer=issuer)
+        assert opened(mail(signed(ENTITY, ben))).signature.verdict == verdict
+
+
 @pytest.mark.parametrize(
     "fields",
     [
