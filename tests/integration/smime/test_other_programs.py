@@ -1,4 +1,4 @@
-"""Mail out at level smime through real Postfix, without a KME: OpenSSL and NSS, which is Thunderbird's, open and verify.
+"""Mail out at level smime through real Postfix, without a KME: OpenSSL, NSS and gpgsm open and verify.
 Standard: RFC 8551; the certificates are as CAs issue them, RSA and elliptic curves.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from relay.formats import mime
 from relay.smime import OwnKey
 from tests.testlib import mails, postfix
+from tests.testlib.gpgsm import gpgsm_of
 from tests.testlib.nss import NSS
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
@@ -31,23 +32,36 @@ PEOPLE = {
 SETTINGS = 'cbc = ["carol.example"]\npkcs1 = ["carol.example"]\n'
 
 
-def opened_by_nss(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
-    """The entity that cmsutil decrypts with this key, whose signature it finds good under our CA."""
-    nss = NSS.of(directory / "nss", theirs)
-    inner = nss.run("cmsutil", "-D", data=mime.sealed_content(message))
+def halves(inner: bytes) -> tuple[bytes, bytes]:
+    """The entity of a multipart/signed, and the DER of its signature."""
     found = re.search(rb'boundary="([^"]+)"', inner)
     assert found is not None
     _, entity, signature, _ = inner.split(b"--" + found[1])
-    entity = entity.removeprefix(b"\r\n").removesuffix(b"\r\n")
+    return entity.removeprefix(b"\r\n").removesuffix(b"\r\n"), base64.b64decode(mime.split(signature.lstrip())[1])
+
+
+def opened_by_nss(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
+    """The entity that cmsutil decrypts with this key, whose signature it finds good under our CA."""
+    nss = NSS.of(directory / "nss", theirs)
+    entity, signature = halves(nss.run("cmsutil", "-D", data=mime.sealed_content(message)))
     (nss.directory / "entity").write_bytes(entity)
-    (nss.directory / "signature").write_bytes(base64.b64decode(mime.split(signature.lstrip())[1]))
+    (nss.directory / "signature").write_bytes(signature)
     shown = nss.run("cmsutil", "-D", "-h", "1", "-n", "-c", "entity", "-i", "signature")
     assert b"signer0.status=GoodSignature" in shown, shown
     return entity
 
 
+def opened_by_gpgsm(directory: Path, message: bytes, theirs: OwnKey) -> bytes:
+    """The same by gpgsm, which fails for a signature that is not good."""
+    with gpgsm_of(theirs) as gpgsm:
+        entity, signature = halves(gpgsm.run("--output", "-", "--decrypt", data=mime.sealed_content(message)))
+        (directory / "signature").write_bytes(signature)
+        gpgsm.run("--verify", str(directory / "signature"), data=entity)
+    return entity
+
+
 @requires_postfix
-async def test_mailboxes_get_mail_that_openssl_and_nss_open(tmp_path: Path, sink: Sink) -> None:
+async def test_mailboxes_get_mail_that_openssl_nss_and_gpgsm_open(tmp_path: Path, sink: Sink) -> None:
     smtp, sealed = free_addresses(2)
     originals = {each: mails.random_attachment(30_000) for each in PEOPLE}
     async with AsyncExitStack() as stack:
@@ -72,7 +86,8 @@ async def test_mailboxes_get_mail_that_openssl_and_nss_open(tmp_path: Path, sink
         older = recipient.endswith("@carol.example")
         assert (b"smime-type=enveloped-data" in got.message) is older
         entities = [opened_by_openssl(tmp_path / name, got.message, PEOPLE[recipient])]
-        if older and shutil.which("cmsutil"):
-            entities.append(opened_by_nss(tmp_path / name, got.message, PEOPLE[recipient]))
+        for program, opened in (("cmsutil", opened_by_nss), ("gpgsm", opened_by_gpgsm)):
+            if older and shutil.which(program):
+                entities.append(opened(tmp_path / name, got.message, PEOPLE[recipient]))
         for entity in entities:
             assert mime.split(entity)[1] == mime.split(originals[recipient])[1]

@@ -1,5 +1,5 @@
-"""Mail in at level smime, as Bouncy Castle and NSS write it: opened, with a good signature.
-Standard: RFC 8551; Bouncy Castle is what most gateways in Java use, NSS is Thunderbird's.
+"""Mail in at level smime, as Bouncy Castle, NSS and gpgsm write it: opened, with a good signature.
+Standard: RFC 8551; Bouncy Castle is what most gateways in Java use, NSS is Thunderbird's, gpgsm is KMail's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 from relay.smime import OwnKey
 from tests.testlib import bouncycastle
 from tests.testlib.bouncycastle import requires_bouncycastle
+from tests.testlib.gpgsm import gpgsm_of, requires_gpgsm
 from tests.testlib.nss import NSS, requires_nss
 from tests.testlib.openssl_cms import ENTITY, mail
 from tests.testlib.sink import Sink
@@ -50,11 +51,21 @@ def by_nss(directory: Path, by: OwnKey, to: OwnKey) -> Iterator[bytes]:
     yield nss.run("cmsutil", "-E", "-r", "office", data=entity(signed, "signed-data"))
 
 
+def by_gpgsm(_: Path, by: OwnKey, to: OwnKey) -> Iterator[bytes]:
+    with gpgsm_of(by) as gpgsm:
+        gpgsm.add(to.certificate)
+        signed = gpgsm.run("--output", "-", "--sign", data=ENTITY)
+        yield gpgsm.run(
+            "--output", "-", "--recipient", "securemail@alice.example", "--encrypt", data=entity(signed, "signed-data")
+        )
+
+
 @pytest.mark.parametrize(
     "written",
     [
         pytest.param(by_bouncy_castle, marks=requires_bouncycastle, id="Bouncy Castle"),
         pytest.param(by_nss, marks=requires_nss, id="NSS"),
+        pytest.param(by_gpgsm, marks=requires_gpgsm, id="gpgsm"),
     ],
 )
 async def test_what_others_write_arrives_opened_and_verified(
