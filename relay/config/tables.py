@@ -381,6 +381,11 @@ class MailServerSettings(toml.Table):
     ["mysql:/etc/postfix/clients.cf"]. You vouch that no answer is FILTER, REDIRECT or BCC. Unnamed ones are reported
     (`postfix_unwatched`).
     """
+    known: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Settings of main.cf and master.cf for which the relay has no rule, with their values, as `check` prints them:
+    ["smtp_bind_address = 192.0.2.25"]. By naming one you say that by it no mail goes past the relay, waits or is lost.
+    Every other such setting, and another value, is reported (`postfix_unwatched`).
+    """
 
 
 class LogSettings(toml.Table):

@@ -127,12 +127,12 @@ _ALL: Final = (
     Alarm(
         "postfix_unwatched",
         "Whether mail goes past the relay is not watched",
-        "The configuration of the Postfix beside the relay, or one of its tables, cannot be read, or postconf fails: "
-        "mail may go past the relay unnoticed.",
-        "for fifteen seconds a file or table of Postfix was unreadable, or postconf failed",
+        "The configuration of the Postfix beside the relay, or one of its tables, cannot be read, or postconf fails, "
+        "or the relay has no rule for a setting: mail may go past the relay, wait or be lost unnoticed.",
+        "for fifteen seconds a file or table of Postfix was unreadable, or postconf failed, or a setting has no rule",
         "",
-        "The cause names the file that denies access, and the remedy. `qumail-relay check`, as root, looks at Postfix "
-        "itself.",
+        "The cause names the file that denies access, or the setting, and the remedy. `qumail-relay check`, as root, "
+        "looks at Postfix itself.",
         after_s=15.0,
         clear_s=0.0,
         severity="warning",

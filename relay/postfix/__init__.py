@@ -16,6 +16,7 @@ from relay.postfix import (
     bypass,
     canary,
     content_filter,
+    known,
     left_over,
     main_cf,
     milters,
@@ -39,7 +40,7 @@ PAST_THE_RELAY = frozenset(
         *("no-way-in", "filter-elsewhere", "bypass", "fallback", "milter-lets-pass", "reinjection-open", "routes"),
         *("copies", "mapped-again", "mapped-behind", "action-bypass", "aliases-bypass", "forward-bypass"),
         *("bounces-bypass", "transport-lost", "action-discards", "sealed-changed"),
-        *("answers-changed", "commands-changed"),
+        *("answers-changed", "commands-changed", "mapped-everybody", "peer-is-local"),
     }
 )
 """Codes of faults by which mail may bypass the relay, arrive unopened, or be discarded: an alarm of a serving relay."""
@@ -47,15 +48,15 @@ KEEPS_BACK = frozenset(
     {
         *("transports-deferred", "action-stops", "unknown-transport", "no-reinjection", "loop", "wrong-protocol"),
         *("filter-needs-tls", "reinjection-needs-tls", "left-over", "service-disabled", "slowed", "size-back"),
-        *("given-up", "size-stops"),
+        *("given-up", "size-stops", "no-arrivals"),
     }
 )
 """Codes of faults by which mail waits or is refused without the relay's notice: another alarm.
 
 All other faults concern single mails, waste keys or break signatures; only `check` reports those.
 """
-UNREAD = "table-unread"
-"""Code for tables that could not be judged."""
+UNREAD, UNJUDGED = "table-unread", "unjudged"
+"""Codes for tables and for settings that could not be judged."""
 FILES = ("main.cf", "master.cf")
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
@@ -108,11 +109,15 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     stops.disabled,
     stops.everybody_refused,
     stops.header_cut,
+    stops.nowhere_to_arrive,
+    stops.nothing_leaves,
 )
 TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,
     bypass.aliases_past,
     bypass.actions,
+    bypass.everybody_mapped,
+    bypass.peers_at_home,
     stops.actions,
     stops.changed_on_the_way,
 )
@@ -159,6 +164,7 @@ async def judge(directory: Path, config: Config) -> Judgement:
                 f"REDIRECT or BCC: [postfix] unlisted = [{json.dumps(table)}] in relay.toml, and restart the relay"
             )
         found.append(PostfixFault("table-unread", table, text, remedy))
+    found += known.unjudged(settings, config.postfix.known if config.postfix is not None else ())
     # Files that Postfix itself writes, such as TLS session caches, do not affect the route of mail.
     of_its_own = Path(settings.value("data_directory"))
     files |= {each for each in files_of(_values(settings)) if not each.is_relative_to(of_its_own)} | tables.files

@@ -16,6 +16,10 @@ from relay.postfix.tables import Tables, logical_lines
 ROUTES = ("allow_percent_hack", "swap_bangpath", "resolve_dequoted_address")
 COPIES = ("always_bcc", "sender_bcc_maps", "recipient_bcc_maps")
 CHECKS = ("header_checks", "mime_header_checks", "nested_header_checks", "body_checks", "milter_header_checks")
+MAPS = ("virtual_alias_maps", "canonical_maps", "recipient_canonical_maps", "sender_canonical_maps", "relocated_maps")
+NOBODY = "anybody@nowhere.invalid"
+"""An address in no table."""
+OWN_DOMAINS = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
 FILTERLESS_MAIL = ("bounce", "defer", "trace")
 SAMPLE = "From: MAILER-DAEMON (Mail Delivery System)"
 """A field of every bounce."""
@@ -223,6 +227,32 @@ async def actions(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
                     "use virtual_alias_maps or transport settings in front of it, or take the action out",
                 )
             )
+    return faults
+
+
+async def everybody_mapped(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
+    """A table that has an answer for an address that is in no table has one for everybody."""
+    settings, faults = flow.settings, dict[PostfixFault, None]()
+    for source in (*flow.sources, *(each for side in flow.sides for each in side.reinjections)):
+        cleanup = settings.service(settings.value("cleanup_service_name", source), "unix")
+        for setting in (settings.of(name, cleanup) for name in MAPS):
+            for table in split_list(setting.value):
+                if to := (await tables.answers(table, [NOBODY])).get(NOBODY):
+                    text = f"{table} gives everybody's mail to {to}, or refuses it: it does not go where it should"
+                    faults[setting.fault("mapped-everybody", text, "name in it the addresses that are meant")] = None
+    return list(faults)
+
+
+async def peers_at_home(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
+    """Postfix delivers here what is sealed for a peer."""
+    faults, peers = [], [domain for peer in flow.config.peers.values() for domain in peer.domains]
+    for setting in (flow.settings.of(name) for name in OWN_DOMAINS):
+        words = split_list(setting.value)
+        answers = [await tables.answers(each, peers) for each in words if ":" in each]
+        here = {each.lower() for each in words}.union(*answers)
+        for domain in sorted(here.intersection(peers)):
+            text = f"{domain} is a peer's: Postfix delivers its sealed mail here, or refuses it, and it IS LOST"
+            faults.append(setting.fault("peer-is-local", text, "take the domain out"))
     return faults
 
 

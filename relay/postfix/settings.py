@@ -63,15 +63,22 @@ class MasterService:
 
 @dataclass(frozen=True, slots=True)
 class PostfixSettings:
-    """A configuration: main.cf with all defaults, master.cf, and postconf's warnings."""
+    """A configuration: main.cf with all defaults, master.cf, and postconf's warnings.
+
+    `written` are the lines of main.cf that differ from the `defaults`; `asked` are the settings that a rule has read.
+    """
 
     directory: Path
     main: Mapping[str, str]
     services: tuple[MasterService, ...]
     warnings: tuple[str, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
     def value(self, name: str, service: MasterService | None = None) -> str:
         """The value for this service, "" if empty or unknown."""
+        self.asked.add(name)
         if service is not None and name in service.overrides:
             return service.overrides[name]
         return self.main.get(name, "")
@@ -147,13 +154,19 @@ def split_list(value: str) -> list[str]:
 
 async def read_settings(directory: Path) -> PostfixSettings:
     """Reads the configuration in this directory. Raises ConfigError if Postfix is missing or cannot read it."""
-    outputs = [await command("postconf", directory, option) for option in ("-x", "-Fx", "-Px", "-n")]
-    main, fields, overrides, _ = (output for output, _ in outputs)
+    outputs = [await command("postconf", directory, option) for option in ("-x", "-Fx", "-Px", "-n", "-d")]
+    main, fields, overrides, written, defaults = (output for output, _ in outputs)
+    usual = dict(pairs(defaults))
     warned = [
         line.partition("warning: ")[2] for _, said in outputs for line in said.splitlines() if "warning: " in line
     ]
     return PostfixSettings(
-        directory, dict(pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned))
+        directory,
+        dict(pairs(main)),
+        tuple(_services(fields, overrides)),
+        tuple(dict.fromkeys(warned)),
+        {name: value for name, value in pairs(written) if usual.get(name) != value},
+        usual,
     )
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 
 from relay.files.commands import command
-from relay.postfix.bypass import RESTRICTIONS, tables_of_access, tables_of_fields
-from relay.postfix.content_filter import TRANSPORTS
-from relay.postfix.flow import PROTOCOLS, MailFlow
-from relay.postfix.settings import PostfixFault, split_list
+from relay.postfix.bypass import NOBODY, RESTRICTIONS, tables_of_access, tables_of_fields
+from relay.postfix.content_filter import TO_OTHERS, TRANSPORTS
+from relay.postfix.flow import PROTOCOLS, MailFlow, is_loopback, service_address
+from relay.postfix.settings import MasterService, PostfixFault, split_list
 from relay.postfix.tables import Tables
 
 FIELDS = (
@@ -43,8 +43,10 @@ RETRY_S = 4 * 3600
 """Maximum pause before waiting mail is retried, in seconds; Postfix's default is 4000 s."""
 PATIENT_S = 86_400
 """Minimum time that mail waits before it is returned, in seconds; Postfix's default is five days."""
-ADDRESSES = ("anybody@nowhere.invalid",)
-"""An address in no table: an action on it applies to everybody. Refusals are the normal use of such tables."""
+OWN_CLIENTS = ("permit_mynetworks", "permit_sasl_authenticated", "permit_inet_interfaces")
+HERE = ("127.", "[::1]", "[::ffff:127.")
+ADDRESSES = (NOBODY,)
+"""An action on it applies to everybody. Refusals are the normal use of such tables."""
 STOPS = re.compile(r"HOLD|REJECT|[45]\d\d\b", re.IGNORECASE)
 STOPS_EVERYBODY = re.compile(r"HOLD", re.IGNORECASE)
 DISCARDS = re.compile(r"DISCARD", re.IGNORECASE)
@@ -97,13 +99,49 @@ def disabled(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def everybody_refused(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A list that begins with a refusal refuses everybody."""
+    """A list that begins with a refusal refuses everybody, even after words about this site's own clients."""
     for service in (each for each in flow.sources if each.command == "smtpd" and flow.leads_to(each)):
         for kind in RESTRICTIONS:
             setting = flow.settings.of(f"smtpd_{kind}_restrictions", service)
-            if kind != "etrn" and setting.words[:1] in (["reject"], ["defer"]):
+            own = OWN_CLIENTS if _strangers_alone(flow, service) else ()
+            others = [word for word in setting.words if word not in own]
+            if kind != "etrn" and others[:1] in (["reject"], ["defer"]):
                 text = f"{service.key} takes no mail from anybody, and the relay does not see that"
                 yield setting.fault("action-stops", text, "take it out, or let it stand last")
+
+
+def nowhere_to_arrive(flow: MailFlow) -> Iterator[PostfixFault]:
+    """No other host reaches a service that takes arriving mail, so peers' mail waits in their queues."""
+    takers = [each for each in flow.sources if each.command == "smtpd" and "incoming" in flow.leads_to(each)]
+    setting = flow.settings.of("inet_interfaces")
+    if not takers or flow.settings.value("proxy_interfaces"):
+        return
+    for service in takers:
+        host = (service_address(service) or ("",))[0]
+        places = [host] if host else split_list(setting.value)
+        if service.type != "inet" or not all(is_loopback(each) or each == "loopback-only" for each in places):
+            return
+    yield setting.fault(
+        "no-arrivals",
+        "only this host reaches the services that take arriving mail: mail from peers waits with them",
+        f"{setting.to('all')}; or if a proxy on this host hands it on: name its address in proxy_interfaces",
+    )
+
+
+def nothing_leaves(flow: MailFlow) -> Iterator[PostfixFault]:
+    """All mail to other sites is returned or kept by error(8)."""
+    for setting in map(flow.settings.of, TO_OTHERS if flow.side("outgoing") else ()):
+        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
+        if transport is not None and transport.command == "error":
+            text = "mail to other sites, sealed mail too, is returned or waits, and the relay does not see it"
+            yield setting.fault("transports-deferred", text, command("postconf", "-X", setting.name))
+
+
+def _strangers_alone(flow: MailFlow, service: MasterService) -> bool:
+    """Whether arriving mail comes from strangers alone: nobody logs in, and no other host is in mynetworks."""
+    if "incoming" not in flow.leads_to(service) or flow.settings.value("smtpd_sasl_auth_enable", service) == "yes":
+        return False
+    return all(each.startswith(HERE) for each in split_list(flow.settings.value("mynetworks", service)))
 
 
 def header_cut(flow: MailFlow) -> Iterator[PostfixFault]:

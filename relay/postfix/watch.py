@@ -15,7 +15,7 @@ import structlog
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.stamps import Stamps, stamp_of
-from relay.postfix import KEEPS_BACK, PAST_THE_RELAY, Judgement, PostfixFault, judge
+from relay.postfix import KEEPS_BACK, PAST_THE_RELAY, UNJUDGED, Judgement, PostfixFault, judge
 from relay.postfix.running import not_started_since
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ class PostfixWatch:
     """The last judgement: `past` maps codes to faults by which mail may bypass the relay, arrive unopened or be lost.
 
     `kept_back` maps codes to faults by which Postfix holds or refuses mail. `former` is why Postfix may still use
-    former settings, "" if it was started since.
+    former settings, "" if it was started since. `unjudged` are settings that no rule is about.
     """
 
     def __init__(self, directory: Path, config: Config) -> None:
@@ -52,7 +52,7 @@ class PostfixWatch:
         self._unknown = "it has not been judged yet"
         self.past: dict[str, str] = {}
         self.kept_back: dict[str, str] = {}
-        self.former = ""
+        self.former = self.unjudged = ""
 
     @property
     def unknown(self) -> str:
@@ -87,6 +87,7 @@ class PostfixWatch:
             past, kept_back = judgement.among(PAST_THE_RELAY), judgement.among(KEEPS_BACK)
             self.past, self.kept_back = by_code(past), by_code(kept_back)
             self._unknown = shown(judgement.unread)
+            self.unjudged = shown(judgement.among(frozenset({UNJUDGED})))
             self._files, self._stamps, self._started = judgement.files, stamps, judgement.started
             number = {"past_the_relay": len(past), "kept_back": len(kept_back), "unread": len(judgement.unread)}
             log.info("postfix_judged", directory=str(self._directory), **number)

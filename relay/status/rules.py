@@ -364,7 +364,8 @@ def _until_restarted(watch: PostfixWatch, found: Mapping[str, str], active: Coll
 
 
 def _postfix_unwatched(view: Observation, _: Collection[str]) -> Iterator[Seen]:
-    if view.watched.postfix is not None and (cause := view.watched.postfix.unknown):
+    watch = view.watched.postfix
+    if watch is not None and (cause := "; ".join(filter(None, (watch.unknown, watch.unjudged)))):
         yield "", cause
 
 

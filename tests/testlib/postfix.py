@@ -48,6 +48,7 @@ data_directory = {directory}/data
 maillog_file = {directory}/log
 maillog_file_prefixes = {directory}
 inet_interfaces = 127.0.0.1
+proxy_interfaces = 192.0.2.25
 inet_protocols = ipv4
 mydestination =
 alias_maps =

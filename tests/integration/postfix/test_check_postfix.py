@@ -179,6 +179,19 @@ async def test_a_table_that_asks_a_server_is_reported_until_somebody_answers_for
     assert (left.code, left.where) == ("table-unread", tables[1])
 
 
+async def test_a_setting_without_a_rule_that_the_administrator_vouches_for_is_reported_again_with_another_value(
+    bases: Path, tmp_path: Path
+) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    await postfix.change(directory, "postconf -e smtp_bind_address=192.0.2.25")
+    [found] = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, ())))
+    [known] = re.findall(r"\[postfix\] (known = \[.*?\])", found.remedy)
+    config = relay_toml(tmp_path, [rf'^directory = "/etc/postfix"\n -> directory = "/etc/postfix"\n{known}\n'])
+    assert await codes(directory, config) == []
+    await postfix.change(directory, "postconf -e smtp_bind_address=127.0.0.1")
+    assert await codes(directory, config) == ["unjudged"]
+
+
 def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
     source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
     known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))

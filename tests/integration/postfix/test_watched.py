@@ -247,6 +247,16 @@ async def test_what_cannot_be_read_is_an_alarm_and_ends_none(tmp_path: Path) -> 
         await beside.until()
 
 
+async def test_a_setting_without_a_rule_is_said_and_keeps_no_other_alarm_alive(tmp_path: Path) -> None:
+    async with serving(tmp_path) as beside:
+        await beside.change("postconf -e smtp_bind_address=127.0.0.1 default_transport=retry:later")
+        causes = await beside.until("postfix_holds", "postfix_unwatched")
+        assert "smtp_bind_address = 127.0.0.1" in causes["postfix_unwatched"]
+        await beside.change("postconf -X default_transport")
+        beside.restart()
+        await beside.until("postfix_unwatched")
+
+
 async def test_an_alarm_of_before_a_restart_stands_until_the_configuration_is_judged_well(tmp_path: Path) -> None:
     async with serving(tmp_path) as beside:
         kept = (beside.etc / "main.cf").read_text()
