@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,12 @@ from relay.status import StatusModule
 PATIENCE_S = 2.0
 """Timeout of a connection to a listener of this machine, in seconds."""
 AT_RISK = "without systemd another user of this machine could take this port while the relay restarts"
+GREETING_S = 10.0
+"""Timeout of a greeting of the relay, in seconds."""
+_GREETS = ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp")
+"""Listeners where the relay speaks first."""
+_SHOWN = ("UnitFileState", "ActiveState", "SubState", "Result", "FreezerState", "ExecStart")
+_PATH = re.compile(r"\bpath=(\S+)")
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
 USUAL_POSTFIX = Path("/etc/postfix")
@@ -53,6 +60,11 @@ async def listener_states(
                 yield f"listener {setting}", f"{where}: systemd holds it, and {NOBODY}", ()
                 continue
             problems = tuple(_problems(config, where, listens=listens, serves=serving))
+            if not problems and serving and listens and setting in _GREETS and not await _greets(where):
+                hangs = (
+                    f"{where}: the relay serves, and does not answer within {GREETING_S:.0f} s: it hangs or is frozen"
+                )
+                problems = (f"{hangs}: {how_to('restart', config_file)}",)
             at_risk = held is False or (bool(held) and listens and 0 not in _users(where))
             if at_risk and unit is not None and not problems:
                 problem = (
@@ -81,9 +93,13 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
     users = _users(where) if listens else set()
     whose = f" of user {', '.join(sorted(map(user_name, users)))}" if users else ""
     if listens and serves is False:
+        end = "end that program, or choose another port"
+        if 0 in users:
+            held = command("systemctl", "list-sockets", "--all")
+            end = f"{held} says whether systemd holds it for the relay: then mend the relay's unit; else {end}"
         yield (
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
-            "database: the relay cannot start; end that program, or choose another port"
+            f"database: the relay cannot start; {end}"
         )
     elif users and not users & {0, *_relays_users(config)}:
         yield f"{where}: a program{whose} listens there, who is not the relay's user: choose another port"
@@ -107,6 +123,23 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
     except OSError:
         return False
     return True
+
+
+async def _greets(where: Where) -> bool:
+    """Whether the listener sends anything to a client that waits."""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(GREETING_S):
+            opening = (
+                asyncio.open_unix_connection(str(where))
+                if isinstance(where, Path)
+                else asyncio.open_connection(where.host, where.port)
+            )
+            reader, writer = await opening
+            try:
+                return bool(await reader.read(1))
+            finally:
+                writer.close()
+    return False
 
 
 def _users(where: Where) -> set[int]:
@@ -135,7 +168,7 @@ def _relays_users(config: Config) -> set[int]:
 
 
 def unit_states(config_file: Path) -> Iterator[State]:
-    """Reports whether the relay's unit, if any, starts at boot."""
+    """Reports whether the relay's unit, if any, starts at boot, runs, and is not frozen."""
     if (astray := led_astray(config_file)) is not None:
         problem = (
             f"a drop-in has it serve with {astray.config}, and what is checked here is another file: see "
@@ -147,7 +180,7 @@ def unit_states(config_file: Path) -> Iterator[State]:
         return
     name = found.name
     try:
-        unit = dict(shown(name, "UnitFileState", "ActiveState", "SubState", "Result"))
+        unit = dict(shown(name, *_SHOWN))
     except ConfigError:
         return
     starts = unit.get("UnitFileState")
@@ -159,6 +192,11 @@ def unit_states(config_file: Path) -> Iterator[State]:
             f"it is {starts}: after the next boot no relay serves, and any user can take its ports and the mail that "
             f"Postfix hands over: as root: {one_after_the_other(*unmask, enable)}"
         )
+    elif (program := _program(unit.get("ExecStart", ""))) is not None and not os.access(program, os.X_OK):
+        problem = f"its program {program} is missing or cannot be run: install the release again"
+    elif unit.get("FreezerState", "running") != "running":
+        thaw = command("systemctl", "thaw", name)
+        problem = f"it is {unit['FreezerState']}: no mail goes, and the relay cannot say so itself: as root: {thaw}"
     elif starts != "enabled":
         return
     elif unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
@@ -166,6 +204,12 @@ def unit_states(config_file: Path) -> Iterator[State]:
         look = command("journalctl", "-u", name, "-n", "20")
         problem = f"it is enabled and does not run ({state}): see {look}; {how_to('start', config_file)}"
     yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()
+
+
+def _program(starts: str) -> Path | None:
+    """The program in systemd's ExecStart property, `{ path=/opt/... ; argv[]=... }`."""
+    found = _PATH.search(starts)
+    return Path(found[1]) if found else None
 
 
 async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:

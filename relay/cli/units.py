@@ -48,6 +48,8 @@ _TCP = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/
 _LISTENING = "0A"
 ROOT = 0
 _SERVICE = ".service"
+_MASKED = {"qumail-relay.service": f"ExecStart=qumail-relay serve --config {DEFAULT_CONFIG}"}
+"""What is known of the relay's own unit where no file is left of it."""
 _TIMEOUT_S = 20.0
 _DPKG_TIMEOUT_S = 5.0
 
@@ -192,7 +194,10 @@ def _as_whom(config_file: Path) -> str:
 def _units() -> Iterator[Unit]:
     """Each unit that starts a relay."""
     for name, file in _first_of_each(f"*{_SERVICE}", DIRECTORIES).items():
-        text, places = _text(file), [directory / f"{name}.d" for directory in DIRECTORIES]
+        # Of a masked unit (a link to /dev/null) the file of the next directory tells what it would start.
+        behind = (directory / file.name for directory in DIRECTORIES)
+        texts = (each for each in map(_text, (file, *behind)) if each)
+        text, places = next(texts, _MASKED.get(file.name, "")), [directory / f"{name}.d" for directory in DIRECTORIES]
         dropped = [_text(each) for _, each in sorted(_first_of_each("*.conf", places).items())]
         if _STARTS.search(text):
             config, user = _settings("\n".join((text, *dropped)))

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import pwd
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -295,6 +296,69 @@ async def test_a_unit_that_does_not_start_with_the_machine_is_wrong(
     assert f"it is {state}: after the next boot no relay serves" in said
     assert f"as root: systemctl {remedy} " in said
     assert done.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            "FreezerState=frozen",
+            "it is frozen: no mail goes, and the relay cannot say so itself: as root: systemctl thaw",
+        ),
+        (
+            "ExecStart={ path=/opt/gone/qumail-relay ; argv[]=qumail-relay serve }",
+            "its program /opt/gone/qumail-relay is",
+        ),
+    ],
+)
+async def test_a_unit_that_is_frozen_or_whose_program_is_gone_is_wrong(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, said: str
+) -> None:
+    unit = f"UnitFileState=enabled\nActiveState=active\nSubState=running\n{state}\n"
+    _unit(tmp_path, monkeypatch, systemctl=unit)("qumail-relay", alice.config_file)
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert said in " ".join(done.output.split())
+    assert done.exit_code == 1
+
+
+@by_root
+@pytest.mark.parametrize("left", [True, False])
+async def test_of_a_masked_unit_whose_ports_systemd_holds_check_says_unmask_and_not_to_end_systemd(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    started = _unit(tmp_path, monkeypatch, systemctl="UnitFileState=masked\nActiveState=inactive\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "qumail-relay.service").symlink_to("/dev/null")
+    if left:
+        started("qumail-relay", alice.config_file)
+    else:
+        monkeypatch.setitem(
+            units._MASKED, "qumail-relay.service", f"ExecStart=qumail-relay serve --config {alice.config_file}"
+        )
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{address}"')
+        drop_in = tmp_path / "etc" / "qumail-relay.socket.d"
+        drop_in.mkdir()
+        (drop_in / "addresses.conf").write_text(f"[Socket]\nListenStream={address}\n")
+        done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    said = " ".join(done.output.split())
+    assert "it is masked: after the next boot no relay serves" in said
+    assert "systemctl unmask qumail-relay" in said
+    assert "end that program" not in said
+
+
+async def test_a_serving_relay_that_does_not_answer_is_wrong(alice: Site) -> None:
+    free = free_address().port
+    edit(alice, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free}"')
+    async with relay_process(alice) as relay:
+        assert (await findings(alice))["listener outgoing.listen"] == []
+        os.kill(relay.process.pid, signal.SIGSTOP)
+        try:
+            [problem] = (await findings(alice))["listener outgoing.listen"]
+        finally:
+            os.kill(relay.process.pid, signal.SIGCONT)
+    assert "does not answer within" in problem
 
 
 @pytest.mark.parametrize(
