@@ -33,7 +33,7 @@ from relay.cli.check_listeners import (
     unit_states,
     unnamed_postfix,
 )
-from relay.cli.check_rights import owner_states, rights_state
+from relay.cli.check_rights import owner_states, program_state, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, planner_of, summary
 from relay.cli.check_store import kept_state, secret_state, store_state
 from relay.cli.dkim import dkim_findings
@@ -107,7 +107,7 @@ def check(
     configure_logging(LogSettings(level="error"))
     started = not (before_start or postfix_directory)
     # Runs before root is given up: processes of the relay's user could trace systemctl if it ran as that user.
-    units = list(unit_states(config_file)) if started else []
+    units = [*unit_states(config_file), program_state(config_file)] if started else []
     if postfix_directory is not None:
         config, states = _postfix_found(config_file, postfix_directory)
     else:

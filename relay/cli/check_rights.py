@@ -15,19 +15,21 @@ from pathlib import Path
 from relay.cli.backup import named_paths
 from relay.cli.check_site import State
 from relay.cli.serving import servers_user
-from relay.cli.units import unit_of
+from relay.cli.units import how_to_run_what_is_installed, unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files import permissions
 from relay.files.accounts import user_name
-from relay.files.commands import command, named
+from relay.files.commands import command, named, one_after_the_other
 from relay.files.rights import others_can_read, others_can_write, typed_by_root
 from relay.policy.names import SUFFIX, printable
+from relay.runtime import program
 
 MAX_NAMED = 10
 """Maximum number of files listed for each kind; the others are counted."""
 PRIVATE = frozenset({"key", "passphrase", "password_file", "token", "users"})
 """Settings that name a file with a secret; the site secret and the identity are refused where others can read them."""
+ROOTS_ALONE = (("chown", "-hR", "root:root"), ("chmod", "-R", "go-w"))
 LOST_AND_FOUND = "lost+found"
 """A directory of root's at the top of a file system; not the relay's."""
 
@@ -36,6 +38,20 @@ def rights_state(config_file: Path, config: Config) -> State:
     """One finding for all files."""
     problems = tuple(dict.fromkeys(_problems(config_file, config)))
     return "rights", f"{config_file} and what it names", problems
+
+
+def program_state(config_file: Path) -> State:
+    """Whether the installed program is what was installed, and root alone can change it, or this user. Blocks."""
+    problems = []
+    if found := program.writable_by_others((os.geteuid(),)):
+        remedy = one_after_the_other(*(command(*each, place) for place in program.places() for each in ROOTS_ALONE))
+        problems.append(f"{printable('; '.join(found))}: root runs it: look at what it is now, then {remedy}")
+    elif found := program.differences():
+        again = how_to_run_what_is_installed(config_file)
+        problems.append(
+            f"{'; '.join(found)}: the relay may not start again: install the same release again, then: {again}"
+        )
+    return "program", ", ".join(map(str, program.places())), tuple(problems)
 
 
 def owner_states(config_file: Path, config: Config) -> Iterator[State]:
@@ -71,9 +87,9 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
         if setting.rpartition(".")[2] in PRIVATE:
             yield from _read_by_others(path, trusted)
     commands = [config.alarms.command or (), *(account.token_command for account in config.imap.values())]
-    for program in (shutil.which(each[0]) for each in commands if each):
-        if program is not None:
-            yield from _of(Path(program), trusted)
+    for executable in (shutil.which(each[0]) for each in commands if each):
+        if executable is not None:
+            yield from _of(Path(executable), trusted)
     # A site may let a group of people edit policies.
     yield from _of(config.policies.directory, trusted, groups=False)
     yield from _policies(config.policies.directory)

@@ -289,8 +289,8 @@ _ALL: Final = (
         "A file cannot be used: the relay would not start again",
         "A file needed for a start, or for the renewal of certificates, is missing, damaged, or not readable. The "
         "relay goes on with its former contents. After a restart all mail would be held.",
-        "relay.toml, a peer's document, the identity, or a certificate, key or list named in relay.toml was "
-        "unusable at two looks",
+        "relay.toml, a peer's document, the identity, a certificate, key or list named in relay.toml, or a file of the "
+        "installed program was unusable at two looks",
         "all are usable, or a relay has started with them",
         "The cause names each file and its fault. Do not restart the relay before the repair. Put the file back "
         "from a backup (deploy/OPERATING.md), or undo the edit; `qumail-relay check` then says whether all is well.",

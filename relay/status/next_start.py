@@ -22,6 +22,7 @@ from relay.files.rights import typed_by_root
 from relay.forward import NextHop
 from relay.identity import KnownSites, check_own_ca
 from relay.keys.build import km_client
+from relay.runtime import program
 from relay.status import StatusModule
 
 LOOK_S = 10.0
@@ -65,6 +66,7 @@ class NextStart:
 
     def _steps(self, config: Config) -> Iterator[Callable[[], object]]:
         """Reads the files of one kind each, as a start does."""
+        yield check_program
         yield partial(check_store_file, config)
         yield partial(KnownSites.read, config)
         if config.identity is not None:
@@ -77,6 +79,12 @@ class NextStart:
         directions = (each for each in (config.outgoing, config.incoming) if each is not None)
         yield from (partial(NextHop, each, config.site.hostname) for each in directions)
         yield from (partial(each.read_files, config) for each in self._modules)
+
+
+def check_program() -> None:
+    """Raises ConfigError if files of the program are missing or changed."""
+    if found := program.differences():
+        raise ConfigError(f"{'; '.join(found)}: install the same release again")
 
 
 def check_store_file(config: Config) -> None:

@@ -1,0 +1,81 @@
+"""Whether the installed program is what was installed, and whether root alone can change it.
+Standard: the RECORD file of each installed distribution (PyPA, recording installed projects): path, hash, size.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import stat
+import sys
+import sysconfig
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+import relay
+
+MAX_NAMED = 3
+"""Maximum number of files in a finding."""
+
+
+def places() -> tuple[Path, ...]:
+    """The directories whose files a relay runs: its environment; of one that runs from its sources these alone."""
+    own = Path(relay.__file__).parent
+    if not own.is_relative_to(_site()):
+        return (own,)
+    return (Path(sys.prefix) if sys.prefix != sys.base_prefix else _site(),)
+
+
+def differences() -> list[str]:
+    """Files that are not as they were installed: missing or of another size, the relay's also of other content. Blocks.
+
+    Sources that a relay runs from are no installation, and scripts are left out: to move an environment changes them.
+    """
+    found = []
+    for record in sorted(_site().glob("*.dist-info/RECORD")) if places()[0] != Path(relay.__file__).parent else ():
+        own = record.parent.name.startswith("qumail_relay-")
+        with suppress(OSError, ValueError):
+            rows = [row for row in csv.reader(record.read_text("utf-8").splitlines()) if len(row) == 3]
+            named = [(_site() / name, size, digest if own else "") for name, digest, size in rows if digest]
+            found += [path for path, *kept in named if ".." not in path.parts and _differs(path, *kept)]
+    return _some(found, "is not as it was installed")
+
+
+def writable_by_others(trusted: Collection[int]) -> list[str]:
+    """Files and directories that users other than root and the `trusted` ones, or a group, can change. Blocks."""
+    found = []
+    for place in places():
+        for where, _, files in os.walk(place):
+            for path in (Path(where), *(Path(where, name) for name in files)):
+                with suppress(OSError):
+                    status = path.lstat()
+                    free = status.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if status.st_gid else 0))
+                    if status.st_uid not in {0, *trusted} or (free and not stat.S_ISLNK(status.st_mode)):
+                        found.append(path)
+    return _some(found, "can be changed by others than root")
+
+
+def _site() -> Path:
+    return Path(sysconfig.get_path("purelib"))
+
+
+def _differs(path: Path, size: str, digest: str) -> bool:
+    try:
+        if path.stat().st_size != int(size or -1):
+            return True
+        if not digest:
+            return False
+        kind, _, value = digest.partition("=")
+        with path.open("rb") as file:
+            seen = hashlib.file_digest(file, kind).digest()
+    except (OSError, ValueError):
+        return True
+    return base64.urlsafe_b64encode(seen).rstrip(b"=").decode() != value
+
+
+def _some(paths: list[Path], what: str) -> list[str]:
+    said = [f"{path}: {what}" for path in paths[:MAX_NAMED]]
+    return [*said, f"{len(paths) - MAX_NAMED} more files"] if len(paths) > MAX_NAMED else said
