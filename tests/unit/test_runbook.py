@@ -14,7 +14,7 @@ import pytest
 
 import relay
 from relay.errors import KeyUnavailable
-from relay.postfix import KEEPS_BACK, PAST_THE_RELAY, UNREAD
+from relay.postfix import KEEPS_BACK, PAST_THE_RELAY, UNJUDGED, UNREAD
 from relay.quarantine import REASONS
 
 RELAY = Path(relay.__file__).parent
@@ -164,7 +164,7 @@ def test_each_fault_of_postfix_is_in_the_runbook_beside_the_alarm_that_it_raises
     known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
     rows = re.findall(r"^\| (`.*?) \|.*\| (.*?) \|$", sections("Findings of check --postfix"), re.MULTILINE)
     named = {alarm.strip("`"): sorted(re.findall(r"`([^`]+)`", names)) for names, alarm in rows}
-    raised = {"postfix_bypasses": PAST_THE_RELAY, "postfix_holds": KEEPS_BACK, "postfix_unwatched": {UNREAD}}
+    raised = {"postfix_bypasses": PAST_THE_RELAY, "postfix_holds": KEEPS_BACK, "postfix_unwatched": {UNREAD, UNJUDGED}}
     assert named == {
         **{alarm: sorted(codes) for alarm, codes in raised.items()},
         "none": sorted(known.difference(*raised.values())),
