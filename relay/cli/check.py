@@ -107,7 +107,7 @@ def check(
     configure_logging(LogSettings(level="error"))
     started = not (before_start or postfix_directory)
     # Runs before root is given up: processes of the relay's user could trace systemctl if it ran as that user.
-    units = [*unit_states(config_file), program_state(config_file)] if started else []
+    units = list(unit_states(config_file)) if started else []
     if postfix_directory is not None:
         config, states = _postfix_found(config_file, postfix_directory)
     else:
@@ -160,6 +160,8 @@ def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool
     # Runs as root, since the relay's user may not be allowed to read these.
     standing, owner = list(standing_states(config)), list(owner_states(config_file, config))
     try:
+        # Runs as root: for root the relay's user counts among the others who can change the program.
+        installed = [] if before else [program_state(config_file)]
         # Runs as root, since the relay's user may not be allowed to read Postfix's files and queue.
         beside = [] if before else asyncio.run(_beside(config))
         become_the_relays_user(config_file)
@@ -171,8 +173,8 @@ def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool
         wrong = permissions.cause(error.filename or config_file, error)
         found, states = None, [("configuration", str(config_file), (wrong,))]
     if found is None:  # a wrong owner comes first: no other remedy works before
-        return None, [*owner, *states, *standing, *beside]
-    return found, [*states, *beside]
+        return None, [*owner, *states, *standing, *installed, *beside]
+    return found, [*states, *installed, *beside]
 
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> list[State]:

@@ -36,7 +36,8 @@ HARMLESS = re.compile(
     | (mailbox|message)_size_limit | relay_domains | (canonical|virtual_alias|\w+_canonical)_(maps|domains)
     | (header|body|(mime|nested)_header)_checks
     | authorized_(mailq|flush)_users | (alias_maps|mydestination|inet_protocols|queue_directory)
-    | respectful_logging | show_user_unknown_table_name | header_from_format
+    | respectful_logging | show_user_unknown_table_name | header_from_format | bounce_template_file
+    | undisclosed_recipients_header | masquerade_(classes|domains|exceptions) | \w+_host_lookup
     """,
     re.VERBOSE,
 )

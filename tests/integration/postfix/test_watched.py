@@ -93,9 +93,12 @@ class Beside:
 
     async def until(self, *names: str) -> dict[str, str]:
         """Waits until just these of Postfix's alarms stand, for a minute of shortened time and what a slow machine adds."""
-        async with asyncio.timeout(30):
-            while {each for each in self.alarms() if each.startswith("postfix")} != set(names):
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(30):
+                while {each for each in self.alarms() if each.startswith("postfix")} != set(names):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"not {names}, but {self.alarms()}")
         return self.alarms()
 
     async def found(self) -> dict[str, list[str]]:

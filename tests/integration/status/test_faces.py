@@ -198,7 +198,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
         return found[0]
 
     monkeypatch.setattr(app, "_watched", noted)
-    postfix = SimpleNamespace(past={}, kept_back={}, former="", unknown="", keep_up=asyncio.Event().wait)
+    postfix = SimpleNamespace(past={}, kept_back={}, former="", unknown="", unjudged="", keep_up=asyncio.Event().wait)
     monkeypatch.setattr(app, "_postfix_watch", lambda _: postfix)
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
