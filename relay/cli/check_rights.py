@@ -29,7 +29,6 @@ MAX_NAMED = 10
 """Maximum number of files listed for each kind; the others are counted."""
 PRIVATE = frozenset({"key", "passphrase", "password_file", "token", "users"})
 """Settings that name a file with a secret; the site secret and the identity are refused where others can read them."""
-ROOTS_ALONE = (("chown", "-hR", "root:root"), ("chmod", "-R", "go-w"))
 LOST_AND_FOUND = "lost+found"
 """A directory of root's at the top of a file system; not the relay's."""
 
@@ -44,7 +43,10 @@ def program_state(config_file: Path) -> State:
     """Whether the installed program is what was installed, and root alone can change it, or this user. Blocks."""
     problems = []
     if found := program.writable_by_others((os.geteuid(),)):
-        remedy = one_after_the_other(*(command(*each, place) for place in program.places() for each in ROOTS_ALONE))
+        places = program.places()
+        remedy = one_after_the_other(
+            command("chown", "-hR", "root:root", *places), command("chmod", "-R", "go-w", *places)
+        )
         problems.append(f"{printable('; '.join(found))}: root runs it: look at what it is now, then {remedy}")
     elif found := program.differences():
         again = how_to_run_what_is_installed(config_file)

@@ -48,7 +48,7 @@ _TCP = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/
 _LISTENING = "0A"
 ROOT = 0
 _SERVICE = ".service"
-_MASKED = {"qumail-relay.service": f"ExecStart=qumail-relay serve --config {DEFAULT_CONFIG}"}
+_MASKED = {"qumail-relay.service": "ExecStart=qumail-relay serve"}
 """What is known of the relay's own unit where no file is left of it."""
 _TIMEOUT_S = 20.0
 _DPKG_TIMEOUT_S = 5.0

@@ -382,9 +382,9 @@ class MailServerSettings(toml.Table):
     (`postfix_unwatched`).
     """
     known: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    """Settings of main.cf and master.cf for which the relay has no rule, with their values, as `check` prints them:
-    ["smtp_bind_address = 192.0.2.25"]. By naming one you say that by it no mail goes past the relay, waits or is lost.
-    Every other such setting, and another value, is reported (`postfix_unwatched`).
+    """Settings of Postfix without a rule here, as `check` prints them: ["smtp_bind_address = 192.0.2.25"]. By naming
+    one you say that by it no mail goes past the relay, waits or is lost. All others are reported
+    (`postfix_unwatched`), and another value is.
     """
 
 
