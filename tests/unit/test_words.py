@@ -10,14 +10,14 @@ import pytest
 
 from tests.unit.test_book import DOCUMENTS, ROOT, sentences
 
-MAX_WORDS_OF_ALL = 57_900
+MAX_WORDS_OF_ALL = 56_600
 """Lowered whenever a page gets shorter; 45,000 is the aim."""
 GUIDES = (
     "README.md",
     *(f"deploy/{page}.md" for page in (
         "README", "CONCEPTS", "INSTALL", "TRYING", "WEEK", "OPERATING", "RUNNING", "PEERS", "KEYS", "POSTFIX",
         "POSTFIX-WATCH", "WATCHING", "MAIL-SERVERS", "SCANNERS", "PORTS", "GROUPS", "imap/README", "dkim/README",
-        "prometheus/README", "CHANGES", "LICENSES", "SPEED", "AUDIT",
+        "prometheus/README", "CHANGES", "LICENSES", "SPEED", "AUDIT", "THREATS",
     )),
     "relay/README.md",
     "tests/README.md",
