@@ -209,7 +209,7 @@ class KMESettings(toml.Table):
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     """Seconds for which keys still unknown to the KME are asked for before their mail is held; in a group the largest
-    counts. Ten mails wait at once; with more the oldest gives way. Mail of more than 2 MiB does not wait.
+    counts. At most ten mails wait at once: others are held at once. Mail of more than 2 MiB does not wait.
     """
 
     method: Literal["POST", "GET"] = "POST"

@@ -31,12 +31,12 @@ a line. README.md beside this file has whole programs. `python -m relay.kme` sta
 The files, from a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first   rotation.py build.py
-    group.py       one KME group: asks its KMEs in turn, for fresh keys and those of a mail   lag.py
+    group.py       one KME group: asks its KMEs in turn, for fresh keys and those of a mail
     member.py      one KME of a group: whether it is worth asking now             pads.py
     pool.py        one KME's fresh keys: callers and requests  issued.py undelivered.py
     state.py       keys wanted and ready, as one value                      stock.py refill.py
     kme_store.py   what the KME reports about its store and about us
-    fetch.py       one KME's dec_keys: shared calls, stored before use
+    fetch.py       one KME's dec_keys, stored before use
     etsi014.py     the ETSI client                                           skip.py: the SKIP client
     client.py      their common base: callers share requests                   settings.py takes.py untaken.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py

@@ -21,6 +21,9 @@ from relay.keys.types import SAEID, Key, sae_text
 from relay.keys.untaken import Untaken
 from relay.runtime.aio import begun
 
+RECEIVED_AT_ONCE = 5
+"""Number of keys of one message that are requested at once where each has a request of its own."""
+
 
 def check_numbers(number: int, size: int) -> None:
     """Raises ValueError for an impossible number or size (bits) of keys, and TypeError for what is no whole number."""
@@ -108,6 +111,10 @@ class KMEClient(Asker):
             trouble.found = list(found.values())
             raise trouble
         return in_order(self.name, key_IDs, found, trouble)
+
+    def most_received(self, master_sae: str) -> int:
+        """Maximum number of keys to request together: so many requests go out at once."""
+        return RECEIVED_AT_ONCE
 
     @abstractmethod
     async def _receive_keys(self, master_sae: str, key_IDs: Sequence[str], *, patient: bool) -> None:

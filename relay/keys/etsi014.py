@@ -41,6 +41,9 @@ SIZE_BELIEVED_FOR_S = 120.0
 """Time for which no other size is requested from a KME that ignores it, in seconds: each attempt burns keys."""
 
 
+MOST_RECEIVED = 128
+"""Maximum number of key IDs in one request if the KME states no limit."""
+
 TRIAL_KEYS = (3, 2)
 """Number of keys in the two requests of a trial: no link makes just as many at the same moments."""
 
@@ -165,24 +168,29 @@ class OptimizedKMClient(KMEClient):
         if self.one_by_one:
             await self._receive_each([self._question_for(master_sae, [each]) for each in key_IDs], patient=patient)
             return
-        todo, most = list(key_IDs), (patient and self._most_of.get(master_sae)) or len(key_IDs)
+        todo, most = list(key_IDs), self.most_received(master_sae)
         while todo:
             part = todo[:most]
             try:
                 await self._received(self._question_for(master_sae, part), patient=patient)
             except KMERefusedRequest as error:
-                if len(part) == 1 or not patient or error.http_status == 0:
+                if len(part) == 1 or error.http_status == 0:
                     raise
                 most = await self._fewer(master_sae, len(part))
             else:
                 del todo[:most]
 
+    def most_received(self, master_sae: str) -> int:
+        """As for every client: the KME's limit, where its status was asked for."""
+        return super().most_received(master_sae) if self.one_by_one else self._most_of.get(master_sae) or MOST_RECEIVED
+
     async def _fewer(self, master_sae: str, number: int) -> int:
         """The most keys for a request, after one for `number` was refused: the KME's limit, else half as many."""
-        with suppress(KeyUnavailable):
-            limit = (await self.check_key_status(master_sae, patient=False)).max_key_per_request
-            return limit if limit and limit < number else number // 2
-        return number // 2
+        if master_sae not in self._most_of:
+            with suppress(KeyUnavailable):
+                await self.check_key_status(master_sae, patient=False)
+        limit = self._most_of.setdefault(master_sae, None)
+        return limit if limit and limit < number else number // 2
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> Found:
         """What becomes of keys that the slave has not fetched with a further request for keys.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from copy import copy
 from typing import Literal, Self
 
@@ -19,7 +18,6 @@ from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import KMEBusy, NotAsked
 from relay.keys.issued import SeenKeys
-from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
@@ -36,6 +34,13 @@ Use = Literal["otp", "aes", "both"]
 """Permitted use of a group's keys; it decides which bytes of an otp key may be known to others."""
 
 USUAL_PREFETCH = Prefetch()
+
+LAG_PATIENCE_S = 5.0
+"""Maximum wait for keys that the other KME has not yet synchronised, in seconds; then mail is held."""
+LAG_WAITING = 10
+"""Maximum number of mails that wait at once: half of what Postfix hands over at the same time."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""First and longest pause before keys are requested again, in seconds; doubled each time."""
 
 
 _TAKES = {"prefetch": Takes(Prefetch | Mapping, "a Prefetch, or one for each KME by name")}
@@ -78,7 +83,10 @@ class KMEGroup:
         self.group = group
         """The group's name, sent with every key_ID."""
         self._timing = timing
-        self._lag = LagRetries(lag_patience, lag_waiting, timing)
+        self._lag_patience, self._lag_waiting = lag_patience, lag_waiting
+        self._waiting = 0
+        self._pauses: set[asyncio.Future[None]] | None = set()
+        """The waits for lagging keys; None at shutdown: nobody waits any more."""
         self._untaken = Untaken(group, timing.clock) if keep is None else None
         """Fetched keys on their way to a caller, where no store keeps them."""
         keep = self._untaken.keep if self._untaken else keep
@@ -167,9 +175,9 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The keys that one message names, by ID, drawn by `master_sae`. The KME delivers them only once.
 
-        Keys that did not come are requested again until the lag patience is over (relay.keys.lag). Keys that stay
-        unknown are missing from the result. All are requested together, and no more once one of them does not come: a
-        message needs all of its keys. `patient` False asks once. `elsewhere` returns keys that another process of the
+        Keys that did not come are requested again until the lag patience is over, unless too many wait. Keys that stay
+        unknown are missing from the result. Once a key does not come, no more are requested: a message needs all of its
+        keys. `patient` False asks once. `elsewhere` returns keys that another process of the
         site got from the KME meanwhile, which are then unknown there without any lag. It is called before each further
         attempt. Raises StoreUnavailable if they cannot be stored, and KeyUnavailable unless the KMEs say of the missing
         keys that they are not there. Keys that arrived before are still stored. Without a store they are `found` of
@@ -205,23 +213,42 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The same for keys that did not arrive before."""
         found: dict[str, Key] = {}
-        attempts = self._lag.attempts(master_sae, key_IDs)
-        trouble, pause = await self._ask_each(master_sae, key_IDs, attempts, found), FIRST_PAUSE_S
-        with self._lag.slot(master_sae) if patient and _missing(key_IDs, found) else nullcontext() as slot:
-            while slot is not None and (missing := _missing(key_IDs, found)) and not isinstance(trouble, NotAsked):
-                left, asked = self._lag.left(attempts), (isinstance(trouble, KMEBusy) and trouble.retry_after) or 0.0
-                if left <= asked or not await self._lag.pause(
-                    slot, min(left, max(asked, pause * (0.5 + 0.5 * self._timing.chance())))
-                ):
-                    break
-                pause = min(LONGEST_PAUSE_S, pause * 2)
-                if elsewhere is not None:
-                    found |= (came := await elsewhere(missing))
-                    self.give_back(master_sae, came.values())
-                trouble = await self._ask_each(master_sae, key_IDs, attempts, found)
+        trouble, pause = await self._ask_each(master_sae, key_IDs, found), FIRST_PAUSE_S
+        if patient and _missing(key_IDs, found) and self._waiting < self._lag_waiting:
+            self._waiting += 1
+            until = self._timing.clock() + self._lag_patience
+            try:
+                while (missing := _missing(key_IDs, found)) and not isinstance(trouble, NotAsked):
+                    left = until - self._timing.clock()
+                    asked = (isinstance(trouble, KMEBusy) and trouble.retry_after) or 0.0
+                    wait = min(left, max(asked, pause * (0.5 + 0.5 * self._timing.chance())))
+                    if left <= asked or not await self._paused(wait):
+                        break
+                    pause = min(LONGEST_PAUSE_S, pause * 2)
+                    if elsewhere is not None:
+                        found |= (came := await elsewhere(missing))
+                        self.give_back(master_sae, came.values())
+                    trouble = await self._ask_each(master_sae, missing[:1], found)  # the others come with it
+                    if missing[0] in found:
+                        trouble = await self._ask_each(master_sae, key_IDs, found)
+            finally:
+                self._waiting -= 1
         if trouble is not None and _missing(key_IDs, found):
             raise trouble
         return found
+
+    async def _paused(self, seconds: float) -> bool:
+        """Waits; False at shutdown, then at once."""
+        if self._pauses is None:
+            return False
+        pause = asyncio.ensure_future(self._timing.sleep(seconds))
+        self._pauses.add(pause)
+        pause.add_done_callback(self._pauses.discard)
+        try:
+            await asyncio.wait([pause])
+        finally:
+            pause.cancel()
+        return self._pauses is not None
 
     def warm(self, slave_sae: SAEID, size: int = 256) -> None:
         """Starts filling the pools for this slave SAE."""
@@ -235,7 +262,9 @@ class KMEGroup:
 
     def stop_waiting(self) -> None:
         """At shutdown: stops drawing ahead of need, and ends all waiting for lagging keys."""
-        self._lag.stop()
+        pauses, self._pauses = self._pauses, None
+        for pause in pauses or ():
+            pause.cancel()
         for pool in self.pools:
             pool.stop_drawing_ahead()
 
@@ -245,38 +274,21 @@ class KMEGroup:
         if self._untaken is not None:
             self._untaken.close()
 
-    async def _ask_each(
-        self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
-    ) -> KeyUnavailable | None:
+    async def _ask_each(self, master_sae: str, key_IDs: Sequence[str], found: dict[str, Key]) -> KeyUnavailable | None:
         """Asks the KMEs once, in turn, for keys not in `found` yet.
 
         Returns the last error of those that did not say that a key is not there. Raises StoreUnavailable if an arrived
         key could not be stored.
         """
         trouble: KeyUnavailable | None = None
-        unstored: StoreUnavailable | None = None
-        members = sorted(self.members, key=lambda member: -member.health)
-        for member in members:
+        for member in sorted(self.members, key=lambda member: -member.health):
             if not (missing := _missing(key_IDs, found)):
                 break
-            try:
-                outcomes = await member.fetch(master_sae, missing, attempts.tries)
-            except KeyUnavailable as error:
-                trouble = error
-                continue
-            for key_ID, outcome in outcomes.items():
-                if isinstance(outcome, Key):
-                    found[key_ID] = outcome
-                elif isinstance(outcome, StoreUnavailable):
-                    unstored = outcome
-                elif outcome is not None:
-                    trouble = outcome
-        if unstored is not None:
-            raise unstored
-        if _missing(key_IDs, found):
-            attempts.tries += trouble is None or trouble.http_status > 0  # what was not answered says nothing of them
-        else:
-            self._lag.arrived(attempts)
+            came, error = await member.fetcher.fetch(master_sae, missing)
+            found |= came
+            if isinstance(error, StoreUnavailable):
+                raise error
+            trouble = error or trouble
         return trouble
 
 

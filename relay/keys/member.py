@@ -11,10 +11,9 @@ from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
 from relay.keys.client import KMEClient
 from relay.keys.counts import KeyCounts
-from relay.keys.fetch import Fetcher, Outcome
+from relay.keys.fetch import Fetcher
 from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
 from relay.keys.pool import KeyPool
-from relay.keys.replies import KeyStatus
 from relay.keys.types import KeepKeys, Key, KeyReference, Timing
 
 Taken = TypeVar("Taken", Key, Pad)
@@ -43,10 +42,7 @@ class Member:
         def count(outcome: str, number: int) -> None:
             board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
 
-        async def limits(master_sae: str) -> KeyStatus | None:
-            return await pool.store(master_sae).limits()
-
-        self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
+        self.fetcher = Fetcher(client, keep=keep, count=count)
 
     @property
     def health(self) -> float:
@@ -93,10 +89,6 @@ class Member:
             stored = "unknown" if status.stored_bits is None else f"{status.stored_bits} bits"
             raise KMEExhausted(f"{name}: {stored} stored, {needed} bits needed")
         return plan.cost
-
-    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int) -> dict[str, Outcome]:
-        """The outcome of each key, requested once; `tries` is the number of earlier attempts."""
-        return await self.fetcher.fetch(master_sae, key_IDs, tries)
 
     async def close(self) -> None:
         """Burns held keys, ends calls in flight, closes the connections."""

@@ -20,7 +20,7 @@ from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.formats import mime
-from relay.keys.lag import LAG_WAITING
+from relay.keys.group import LAG_WAITING
 from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from tests.conftest import Pair
 from tests.testlib import mails

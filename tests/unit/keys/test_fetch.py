@@ -1,4 +1,4 @@
-"""dec_keys in bulk: gathered, shared, kept before use, and not spoilt by one unknown key_ID.
+"""dec_keys: shared by those who ask for the same keys, kept before use, and not spoilt by one unknown key_ID.
 Standard: each key is delivered once and must not be lost, whatever the KME, the store or the caller does.
 """
 
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEUnreachable, StoreUnavailable
-from relay.keys import fetch
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing
 from relay.keys.settings import Quirks
@@ -52,55 +51,10 @@ def _drawn(kme: FakeKME, number: int) -> list[str]:
     return [key_ID for key_ID, _ in kme.drawn(number)]
 
 
-async def test_a_fault_that_nobody_foresaw_ends_the_call_and_is_not_met_again_and_again(
-    kme: FakeKME, group: KMEGroup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    met = 0
-
-    async def faulty(*_: object) -> None:
-        nonlocal met
-        met += 1
-        raise RuntimeError("nobody foresaw it")
-
-    monkeypatch.setattr(group.members[0].fetcher, "_limits", faulty)
-    async with asyncio.timeout(10):
-        with pytest.raises(KMEUnreachable):
-            await group.fetch("alice", _drawn(kme, 1), patient=False)
-    assert met == 1
-
-
-async def test_concurrent_requests_are_gathered_within_the_kmes_limits(kme: FakeKME, group: KMEGroup) -> None:
-    kme.limits["max_key_per_request"] = 20
-    key_IDs = _drawn(kme, 100)
-    answers = await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in key_IDs))
-    assert {key_ID: answer[key_ID].key for key_ID, answer in zip(key_IDs, answers, strict=True)} == {
-        key_ID: kme.link.keys[key_ID].key.key for key_ID in key_IDs
-    }
-    assert len(kme.got("dec_keys")) == 5
-    assert all(kme.link.keys[key_ID].given for key_ID in key_IDs)
-
-
 async def test_one_that_is_alone_goes_at_once(kme: FakeKME, group: KMEGroup, time: FakeTime) -> None:
     for key_ID in _drawn(kme, 3):
         assert key_ID in await group.fetch("alice", [key_ID])
     assert not time.slept
-
-
-async def test_those_that_come_while_a_call_is_under_way_share_the_next(kme: FakeKME, group: KMEGroup) -> None:
-    kme.latency = 0.02
-    first, *others = _drawn(kme, 30)
-    asked = [asyncio.create_task(group.fetch("alice", [first]))]
-    while not kme.got("dec_keys"):
-        await kme.next_request()
-    asked += [asyncio.create_task(group.fetch("alice", [key_ID])) for key_ID in others]
-    assert all(await asyncio.gather(*asked))
-    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1, 29]
-
-
-async def test_a_kme_that_gives_one_key_a_request_is_asked_for_each_by_itself(kme: FakeKME, group: KMEGroup) -> None:
-    kme.limits["max_key_per_request"] = 1
-    await asyncio.gather(*(group.fetch("alice", [key_ID]) for key_ID in _drawn(kme, 10)))
-    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [1] * 10
 
 
 async def test_those_who_ask_for_the_same_key_share_one_fetch(kme: FakeKME, group: KMEGroup) -> None:
@@ -169,23 +123,12 @@ NOT_FOUND = {
 
 
 @pytest.mark.parametrize("answer", NOT_FOUND)
-async def test_many_messages_with_unknown_keys_cost_two_calls_each_at_most(
-    kme: FakeKME, time: FakeTime, answer: str
-) -> None:
+async def test_a_message_with_an_unknown_key_costs_one_call(kme: FakeKME, time: FakeTime, answer: str) -> None:
     kme.not_found = NOT_FOUND[answer]
-    group = KMEGroup(
-        "g",
-        [kme.client(timing=time.timing, timeout=60)],
-        Prefetch(0, 0),
-        lag_patience=0,
-        timing=time.timing,
-    )
-    answers = await asyncio.gather(*(_came(group, "alice", [f"unknown-{n}"]) for n in range(64)))
-    assert not any(answers)
-    assert len(kme.got("dec_keys")) <= (1 if answer == "named" else 2 * 64)
-    before = len(kme.got("dec_keys"))
-    await asyncio.gather(*(_came(group, "alice", [f"more-{n}"]) for n in range(64)))
-    assert len(kme.got("dec_keys")) - before <= (1 if answer == "named" else 64), "it is known by now what comes"
+    client = kme.client(timing=time.timing, timeout=60)
+    group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=0, timing=time.timing)
+    assert not any(await asyncio.gather(*(_came(group, "alice", [f"unknown-{n}"]) for n in range(64))))
+    assert len(kme.got("dec_keys")) == 64
     await group.close()
 
 
@@ -203,10 +146,11 @@ async def test_a_message_that_names_thousands_of_keys_is_given_up_at_the_first_t
     await group.close()
 
 
-async def test_when_it_is_tried_again_one_key_of_it_is_asked_for(kme: FakeKME, group: KMEGroup) -> None:
-    for calls in (1, 2, 3):
-        await group.fetch("alice", [f"unknown-{n}" for n in range(5000)], patient=False)
-        assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [128, 1, 1][:calls]
+async def test_while_a_message_waits_one_key_of_it_is_asked_for(kme: FakeKME, group: KMEGroup) -> None:
+    kme.link.lag_asks = 1
+    key_IDs = _drawn(kme, 20)
+    assert len(await group.fetch("alice", key_IDs)) == 20
+    assert [len(request.content["key_IDs"]) for request in kme.got("dec_keys")] == [20, 1, 19]
 
 
 @pytest.mark.parametrize("answer", NOT_FOUND)
@@ -262,32 +206,6 @@ async def test_unknown_keys_of_one_peer_do_not_delay_those_of_another(kme: FakeK
     await group.close()
 
 
-async def test_messages_whose_keys_did_not_come_before_have_few_calls_at_a_time_and_few_wait_for_them(
-    kme: FakeKME, time: FakeTime
-) -> None:
-    kme.not_found = NOT_FOUND["failed"]
-    group = KMEGroup("g", [kme.client(timing=time.timing, timeout=60)], Prefetch(0, 0), timing=time.timing)
-    for _ in range(2):
-        before = len(kme.got("dec_keys"))
-        fetching = (_came(group, "alice", [f"unknown-{n}"], patient=False) for n in range(100))
-        assert not any(await asyncio.gather(*fetching))
-    assert len(kme.got("dec_keys")) - before == fetch.MOST_AGAIN + fetch.AGAIN_AT_ONCE
-    await group.close()
-
-
-async def test_keys_that_could_not_be_asked_for_are_no_late_ones_when_the_kme_is_back(
-    kme: FakeKME, group: KMEGroup
-) -> None:
-    key_IDs = _drawn(kme, 100)
-    kme.misbehave("dec_keys", "drop")
-    for _ in range(2):
-        answers = await asyncio.gather(
-            *(group.fetch("alice", [each], patient=False) for each in key_IDs), return_exceptions=True
-        )
-    assert all(isinstance(answer, dict) and answer for answer in answers)
-    assert len(kme.got("dec_keys")) == 2
-
-
 @pytest.mark.parametrize("size", [2, 30])
 async def test_late_keys_are_found_beside_others_that_never_come(kme: FakeKME, group: KMEGroup, size: int) -> None:
     """As after a minute of lag, when mail for lost keys is tried again along with mail that can be opened by now."""
@@ -298,7 +216,7 @@ async def test_late_keys_are_found_beside_others_that_never_come(kme: FakeKME, g
         found = await asyncio.gather(*(group.fetch("alice", each, patient=False) for each in messages))
     assert {key_ID: key.key for key_ID, key in found[0].items()} == {each: kme.link.keys[each].key.key for each in late}
     assert not any(found[1:])
-    assert len(kme.got("dec_keys")) <= 1 + 1 + 10 + 1
+    assert len(kme.got("dec_keys")) == 2 * 11
 
 
 async def test_each_key_is_stored_before_anybody_gets_it(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:

@@ -198,10 +198,6 @@ def test_no_received_key_is_given_twice_and_none_is_lost_however_callers_give_up
         client.delivered, client.turns = Counter(), turns
         group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=0)
 
-        async def no_limits(_sae: str) -> None:
-            return None
-
-        group.members[0].fetcher._limits = no_limits
         got: list[str] = []
 
         async def ask(key_IDs: list[str]) -> None:
