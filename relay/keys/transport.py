@@ -310,7 +310,7 @@ _CUT = (ConnectionResetError, ssl.SSLEOFError)
 def _no_answer(error: Exception, within: float, *, sent: bool, heard: bool) -> NoAnswer:
     cause = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}".rstrip(": ")
     if type(error) is TimeoutError:
-        cause = f"{'it took the request and gave ' if sent else ''}no answer within {within:.1f} s"
+        cause = f"{'it took the request and gave ' if sent else ''}no answer within {within:g} s"
     if isinstance(error, aiohttp.ClientResponseError):  # not quoted: it may hold a key
         cause = "what came is no HTTP answer"
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
