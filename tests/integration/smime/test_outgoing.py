@@ -7,14 +7,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.formats import mime
+from relay.journey import sealing
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import relay_process
+from tests.testlib.sites import relay_process, serving
 from tests.testlib.smime import certified, make_smime_site, opened_by_openssl
 from tests.testlib.submit import submit
 
@@ -94,6 +97,21 @@ async def test_each_certificate_has_a_copy_and_nobody_without_one_gets_the_mail(
     entries = list(records(site.directory / "audit"))
     downgraded = [each for each in entries if each["event"] in LEDGER]
     assert {each["level"] for each in downgraded} == {"smime"}
+
+
+@pytest.mark.in_process
+async def test_more_copies_than_there_is_memory_for_leave_at_the_next_attempts(
+    tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "MAX_COPIES_OCTETS", 5000)
+    people = {f"p{number}@bob.example": certified(f"p{number}@bob.example", kind="p256") for number in range(6)}
+    site = make_smime_site(tmp_path / "alice", outgoing=sink.address, policies=POLICIES, certificates=people)
+    replies: list[str] = []
+    async with serving(site) as addresses:
+        while not replies or replies[-1].startswith("451 4.3.0"):
+            replies.append(str(await submit(addresses["outgoing"], MESSAGE, recipients=list(people)))[:9])
+    assert replies == ["451 4.3.0", "451 4.3.0", "250 2.0.0"]
+    assert sorted(name for got in sink.got for name in got.recipients) == sorted(people)
 
 
 async def test_explain_and_check_name_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
