@@ -5,6 +5,7 @@ Standard: policies/README.md: levels are tried in order; mail that cannot be sea
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -372,7 +373,7 @@ class Planner:
         ways = [
             {self._copy(decision, level) for decision in group.decisions for level in decision.levels} for group in plan
         ]
-        others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
+        others: Counter[Copy | None] = Counter(copy for each in ways for copy in each)
         return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
 
     def _not_opened(self, peer: str, level: str) -> str:
