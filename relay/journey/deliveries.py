@@ -33,6 +33,7 @@ from relay.formats import mime
 from relay.journey.delivery import Delivery, leaves_rows, without_messages
 from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
+from relay.levels import PLAINTEXT, SMIME
 from relay.mail import OURS, Mail, Outcomes, Recipient, name_as_it_came, recipient_name
 from relay.runtime.aio import off_loop
 from relay.store.delivery_attempts import WaitingCopy
@@ -321,7 +322,9 @@ class Deliveries:
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
         tried_again = delivery.mail.listener != OURS
-        copies = [_waiting_copy(each, waiting) for each in delivery.copies if tried_again and not each.in_clear]
+        # Nor is one at level smime kept: it cost no key, and there may be many.
+        kept = [each for each in delivery.copies if tried_again and each.protection not in (PLAINTEXT, SMIME)]
+        copies = [_waiting_copy(each, waiting) for each in kept]
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:

@@ -5,6 +5,8 @@ Standard: policies/README.md (no certificate is no level), RFC 5321 7.2 (blind c
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,19 @@ async def test_more_copies_than_there_is_memory_for_leave_at_the_next_attempts(
             replies.append(str(await submit(addresses["outgoing"], MESSAGE, recipients=list(people)))[:9])
     assert replies == ["451 4.3.0", "451 4.3.0", "250 2.0.0"]
     assert sorted(name for got in sink.got for name in got.recipients) == sorted(people)
+
+
+async def test_no_copy_is_kept_while_the_next_server_has_no_room(tmp_path: Path, sink: Sink) -> None:
+    """A copy cost no key, and there may be as many as recipients."""
+    site = make_smime_site(tmp_path / "alice", outgoing=sink.address, policies=POLICIES, certificates=CERTIFICATES)
+    async with relay_process(site) as relay:
+        sink.on_data += ["452 4.3.1 no room", "452 4.3.1 no room"]
+        people = ["ben@bob.example", "bea@bob.example"]
+        assert (await submit(relay.addresses["outgoing"], MESSAGE, recipients=people)).code == 451
+        with closing(sqlite3.connect(site.directory / "relay.db")) as store:
+            assert store.execute("SELECT count(*) FROM sealed_copies").fetchall() == [(0,)]
+        assert (await submit(relay.addresses["outgoing"], MESSAGE, recipients=people)).code == 250
+    assert [got.recipients for got in sink.got] == [(each,) for each in people]
 
 
 async def test_explain_and_check_name_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
