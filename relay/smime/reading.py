@@ -143,7 +143,7 @@ def read(
 def _walked(message: bytes, keys: Sequence[OwnKey], mailboxes: Sequence[str]) -> _Unwrapping:
     """Opens layer by layer. Raises CannotOpen."""
     found = _Unwrapping(message, message, frozenset(mailboxes))
-    for _ in range(MAX_LAYERS):
+    for _ in range(MAX_LAYERS + 1):
         kind = _kind(found.inner)
         goes_on = _cms_opened(found, keys) if kind == "cms" else kind == "clear-signed" and _halved(found)
         if not goes_on:
