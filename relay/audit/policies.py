@@ -26,7 +26,7 @@ from relay.policy.compare import Comparison, compare
 from relay.policy.kept import KeptTexts
 from relay.policy.last_good import LastGood, SetInForce
 from relay.policy.load import PolicyFolder
-from relay.policy.step import Names, SetFiles, SetStep, digest_of_all
+from relay.policy.step import Names, SetFiles, SetStep
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +39,11 @@ NOT_A_STEP = (ValueError, KeyError, TypeError)
 
 
 class _Sets(NamedTuple):
-    """The sets to compare, or why they are `missing`. `digest` covers all files of the set in force, or is ""."""
+    """The sets to compare, or why they are `missing`."""
 
     before: SetFiles | None = None
     now: SetFiles | None = None
     missing: str = ""
-    digest: str = ""
 
 
 class PolicyRecords:
@@ -133,15 +132,14 @@ class PolicyRecords:
         sets = self._sets(came)
         step = came.step
         if step.way == "start" and (last := self._last()) is not None:
-            if (last.get("version"), last.get("files_sha256")) == (step.version, sets.digest):
+            if last.get("version") == step.version:
                 return b""
             if last.get("version") != step.before:  # the stored step is older than the record
                 nothing = Names()
                 before = str(last.get("version"))
                 step = replace(step, before=before, added=nothing, changed=nothing, removed=nothing)
-                sets = _Sets(missing="the set before is not kept", digest=sets.digest)
+                sets = _Sets(missing="the set before is not kept")
         fields = {"time": as_time(step.time), "event": POLICIES, **of_step(step, self._audit.addresses)}
-        fields |= {"files_sha256": sets.digest} if sets.digest else {}
         fields |= of_comparison(*self._compared(sets), self._audit.addresses)
         fields |= {"earlier": list(self._places.behind)} if self._places is not None else {}
         return json.dumps(fields)[1:-1].encode("ascii")
@@ -165,33 +163,28 @@ class PolicyRecords:
     def _sets(self, came: SetInForce) -> _Sets:
         """The sets in memory, or else the stored ones."""
         if came.now is not None and came.before is not None:
-            return _Sets(came.before, came.now, "", digest_of_all(came.now.digests()))
+            return _Sets(came.before, came.now)
         missing = came.missing or ("" if came.step.before else "no set from before is known")
         if came.step.files > MAX_LOADED:
             missing = missing or f"more than {MAX_LOADED} files to read again"
         try:
             return self._kept(came, missing)
         except (OSError, sqlite3.Error, ConfigError, *NOT_A_STEP) as error:
-            digest = digest_of_all(came.now.digests()) if came.now is not None else ""
-            return _Sets(missing=missing or f"the set before cannot be read again: {error}", digest=digest)
+            return _Sets(missing=missing or f"the set before cannot be read again: {error}")
 
     def _kept(self, came: SetInForce, missing: str) -> _Sets:
         """The stored sets. Raises ConfigError, OSError and sqlite3.Error."""
         with self._last_good.sets.reading() as book:
             kept = next((kept for kept, step in book.steps() if step == came.step), None)
-            if came.now is not None:
-                digest = digest_of_all(came.now.digests())
-            else:
-                digest = digest_of_all(each for _, each in book.digests(kept.number)) if kept is not None else ""
             if missing or kept is None:
-                return _Sets(missing=missing or "the set is not kept", digest=digest)
+                return _Sets(missing=missing or "the set is not kept")
             before = next((each for each in book.sets() if each.number == kept.number - 1), None)
             if before is None or before.version != came.step.before:
-                return _Sets(missing="the set before is not kept", digest=digest)
+                return _Sets(missing="the set before is not kept")
             texts = [book.texts(before), book.texts(kept)]
         # Outside the lock on the file: the next set may wait to be stored.
         now = came.now if came.now is not None else self._read(texts[1])
-        return _Sets(self._read(texts[0]), now, "", digest)
+        return _Sets(self._read(texts[0]), now)
 
     def _read(self, texts: KeptTexts) -> SetFiles:
         folder = self._folder(self._last_good.sets.file.with_name(texts.version))

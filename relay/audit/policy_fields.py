@@ -23,8 +23,7 @@ MAX_SAID = 500
 """Maximum length of the text of one difference, in characters."""
 _PERSONS_FILE = re.compile(r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*/[^\s/:'\"]+\.toml")
 _MEANING = {
-    "down": "weakened", "let go": "weakened", "not shown": "unproven", "up": "raised", "stopped": "otherwise",
-    "other": "otherwise",
+    "down": "weakened", "let go": "weakened", "up": "raised", "stopped": "otherwise", "other": "otherwise",
 }  # fmt: skip
 
 
@@ -62,7 +61,7 @@ def of_comparison(compared: Comparison | None, missing: str, addresses: AddressH
     """The fields for weaker, stronger and other differences; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}
-    differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": [], "unproven": []}
+    differences: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
     for each in compared.differences:
         differences[_MEANING[each.direction]].append(_said(each, addresses))
     part = f"{compared.done} of {compared.kinds} kinds of recipients"
@@ -76,8 +75,9 @@ def of_comparison(compared: Comparison | None, missing: str, addresses: AddressH
 
 
 def _said(each: Difference, addresses: AddressHash) -> str:
-    sender = f" from {each.senders}" if each.senders else ""
-    said = f"{each.direction}: mail{sender} to {each.recipients} ({each.message}): {'; '.join(each.changed)}"
+    said = (
+        f"{each.direction}: mail from {each.senders} to {each.recipients} ({each.message}): {'; '.join(each.changed)}"
+    )
     return _hidden(said, addresses)
 
 

@@ -1,12 +1,12 @@
 """`qumail-relay policy check`, `test` and `explain`: what is wrong with the policy files, and what they decide.
-Standard: every fault is one line, `file:line:column: what, how to mend it`; exit status 0 fine, 1 wrong, 2 usage.
+Standard: every fault is one line, `file:line: what, how to mend it`; exit status 0 fine, 1 wrong, 2 usage.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,36 +28,32 @@ from relay.formats import mime
 from relay.mail import MAILBOX
 from relay.policy.content import MessageFacts
 from relay.policy.expected import DescribedMessage, failures, login_of
-from relay.policy.findings import Doubt, doubtful, files_not_read, quantum_keys_cut
+from relay.policy.findings import Doubt, files_not_read, quantum_keys_cut
 from relay.policy.names import printable
 from relay.policy.traffic import MAX_MESSAGE_OCTETS
-
-_offline = click.option("--offline", is_flag=True, help="Ask no KME.")
 
 
 @click.command()
 @config_option
-@_offline
 @click.option("--strict", is_flag=True, help="Exit with 1 for what is doubtful, too.")
 @json_option()
-def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None:
-    """Say what is wrong with the policy files and what is doubtful, or list what they mean.
+def check(config_file: Path, strict: bool, as_json: bool) -> None:
+    """Say what is wrong or doubtful in the policy files, or list them.
 
-    Doubtful are rules that never apply, levels that this relay or a peer cannot do, and mail in clear. So are one-time
-    pads longer than the KMEs can ever give.
+    Doubtful are rules that never apply, levels that this relay or a peer cannot do, and mail in clear.
     """
     go_on_as_relay(config_file)
     site = load_site(config_file, tested=True)
     say_all_in_clear(site.config)
     say_if_not_in_force(site.config, site.policies.version)
-    findings = asyncio.run(_doubtful(site, offline=offline))
+    findings = _doubtful(site)
     if as_json:
         print_json(
             {
                 "directory": str(site.policies.directory),
                 "version": site.policies.version,
                 "files": len(site.policies.files),
-                "doubtful": [dict(zip(("file", "line", "column", "what"), each, strict=True)) for each in findings],
+                "doubtful": [dict(zip(("file", "line", "what"), each, strict=True)) for each in findings],
             }
         )
     else:
@@ -76,12 +72,11 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
         sys.exit(1)
 
 
-async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
+def _doubtful(site: PolicySite) -> list[Doubt]:
     try:
-        async with nullcontext() if offline else site.keys() as keys:
-            return list(doubtful(site.policies, await site.capabilities(keys)))
+        return list(site.doubts())
     except ConfigError as error:
-        return [Doubt(str(site.policies.directory), 1, 1, problem) for problem in error.problems]
+        return [Doubt(str(site.policies.directory), 1, problem) for problem in error.problems]
 
 
 @click.command()
@@ -89,7 +84,7 @@ async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
 @json_option()
 @click.argument("directory", required=False, type=ThereIs(only_directory=True))
 def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
-    """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
+    """Run tests.toml; exit with 1 where a test fails."""
     go_on_as_relay(config_file)
     site = load_site(config_file, directory)
     failed = failures(site.policies.tests, site.policies)
@@ -107,7 +102,7 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
 
 @click.command()
 @config_option
-@_offline
+@click.option("--offline", is_flag=True, help="Ask no KME.")
 @click.option("--message", type=InputFile(), help="A message file.")
 @click.option(
     "--login",
@@ -126,7 +121,7 @@ def explain(
     sender: str,
     recipient: str,
 ) -> None:
-    """Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.
+    """Say how mail from SENDER to RECIPIENT is sealed, and why.
 
     For mail that waits in Postfix's queue, `postqueue -p` shows both addresses. Without a message it is about a small
     one from SENDER that has nothing else in it, as a test in tests.toml is.
@@ -150,7 +145,7 @@ def explain(
     now = asyncio.run(look_now(site, explanation, content, offline=offline))
     say_what_stands(site.config, explanation.decision.peer if explanation.decision is not None else None)
     if as_json:
-        print_json(explanation.as_dict() | {"now": now.as_dict()})
+        print_json(asdict(explanation) | {"now": asdict(now)})
     else:
         print_explanation(plain_console(), explanation, now)
     if explanation.decision is None:

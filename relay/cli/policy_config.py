@@ -4,7 +4,6 @@ Every fault is one line on standard error; the exit status is 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -66,8 +65,8 @@ def say_if_not_in_force(config: Config, version: str) -> None:
             click.echo(f"NOTE: {text}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
 
 
-def exit_with(error: ConfigError, formatted: Callable[[str], str] = str) -> NoReturn:
-    """Prints every fault, as `formatted` words it, and exits with 1."""
+def exit_with(error: ConfigError) -> NoReturn:
+    """Prints every fault and exits with 1."""
     for problem in error.problems:
-        click.echo(printable(formatted(problem)), err=True)
+        click.echo(printable(problem), err=True)
     raise SystemExit(1) from error

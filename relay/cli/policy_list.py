@@ -29,12 +29,9 @@ class ListedFile(NamedTuple):
     """One file of the list; `codes` are words that programs may rely on."""
 
     file: str
-    scope: str
-    domain: str | None
     levels: tuple[str, ...]
     rules: int
     peer: str | None
-    until: str | None
     codes: tuple[str, ...]
     covers: str
     otherwise: str
@@ -83,14 +80,10 @@ def listed(file: PolicyFile, policies: PolicySet) -> ListedFile:
         # Of subdomains nobody knows whose they are.
         "inside": clear and not policy.subdomains and file.domain in policies.site.domains,
         "expired": policy.ended,
-        "rule_expired": any(rule.ended for rule in policy.when),
-        "ends": policy.until is not None and not policy.ended,
-        "rule_ends": any(rule.until is not None for rule in policy.when if not rule.ended),
         "no_peer": peer is None and file.scope != "default" and policy.levels != ONLY_PLAINTEXT,
     }
     codes = tuple(code for code, is_so in says.items() if is_so)
-    until = policy.until.isoformat() if policy.until is not None else None
-    facts = file.name, file.scope, file.domain or None, policy.levels, len(policy.when), peer, until, codes
+    facts = file.name, policy.levels, len(policy.when), peer, codes
     return ListedFile(*facts, _covered(file), policy.otherwise, policy.require)
 
 

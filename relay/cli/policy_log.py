@@ -24,7 +24,6 @@ from relay.cli.as_relay import load
 from relay.cli.options import as_relay_option, since_option
 from relay.cli.output import Cell, Pair, json_option, plain_console, print_json, print_pairs
 from relay.config import Config
-from relay.files.commands import command
 from relay.files.credentials import is_there
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
@@ -33,10 +32,9 @@ from relay.store.secret import SiteSecret
 MAX_SHOWN = 10
 """Maximum number of files, and of differences, shown of each kind."""
 _FILES = {"added": "Added", "changed": "Changed", "removed": "Removed"}
-_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise", "unproven": "Not proven"}
+_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise"}
 _KNOWN_BY = {
     "command": "",
-    "link": "whose link it is, swapped without policy install",
     "files": "whose files changed",
     "": "not known",
 }
@@ -51,21 +49,20 @@ _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 )
 @json_option("the records, the newest first")
 def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) -> None:
-    """Say which sets of policies came into force, who put them there, and what they weakened, the newest first.
+    """Say which sets came into force, by whom, and what they weakened.
 
-    All of it is from the audit record. A set that was found at a start was edited while the relay did not run. The
-    version of a set that is kept can be given to `policy diff`.
+    All of it is from the audit record. A set that was found at a start was edited while the relay did not run.
     """
     config = load(config_file)
     every = newest_first(config.audit_directory)
     records = list(islice(takewhile(lambda each: str(each.get("time", "")) >= (since or ""), every), limit + 1))
-    kept = _spell_out(config, records)
+    _spell_out(config, records)
     if as_json:
         print_json(records[:limit])
         return
     console = plain_console()
     for record, before in zip(records[:limit], [*records[1:], None], strict=False):
-        _print(console, record, kept)
+        _print(console, record)
         if before is not None and record.get("before") != before.get("version"):
             console.print(Text("What was in force in between is not recorded.", style="bold red"), end="\n\n")
     if len(records) > limit:
@@ -74,29 +71,23 @@ def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) ->
         console.print("No set of policies is recorded" + (" since then." if since else "."))
 
 
-def _spell_out(config: Config, records: list[dict[str, Any]]) -> set[str]:
-    """Says of each record whether its set is kept, and whose addresses are hashed there, as far as files are kept.
-
-    Gives the versions of all sets that are kept.
-    """
-    kept: set[str] = set()
+def _spell_out(config: Config, records: list[dict[str, Any]]) -> None:
+    """Says whose addresses are hashed in each record, as far as their files are kept."""
     names: list[str] = []
     people: dict[str, str] = {}
     with suppress(OSError, sqlite3.Error), KeptSets(kept_file(config)).reading() as book:
-        kept, names = {each.version for each in book.sets()}, list(book.names())
+        names = list(book.names())
     if any(map(_HASH.search, map(json.dumps, records))) and is_there(config.store.secret):
         addresses = AddressHash(SiteSecret.load(config.store.secret))
         every = filter(None, map(person_of, names))
         people = {hashed: each for each in every for hashed in addresses.spellings(each)}
     for record in records:
-        record["kept"] = record.get("version") in kept
         for kind in _FILES:
             record[kind] = [_named(str(name), people) for name in record.get(kind, ())]
         for kind in _DIFFERENCES:
             record[kind] = [
                 _HASH.sub(lambda match: people.get(match[0], match[0]), str(each)) for each in record.get(kind, ())
             ]
-    return kept
 
 
 def _named(name: str, people: dict[str, str]) -> str:
@@ -107,16 +98,16 @@ def _named(name: str, people: dict[str, str]) -> str:
     return f"{domain}/{encode_local(people[stem].removesuffix(f'@{domain}'))}{SUFFIX}"
 
 
-def _print(console: Console, record: dict[str, Any], kept: set[str]) -> None:
+def _print(console: Console, record: dict[str, Any]) -> None:
     head = Text(f"version {record.get('version')}", style="bold")
     if record.get("weaker"):
         head.append("  weaker than before", style="bold red")
     console.print(head)
-    print_pairs(console, ((f"  {name}", value) for name, value in _pairs(record, kept)))
+    print_pairs(console, ((f"  {name}", value) for name, value in _pairs(record)))
     console.print()
 
 
-def _pairs(record: dict[str, Any], kept: set[str]) -> Iterator[Pair]:
+def _pairs(record: dict[str, Any]) -> Iterator[Pair]:
     yield "Time", str(record.get("time"))
     yield "By", _by(record)
     yield "Way", _way(record)
@@ -130,8 +121,6 @@ def _pairs(record: dict[str, Any], kept: set[str]) -> Iterator[Pair]:
         yield title, lines + ([f"and {more} more"] if (more := _more(record, kind)) else [])
     if record.get("before") and record.get("compared") != "all":
         yield "Compared", str(record.get("compared"))
-    if record["kept"] and record.get("before") in kept:
-        yield "See", command("qumail-relay", "policy", "diff", str(record["before"])[:12], str(record["version"])[:12])
 
 
 def _more(record: dict[str, Any], kind: str) -> int:

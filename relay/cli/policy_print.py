@@ -13,7 +13,6 @@ from rich.text import Text
 
 from relay.cli.output import Cell, Pair, print_pairs, print_table
 from relay.cli.policy_list import CLEAR, INSIDE
-from relay.counting.amounts import many
 from relay.policy.chosen import RuleLook
 from relay.policy.comparing.differences import WEAKER, Direction
 from relay.policy.decide import Decision, Explanation, Lookup
@@ -61,7 +60,6 @@ def _explained(explanation: Explanation, now: OutcomeNow) -> Iterator[Pair]:
     yield "Looked for", [f"{each.file} ({each.step}): {_found(each)}" for each in explanation.lookups]
     yield "Rules", list(map(_rule, explanation.rules))
     yield "Floors", list(map(_rule, explanation.floors))
-    yield "Raised to", explanation.raised
     if decision is not None and decision.doubt is not None:
         yield "In doubt", Text(printable(str(decision.doubt)), style="bold red")
     if decision is None:
@@ -78,8 +76,7 @@ def _decided(decision: Decision, explanation: Explanation, now: OutcomeNow) -> I
         if decision.reason:
             yield "Reason", decision.reason
         return
-    peer = decision.peer or Text("none", style="bold red")
-    yield "Peer", Text.assemble(peer, f": {explanation.peer_because}")
+    yield "Peer", decision.peer or Text("none", style="bold red")
     yield "Levels", ", then ".join(map(str, decision.levels))
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
@@ -104,8 +101,7 @@ def _now(now: OutcomeNow, *, covered: bool) -> Iterator[Pair]:
         if covered:
             yield "With keys" if now.offline else "Now", (result, *outcome.causes)
         yield "SMTP reply", outcome.reply
-    ready = (f"{kme}: {many(number, 'key')} ready at the relay that serves" for kme, number in now.ready.items())
-    yield "Keys", [*map(_keys, now.keys), *ready]
+    yield "Keys", list(map(_keys, now.keys))
     if now.unknown:
         yield "Unknown", now.unknown
 

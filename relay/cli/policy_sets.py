@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration
 from relay.cli.policy_print import print_changes
 from relay.cli.policy_site import PolicySite, load_site, read_policies
-from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
+from relay.cli.policy_version import in_force_last
 from relay.cli.serving import serves_here
 from relay.cli.units import unit_of
 from relay.config import Config
@@ -43,26 +44,22 @@ NOT_IN_UNITS = (*HOMES, "/tmp", "/var/tmp")  # noqa: S108 - named, not used
 COUNTS_S = 60.0
 """Maximum time until the serving relay goes by an installed set, in seconds."""
 _directory = ThereIs(only_directory=True)
-_set = DirectoryOrVersion()
-_strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is shown that nothing is weaker.")
+_strict = click.option("--strict", is_flag=True, help="Exit with 1 unless nothing can be weaker.")
 
 
 @click.command()
 @config_option
 @_strict
 @json_option()
-@click.argument("old", type=_set)
-@click.argument("new", type=_set)
-def diff(config_file: Path, strict: bool, as_json: bool, old: Path | Version, new: Path | Version) -> None:
-    """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
+@click.argument("old", type=_directory)
+@click.argument("new", type=_directory)
+def diff(config_file: Path, strict: bool, as_json: bool, old: Path, new: Path) -> None:
+    """Say whose mail two sets of policies treat otherwise, up or down.
 
     It is over all decisions that can differ: levels, holds, clear text, and what must arrive sealed.
-
-    In place of a directory, OLD and NEW may be the version (or its first digits) of a set that is kept. `policy log`
-    lists them.
     """
     go_on_as_relay(config_file)
-    comparison = _compared(*(site_of(config_file, each).policies for each in (old, new)))
+    comparison = _compared(*(load_site(config_file, each).policies for each in (old, new)))
     _show(comparison, as_json=as_json)
     if strict and not comparison.proven:
         sys.exit(1)
@@ -79,7 +76,7 @@ def _compared(before: PolicySet, after: PolicySet) -> Comparison:
 @json_option()
 @click.argument("directory", type=_directory)
 def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
-    """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force.
+    """Check, test and compare a set of policies, and put it into force.
 
     It ends when the serving relay goes by them, with all its processes.
 
@@ -114,9 +111,7 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
     if strict and not proven:
         if comparison is not None:
             _show(comparison, as_json=as_json)
-        why = "nothing to compare with" if comparison is None else "something would be weaker"
-        unproven = comparison is not None and not comparison.weaker
-        _fail(f"Not installed: {'it is not shown that nothing would be weaker' if unproven else why}.")
+        _fail(f"Not installed: {'nothing to compare with' if comparison is None else 'something may be weaker'}.")
     if comparison is not None and not as_json:
         _show(comparison, as_json=False)  # what cannot be said, because nobody reads it, does not happen either
     # What was written since it was read would come into force uncompared.
@@ -276,7 +271,7 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
 
 def _as_dict(comparison: Comparison) -> dict[str, Any]:
     return {
-        "differences": [each.as_dict() for each in comparison.differences],
+        "differences": [asdict(each) for each in comparison.differences],
         "weaker": comparison.weaker,
         "proven": comparison.proven,
     }

@@ -4,26 +4,25 @@ Nothing is started, stored or taken; a KME is asked once for its status, and not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
-from relay.errors import ConfigError, KeyUnavailable, RelayError
+from relay.errors import ConfigError, RelayError
 from relay.formats import mime
 from relay.identity import PeerCertificates, only_sending, own_identity
 from relay.journey.plan import Outcome
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
-from relay.levels import AES
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Explanation, PolicySet
 from relay.policy.expected import DescribedMessage
-from relay.policy.findings import Capabilities, column_of
+from relay.policy.findings import Doubt, doubtful
 from relay.policy.load import PolicyFolder
 from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
@@ -42,12 +41,6 @@ class PolicySite:
     config: Config
     certificates: dict[str, PeerCertificates]
     policies: PolicySet
-
-    @property
-    def largest(self) -> int:
-        """The largest message that leaves through this relay, in bytes."""
-        direction = self.config.outgoing or self.config.incoming
-        return direction.max_message_size if direction is not None else 0
 
     @asynccontextmanager
     async def keys(self) -> AsyncIterator[KeyRing | None]:
@@ -110,31 +103,9 @@ class PolicySite:
             return error
         return None
 
-    async def capabilities(self, keys: KeyRing | None) -> Capabilities:
-        """What relay and peers can do; how long pads may be is asked of the KMEs."""
-        pads: dict[str, int] = {}
-        for name, peer in self.config.peers.items():
-            if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
-                pads[name] = most
-        only_send = only_sending(self.certificates)
-        return Capabilities(self.planner().obstacle_for_peer, pads, self.largest, only_send)
-
-
-async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
-    """The bytes of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
-    limits: list[int] = []
-    for name in groups:
-        size = 0
-        for pool in keys.groups[name].pools if name in keys.groups else ():
-            try:
-                status = await pool.store(sae_id).limits()
-            except RelayError:
-                return None
-            if status is None or not status.max_key_count:
-                return None
-            size += status.max_key_count * (status.key_size or 256) // 8
-        limits.append(size)
-    return max(limits, default=None)
+    def doubts(self) -> Iterator[Doubt]:
+        """What is doubtful about the policies. Raises ConfigError."""
+        return doubtful(self.policies, self.planner().obstacle_for_peer, only_sending(self.certificates))
 
 
 def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
@@ -148,7 +119,7 @@ def load_site(config_file: Path, directory: Path | None = None, *, tested: bool 
         try:
             return PolicySite(config, certificates, read_policies(config, directory, tested=tested))
         except ConfigError as error:
-            exit_with(error, with_column)
+            exit_with(error)
 
 
 def read_policies(config: Config, directory: Path | None = None, *, tested: bool = False) -> PolicySet:
@@ -161,26 +132,12 @@ def read_policies(config: Config, directory: Path | None = None, *, tested: bool
         return folder.read_tested() if tested else folder.read()
 
 
-def with_column(problem: str) -> str:
-    """`file:line: setting: what` as `file:line:column: setting: what`, where the line can be read."""
-    place, _, what = problem.partition(": ")
-    source, _, line = place.rpartition(":")
-    if not line.isdigit() or not source or source.rpartition(":")[2].isdigit():
-        return problem
-    try:
-        text = Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError):
-        return problem
-    setting = what.partition(":")[0].rpartition(".")[2]
-    return f"{source}:{line}:{column_of(text, int(line), setting)}: {what}"
-
-
 @dataclass(frozen=True, slots=True)
 class OutcomeNow:
     """`outcome` for a message of `size` bytes; `keys` are the peer's KMEs, `unknown` says what could not be found out.
 
-    `ready` has the number of keys that the serving relay holds of each of these KMEs, none where it holds none. The
-    message may only be `described`. `offline` assumes that all keys are there.
+    The message may only be `described`. `offline` assumes that all keys are there. Keys that the
+    serving relay has ready are not counted.
     """
 
     outcome: Outcome | None
@@ -189,19 +146,6 @@ class OutcomeNow:
     offline: bool = False
     keys: tuple[PoolRow, ...] = ()
     unknown: str = ""
-    ready: Mapping[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        names = {"result": "result", "protection": "protection", "quantum_bits": "quantum_bits", "smtp_reply": "reply"}
-        return {name: getattr(self.outcome, attribute, None) for name, attribute in names.items()} | {
-            "causes": list(self.outcome.causes) if self.outcome else [],
-            "octets": self.size,
-            "keys": [asdict(row) for row in self.keys],
-            "ready_at_the_relay": dict(self.ready),
-            "unknown": self.unknown or None,
-            "offline": self.offline,
-        }
 
 
 async def look_now(site: PolicySite, explanation: Explanation, content: MessageFacts, *, offline: bool) -> OutcomeNow:
@@ -219,42 +163,9 @@ async def look_now(site: PolicySite, explanation: Explanation, content: MessageF
         return OutcomeNow(outcome, size, described, offline, unknown=unknown)
     async with site.keys() as keys:
         rows = await _rows(keys, decision.peer) if keys is not None else ()
-        ready = _ready(site, rows)
-        supply = _WithReadyKeys(keys, site, ready) if keys is not None else None
-        [outcome] = await site.foresee(planner, sample, sample.recipients, supply)
+        [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return OutcomeNow(outcome, size, described, offline, rows, unknown, ready)
-
-
-def _ready(site: PolicySite, rows: tuple[PoolRow, ...]) -> dict[str, int]:
-    """How many keys the serving relay has ready of each of these KMEs; none where no relay serves."""
-    from relay.cli.keys import ready_at_the_serving_relay
-
-    ready = ready_at_the_serving_relay(site.config)
-    return {row.kme: number for row in rows if (number := ready.get((row.kme, row.peer), 0))}
-
-
-@dataclass(frozen=True, slots=True)
-class _WithReadyKeys:
-    """The keys of the KMEs, and those that the serving relay has `ready`, by KME: one of them seals a small message.
-
-    Whether they are enough for a pad is not said: which process has them is not known.
-    """
-
-    keys: KeyRing
-    site: PolicySite
-    ready: Mapping[str, int]
-
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> int:
-        """As a KeyRing's. Raises KeyUnavailable."""
-        try:
-            return await self.keys.can_supply(peer, hidden, low_priority=low_priority)
-        except KeyUnavailable:
-            groups, at = self.site.config.peers[peer].kme_groups, self.site.config.kmes
-            fits = any(at[kme].group in groups and at[kme].use in (AES.name, "both") for kme in self.ready)
-            if hidden or low_priority or not fits:
-                raise
-            return 0  # what a key costs anywhere
+        return OutcomeNow(outcome, size, described, offline, rows, unknown)
 
 
 async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:

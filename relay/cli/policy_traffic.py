@@ -1,5 +1,5 @@
 """`qumail-relay policy simulate`: what policies would do with real mail.
-Nothing is sent, stored or taken; messages are read one by one, and memory grows with different results alone.
+Nothing is sent, stored or taken; messages are read one by one.
 """
 
 from __future__ import annotations
@@ -25,32 +25,27 @@ from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.journey.plan import Outcome, Result
-from relay.journey.planner import Planner
 from relay.journey.shadow import read_shadow
 from relay.mail import domain_of
 from relay.policy.names import printable
 from relay.policy.traffic import TrafficSample, samples
 
-ODD = 10
-"""Number of messages shown that were treated as few others."""
-MAX_KINDS = 10_000
+MAX_EXAMPLES = 3
+"""Maximum number of messages shown of each result and protection."""
 UNREADABLE = "nobody: its header cannot be read"
 """Stands for the recipient of a message that is refused for its header."""
 
 
-Kind = tuple[Result, str, str]
-"""Messages that were treated alike: what became of them, how they were protected, by which policy."""
-
-
 @dataclass
 class TrafficSums:
-    """The sums; `add` each recipient once."""
+    """The sums; `add` each recipient once. Messages without a recipient outside are `left_out`."""
 
+    messages: int = 0
+    left_out: int = 0
     recipients: Counter[tuple[Result, str]] = field(default_factory=Counter)
     octets: Counter[tuple[Result, str]] = field(default_factory=Counter)
     quantum_bits: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[Kind] = field(default_factory=Counter)
-    _examples: dict[Kind, list[tuple[str, Outcome]]] = field(default_factory=dict)
+    examples: dict[tuple[Result, str], list[tuple[str, Outcome]]] = field(default_factory=dict)
 
     def add(self, name: str, outcome: Outcome) -> None:
         """One more recipient of the message called `name`."""
@@ -59,29 +54,25 @@ class TrafficSums:
         self.octets[row] += outcome.octets
         if outcome.quantum_bits and outcome.peer is not None:
             self.quantum_bits[outcome.peer] += outcome.quantum_bits
-        kind = (*row, outcome.policy)
-        if kind in self.kinds or len(self.kinds) < MAX_KINDS:
-            self.kinds[kind] += 1
-            examples = self._examples.setdefault(kind, [])
-            if len(examples) < ODD:
-                examples.append((name, outcome))
+        examples = self.examples.setdefault(row, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append((name, outcome))
 
-    def odd(self) -> list[tuple[str, Outcome]]:
-        """At most ten that were treated as the fewest others, the rarest first; none where all are alike."""
-        if len(self.kinds) < 2:
-            return []
-        rarest = sorted(self.kinds.items(), key=lambda item: (item[1], item[0]))[:-1]
-        return [example for kind, _ in rarest for example in self._examples[kind]][:ODD]
+    def shown(self) -> Iterator[tuple[str, Outcome]]:
+        """The examples of each row, in the order of the rows."""
+        return (each for row in sorted(self.examples) for each in self.examples[row])
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
         return {
+            "messages": self.messages,
+            "left_out": self.left_out,
             "results": [
                 {"result": row[0], "protection": row[1], "recipients": number, "octets": self.octets[row]}
                 for row, number in sorted(self.recipients.items())
             ],
             "quantum_bits": dict(sorted(self.quantum_bits.items())),
-            "odd": [{"message": name} | asdict(outcome) for name, outcome in self.odd()],
+            "examples": [{"message": name} | asdict(outcome) for name, outcome in self.shown()],
         }
 
 
@@ -92,7 +83,7 @@ class TrafficSums:
 @json_option()
 @click.argument("messages", nargs=-1, type=ThereIs())
 def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messages: tuple[Path, ...]) -> None:
-    """Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.
+    """Say what the policies would do with files of mail.
 
     Sender and recipients are those of the header; recipients of this site's own domains are left out. Keys are
     taken to be there: the bits that they would need are counted.
@@ -102,61 +93,46 @@ def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messa
     if shadow:
         go_on_as_relay(config_file)
     site = load_site(config_file)
-    if shadow:
-        tally, number, left_out = _recorded(site, since)
-    else:
-        tally, number, left_out = asyncio.run(_simulated(site, list(messages)))
-    if as_json:
-        print_json({"messages": number, "left_out": left_out} | tally.as_dict())
-    else:
-        _print_tally(plain_console(), tally, number, left_out)
-
-
-async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, int, int]:
-    planner = _planner(site)
     tally = TrafficSums()
-    number = left_out = 0
-    for sample in _read(paths):
-        number += 1
-        outside = _outside(site, sample)
-        if not sample.recipients and site.refused_at_once(sample) is not None:
-            outside = [UNREADABLE]
-        left_out += not outside
-        for outcome in await site.foresee(planner, sample, outside):
-            tally.add(sample.name, outcome)
-    return tally, number, left_out
-
-
-def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
-    """What shadow mode found, as it was foreseen with the keys of that moment."""
-    tally = TrafficSums()
-    number = left_out = 0
-    for time, outcome in _entries(site, since):
-        number += 1
-        if domain_of(outcome.recipient) in site.config.site.domains:
-            left_out += 1
-        else:
-            tally.add(time, outcome)
-    return tally, number, left_out
-
-
-def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:
-    record = site.config.policies.shadow_record
-    if record is None:
-        exit_with(ConfigError("policies.shadow_record is not set in relay.toml, so nothing is recorded"))
-    earliest = (datetime.now(UTC) - timedelta(hours=since)).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return (each for each in read_shadow(record) if each[0] >= earliest)
-
-
-def _planner(site: PolicySite) -> Planner:
     try:
-        return site.planner()
+        if shadow:
+            _add_recorded(tally, site, since)
+        else:
+            asyncio.run(_add_simulated(tally, site, list(messages)))
     except ConfigError as error:
         exit_with(error)
+    if as_json:
+        print_json(tally.as_dict())
+    else:
+        _print_tally(plain_console(), tally)
 
 
-def _outside(site: PolicySite, sample: TrafficSample) -> list[str]:
-    return [each for each in sample.recipients if domain_of(each) not in site.config.site.domains]
+async def _add_simulated(tally: TrafficSums, site: PolicySite, paths: list[Path]) -> None:
+    """What would become of these messages. Raises ConfigError."""
+    planner = site.planner()
+    for sample in _read(paths):
+        outside = [each for each in sample.recipients if domain_of(each) not in site.config.site.domains]
+        if not sample.recipients and site.refused_at_once(sample) is not None:
+            outside = [UNREADABLE]
+        tally.messages += 1
+        tally.left_out += not outside
+        for outcome in await site.foresee(planner, sample, outside):
+            tally.add(sample.name, outcome)
+
+
+def _add_recorded(tally: TrafficSums, site: PolicySite, since: float) -> None:
+    """What shadow mode found, as it was foreseen with the keys of that moment. Raises ConfigError."""
+    record = site.config.policies.shadow_record
+    if record is None:
+        raise ConfigError("policies.shadow_record is not set in relay.toml, so nothing is recorded")
+    earliest = (datetime.now(UTC) - timedelta(hours=since)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    for time, outcome in read_shadow(record):
+        if time >= earliest:
+            is_inside = domain_of(outcome.recipient) in site.config.site.domains
+            tally.messages += 1
+            tally.left_out += is_inside
+            if not is_inside:
+                tally.add(time, outcome)
 
 
 def _read(paths: list[Path]) -> Iterator[TrafficSample]:
@@ -166,8 +142,8 @@ def _read(paths: list[Path]) -> Iterator[TrafficSample]:
             yield from samples([path])
 
 
-def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: int) -> None:
-    """The sums as tables, and the odd ones out."""
+def _print_tally(console: Console, tally: TrafficSums) -> None:
+    """The sums as a table, and examples of each row."""
     rows = (
         (
             Text(row[0], style="" if row[0] == "sealed" else "bold red"),
@@ -180,12 +156,9 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
     print_table(console, ("Result", "Protection", "Recipients", "Octets"), rows, numbers=2)
     for peer, bits in sorted(tally.quantum_bits.items()):
         console.print(f"Quantum key for peer {peer}: {bits:,} bits")
-    console.print(
-        f"{many(messages, 'message')}; {left_out:,} without a recipient outside this site, not counted above."
-    )
-    if tally.odd():
-        console.print("Treated as few others are, the rarest first:")
-    for name, outcome in tally.odd():
+    said = f"{tally.left_out:,} without a recipient outside this site, not counted above."
+    console.print(f"{many(tally.messages, 'message')}; {said}")
+    for name, outcome in tally.shown():
         result = f"{outcome.result} {outcome.protection}".rstrip()
         console.print(printable(f"  {result}: {name}: to {outcome.recipient} ({outcome.policy})"))
         for cause in outcome.causes:

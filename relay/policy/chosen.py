@@ -5,8 +5,7 @@ Standard: policies/README.md; no rule replaces another, and their order does not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from relay.levels import strength
 from relay.policy.conditions import MailFacts
@@ -18,7 +17,8 @@ from relay.policy.strength import guarantee, united
 RAISES = "raises what holds without it"
 
 
-class RuleLook(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RuleLook:
     """One rule that was looked at: its number (1 is the first), its line, and the result.
 
     `because` says what it does, or why it does not apply.

@@ -1,5 +1,5 @@
-"""Compares two sets of policies: the decisions that differ, and what is not shown to be safe.
-Standard: policies/README.md; what is weaker for any mail, now or later, is among these two.
+"""Compares two sets of policies: the decisions that differ.
+Standard: policies/README.md; what is weaker for any mail, now or later, is among them, marked as such.
 
 Recipients for whom no file differs are left out, unless floors, groups, peers or the site differ.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from relay.policy.comparing.differences import ARRIVING, NOT_SHOWN, ORDER, Difference, Direction
+from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction
 from relay.policy.comparing.expectations import weakened_tests
 from relay.policy.comparing.pointwise import Pointwise, renamed
 from relay.policy.comparing.time_limit import OutOfTimeError, at_most, check_time
@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def weaker(self) -> bool:
-        """Whether any outgoing mail is weaker or newly leaves, or arriving mail or tests must meet less."""
+        """Whether any mail may be weaker or newly leave, or arriving mail or tests must meet less."""
         return any(each.weaker for each in self.differences)
 
     @property
@@ -50,11 +50,11 @@ class Comparison:
     @property
     def proven(self) -> bool:
         """Whether it is proven that nothing is weaker for any mail, now or later."""
-        return self.whole and not self.weaker and not any(each.direction == NOT_SHOWN for each in self.differences)
+        return self.whole and not self.weaker
 
 
 def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Comparison:
-    """Every decision and test that differs between the two, today or later, and all that may be weaker.
+    """Every decision and test that differs between the two, today or later.
 
     Blocks, for these seconds at most, and gives way to other threads then; a kind that was not finished is left out.
     """
@@ -62,7 +62,7 @@ def compare(old: PolicySet, new: PolicySet, seconds: float | None = None) -> Com
     found = list(weakened_tests(old.tests, new.tests))
     if old.site != new.site:
         why = ("the two sets are not for one site",)
-        found.append(Difference("everybody", "", "any message", None, None, why, NOT_SHOWN))
+        found.append(Difference("everybody", "anybody", "any message", why, "down"))
     done = 0
     try:
         with at_most(seconds):

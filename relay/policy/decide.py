@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from relay.errors import RECIPIENT, NoPolicy
 from relay.formats.mailbox import folded_mailbox
 from relay.levels import ONLY_PLAINTEXT, OTP, PLAINTEXT, SMIME, LevelName
-from relay.policy.chosen import AppliedRule, RuleLook, choose, differences, meaning
+from relay.policy.chosen import AppliedRule, RuleLook, choose, meaning
 from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
 from relay.policy.file import PolicyFile
@@ -89,7 +89,8 @@ class Decision(Chosen):
         return ""
 
 
-class Lookup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lookup:
     """One file that was looked up: its name, the step, whether it exists and decides, and why not today."""
 
     file: str
@@ -103,9 +104,8 @@ class Lookup(NamedTuple):
 class Explanation:
     """How a decision was made: the files looked up in order, down to the one that decided, its rules, and the floors.
 
-    `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None if the mail is
-    held because no file covers the recipient. Then `held` says why and what to do; otherwise it is "". `peer_because`
-    is the source of the peer. The recipient may be `inside`, at a domain of our own.
+    `decision` is None if the mail is held because no file covers the recipient. Then `held` says why and what to do;
+    otherwise it is "". The recipient may be `inside`, at a domain of our own.
     """
 
     sender: str
@@ -116,35 +116,8 @@ class Explanation:
     decision: Decision | None = None
     rules: tuple[RuleLook, ...] = ()
     floors: tuple[RuleLook, ...] = ()
-    raised: tuple[str, ...] = ()
-    peer_because: str = ""
     held: str = ""
     inside: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields as JSON types, with stable names."""
-        decision = None
-        if self.decision is not None:
-            decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
-                "levels": list(self.decision.levels),
-                "possible": list(self.decision.possible),
-                "max_size": dict(self.decision.max_size),
-                "doubt": self.decision.doubt.as_dict() if self.decision.doubt is not None else None,
-                "in_clear": self.decision.in_clear,
-                "peer_because": self.peer_because,
-            }
-        return {
-            "sender": self.sender,
-            "recipient": self.recipient,
-            "version": self.version,
-            "directory": self.directory,
-            "looked_for": [lookup._asdict() for lookup in self.lookups],
-            "rules": [look._asdict() for look in self.rules],
-            "floors": [look._asdict() for look in self.floors],
-            "raised_by_floors": list(self.raised),
-            "decision": decision,
-            "held": self.held or None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +165,7 @@ class PolicySet:
         rules: list[RuleLook] = []
         floors: list[RuleLook] = []
         chosen = self._choose(file, sender, address, content, rules, floors)
-        peer = self._peer(file, address)
-        decision = self._decision(sender, recipient, file, chosen, peer)
-        without = replace(self, floors=())._choose(file, sender, address, content)
-        bare = self._decision(sender, recipient, file, without, peer)
+        decision = self._decision(sender, recipient, file, chosen, self._peer(file, address))
         return Explanation(
             sender,
             recipient,
@@ -205,8 +175,6 @@ class PolicySet:
             decision,
             rules=tuple(rules),
             floors=tuple(floors),
-            raised=differences(bare, decision),
-            peer_because=_because(file, address, peer),
             inside=address.domain in self.site.domains,
         )
 
@@ -381,11 +349,3 @@ def _held(cause: str, own_words: str) -> NoPolicy:
 
 
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
-
-
-def _because(file: PolicyFile, address: FoldedAddress, peer: str | None) -> str:
-    if file.policy.peer is not None:
-        return f"{file.name} names it"
-    if peer is not None:
-        return f"{address.domain} is one of its domains"
-    return f"{file.name} names none and {address.domain} is no peer's domain"

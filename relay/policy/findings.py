@@ -1,12 +1,11 @@
 """Doubts about valid policy files: rules that never apply, unavailable levels, mail in clear, end dates.
-Each doubt names file, line and column, and how to fix it; none of them stops the relay.
+Each doubt names file and line, and how to fix it; none of them stops the relay.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from urllib.parse import unquote
 from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files import toml
-from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, PQC, SMIME, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, PLAINTEXT, PQC, SMIME, LevelName
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.names import FLOORS_FILE, SUFFIX, FoldedAddress, may_be_route, printable
@@ -36,42 +35,28 @@ Obstacle = Callable[[str, LevelName], str]
 
 
 class Doubt(NamedTuple):
-    """One doubtful place; line and column begin at 1, and are 1 if unknown."""
+    """One doubtful place; lines begin at 1, which also stands for an unknown one."""
 
     source: str
     line: int
-    column: int
     what: str
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}:{self.column}: {printable(self.what)}"
+        return f"{self.source}:{self.line}: {printable(self.what)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The capabilities of this relay and its peers.
+def doubtful(policies: PolicySet, obstacle: Obstacle, only_send: Collection[str]) -> Iterator[Doubt]:
+    """What cannot be fulfilled here, then every doubt about every file, in the order of their names.
 
-    `obstacle` says why a peer's mail cannot have a level, or "". `pads` has for each peer the maximum number of
-    bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the relay takes, in
-    bytes. Peers that `only_send` can have nothing.
+    Peers that `only_send` can have nothing.
     """
-
-    obstacle: Obstacle
-    pads: Mapping[str, int]
-    largest: int
-    only_send: Collection[str] = ()
-
-
-def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
-    """What cannot be fulfilled here, then every doubt about every file, in the order of their names."""
     yield from in_vain(policies, sends=True)
-    yield from levels_in_vain(policies, can.obstacle, can.only_send)
+    yield from levels_in_vain(policies, obstacle, only_send)
     raised = {level for floor in policies.floors for level in floor.when.levels or ()}
     for _, file in sorted(policies.files.items()):
         owner = policies.owners.get(file.domain)
         peer = file.policy.peer or owner
-        found = (*_of_file(file, peer, owner), *_of_no_effect(file, raised), *_pads(file, peer, can))
-        for location, what in found:
+        for location, what in (*_of_file(file, peer, owner), *_of_no_effect(file, raised)):
             yield _doubt(policies.directory, file.name, location, what)
     for name, location, rule in _rules(policies):
         if not policies.site.logins_known and any(patterns.users for patterns in rule.people.values()):
@@ -103,7 +88,7 @@ def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
         recipients = placed.when.people.get("recipient")
         if recipients is not None and set(recipients.domains(policies.groups)) <= policies.site.domains:
             what = "its recipients are at our own domains, which floors leave alone; write a rule into their file"
-            yield Doubt(placed.source, placed.line, 1, what)
+            yield Doubt(placed.source, placed.line, what)
 
 
 def _rules(policies: PolicySet) -> Iterator[tuple[str, toml.Location, When]]:
@@ -173,7 +158,7 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
         file, own = policies.covering(domain), policies.directory / (domain + SUFFIX)
         if file is None and not any(each.domain == domain for each in policies.files.values()):
             what = f"not there, and no other file covers {domain}: mail to peer {peer!r} is held; create it"
-            yield Doubt(str(own), 1, 1, what)
+            yield Doubt(str(own), 1, what)
         if file is None or file.domain == domain:
             continue
         if file.policy.levels == ONLY_PLAINTEXT:
@@ -300,30 +285,10 @@ def _of_no_effect(file: PolicyFile, raised: Collection[LevelName]) -> Iterator[t
             yield (setting,), "it decides nothing beside plaintext that no rule or floor raises; leave it out"
 
 
-def _pads(file: PolicyFile, peer: str | None, can: Capabilities) -> Iterator[tuple[toml.Location, str]]:
-    """One-time pads longer than any KME can supply."""
-    largest = min(dict(file.own.max_size).get(OTP.name, can.largest), can.largest)
-    most = can.pads.get(peer or "", largest)
-    for place, settings in _settings(file) if largest > most else ():
-        if OTP.name in (settings.levels or ()):
-            setting = "max_size" if file.own.max_size and not place else "levels"
-            what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
-            yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"
-
-
 def _doubt(directory: Path, name: str, location: toml.Location, what: str) -> Doubt:
     source = printable(f"{directory}/{name}")
     try:
         text = toml.read(directory / name)
     except ConfigError:
-        return Doubt(source, 1, 1, what)
-    line = toml.line_of(text, location) or 1
-    return Doubt(source, line, column_of(text, line, str(location[-1])), what)
-
-
-def column_of(text: str, line: int, name: str) -> int:
-    """Returns the column of `name`, or else of the first character on the line; 1 is the first."""
-    lines = text.splitlines()
-    here = lines[line - 1] if 0 < line <= len(lines) else ""
-    found = here.find(name)
-    return found + 1 if found >= 0 else len(here) - len(here.lstrip()) + 1
+        return Doubt(source, 1, what)
+    return Doubt(source, toml.line_of(text, location) or 1, what)

@@ -1,4 +1,4 @@
-"""Who has put policies into force, according to the file system: a note beside the link, the link, or the files.
+"""Who has put policies into force, according to the file system: a note beside the link, or the owners of files.
 Standard: stat(2); what somebody else could have written is ignored.
 
 Only those who may write beside the link can put a set into force, and leave a note there. A note counts where it and
@@ -21,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 
 from relay.files.permissions import steps
 
-KnownBy = Literal["command", "link", "files", ""]
-"""The evidence: the note of `policy install`, the owner of the link, the owners of the files, or none."""
+KnownBy = Literal["command", "files", ""]
+"""The evidence: the note of `policy install`, the owners of the changed files, or none."""
 
 MAX_NOTE = 4096
 """Maximum size of a note, in bytes."""
@@ -32,14 +32,6 @@ MAX_OWNERS = 5
 """Maximum number of owners of changed files that are named."""
 MAX_LOOKED_AT = 1000
 """Maximum number of changed files whose owners are checked."""
-
-
-class LinkId(NamedTuple):
-    """Identifies a link: a rename keeps the inode, and sets the time of change (ns)."""
-
-    inode: int
-    changed: int
-    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +54,6 @@ def leads_through(path: Path, link: Path) -> bool:
     """Whether resolving an absolute path passes through this link. Raises OSError."""
     place = (os.path.realpath(link.parent), link.name)
     return any((directory, name) == place for directory, name, *_ in steps(path))
-
-
-def link_of(directory: Path) -> LinkId | None:
-    """The link that leads to the policies; None where the directory is no link."""
-    try:
-        status = directory.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            return LinkId(status.st_ino, status.st_ctime_ns, str(directory.readlink()))
-    except OSError:
-        pass
-    return None
 
 
 def write_note(link: Path, beside: Path, version: str) -> None:
@@ -123,29 +104,15 @@ def read_note(link: Path, version: str, after: int) -> InstallNote | None:
     return InstallNote(Installer((note_status.st_uid,), sudo_user, "command"), written)
 
 
-def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Installer:
-    """Returns the owner of the link by which these files changed, or of the files that changed after it."""
-    names = list(islice(names, MAX_LOOKED_AT))
-    later = owners_of_files(directory, names, after=link.changed)
-    if later.uids:
-        return later
-    try:
-        return Installer((directory.lstat().st_uid,), known_by="link")
-    except OSError:
-        return Installer()
-
-
-def owners_of_files(directory: Path, names: Iterable[str], after: int = 0) -> Installer:
-    """The owners of the files that changed `after` a time (ns since 1970); checks the first MAX_LOOKED_AT.
+def owners_of_files(directory: Path, names: Iterable[str]) -> Installer:
+    """The owners of these files; checks the first MAX_LOOKED_AT.
 
     Nobody if the files no longer exist.
     """
     uids: dict[int, None] = {}
     for name in islice(names, MAX_LOOKED_AT):
         with suppress(OSError):
-            status = (directory / name).stat()
-            if status.st_ctime_ns > after:
-                uids.setdefault(status.st_uid)
+            uids.setdefault((directory / name).stat().st_uid)
     return Installer(tuple(islice(uids, MAX_OWNERS)), known_by="files") if uids else Installer()
 
 

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relay.config import Config
 from relay.errors import ConfigError
@@ -30,20 +30,16 @@ from relay.policy.walk import digest_of
 
 KEPT_POLICIES = "policies.kept"
 """Name of the directory, in the state directory."""
-MAX_SETS = 20
-"""Maximum number of sets kept."""
-MAX_OCTETS = 64 * 2**20
-"""Maximum size of the older sets, in bytes."""
-FORMAT = 1
+MAX_SETS = 4
+"""Maximum number of sets kept: that in force, and those with which it may still be compared for the audit record."""
+FORMAT = 2
 _IN_FORCE = ".in-force"
 """Ending of the file that says which set all processes of the relay go by."""
-_OVERHEAD = 64
-"""Approximate overhead of a file beside its name and text, in bytes."""
 
 _TABLES = (
-    "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, octets INTEGER, text BLOB)",
+    "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, text BLOB)",
     "CREATE UNIQUE INDEX of_now ON files (name) WHERE until IS NULL",
-    "CREATE INDEX of_before ON files (until, octets) WHERE until IS NOT NULL",
+    "CREATE INDEX of_before ON files (until) WHERE until IS NOT NULL",
     "CREATE TABLE sets (number INTEGER PRIMARY KEY, version TEXT, directory TEXT, step TEXT)",
     "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)",
     f"PRAGMA user_version = {FORMAT}",
@@ -190,14 +186,10 @@ class KeptTransaction:
     def sets(self) -> list[KeptSet]:
         """The sets of which all files are kept, the newest first."""
         rows = self._connection.execute(
-            "SELECT number, version, directory FROM sets WHERE number >= ? ORDER BY number DESC", (self._first_kept(),)
+            "SELECT number, version, directory FROM sets WHERE number > ? ORDER BY number DESC",
+            (self.newest.number - MAX_SETS if self.newest is not None else 0,),
         )
         return [KeptSet(*row) for row in rows]
-
-    def beginning(self, digits: str) -> list[KeptSet]:
-        """The kept sets whose version begins with these digits, each version once."""
-        found = {each.version: each for each in self.sets() if each.version.startswith(digits)}
-        return list(found.values())
 
     def texts(self, kept: KeptSet) -> KeptTexts:
         """The files of a set, to be parsed after this transaction."""
@@ -228,8 +220,8 @@ class KeptTransaction:
         number = newest.number + 1 if newest is not None else 1
         gone = ((number, name) for names in (edits.changed, edits.removed) for name in names)
         self._connection.executemany("UPDATE files SET until = ? WHERE name = ? AND until IS NULL", gone)
-        rows = (_row(name, text_of(name), number) for names in (edits.added, edits.changed) for name in names)
-        self._connection.executemany("INSERT INTO files (name, text, octets, since) VALUES (?, ?, ?, ?)", rows)
+        rows = ((name, text_of(name).encode(), number) for names in (edits.added, edits.changed) for name in names)
+        self._connection.executemany("INSERT INTO files (name, text, since) VALUES (?, ?, ?)", rows)
         self._connection.execute(
             "INSERT INTO sets (number, version, directory, step) VALUES (?, ?, ?, ?)",
             (number, now.policies.version, text_of_path(directory), step.as_json() if step is not None else None),
@@ -243,25 +235,11 @@ class KeptTransaction:
             (text_of_path(directory), number, text_of_path(directory)),
         )
 
-    def _first_kept(self) -> int:
-        return int(self.state("first_kept") or 0)
-
     def _prune(self, newest: int) -> None:
-        """Deletes what exceeds the limits, the oldest first; a set that is still to be recorded keeps its row."""
-        octets, first = 0, newest
-        found = self._connection.execute(
-            "SELECT until, SUM(octets) FROM files WHERE until IS NOT NULL GROUP BY until ORDER BY until DESC"
-        )
-        ended = {int(until): int(size) for until, size in found}
-        while first > max(1, newest - MAX_SETS + 1):
-            octets += ended.get(first, 0)
-            if octets > MAX_OCTETS:
-                break
-            first -= 1
-        first = max(first, self._first_kept())
+        """Deletes all but the last sets; a set that is still to be recorded keeps its row."""
+        first = newest - MAX_SETS + 1
         self._connection.execute("DELETE FROM files WHERE until <= ?", (first,))
         self._connection.execute("DELETE FROM sets WHERE number < ? AND step IS NULL", (first,))
-        self.set_state("first_kept", str(first))
 
     # --- what is to be recorded -------------------------------------------------------------------------------------
 
@@ -284,8 +262,3 @@ class KeptTransaction:
     def set_state(self, name: str, value: str) -> None:
         """Stores a value for the next process."""
         self._connection.execute("INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)", (name, value))
-
-
-def _row(name: str, text: str, number: int) -> tuple[Any, ...]:
-    octets = text.encode()
-    return name, octets, len(octets) + len(name) + _OVERHEAD, number

@@ -7,7 +7,6 @@ in memory.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections import deque
@@ -23,7 +22,7 @@ import structlog
 
 from relay.errors import ConfigError
 from relay.files.sqlite import is_damage
-from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
+from relay.policy.installing import owners_of_files, read_note
 from relay.policy.kept import KeptSets, KeptTransaction
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
@@ -34,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPARED = 8
 """Maximum number of sets that wait to be compared; further ones are recorded without comparison."""
-_NOTE, _LINK = "note", "link"
+_NOTE = "note"
 
 
 class SetInForce(NamedTuple):
@@ -65,7 +64,6 @@ class LastGood:
     """Times of the steps of this process (ns since 1970); other kept ones were left by a previous process."""
     _now: SetFiles | None = None
     _last_step: SetStep | None = None
-    _link: LinkId | None = None
     _note: int = 0
     """Time of the last note that counted (ns since 1970)."""
     _said: str = ""
@@ -169,16 +167,11 @@ class LastGood:
             else:
                 transaction.moved(newest.number, directory)
             transaction.set_state(_NOTE, str(self._note))
-            transaction.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
 
     def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, origin: Way | None = None) -> SetStep:
-        link, link_before = link_of(directory), self._link
         note = read_note(directory, now.policies.version, self._note)
-        self._link = link
         if note is not None:
             self._note, installer = note.time, note.who
-        elif link is not None and link_before not in (None, link):
-            installer = owner_of_link(directory, link, chain(edits.added, edits.changed))
         else:
             installer = owners_of_files(directory, chain(edits.added, edits.changed))
         names = map(Names.of, edits)
@@ -188,10 +181,8 @@ class LastGood:
 
     def _recall(self, transaction: KeptTransaction) -> None:
         """Restores the state of the previous process."""
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError):
             self._note = int(transaction.state(_NOTE) or 0)
-            link = transaction.state(_LINK)
-            self._link = LinkId(*json.loads(link)) if link else None
 
     def _text(self, directory: Path, now: SetFiles, name: str) -> str:
         """The text of a file of the set in force; read again if the file of sets was lost. Raises ConfigError."""

@@ -23,7 +23,7 @@ from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, printable
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
-from relay.policy.rules import PlacedRule, When
+from relay.policy.rules import PlacedRule
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.walk import MAX_FILES, FileText, Listing, digest_of, read_file, why_closed
 from relay.runtime import heap
@@ -112,12 +112,7 @@ class PolicyFolder:
         return self._tests
 
     @property
-    def beside(self) -> frozenset[str]:
-        """The files of BESIDE that exist."""
-        return frozenset(self._beside)
-
-    @property
-    def digests_beside(self) -> dict[str, int]:
+    def beside(self) -> dict[str, int]:
         """Returns the SHA-256 of name and text of each file beside the policies."""
         return dict(self._beside)
 
@@ -283,16 +278,9 @@ class PolicyFolder:
         )
 
     def _work(self) -> int:
-        """The number of texts and sizes that the rules compare with a message; 0 if none looks into one."""
+        """The number of texts that the rules compare with a message, at most; 0 if none looks into one."""
         patterns = self._patterns + sum(floor.when.patterns for floor in self._floors)
-        if not patterns:
-            return 0
-        named = (self._rules_of(name) for name in self._naming_groups)
-        asking = (rule for rule in chain.from_iterable(named) if rule.looks_inside)
-        return patterns + sum(self._groups[group].work for rule in asking for group in rule.groups)
-
-    def _rules_of(self, name: str) -> Iterable[When]:
-        return (floor.when for floor in self._floors) if name == FLOORS_FILE else self._files[name].policy.when
+        return patterns * max((group.work for group in self._groups.values()), default=1)
 
     def _faults_of_files(self) -> Iterator[str]:
         """The faults of all files; one directory that denies access may be the cause of many."""

@@ -11,7 +11,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -41,9 +40,7 @@ log = structlog.get_logger(__name__)
 MAX_LOGGED = 20
 """Maximum number of faults, and of names, in one log line."""
 LOUD_S = 10.0
-"""Time of waiting for quiet, or of reading files, after which it is logged, in seconds."""
-HANG_LOOK_S = 1.0
-"""Interval of checks whether the thread that reads files hangs, in seconds."""
+"""Time of waiting for quiet after which it is logged, in seconds."""
 GATHER_S = 0.05
 """Time from a change to the next look at all files, in seconds; longer if a look takes longer, up to LOOK_S."""
 SHARE, UNWATCHED_SHARE = 0.003, 0.05
@@ -95,7 +92,6 @@ class PoliciesInForce:
         self._waits_since: float | None = None
         self._asked = False
         self._anew = False
-        self._step_began: float | None = None
         self._thread: WatchThread | None = None
         self._begin(site)
         self._show()
@@ -181,12 +177,8 @@ class PoliciesInForce:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._thread = WatchThread(partial(self._follow_edits, first), lambda: loop.call_soon_threadsafe(ended.set))
-        reported: float | None = None
         try:
-            while not ended.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), HANG_LOOK_S)
-                reported = self._log_hang(reported)
+            await ended.wait()
             raise RuntimeError("the thread that follows edits of policies has ended")
         finally:
             thread, self._thread = self._thread, None
@@ -287,7 +279,7 @@ class PoliciesInForce:
         if policies.version == before.version and not self._problems and not self._anew:
             return
         gone = [name for name in before.files if name not in policies.files]
-        gone += sorted(self._now.beside.keys() - self._folder.beside)
+        gone += sorted(self._now.beside.keys() - self._folder.beside.keys())
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._take(SetFiles.read(policies, self._folder))
@@ -337,7 +329,6 @@ class PoliciesInForce:
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, self._pause_s(), min(max(GATHER_S, self._cost), LOOK_S)):
-            self._step_began = self._clock()
             first()
             try:
                 self._step(watch)
@@ -347,19 +338,7 @@ class PoliciesInForce:
                     log.error("policies_not_followed", cause=trouble, instead="tried again", exc_info=error)
                 watch.close()
                 self._look_at = self._clock() + LOOK_S
-            self._step_began = None
         watch.close()
-
-    def _log_hang(self, reported: float | None) -> float | None:
-        """Logs once for each step that takes long, since no edit is applied meanwhile; returns the last start."""
-        began = self._step_began
-        if began is None or began == reported or self._clock() - began < LOUD_S:
-            return reported
-        cause = "reading takes long, as where a file system does not answer"
-        log.error(
-            "policies_take_long", directory=str(self._folder.directory), cause=cause, version=self._current.version
-        )
-        return began
 
     def _pause_s(self) -> float:
         return max(0.0, min(LOOK_S, self._look_at - self._clock()))

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
@@ -118,7 +118,8 @@ def on_day(day: date) -> Iterator[None]:
         _day.reset(token)
 
 
-class DoubtfulMatch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DoubtfulMatch:
     """What counted as matching because it was in doubt: `causes` are sentences without their end.
 
     `changed` says what it did, each as "levels: otp instead of aes"; `where` is the file and line that would decide
@@ -128,10 +129,6 @@ class DoubtfulMatch(NamedTuple):
     causes: tuple[str, ...]
     changed: tuple[str, ...]
     where: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        return {"causes": list(self.causes), "changed": list(self.changed), "where": self.where}
 
     def __str__(self) -> str:
         """For log, ledger and explanations."""

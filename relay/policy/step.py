@@ -4,9 +4,8 @@ Standard: files are compared by SHA-256 over name and text, and named in bounded
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
@@ -82,7 +81,7 @@ class SetFiles(NamedTuple):
     @classmethod
     def read(cls, policies: PolicySet, folder: PolicyFolder) -> SetFiles:
         """The set that the folder has read last."""
-        return cls(policies, folder.digests_beside)
+        return cls(policies, folder.beside)
 
     @property
     def tests(self) -> tuple[Expected, ...]:
@@ -109,16 +108,3 @@ class SetFiles(NamedTuple):
         added = [name for name in self.names() if name not in before]
         changed = [name for name in self.names() if before.get(name, self.digest(name)) != self.digest(name)]
         return Edits(added, changed, [name for name in before if self.digest(name) is None])
-
-
-def digest_of_all(digests: Iterable[int]) -> str:
-    """SHA-256 over the digests of all files of a set, in their order, in hexadecimal."""
-    # In parts: sorting 100,000 at once would block every thread.
-    parts: list[list[bytes]] = [[] for _ in range(256)]
-    for digest in digests:
-        octets = digest.to_bytes(32, "big")
-        parts[octets[0]].append(octets)
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(b"".join(sorted(part)))
-    return whole.hexdigest()

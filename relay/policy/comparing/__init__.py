@@ -6,7 +6,7 @@ From a set down to one condition::
     pointwise.py     kinds of recipients, day by day, and each rule of theirs      kinds.py
     effects.py       what holds for mails that some rules fit, and which of two is weaker
     conditions.py    does one rule fit wherever another one does?
-    differences.py   what is reported, with an example mail      examples.py
+    differences.py   what is reported
     demands.py       what must arrive sealed      expectations.py: tests.toml
     time_limit.py    the time limit of a comparison
 """

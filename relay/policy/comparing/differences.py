@@ -1,22 +1,20 @@
-"""What a comparison reports: the decisions that differ, and what may be weaker without an example that shows it.
+"""What a comparison reports: the decisions that differ, and which of them may be weaker.
 Standard: policies/README.md, "Trying and installing"; the texts are for people, the names in JSON are stable.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from relay.levels import ONLY_PLAINTEXT
-from relay.policy.comparing.effects import MailOutcome, stays, weaker
+from relay.policy.comparing.effects import MailOutcome, ways, weaker
 
-Direction = Literal["down", "let go", "not shown", "stopped", "other", "up"]
-"""Direction of a change; weaker anywhere counts as down. `not shown`: it may be weaker, and no mail was found."""
+Direction = Literal["down", "let go", "stopped", "other", "up"]
+"""Direction of a change; what may be weaker anywhere counts as down."""
 
-ORDER: tuple[Direction, ...] = ("down", "let go", "not shown", "stopped", "other", "up")
+ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 """The most important first."""
 WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
-NOT_SHOWN: Direction = "not shown"
 ARRIVING = "arriving"
 """Prefix of the message of a difference that concerns mail from the recipients."""
 _COMPARED = ("levels", "peer", "max_size", "otherwise", "priority")
@@ -26,55 +24,31 @@ _COMPARED = ("levels", "peer", "max_size", "otherwise", "priority")
 class Difference:
     """One kind of recipient whose mail the two sets treat differently.
 
-    `sender` is an example, and `senders` are all to whom it applies. `before` and `after` are the levels, None where
-    the mail is held because nothing covers it. `changed` lists the changes, or says by which rule what is not shown.
+    `senders` are those to whom it applies. `changed` lists the changes.
     """
 
     recipients: str
-    sender: str
+    senders: str
     message: str
-    before: tuple[str, ...] | None
-    after: tuple[str, ...] | None
     changed: tuple[str, ...]
     direction: Direction
-    senders: str = ""
 
     @classmethod
     def of(
         cls, recipients: str, senders: str, message: str, before: MailOutcome, after: MailOutcome, *, keys: bool
     ) -> Difference:
         """The difference between two outcomes for mail from these senders; `keys` as in `weaker`."""
-        was, now = (outcome.levels if outcome is not None else None for outcome in (before, after))
-        course = direction(before, after, keys=keys)
-        return cls(recipients, senders, message, was, now, changes(before, after), course, senders)
+        direction: Direction = "up" if weaker(before, after, keys=keys) else "other"
+        if weaker(after, before, keys=keys):
+            direction = "down" if ways(before) else "let go"
+        elif ways(before) and not ways(after):
+            direction = "stopped"
+        return cls(recipients, senders, message, changes(before, after), direction)
 
     @property
     def weaker(self) -> bool:
-        """Whether outgoing mail is weaker, or newly leaves."""
+        """Whether mail may be weaker, or newly leaves."""
         return self.direction in WEAKER
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's types, with stable names."""
-        return {
-            "recipients": self.recipients,
-            "sender": self.sender,
-            "senders": self.senders,
-            "message": self.message,
-            "before": list(self.before) if self.before else None,
-            "after": list(self.after) if self.after else None,
-            "in_clear": self.after == ONLY_PLAINTEXT,
-            "changed": list(self.changed),
-            "direction": self.direction,
-        }
-
-
-def direction(before: MailOutcome, after: MailOutcome, *, keys: bool = True) -> Direction:
-    """The direction of a change."""
-    if weaker(after, before, keys=keys):
-        return "let go" if stays(before) else "down"
-    if stays(after) and not stays(before):
-        return "stopped"
-    return "up" if weaker(before, after, keys=keys) else "other"
 
 
 def changes(before: MailOutcome, after: MailOutcome) -> tuple[str, ...]:

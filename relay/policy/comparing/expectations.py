@@ -16,7 +16,7 @@ from relay.policy.strength import never_weaker
 _EXPECTED = frozenset({"expect", "peer", "file", "otherwise", "priority", "until"})
 _MAIL = tuple(name for name in Test.model_fields if name not in _EXPECTED)
 """What a test says of the mail that it is about."""
-_STATED = ("file", "otherwise", "priority")
+_STATED = ("peer", "file", "otherwise", "priority")
 """Further expectations; none of their values is weaker than another."""
 
 
@@ -34,7 +34,7 @@ def weakened_tests(old: Sequence[Expected], new: Sequence[Expected]) -> Iterator
             loss = _less(test, others[0]) if others else "it is gone"
             sender = test.sender or NULL_SENDER
             changed = (f"the test in {each.where.rpartition('/')[2]}: {loss}",)
-            yield Difference(test.recipient, sender, "tests", None, None, changed, "down", sender)
+            yield Difference(test.recipient, sender, "tests", changed, "down")
 
 
 def _mail(test: Test) -> object:
@@ -49,8 +49,6 @@ def _less(old: Test, new: Test) -> str:
         return ""
     if not _as_much(old.expect, new.expect):
         return f"expect: {shown(new.expect)} instead of {shown(old.expect)}"
-    if old.peer is not None and new.peer != old.peer:
-        return f"peer: {new.peer or 'any'} instead of {old.peer}"
     for name in _STATED:
         if getattr(old, name) is not None and getattr(new, name) is None:
             return f"{name}: any instead of {getattr(old, name)}"

@@ -11,14 +11,12 @@ from datetime import date, timedelta
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.comparing.demands import changed_demands
-from relay.policy.comparing.differences import ARRIVING, NOT_SHOWN, Difference, changes
-from relay.policy.comparing.effects import Effect, Side, lower_priority, weaker
-from relay.policy.comparing.examples import decided, examples
+from relay.policy.comparing.differences import ARRIVING, Difference, changes
+from relay.policy.comparing.effects import Effect, Side
 from relay.policy.comparing.kinds import Files, Kind, Kinds
 from relay.policy.comparing.time_limit import check_time
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
-from relay.policy.people import NULL_SENDER
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import SealingSettings, on_day, today
 
@@ -37,8 +35,6 @@ class Pointwise:
         )
         self._for_kind: dict[object, Effect] = {}
         self._rules: dict[object, Effect] = {}
-        self._numbers: dict[object, int] = {}
-        self._policies: dict[int, int] = {}
         self._found: dict[object, tuple[Difference, ...]] = {}
 
     def of_kind(self, kind: Kind) -> tuple[Difference, ...]:
@@ -46,7 +42,7 @@ class Pointwise:
         files = self.kinds.files(kind)
         floors = [self._floors_for(kind, number) for number in (0, 1)]
         owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
-        chain = tuple((step, self._number(old), self._number(new)) for step, old, new in files)
+        chain = tuple((step, *(id(each.policy) if each else 0 for each in both)) for step, *both in files)
         own = tuple(each is not None and each.domain == kind.address.domain for _, *both in files for each in both)
         key = (*(tuple(map(id, some)) for some in floors), owners, chain, own)
         if key not in self._found:
@@ -57,17 +53,7 @@ class Pointwise:
         """Changed demands on arriving mail that may be from anybody."""
         old, new = self._sets
         if (changed := changed_demands(old.demands, new.demands)) is not None:
-            yield Difference("authors in doubt", "", ARRIVING, None, None, *changed, "authors in doubt")
-
-    def _number(self, file: PolicyFile | None) -> int:
-        """Equal for files that say the same; 0 without a file."""
-        if file is None:
-            return 0
-        policy = file.policy
-        if id(policy) not in self._policies:
-            said = tuple(getattr(policy, name) for name in type(policy).model_fields if name != "reason")
-            self._policies[id(policy)] = self._numbers.setdefault(said, len(self._numbers) + 1)
-        return self._policies[id(policy)]
+            yield Difference("authors in doubt", "authors in doubt", ARRIVING, *changed)
 
     def _floors_for(self, kind: Kind, number: int) -> tuple[Effect, ...]:
         """The floors that may count for a kind; equal ones are one object."""
@@ -97,7 +83,7 @@ class Pointwise:
                     differences.setdefault((found.direction, found.changed), found)
         if len(days) > MAX_DAYS:
             why, when = (f"it changes on more than {MAX_DAYS} days",), f"any message, from {days[MAX_DAYS]} on"
-            differences[why] = Difference(kind.called, NULL_SENDER, when, None, None, why, NOT_SHOWN, "anybody")
+            differences[why] = Difference(kind.called, "anybody", when, why, "down")
         for each in self._demanded(kind, files):
             differences.setdefault((each.direction, each.changed), each)
         return tuple(differences.values())
@@ -137,34 +123,14 @@ class Pointwise:
         return self._rules[key]
 
     def _compared(self, kind: Kind, old: Side, new: Side, day: date | None) -> Iterator[Difference]:
-        """What differs for the mails of each rule."""
-        for conditions, where in _contexts(old, new):
+        """What differs for the mails of each rule: what holds at least for them, in either set."""
+        for conditions in _contexts(old, new):
             check_time()
-            before, after = old.outcome(old.implied(conditions)), new.outcome(new.implied(conditions))
-            if not changes(before, after):
-                continue
-            said = str(conditions or Conditions())
-            message = said if day is None else f"{said}, from {day} on"
-            senders = (conditions or Conditions()).senders
-            found = Difference.of(kind.called, senders, message, before, after, keys=new.needs_reserve)
-            why = weaker(after, before, keys=new.needs_reserve)
-            if not why and conditions is not None and new.needs_reserve:
-                why = lower_priority(after, before)
-            if not why:
-                yield found
-            else:
-                rule = (where or _source(old, new)).removeprefix(f"{self._sets[0].directory}/")
-                doubt = replace(found, changed=(f"{rule}: {why}",), direction=NOT_SHOWN)
-                yield self._shown(kind, new, conditions, found) or doubt
-
-    def _shown(self, kind: Kind, new: Side, conditions: Conditions | None, found: Difference) -> Difference | None:
-        """The difference that an example mail shows, if the new set treats it weaker."""
-        for mail in examples(conditions, kind, new.effects):
-            before, after = (decided(each, mail) for each in self._sets)
-            if weaker(after, before, keys=new.needs_reserve):
-                shown = Difference.of(kind.called, found.senders, found.message, before, after, keys=new.needs_reserve)
-                return replace(shown, sender=mail.sender or NULL_SENDER)
-        return None
+            before, after = old.outcome(conditions), new.outcome(conditions)
+            if changes(before, after):
+                message = str(conditions) if day is None else f"{conditions}, from {day} on"
+                keys = new.needs_reserve
+                yield Difference.of(kind.called, conditions.senders, message, before, after, keys=keys)
 
     def _demanded(self, kind: Kind, files: list[Files]) -> Iterator[Difference]:
         """The changed demands on mail from this kind."""
@@ -177,21 +143,18 @@ class Pointwise:
                 asked = [{each.demand for each in policies.required_from(kind.address)} for policies in self._sets]
             if (changed := changed_demands(*asked)) is not None:
                 when = ARRIVING if day == now else f"{ARRIVING}, from {day} on"
-                yield Difference(kind.called, kind.text, when, None, None, *changed, kind.called)
+                yield Difference(kind.called, kind.called, when, *changed)
 
 
-def _contexts(old: Side, new: Side) -> Iterator[tuple[Conditions | None, str]]:
-    """The mails for which two sides are compared: their conditions (None: any mail), and the place of their rule."""
+def _contexts(old: Side, new: Side) -> Iterator[Conditions]:
+    """The mails for which two sides are compared: any mail, and those of each rule that may raise otherwise now."""
     shared = {each.key for each in old.effects} & {each.key for each in new.effects}
     same_base = _meaning(replace(old, effects=())) == _meaning(replace(new, effects=()))
-    yield None, ""
+    yield Conditions()
     for effect in old.effects:
-        where = f"{effect.rule.source}:{effect.rule.line}"
-        if effect.key not in shared:
-            yield from ((part, where) for part in effect.conditions.alternatives())
-        elif not same_base:
-            yield effect.conditions, where
-    yield from ((effect.conditions, "") for effect in new.effects if effect.key not in shared)
+        if effect.key not in shared or not same_base:
+            yield from effect.conditions.alternatives()
+    yield from (effect.conditions for effect in new.effects if effect.key not in shared)
 
 
 def _turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
@@ -205,12 +168,6 @@ def _meaning(side: Side) -> object:
     """The same for sides that say the same."""
     own = None if side.own is None else replace(side.own, source="", line=0, reason="")
     return own, tuple(each.key for each in side.effects)
-
-
-def _source(old: Side, new: Side) -> str:
-    """File and line of what holds without rules."""
-    own = old.own or new.own
-    return f"{own.source}:{own.line}" if own is not None else "no file"
 
 
 def renamed(difference: Difference, kind: Kind) -> Difference:

@@ -104,7 +104,7 @@ async def test_a_policy_none_of_whose_levels_can_be_had_for_a_peer_is_found(
     assert len(found) == ("pqc" in levels)
     line = 4 if where == "rule" else 1
     name = "bob.example.toml" if where == "rule" else where
-    start = f"{alice.directory / 'policies' / name}:{line}:1: no level that stands here can be had for peer 'bob'"
+    start = f"{alice.directory / 'policies' / name}:{line}: no level that stands here can be had for peer 'bob'"
     assert all(each.startswith(start) for each in problems)
 
 
@@ -396,7 +396,7 @@ async def test_a_peer_whom_no_policy_covers_is_wrong(alice: Site, policies: dict
     (alice.directory / "policies" / "default.toml").unlink()
     alice.write_policies({"alice.example.toml": 'levels = ["plaintext"]\n', **policies})
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
-    said = "bob.example.toml:1:1: not there, and no other file covers bob.example: mail to peer 'bob' is held"
+    said = "bob.example.toml:1: not there, and no other file covers bob.example: mail to peer 'bob' is held"
     assert ("WRONG  policies" in done.output) is not well
     assert (said in done.output) is not well
 
@@ -520,7 +520,7 @@ async def test_a_policy_for_a_domain_that_is_no_peers_any_more_is_wrong(alice: S
     alice.write_policies({"carol.example.toml": 'levels = ["pqc"]\n', "dave.example.toml": 'levels = ["plaintext"]\n'})
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     said = " ".join(done.output.split())
-    assert "carol.example.toml:1:1: no peer has carol.example, and mail to it is held: accept the peer" in said
+    assert "carol.example.toml:1: no peer has carol.example, and mail to it is held: accept the peer" in said
     assert "no peer has dave.example" not in said
 
 

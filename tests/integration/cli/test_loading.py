@@ -150,7 +150,7 @@ def packages(modules: set[str]) -> set[str]:
     "command",
     [
         ["policy", "list", "--clear"],
-        ["policy", "check", "--offline"],
+        ["policy", "check"],
         ["policy", "explain", "--offline", "ann@alice.example", "ben@bob.example"],
         ["policy", "test"],
         ["identity", "show"],

@@ -141,7 +141,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "groups fetch": ["groups", "fetch", *at],
         "store accept": ["store", "accept", *at],
         "backup": ["backup", *at, f"{out}/backup"],
-        "policy check": ["policy", "check", *at, "--offline"],
+        "policy check": ["policy", "check", *at],
         "policy explain": ["policy", "explain", *at, "--offline", "--message", str(message), "a@alice.example", "b@bob.example"],
         "policy list": ["policy", "list", *at],
         "policy log": ["policy", "log", *at],

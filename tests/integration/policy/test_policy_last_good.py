@@ -99,7 +99,7 @@ async def test_a_worker_that_is_started_anew_while_they_are_broken_serves_as_the
 
 async def test_commands_say_when_the_files_are_not_those_in_force(site: Site) -> None:
     mail = "a@alice.example", "x@bob.example"
-    commands = ("check", "--offline"), ("test",), ("explain", "--offline", *mail)
+    commands = ("check",), ("test",), ("explain", "--offline", *mail)
 
     async def told(name: str, *arguments: str) -> bool:
         _, said, _ = await relay_command.run("policy", name, "--config", site.config_file, *arguments)

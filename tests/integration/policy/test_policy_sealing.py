@@ -196,7 +196,7 @@ async def test_the_log_says_which_policies_held_a_mail_and_what_ends_soon(
     of_rcpt = [each["event"] for each in log.entries if "no policy covers" in each.get("cause", "")]
     assert of_rcpt == ["recipient_not_accepted"], "said once"
     [ends] = [each["cause"] for each in log.entries if each["event"] == "policy_ends"]
-    assert ends.endswith(f"bob.example.toml:3:1: this file ends in 5 days, after {soon}; the rest counts then")
+    assert ends.endswith(f"bob.example.toml:3: this file ends in 5 days, after {soon}; the rest counts then")
 
 
 @pytest.mark.in_process

@@ -115,7 +115,7 @@ async def test_commands_of_a_user_who_may_not_look_fail_and_say_why(site: Site) 
     mail = top / "mail.eml"
     mail.write_bytes(mails.plain())
     commands = (
-        ("check", "--offline"), ("explain", "--offline", "a@alice.example", "x@d1.example"), ("list",),
+        ("check",), ("explain", "--offline", "a@alice.example", "x@d1.example"), ("list",),
         ("simulate", mail), ("test",), ("install", top / "sets/1"), ("diff", top / "sets/1", top / "sets/1"),
     )  # fmt: skip
     for name in ("sets/1/d1.example", "sets/1", "sets"):
@@ -127,7 +127,7 @@ async def test_commands_of_a_user_who_may_not_look_fail_and_say_why(site: Site) 
             assert status in (1, 2), (name, command)
             assert said in errors, (name, command)
         (top / name).chmod(0o755)
-    status, errors, _ = await relay_command.run("policy", "check", "--offline", *config, before=AS_NOBODY)
+    status, errors, _ = await relay_command.run("policy", "check", *config, before=AS_NOBODY)
     assert status == 0, errors
     (top / "mails/closed").mkdir(parents=True)
     (top / "mails/closed").chmod(0o711)
@@ -137,7 +137,7 @@ async def test_commands_of_a_user_who_may_not_look_fail_and_say_why(site: Site) 
 
 async def test_root_hears_what_the_relay_may_not_look_at(site: Site) -> None:
     top = site.directory.parent
-    policies = ("policy", "check", "--offline", "--config", site.config_file)
+    policies = ("policy", "check", "--config", site.config_file)
     assert (await relay_command.run(*policies))[0] == 0
     for name, mode, _ in CLOSED.values():
         before = (top / name).stat().st_mode & 0o777

@@ -142,10 +142,10 @@ def test_check_names_levels_and_layers_that_no_peer_can_have(tmp_path: Path, ide
     policy.write_text('levels = ["aes", "pqc+aes", "pqc"]\nrequire = "sealed"\n')
     aes, layer = check(alice)["policies"]
     assert aes.endswith(
-        "bob.example.toml:1:1: aes cannot be had for peer bob, and is always passed over; leave it out, or fix the cause: "
+        "bob.example.toml:1: aes cannot be had for peer bob, and is always passed over; leave it out, or fix the cause: "
         "peer 'bob' does not open level aes, by its document"
     )
-    assert ":1:1: pqc+aes cannot be had for peer bob, and is always passed over" in layer
+    assert ":1: pqc+aes cannot be had for peer bob, and is always passed over" in layer
 
 
 @pytest.mark.usefixtures("without_the_end")

@@ -81,7 +81,6 @@ def test_a_decision_names_the_line_of_the_levels(tmp_path: Path) -> None:
 def test_the_peer_named_in_the_file_wins_over_the_owner_of_the_domain(tmp_path: Path) -> None:
     policies = load_policies(write(tmp_path, {"bob.example.toml": 'peer = "carol"\n' + AES}), PEERS)
     assert policies.decide("", "x@bob.example").peer == "carol"
-    assert policies.explain("", "x@bob.example").peer_because == "bob.example.toml names it"
 
 
 def test_only_plaintext_is_in_clear(without_default: PolicySet) -> None:
@@ -142,44 +141,8 @@ def test_an_explanation_lists_every_file_looked_for_in_order(without_default: Po
     ]
 
 
-def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
-    assert without_default.explain("a@b", "alice@bob.example").as_dict() == {
-        "sender": "a@b",
-        "recipient": "alice@bob.example",
-        "version": without_default.version,
-        "directory": str(without_default.directory),
-        "looked_for": [
-            {"file": "bob.example/alice.toml", "step": "person", "exists": True, "decides": True, "not_now": ""},
-        ],
-        "decision": {
-            "sender": "a@b",
-            "recipient": "alice@bob.example",
-            "levels": ["otp"],
-            "possible": ["otp"],
-            "peer": "bob",
-            "peer_because": "bob.example is one of its domains",
-            "otherwise": "hold",
-            "source": str(without_default.directory / "bob.example" / "alice.toml"),
-            "line": 1,
-            "version": without_default.version,
-            "in_clear": False,
-            "max_size": {},
-            "priority": "normal",
-            "reason": "",
-            "rule": 0,
-            "looks_inside": False,
-            "max_bounce": None,
-            "doubt": None,
-        },
-        "rules": [],
-        "floors": [],
-        "raised_by_floors": [],
-        "held": None,
-    }
-
-
 def test_an_explanation_of_a_held_mail_says_why(without_default: PolicySet) -> None:
-    explanation = without_default.explain("a@b", "x@elsewhere.example").as_dict()
-    assert explanation["decision"] is None
-    assert "no policy covers" in explanation["held"]
-    assert [look["file"] for look in explanation["looked_for"]][-1] == "default.toml"
+    explanation = without_default.explain("a@b", "x@elsewhere.example")
+    assert explanation.decision is None
+    assert "no policy covers" in explanation.held
+    assert [look.file for look in explanation.lookups][-1] == "default.toml"

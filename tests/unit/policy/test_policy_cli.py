@@ -131,7 +131,7 @@ def test_check_says_every_fault_with_file_and_line(site: Site, tmp_path: Path) -
     assert result.exit_code == 1
     assert result.stdout == ""
     first, second = result.stderr.splitlines()
-    assert first.startswith(f"{tmp_path}/policies/bob.example.toml:1:1: levels: 9 is not a level; known: otp,")
+    assert first.startswith(f"{tmp_path}/policies/bob.example.toml:1: levels: 9 is not a level; known: otp,")
     assert second.startswith(f"{tmp_path}/policies/x@y.example.toml: not the name that")
     assert second.endswith("call it 'y.example/x.toml'")
 
@@ -163,7 +163,7 @@ def test_explain_says_which_file_and_line_decided_and_what_follows(site: Site, t
         "Looked for  bob.example/info+x.toml (person): not there",
         "            bob.example/info.toml (person without tag): not there",
         "            bob.example.toml (domain): decides",
-        "Peer        bob: bob.example is one of its domains",
+        "Peer        bob",
         "Levels      otp, then aes",
         "Otherwise   held: the sending server keeps the mail and tries again",
         "Now         a small message would be held",
@@ -183,7 +183,7 @@ def test_explain_tells_how_the_null_sender_and_a_parents_file_are_called(site: S
 def test_explain_tells_that_a_parents_file_was_passed_over(site: Site) -> None:
     result = site(FILES)("explain", "a@alice.example", "x@lab.bob.example")
     assert "bob.example.toml (parent domain): is there, but without `subdomains = true`" in result.stdout
-    assert "Peer        none: default.toml names none and lab.bob.example is no peer's domain" in result.stdout
+    assert "Peer        none" in result.stdout
     assert "refused: the sender is notified that the mail did not go" in result.stdout
 
 
@@ -210,7 +210,7 @@ def test_explain_for_programs_is_one_json_object(site: Site) -> None:
     assert explained["sender"] == ""
     assert explained["decision"]["levels"] == ["otp", "aes"]
     assert explained["decision"]["line"] == 2
-    assert [look["file"] for look in explained["looked_for"]] == ["bob.example/x.toml", "bob.example.toml"]
+    assert [look["file"] for look in explained["lookups"]] == ["bob.example/x.toml", "bob.example.toml"]
 
 
 @pytest.mark.parametrize("recipient", ["[red]x[/]@bob.example", ":smile:@bob.example", "\x1b[2J@x", "\udcff@x"])
@@ -247,8 +247,8 @@ def test_check_hints_at_a_rule_for_aes_that_may_mean_any_quantum_key(site: Site,
         ('levels = ["pqc+aes", "pqc"]' + rule.format('["otp", "aes", "pqc+aes"]'), False),
         ('levels = ["pqc"]' + rule.format('["otp", "aes"]'), False),
     ):
-        checked = site({"bob.example.toml": text})("check", "--offline").stdout
-        place = f"hint: {tmp_path}/policies/bob.example.toml:4:1: "
+        checked = site({"bob.example.toml": text})("check").stdout
+        place = f"hint: {tmp_path}/policies/bob.example.toml:4: "
         hint = 'this cuts pqc+aes, which uses a quantum key too; if any such level will do, write ["pqc+aes"]'
         assert (place + hint in checked) is said, checked
 
@@ -291,20 +291,20 @@ def test_tests_and_explain_refuse_mail_of_a_sender_whom_the_peer_would_put_aside
     tested = run("test")
     assert tested.exit_code == 0, tested.stdout
     explained = json.loads(run("explain", "--offline", "--json", sender, "x@bob.example").stdout)
-    assert (explained["now"]["result"] == "refused") is (expect == "refused"), explained
+    assert (explained["now"]["outcome"]["result"] == "refused") is (expect == "refused"), explained
 
 
 def test_check_says_that_no_floor_or_rule_gives_smime_without_its_settings(site: Site) -> None:
     floor = '[[floor]]\nsubject_tag = "x"\nlevels = ["smime"]\n'
     file = f'levels = ["plaintext"]\nreason = "x"\n{floor}'.replace("floor", "when")
     files = {"floors.toml": floor, "bob.example.toml": 'levels = ["aes"]\n', "default.toml": file}
-    result = site(files)("check", "--offline")
+    result = site(files)("check")
     doubtful = [line for line in result.stdout.splitlines() if line.startswith("doubtful: ")]
     said = [line.partition("policies/")[2].partition(": aes:")[0] for line in doubtful]
     assert said == [
-        "floors.toml:3:1: smime cannot be had: relay.toml has no [smime]",
-        "default.toml:5:1: smime cannot be had: relay.toml has no [smime]",
-        "bob.example.toml:1:1: no level that stands here can be had for peer 'bob', so this mail is held or refused",
+        "floors.toml:3: smime cannot be had: relay.toml has no [smime]",
+        "default.toml:5: smime cannot be had: relay.toml has no [smime]",
+        "bob.example.toml:1: no level that stands here can be had for peer 'bob', so this mail is held or refused",
     ]
 
 
@@ -312,6 +312,4 @@ def test_check_says_that_a_login_is_not_known_by_lmtp(site: Site, tmp_path: Path
     floor = '[[floor]]\nsender = "login:registry"\nlevels = ["aes"]\n'
     run = site({"floors.toml": floor, "bob.example.toml": 'levels = ["aes"]\n'})
     (tmp_path / "relay.toml").write_text(CONFIG.replace("listen =", "lmtp ="))
-    assert (
-        "floors.toml:1:1: mail comes in from a mail server, which does not say who" in run("check", "--offline").stdout
-    )
+    assert "floors.toml:1: mail comes in from a mail server, which does not say who" in run("check").stdout

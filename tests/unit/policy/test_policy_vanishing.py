@@ -102,7 +102,7 @@ def test_a_rule_that_looks_inside_changes_nothing_so_that_rcpt_and_data_hear_the
 
 def test_the_commands_say_what_is_held_for_that(site: Callable[[dict[str, str]], Run]) -> None:
     run = site({"default.toml": "# for everybody\n" + CLEAR})
-    checked = run("check", "--offline", "--json")
+    checked = run("check", "--json")
     said = [each for each in json.loads(checked.output)["doubtful"] if "bob.example" in each["what"]]
     assert [(Path(each["file"]).name, each["line"]) for each in said] == [("default.toml", 2)]
     assert "create" in said[0]["what"]
@@ -111,7 +111,7 @@ def test_the_commands_say_what_is_held_for_that(site: Callable[[dict[str, str]],
     assert "held: " in explained.output
     assert "default.toml (default): decides" in explained.output
     run = site({"default.toml": CLEAR, "bob.example.toml": AES})
-    assert "belongs to peer" not in run("check", "--offline").output
+    assert "belongs to peer" not in run("check").output
 
 
 # --- files that vanish --------------------------------------------------------------------------------------
