@@ -4,10 +4,12 @@ Standard: policies/README.md (no certificate is no level), RFC 5321 7.2 (blind c
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.formats import mime
 from relay.journey import sealing
+from relay.smime.sealing import SMIMESealer
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -114,6 +117,31 @@ async def test_more_copies_than_there_is_memory_for_leave_at_the_next_attempts(
             replies.append(str(await submit(addresses["outgoing"], MESSAGE, recipients=list(people)))[:9])
     assert replies == ["451 4.3.0", "451 4.3.0", "250 2.0.0"]
     assert sorted(name for got in sink.got for name in got.recipients) == sorted(people)
+
+
+@pytest.mark.in_process
+async def test_others_have_their_turn_between_the_signatures_of_a_mail(
+    tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = {f"p{number}@bob.example": certified(f"p{number}@bob.example", kind="p256") for number in range(6)}
+    site = make_smime_site(tmp_path / "alice", outgoing=sink.address, policies=POLICIES, certificates=people)
+    turns, seen, seal = [0], list[int](), SMIMESealer.seal
+
+    async def others() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    def noted(*args: Any) -> bytes:
+        seen.append(turns[0])
+        return seal(*args)
+
+    monkeypatch.setattr(SMIMESealer, "seal", noted)
+    task = asyncio.create_task(others())
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], MESSAGE, recipients=list(people))).code == 250
+    task.cancel()
+    assert len(set(seen)) == len(people)
 
 
 async def test_no_copy_is_kept_while_the_next_server_has_no_room(tmp_path: Path, sink: Sink) -> None:
