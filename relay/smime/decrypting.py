@@ -132,7 +132,8 @@ def _content(enveloped: OthersEnveloped, key: bytes) -> bytes:
     plain = Cipher(algorithms.AES(key), modes.CBC(enveloped.nonce)).decryptor()
     content = joined(len(enveloped.ciphertext), map(plain.update, part_of(enveloped.ciphertext)))
     unpadder = block_padding.PKCS7(128).unpadder()
-    return unpadder.update(content) + unpadder.finalize()
+    last = unpadder.update(content[-16:]) + unpadder.finalize()
+    return b"".join((memoryview(content)[:-16], last))
 
 
 _OAEP_HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
