@@ -129,8 +129,8 @@ class KMESettings(toml.Table):
     """KMEs that hand out the same keys form a group, with one name at both sites."""
     use: KMEUse = "both"
     """Use of its keys: "otp", "aes" (with quantum layers around other levels), or "both"; the same for all KMEs of a
-    group, at both sites. Mail that uses a key otherwise is put in quarantine. With "both" a forged mail of level aes
-    may name half of a known otp key of 256 bits; the other 128 bits protect. Two groups, one a level, avoid that.
+    group, at both sites. Mail that uses a key otherwise is put in quarantine. Two groups, one a level, keep forged mail
+    of level aes from naming half of a known otp key of 256 bits.
     """
 
     ca: PathSetting | None = None
@@ -171,8 +171,8 @@ class KMESettings(toml.Table):
     adaptive: bool = False
     """Whether the pauses follow the KME's success, with jitter, so that several relays do not ask at once."""
     timeout: Seconds = 10.0
-    """Timeout of a complete answer, in seconds; then another KME is asked. Fresh keys that come later are burnt: set
-    more for a slow KME. A connection has half of this, and 2 seconds at least.
+    """Timeout of a complete answer, in seconds; then another KME is asked. Fresh keys that come later are burnt. A
+    connection has half of this, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
     """Connections opened ahead, once the KME has answered; closed after 55 idle seconds."""

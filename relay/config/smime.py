@@ -60,8 +60,8 @@ class SMIMESettings(toml.Table):
     `certificates` beside policies.directory.
     """
     keys: Annotated[tuple[SMIMEKeySettings, ...], BeforeValidator(as_tuple)] = ()
-    """One table for each certificate of this site, the current one first: the first that may sign signs all mail at
-    level smime. Keep older ones as long as mail for them may arrive.
+    """One table for each certificate of this site: the first that may sign signs all mail at level smime. Keep older
+    ones as long as mail for them may arrive.
     """
     anchors: Annotated[tuple[PathSetting, ...], BeforeValidator(as_tuple)] = ()
     """PEM files with CA certificates: signers under these CAs count for the address in their certificate. By default

@@ -129,9 +129,9 @@ class StoreSettings(toml.Table):
     """
     directory: PathSetting | None = None
     """The directory of the relay's own files, on a disk, not in memory: spools, alarms, held mail; by default also
-    audit record and DKIM keys. Left out: spools are beside a SQLite file, else in systemd's StateDirectory, else beside
-    the secret. Other files are beside the secret, or with the spools if the secret is a credential. To change it, stop
-    the relay and move all files.
+    audit record and DKIM keys. By default spools are beside a SQLite file, else in systemd's StateDirectory, else
+    beside the secret. Other files are beside the secret, or with the spools if the secret is a credential. To change
+    it, stop the relay and move all files.
     """
 
 

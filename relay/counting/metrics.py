@@ -46,10 +46,10 @@ _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
-    "Delivery attempts, one for each group of a mail's recipients with the same peer, level and outcome. "
+    "Delivery attempts, one for each group of recipients with the same peer, level and outcome. "
     f"{_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or none if not sealed or opened so far; "
     "outcome: delivered, inside (in clear to a domain of ours), held, refused, quarantined, consumed (mail to the "
-    "canary's address), repeated (its recipients have the mail already)",
+    "canary's address), repeated (delivered before)",
     _MAIL_LABELS,
 )
 RECIPIENTS: Final = Metric(
@@ -95,10 +95,9 @@ REJECTIONS: Final = Metric(
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
-    "Time of a step, with every outcome. step: begin (what earlier attempts left), seal (with policy and keys), "
-    "ledger, check (signatures and tripwire), deliver (with noting the answer), open (with keys), quarantine; within "
-    "these: policy, verify (signatures of arriving mail), admit (keys and recipients to the disk); over all: all (from "
-    "the end of the content to the answer, of mails delivered or put aside)",
+    "Time of a step. step: begin (what earlier attempts left), seal, ledger, check (signatures and tripwire), deliver, "
+    "open, quarantine; within these: policy, verify (signatures of arriving mail), admit (keys and recipients to the "
+    "disk); over all: all (from the end of the content to the answer, of mails delivered or put aside)",
     ("direction", "step"),
     _STEP_BUCKETS_S,
 )

@@ -18,9 +18,8 @@ _INTRODUCTION = """\
 Everything at `/metrics` of `[status]` ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. Made from the
 code, by `python -m relay.counting.reference`; edits by hand are lost.
 
-Names with `_total` are counters; a restart of the relay begins them anew. Histograms are marked, all others are gauges.
-With several `workers` each number stands for all processes. Counters and histograms are summed; of a gauge the largest
-counts, except for these.
+Names with `_total` are counters, which begin anew with the relay. Histograms are marked, all others are gauges. Several
+`workers` count together: counters and histograms are summed; of a gauge the largest counts, except for these.
 
 * Summed: {sum}
 * The smallest counts: {min}
@@ -37,19 +36,19 @@ _ALARMS = """
 ## Alarms
 
 All conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched. The relay looks every
-five seconds. The page and `check` show each standing alarm **with its cause and its remedy**. So do the notice by
-mail and the log (`alarm_begins`, `alarm_stands` daily, `alarm_ends`). `qumail_alarm` has its name. An alarm with *
-makes the relay not ready (`/readyz`).
+five seconds. The page, `check`, the notice by mail and the log give each alarm **with its cause and its remedy**. An
+alarm with * makes the relay not ready (`/readyz`).
 
 Each alarm begins once and ends once, for all processes together, also over a restart. If the relay cannot look, the
-alarm stays. Without a text under *ends* the alarm ends when its condition is over.
+alarm stays. Without a text under *ends* the alarm ends with its condition.
 
-`[alarms]` ([SETTINGS.md](SETTINGS.md)) has thresholds and recipients. Recipients get each notice once; twice if the
-relay ends at that moment. A critical alarm is mailed within a minute, others at most every five minutes. A notice that
-cannot be mailed waits for the next mail. [prometheus/](prometheus/README.md) has rules and a dashboard.
+Thresholds and recipients: `[alarms]` ([SETTINGS.md](SETTINGS.md)). A critical alarm is mailed within a minute, others
+at most every five minutes. A notice that cannot be mailed waits for the next mail.
+[prometheus/](prometheus/README.md) has rules and a dashboard.
 
-Relays of several hosts with one PostgreSQL report separately: the first counts a mail as waiting that another has
-delivered, until it has not tried for long. After a kill, mail of the last seconds may count as waiting for two hours.
+Relays of several hosts with one PostgreSQL report separately: one counts a mail as waiting that another has delivered,
+until two hours or more after its own last attempt. After a kill, mail of the last seconds may count as waiting for two
+hours.
 """
 
 
