@@ -118,6 +118,7 @@ TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], 
     bypass.actions,
     bypass.everybody_mapped,
     bypass.peers_at_home,
+    bypass.own_returned,
     stops.actions,
     stops.changed_on_the_way,
 )

@@ -5,7 +5,7 @@ Standard: FILTER_README, postconf(5), aliases(5), local(8), cleanup(8), access(5
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from relay.mail import domain_of
@@ -247,13 +247,34 @@ async def peers_at_home(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Postfix delivers here what is sealed for a peer."""
     faults, peers = [], [domain for peer in flow.config.peers.values() for domain in peer.domains]
     for setting in (flow.settings.of(name) for name in OWN_DOMAINS):
-        words = split_list(setting.value)
-        answers = [await tables.answers(each, peers) for each in words if ":" in each]
-        here = {each.lower() for each in words}.union(*answers)
-        for domain in sorted(here.intersection(peers)):
+        for domain in sorted(await _among(setting, tables, peers)):
             text = f"{domain} is a peer's: Postfix delivers its sealed mail here, or refuses it, and it IS LOST"
             faults.append(setting.fault("peer-is-local", text, "take the domain out"))
     return faults
+
+
+async def own_returned(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
+    """Mail to this site's domains is returned or kept by error(8)."""
+    faults, own = [], [*flow.config.site.domains]
+    for domains, by in (("mydestination", "local_transport"), ("virtual_mailbox_domains", "virtual_transport")):
+        setting = flow.settings.of(by)
+        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
+        if transport is not None and transport.command == "error":
+            for domain in sorted(await _among(flow.settings.of(domains), tables, own)):
+                text = f"mail to {domain} is returned or waits, opened mail too, and the relay does not see it"
+                faults.append(
+                    setting.fault(
+                        "transports-deferred", text, f"name one that delivers, or take {domain} out of {domains}"
+                    )
+                )
+    return faults
+
+
+async def _among(setting: Setting, tables: Tables, domains: Sequence[str]) -> set[str]:
+    """Those of the domains that this list has, by itself or by its tables."""
+    words = split_list(setting.value)
+    answers = [await tables.answers(each, domains) for each in words if ":" in each]
+    return {each.lower() for each in words}.union(*answers).intersection(domains)
 
 
 async def _filtered(flow: MailFlow, tables: Tables, outgoing: RelayDirection, service: MasterService) -> bool:

@@ -42,6 +42,8 @@ HARMLESS = re.compile(
     re.VERBOSE,
 )
 """TLS, logins, logs, limits, mailboxes, names, and what rules ask for where it matters (deploy/POSTFIX-WATCH.md)."""
+_NOWHERE = "/dev/null"
+"""A place that keeps no mail, whatever the setting."""
 
 
 def unjudged(settings: PostfixSettings, known: Collection[str]) -> Iterator[PostfixFault]:
@@ -53,12 +55,8 @@ def unjudged(settings: PostfixSettings, known: Collection[str]) -> Iterator[Post
         ]
     for where, name, value in written:
         said = f"{name} = {value}".rstrip()
-        if (
-            name in settings.defaults
-            and name not in settings.asked
-            and not HARMLESS.fullmatch(name)
-            and said not in known
-        ):
+        judged = name in settings.asked or HARMLESS.fullmatch(name) is not None
+        if name in settings.defaults and said not in known and (not judged or _NOWHERE in value):
             yield PostfixFault(
                 "unjudged",
                 where,

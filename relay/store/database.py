@@ -41,11 +41,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files.sqlite import is_damage, said_by_sqlite
+from relay.files.stamps import is_gone
 from relay.store.postgresql import exposed, postgresql_engine, postgresql_insert, without_secrets
 from relay.store.sqlite import (
     DAMAGED,
     EMPTIED,
+    LOG_SUFFIXES,
     SCHEMA_TABLE,
+    TAKEN_AWAY,
     checkpoint,
     first_rows_of_file,
     is_begun_file,
@@ -201,6 +204,7 @@ class Database:
         self._reader = reader
         self._writer = writer
         self._file = file
+        self._log_files: dict[Path, os.stat_result] = {}
         self._file_looked_at = float("-inf")
         self._not_here = ""
         self._damage = ""
@@ -280,9 +284,26 @@ class Database:
             return
         self._file_looked_at = time.monotonic()
         why = await asyncio.to_thread(why_another_file, Path(self.name), self._file)
-        self._not_here = why and f"{self.name}: {why}"
+        self._not_here = (why and f"{self.name}: {why}") or await asyncio.to_thread(self._log_taken_away)
         if why == EMPTIED:
             self._damage = self._not_here
+
+    def _log_taken_away(self) -> str:
+        """Why what is written now would be lost: SQLite goes on writing to a log that no other process finds.
+
+        After a write these files exist until the last connection is closed, which only a failed write may cause.
+        """
+        if self._written_at == float("-inf"):
+            self._log_files = {}
+            return ""
+        for path in (Path(f"{self.name}{suffix}") for suffix in LOG_SUFFIXES):
+            try:
+                why = why_another_file(path, self._log_files.setdefault(path, path.stat()), empty=True)
+            except OSError as error:
+                why = TAKEN_AWAY if is_gone(error) else str(error.strerror)
+            if why:
+                return f"{path}: {why}"
+        return ""
 
     def watch_schema(self) -> None:
         """Refuses connections of ours to a server whose schema another relay of the site has changed meanwhile."""

@@ -31,6 +31,8 @@ WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
+LOG_SUFFIXES = ("-wal", "-shm")
+"""Of the files beside a database in WAL mode: the log, and the index of it that all processes share."""
 SCHEMA_TABLE = "store_schema"
 """Name of a table that each relay's database has."""
 TAKEN_AWAY = (
@@ -180,8 +182,8 @@ def _locked(database: Path) -> int | None:
     return file if held else None
 
 
-def why_another_file(path: Path, opened: os.stat_result) -> str:
-    """Why the file at this path is not usable as the one that was opened, "" if it is. Blocks."""
+def why_another_file(path: Path, opened: os.stat_result, *, empty: bool = False) -> str:
+    """Why the file at this path is not usable as the one that was opened, "" if it is. It may be `empty`. Blocks."""
     try:
         found = path.stat()
     except OSError as error:
@@ -192,7 +194,7 @@ def why_another_file(path: Path, opened: os.stat_result) -> str:
             return f"{NOT_SEEN}: {denied or error.strerror}"
         return f"{NOT_SEEN}: {error.strerror} at {denied.place}{another_owner(Path(denied.place))}"
     if os.path.samestat(found, opened):
-        return "" if found.st_size else EMPTIED
+        return "" if found.st_size or empty else EMPTIED
     return TAKEN_AWAY
 
 

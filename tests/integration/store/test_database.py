@@ -164,6 +164,22 @@ async def test_where_the_file_is_no_longer_what_was_opened_the_store_cannot_be_w
             await store.received.ready()
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_where_the_log_of_the_file_is_deleted_the_store_cannot_be_written_and_a_restart_loses_nothing(
+    sqlite: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("relay.store.database.FILE_LOOK_S", 0.0)
+    log = Path(f"{sqlite.where}{suffix}")
+    async with await open_store(sqlite.where, secret) as store:
+        await store.received.put("g", "alice", {"before": b"key"})
+        log.unlink()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=f"^{log}: is not the file from which the relay serves"):
+                await store.received.put("g", "alice", {"after": b"key"})
+    async with await open_store(sqlite.where, secret) as store:
+        assert (await store.received.counts())["g", "alice"].held == 1
+
+
 async def test_a_file_that_is_gone_is_not_made_anew_by_a_store_that_is_open(sqlite: Backend) -> None:
     database = await open_database(sqlite.where, busy_timeout=1.5)
     Path(sqlite.where).unlink()
