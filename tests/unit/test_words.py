@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_book import DOCUMENTS, ROOT, sentences
 
-MAX_WORDS_OF_ALL = 56_600
+MAX_WORDS_OF_ALL = 56_400
 """Lowered whenever a page gets shorter; 45,000 is the aim."""
 GUIDES = (
     "README.md",
@@ -18,6 +18,7 @@ GUIDES = (
         "README", "CONCEPTS", "INSTALL", "TRYING", "WEEK", "OPERATING", "RUNNING", "PEERS", "KEYS", "POSTFIX",
         "POSTFIX-WATCH", "WATCHING", "MAIL-SERVERS", "SCANNERS", "PORTS", "GROUPS", "imap/README", "dkim/README",
         "prometheus/README", "CHANGES", "LICENSES", "SPEED", "AUDIT", "THREATS",
+        "RUNBOOK", "SETTINGS", "METRICS", "SMIME",
     )),
     "relay/README.md",
     "tests/README.md",
