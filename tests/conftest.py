@@ -79,11 +79,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long files first; else in the order of their names. With several workers without those that look into one."""
-    if sites.WORKERS > 1:
-        inside = [item for item in items if item.get_closest_marker("in_process")]
-        config.hook.pytest_deselected(items=inside)
-        items[:] = [item for item in items if item not in inside]
+    """Long files first; else in the order of their names. Without tests that the options leave out."""
+    left_out = {"in_process"} if sites.WORKERS > 1 else set()
+    left_out |= set() if config.getoption("--long") else {"long"}
+    out = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, left_out))]
     if config.getoption("--long"):
         for item in items:
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]

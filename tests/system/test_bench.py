@@ -83,6 +83,7 @@ async def test_each_direction_listener_and_part_is_measured_and_nothing_is_left_
     assert ratio["value"] == figures["aes 4 KB"]["mails/s"][0] / figures["pass-through 4 KB"]["mails/s"][0]
 
 
+@pytest.mark.long
 @requires_postfix
 async def test_filters_and_milters_in_a_postfix_are_measured_beside_it(
     in_the_open: Path, identities: Identities
@@ -93,6 +94,7 @@ async def test_filters_and_milters_in_a_postfix_are_measured_beside_it(
     assert all(result["figures"][f"{way} 4 KB"]["mails/s"][0] > 0 for way in ways)
 
 
+@pytest.mark.long
 @requires_dovecot
 async def test_mailboxes_are_opened_and_copied(in_the_open: Path, identities: Identities) -> None:
     figures = (await _bench(in_the_open, identities, *_only("imap")))["figures"]
@@ -108,6 +110,7 @@ def in_the_open() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.long
 async def test_it_is_said_at_which_level_and_size_the_keys_run_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +141,10 @@ async def test_a_way_that_loses_its_protection_has_no_figures(monkeypatch: pytes
     assert "16 mails were to arrive (sealed)" in run.figures.faults[0]
 
 
-@pytest.mark.parametrize(("number", "sigint"), [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)])
+@pytest.mark.parametrize(
+    ("number", "sigint"),
+    [pytest.param(signal.SIGINT, signal.SIG_DFL, marks=pytest.mark.long), (signal.SIGTERM, signal.SIG_IGN)],
+)
 def test_when_interrupted_it_shows_what_it_knows_and_ends_all_that_it_started(
     tmp_path: Path, number: int, sigint: signal.Handlers
 ) -> None:

@@ -1,11 +1,12 @@
-"""Alice's and Bob's keys and certificates, made once for all tests because RSA keys take seconds.
-Standard: made as `identity new` and `identity export` make them.
+"""Alice's and Bob's keys and certificates, made once for all tests; their RSA keys are those of the test vectors.
+Standard: made as `identity new` and `identity export` make them, but that making an RSA key takes a second.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
@@ -16,6 +17,7 @@ from relay.identity.composite import CompositeSigningPrivateKey
 from relay.levels import SEALING
 from relay.schemes import Opening, Parties
 from relay.schemes.signatures import signs_under
+from tests.vectors.people import rsa_key
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def make_person(directory: Path, name: str, sae: str) -> Person:
     if documented.exists():
         return Person(directory, load_identity(directory), documented.read_bytes())
     domains = [f"{name}.example"]
-    identity = create_identity(directory, name=name, domains=domains)
+    keys = map(rsa_key, (f"{name}-rsa-encryption", f"{name}-rsa-signing"))
+    with patch("relay.identity.make.rsa.generate_private_key", lambda **_: next(keys)):
+        identity = create_identity(directory, name=name, domains=domains)
     document = peer_document(
         directory, identity, name=name, domains=domains, sae_id=sae, kme_groups=["alice-bob"],
         levels=SEALING,

@@ -51,7 +51,7 @@ def person(name: str) -> Person:
         _certificate(f"{name}-signing", signer, issuer),
     )
     encryption, rsa_signing = (
-        RSAKeyPair(each := _rsa(f"{name}-{role}"), _certificate(f"{name}-{role}", each, issuer))
+        RSAKeyPair(each := rsa_key(f"{name}-{role}"), _certificate(f"{name}-{role}", each, issuer))
         for role in ("rsa-encryption", "rsa-signing")
     )
     identity = Identity(ca, (f"{name}.example",), kem, signing, encryption, rsa_signing)
@@ -77,7 +77,7 @@ def _signing(name: str) -> CompositeSigningPrivateKey:
     return CompositeSigningPrivateKey(MLDSA87PrivateKey.from_seed_bytes(_seed(name, 32)), _p384(name))
 
 
-def _rsa(name: str) -> rsa.RSAPrivateKey:
+def rsa_key(name: str) -> rsa.RSAPrivateKey:
     """RSA keys cannot be had from a seed in a standard way, so they lie in files."""
     path = KEYS / f"test-only-{name}.key.pem"
     if not path.exists():

@@ -19,6 +19,7 @@ from tests.testlib.throwaway import Machine, throwaway_machine
 
 DOCUMENT = (Path(__file__).parents[3] / "deploy" / "OPERATING.md").read_text()
 STATE = "/var/lib/qumail-relay"
+pytestmark = pytest.mark.timeout(900)  # scores of commands, of which each loads the relay up to three times
 REQUIRED = 'levels = ["plaintext"]\nreason = "of no account"\nrequire = "sealed"\nunprotected = "quarantine"\n'
 NOT_SEALED = """\
 import smtplib
@@ -73,9 +74,9 @@ def typed(machine: Machine, block: str) -> str:
     return said + (machine.run("bash", "-c", last, may_fail=True) if checks else "")
 
 
-def fingerprint(machine: Machine) -> str:
-    found: dict[str, str] = json.loads(as_relay(machine, "identity", "show", "--json"))
-    return found["fingerprint"]
+def keys(machine: Machine) -> dict[str, bytes]:
+    """The identity's files."""
+    return {path.name: path.read_bytes() for path in machine.path(f"{STATE}/identity").iterdir() if path.is_file()}
 
 
 def as_relay(machine: Machine, *arguments: str) -> str:
@@ -111,7 +112,7 @@ def owners(machine: Machine) -> set[str]:
 
 
 def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Machine, other: Machine) -> None:
-    before = fingerprint(site)
+    before = keys(site)
     assert in_quarantine(site) == ["unprotected"]
     state, rest, old = blocks("Backup")
     assert f"for {STATE}/relay.db" in typed(site, state)
@@ -133,7 +134,7 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
     assert filter_of(other).startswith("qumail")
     assert logged(other).count("store_restored") == 1
     assert owners(other) == {"qumail-relay:qumail-relay"}
-    assert fingerprint(other) == before
+    assert keys(other) == before
     assert in_quarantine(other) == ["unprotected"]
     assert "0 messages" in typed(other, look)
     assert "if this one is meant" in as_relay_may_fail(other, "check")
@@ -151,30 +152,30 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Mach
 
 def test_an_upgrade_keeps_everything(site: Machine, package: Path) -> None:
     typed(site, blocks("Backup")[0])
-    before = fingerprint(site)
+    before = keys(site)
     shutil.copy(package, site.path(f"/root/{package.name}"))
     upgrade, go_back = blocks("Upgrade")
     assert "configuration" in typed(site, upgrade.replace("install ", "install --reinstall "))
     site.run("rm", "/run/relay.pid")  # the package has ended it; without systemd nobody starts it again
     site.run("systemctl", "start")
-    assert (fingerprint(site), in_quarantine(site)) == (before, ["unprotected"])
+    assert (keys(site), in_quarantine(site)) == (before, ["unprotected"])
     site.run("systemctl", "stop")
     site.run("cp", "-a", f"{STATE}/relay.db", f"{STATE}/relay.db.schema-4")  # as a newer relay leaves it
     typed(site, go_back)
     site.run("systemctl", "start")
-    assert (fingerprint(site), in_quarantine(site)) == (before, ["unprotected"])
+    assert (keys(site), in_quarantine(site)) == (before, ["unprotected"])
     assert "store_restored" not in logged(site)
 
 
 def test_on_another_machine_all_goes_on_where_it_was(site: Machine, other: Machine) -> None:
-    before = fingerprint(site)
+    before = keys(site)
     leave, arrive = blocks("Another machine")
     typed(site, leave)
     for name in ("files", "state"):
         shutil.copy(site.path(f"/root/qumail-relay-{name}.tar.gz"), other.path("/root"))
     assert "outgoing.lmtp  127.0.0.1:15024: listens" in typed(other, arrive)
     assert filter_of(other).startswith("qumail")
-    assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
+    assert (keys(other), in_quarantine(other)) == (before, ["unprotected"])
     assert "store_restored" not in logged(other)
 
 

@@ -18,6 +18,7 @@ from packaging.version import Version
 from tests.integration.deploy.conftest import DEBIAN, install, stand_in_for_systemd
 from tests.testlib.throwaway import Machine
 
+pytestmark = pytest.mark.timeout(900)
 SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
 CONFIGURATION = "/etc/qumail-relay/relay.toml"
 RELAY_TOML = """\
@@ -320,28 +321,6 @@ def test_the_commands_of_the_document_lead_from_an_installation_by_hand_to_the_p
     assert "ok     to alice.example" in said
     assert [name for name in by_hand if machine.path(name).exists()] == []
     assert "outgoing.lmtp  127.0.0.1:15024: listens" in machine.run("bash", "-c", check, may_fail=True)
-
-
-def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
-    install_it, _, take_it_out = of_the_document()
-    build, apt, setup, start, check = install_it
-    assert build == "deploy/debian/build /root"
-    shutil.copy(package, machine.path(f"/root/{package.name}"))
-    machine.run("sh", "-c", apt)
-    answers = "--yes --domain alice.example --kme none --postfix none"
-    said = machine.run("sh", "-c", f"{setup} {answers}")
-    assert "ok     to alice.example" in said
-    assert start == "systemctl start qumail-relay"  # which needs systemd
-    with started(machine) as relay:
-        assert "outgoing.lmtp  127.0.0.1:15024" in machine.run("sh", "-c", check, may_fail=True)
-        undo, remove, purge = take_it_out
-        assert "no change of Postfix to undo" in machine.run("sh", "-c", undo, may_fail=True)
-        machine.run("sh", "-c", f"{remove} --yes")
-        assert relay.wait() == 0
-    assert machine.path(CONFIGURATION).exists()
-    assert "site secret" in machine.run("sh", "-c", f"{purge} --yes")
-    assert not machine.path("/etc/qumail-relay").exists()
-    assert not machine.path("/var/lib/qumail-relay").exists()
 
 
 def test_purge_follows_a_link_and_empties_a_volume(installed: Machine) -> None:

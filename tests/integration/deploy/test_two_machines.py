@@ -214,4 +214,5 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
             alice.run("sh", "-c", f"{command} --yes" if "apt-get" in command else command)
         assert alice.run("systemctl", "is-active", "qumail-relay", may_fail=True).strip() != "active"
         assert not alice.path("/etc/qumail-relay").exists()
+        assert not alice.path("/var/lib/qumail-relay").exists()
         alice.run("postfix", "check")

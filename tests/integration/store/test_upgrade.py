@@ -29,7 +29,7 @@ from relay.store.migrations import migrate
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.opening.conftest import Clock, clock as clock  # a fixture
-from tests.testlib.databases import Backend, python, sqlite_file
+from tests.testlib.databases import Backend, sqlite_file
 from tests.testlib.old_stores import BEA, BEN, BOBS_POLICIES, EVE, POLICIES, OldStores, all_stores
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -257,23 +257,21 @@ async def test_a_store_from_before_the_first_that_is_taken_over_is_refused(
 
 
 KILLED = """
-import asyncio, os, sys
+import asyncio, os
 from sqlalchemy import Engine, event
 from relay.store import migrations
 
-where, at = sys.argv[1], int(sys.argv[2])
 number = 0
 
 def count(*_):
     global number
     number += 1
-    if number == at:
+    if number == {at}:
         os.kill(os.getpid(), 9)
 
 event.listen(Engine, "before_cursor_execute", count)
 event.listen(Engine, "commit", count)
-asyncio.run(migrations.migrate(where, busy_timeout=5.0))
-print(number)
+asyncio.run(migrations.migrate({where!r}, busy_timeout=5.0))
 """
 
 
@@ -281,16 +279,15 @@ print(number)
 async def test_killed_at_each_statement_it_leaves_the_old_store_or_the_new_one(
     bob: Site, old: OldStores, backend: Backend, sink: Sink
 ) -> None:
-    where = bob.config.store.database
+    where = str(bob.config.store.database)
     here = sqlite_file(bob.directory / "relay.db") if old.backend == "sqlite" else backend
     before = await _content(here)
     killed = 0
     while True:
-        with python(KILLED, str(where), str(killed + 1)) as process:
-            process.wait()
-            if process.returncode == 0:
-                break
-        assert process.returncode == -signal.SIGKILL
+        status, err, _ = await run("--version", before=KILLED.format(where=where, at=killed + 1))
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, err
         killed += 1
         assert await _content(here) == before, f"killed at statement {killed}"
     assert killed > 10
