@@ -41,7 +41,7 @@ COLUMNS = (
     "number", "begun", "time", "event", "direction", "listener", "mail", "queue_id", "message_id", "sealed", "peer",
     "level", "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome",
     "reason", "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by",
-    "version", "before", "way", "uid", "sudo_user", "known_by", "files", "added", "added_more",
+    "keys_out", "version", "before", "way", "uid", "sudo_user", "known_by", "files", "added", "added_more",
     "changed", "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
     "raised_more", "otherwise", "otherwise_more", "earlier", "previous",
 )  # fmt: skip

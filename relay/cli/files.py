@@ -47,16 +47,19 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 
 @click.command("open")
 @as_relay_option
+@click.option(
+    "--keys", "only_keys", is_flag=True, help="Give its quantum keys instead: key_ID and key, both in hexadecimal."
+)
 @click.argument("file", type=InputFile())
-def open_file(config_file: Path, file: BinaryIO) -> None:
+def open_file(config_file: Path, file: BinaryIO, *, only_keys: bool) -> None:
     """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
 
     The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated. Each time
-    there is a record of it, and of who did it, before the original comes out.
+    there is a record of it, and of who did it, before the original comes out. With --keys OpenSSL can open it later.
     """
     configure_logging(_QUIET)
     config = load(config_file)
-    _give(asyncio.run(_open(config, _message(file, config), key_receiver.start(config))))
+    _give(asyncio.run(_open(config, _message(file, config), key_receiver.start(config), only_keys=only_keys)))
 
 
 async def _seal(config: Config, mail: Mail) -> bytes:
@@ -71,19 +74,24 @@ async def _seal(config: Config, mail: Mail) -> bytes:
     return copy.message
 
 
-async def _open(config: Config, message: bytes, receiver: socket.socket) -> bytes:
+async def _open(config: Config, message: bytes, receiver: socket.socket, *, only_keys: bool) -> bytes:
     with stop_on_signals() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as parts:
-            return await stop.or_end(_original(parts, message))
+            return await stop.or_end(_opened(parts, message, only_keys=only_keys))
 
 
-async def _original(parts: assembly.Parts, message: bytes) -> bytes:
+async def _opened(parts: assembly.Parts, message: bytes, *, only_keys: bool) -> bytes:
+    """The original, or its quantum keys, one a line."""
     opened = await parts.originals.opener.open(message)
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
     # On the disk first: nobody would know of a decryption without a record.
-    await record_opened(parts.audit, opened, message, person())
-    return opened.original
+    keys = await parts.keys.fetch(opened.keys) if only_keys else {}
+    if only_keys and not keys:
+        raise ConfigError(f"level {opened.protection} has no quantum key")
+    await record_opened(parts.audit, opened, message, person(), keys_out=only_keys)
+    lines = [f"{each.key_ID.encode().hex()} {keys[each].key.hex()}\n" for each in opened.keys if each in keys]
+    return "".join(lines).encode() if only_keys else opened.original
 
 
 def _give(message: bytes) -> None:

@@ -196,8 +196,8 @@ class AttemptRecord:
         )
 
 
-async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -> None:
-    """Records that the user `by` has decrypted `message`; returns once that is on disk.
+async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str, *, keys_out: bool = False) -> None:
+    """Records that the user `by` has decrypted `message`, or got its keys (`keys_out`); returns once that is on disk.
 
     Raises StoreUnavailable; then the user must not get it. `message` is still sealed.
     """
@@ -207,6 +207,7 @@ async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -
         f'"peer": {_text(opened.peer)}, "level": {_text(opened.protection)}, "key_IDs": {_key_IDs(keys)}, '
         f'"kme_group": {_text(keys[0].kme_group or "" if keys else "")}, "octets": {len(message)}, '
         f'"octets_out": {len(opened.original)}, "sender": {addresses.quoted(envelope.sender)}, "by": {_text(by)}'
+        + (', "keys_out": true' if keys_out else "")
     )
     for some in in_lines(list(map(addresses.write, envelope.recipients))) or [[]]:
         line = f'"time": "{now()}", {members}, "recipients": {_list(some)}'

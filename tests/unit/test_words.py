@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_book import DOCUMENTS, ROOT, sentences
 
-MAX_WORDS_OF_ALL = 56_400
+MAX_WORDS_OF_ALL = 56_250
 """Lowered whenever a page gets shorter; 45,000 is the aim."""
 GUIDES = (
     "README.md",
@@ -21,6 +21,7 @@ GUIDES = (
         "RUNBOOK", "SETTINGS", "METRICS", "SMIME",
     )),
     "relay/README.md",
+    "relay/ADDING.md",
     "tests/README.md",
 )  # fmt: skip
 POINTING = frozenset({"it", "its", "that", "which", "what", "such", "this", "these", "those", "they", "them"})

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from relay.audit.verifying import verify
 from relay.cli import check
 from relay.config import TCPAddress
 from relay.files import sqlite
-from relay.formats import mime
+from relay.formats import cms, mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.process import app, assembly
@@ -67,6 +68,18 @@ async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_pa
         assert opened == mails.random_attachment()
 
 
+def _with_certificates(
+    directory: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policy: str
+) -> list[Site]:
+    return [
+        make_site(
+            directory / name, name, state=kmes.state_dir, kme_url=url, outgoing=sink.address, identities=identities,
+            policies={"default.toml": policy + "\n"},
+        )
+        for name, url in zip(("alice", "bob"), kmes.urls, strict=True)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "policy",
     ['levels = ["otp"]', 'levels = ["pqc"]\n', 'levels = ["pqc+aes"]\n',
@@ -75,13 +88,7 @@ async def test_seal_and_open_give_the_file_back(sites: tuple[Site, Site], tmp_pa
 async def test_seal_and_open_work_on_files_at_every_level(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policy: str
 ) -> None:
-    sites = [
-        make_site(
-            tmp_path / name, name, state=kmes.state_dir, kme_url=url, outgoing=sink.address, identities=identities,
-            policies={"default.toml": policy + "\n"},
-        )
-        for name, url in zip(("alice", "bob"), kmes.urls, strict=True)
-    ]  # fmt: skip
+    sites = _with_certificates(tmp_path, kmes, sink, identities, policy)
     status, err, sealed = await run("seal", "--config", sites[0].config_file, *ADDRESSES, "-", stdin=mails.eight_bit())
     assert (status, err) == (0, "")
     status, err, opened = await run("open", "--config", sites[1].config_file, "-", stdin=sealed)
@@ -113,6 +120,42 @@ async def test_open_leaves_a_record_of_what_it_decrypted_each_time_before_anybod
     status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
     assert (status, opened) == (1, b"")
     assert "the audit record cannot be written" in err
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@pytest.mark.parametrize("level", ["aes", "rsa+aes"])
+async def test_openssl_opens_mail_with_the_key_that_was_taken_out_on_record(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, level: str
+) -> None:
+    """By the commands of deploy/AUDIT.md; those for the layer of rsa inside are typed in unit/schemes/test_certified.py."""
+    alice, bob = _with_certificates(tmp_path, kmes, sink, identities, f'levels = ["{level}"]')
+    section = (Path(__file__).parents[3] / "deploy/AUDIT.md").read_text().partition("## Opening a mail in ten years")[2]
+    _, taking, later, *_ = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert taking == "qumail-relay open --keys sealed.eml  >key.txt\n"
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    (tmp_path / "sealed.eml").write_bytes(sealed)
+    status, err, keys = await run("open", "--config", bob.config_file, "--keys", tmp_path / "sealed.eml")
+    assert (status, err) == (0, "")
+    [said] = records(bob.config.audit_directory, events=["opened"])
+    assert said["keys_out"] is True
+    assert [bytes.fromhex(keys.decode().split()[0]).decode()] == said["key_IDs"]
+    (tmp_path / "key.txt").write_bytes(keys)
+    subprocess.run(["sh", "-e", "-c", later], cwd=tmp_path, capture_output=True, check=True)
+    inside = (tmp_path / "inside").read_bytes()
+    if level == "aes":
+        assert inside == mails.plain()
+    else:
+        assert cms.decode_enveloped(inside).recipients[0].certificate.ski  # type: ignore[union-attr]
+
+
+async def test_mail_without_quantum_keys_gives_none_and_leaves_no_record(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities
+) -> None:
+    alice, bob = _with_certificates(tmp_path, kmes, sink, identities, 'levels = ["rsa"]')
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    status, err, keys = await run("open", "--config", bob.config_file, "--keys", "-", stdin=sealed)
+    assert (status, keys, bob.config.audit_directory.exists()) == (1, b"", False)
+    assert "no quantum key" in err
 
 
 async def test_sealing_one_file_takes_one_key(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:
