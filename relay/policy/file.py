@@ -34,6 +34,7 @@ Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
 
 _LEVELS_LINE = re.compile(r"^[ \t]*levels[ \t]*=", re.MULTILINE)
+_EMPTY_LINE = re.compile(r"^[ \t]*(?:#[^\r\n]*)?\n", re.MULTILINE)
 
 
 def _required(value: object) -> Required | None:
@@ -154,17 +155,25 @@ def parse_policy(
         scope, domain = scope_of(name)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
-    policy = cache.get((scope, text))
+    meaning = (scope, _without_comments(text))
+    policy = cache.get(meaning)
     if policy is None:
         policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
         if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_in_vain(policy, text)]:
             raise ConfigError(faults)
         if len(cache) < MAX_CACHED:
-            cache[scope, text] = policy
+            cache[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
     policy_values = policy.levels, policy.peer, policy.max_size, policy.otherwise, policy.priority
     own = Chosen(*policy_values, policy.reason or "", source, line)
     return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
+
+
+def _without_comments(text: str) -> str:
+    """The text without lines that are plainly comments or empty: files that differ by these alone are parsed once."""
+    if '"""' in text or "'''" in text:
+        return text
+    return _EMPTY_LINE.sub("", text)
 
 
 def _rules_in_vain(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
