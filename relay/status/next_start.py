@@ -21,9 +21,12 @@ from relay.files import permissions
 from relay.files.rights import typed_by_root
 from relay.forward import NextHop
 from relay.identity import KnownSites, check_own_ca
+from relay.key_receiver import SPOOL
 from relay.keys.build import km_client
+from relay.policy.kept import KEPT_POLICIES
 from relay.runtime import program
 from relay.status import StatusModule
+from relay.store.sent import SENT
 
 LOOK_S = 10.0
 """Minimum interval between looks, in seconds."""
@@ -68,6 +71,7 @@ class NextStart:
         """Reads the files of one kind each, as a start does."""
         yield check_program
         yield partial(check_store_file, config)
+        yield partial(check_directories, config)
         yield partial(KnownSites.read, config)
         if config.identity is not None:
             yield partial(check_own_ca, config.identity)
@@ -85,6 +89,13 @@ def check_program() -> None:
     """Raises ConfigError if files of the program are missing or changed."""
     if found := program.differences():
         raise ConfigError(f"{'; '.join(found)}: install the same release again")
+
+
+def check_directories(config: Config) -> None:
+    """Raises ConfigError if something else is in the place of a directory that the relay writes to."""
+    for path in (config.state_directory / name for name in (SPOOL, SENT, KEPT_POLICIES)):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path}: is no directory, and the relay has to write files there: move it away")
 
 
 def check_store_file(config: Config) -> None:

@@ -12,7 +12,7 @@ import os
 import zlib
 from pathlib import Path
 
-from relay.store.record_files import CRC, LENGTH_OCTETS, OVERHEAD_OCTETS, new_file
+from relay.store.record_files import CRC, LENGTH_OCTETS, OVERHEAD_OCTETS, in_place, new_file
 
 _END = bytes(LENGTH_OCTETS)
 
@@ -31,8 +31,8 @@ class MappedFile:
         """Number of bytes taken."""
 
     def fits(self, size: int) -> bool:
-        """Whether there is room for a record of `size` bytes."""
-        return self.end + OVERHEAD_OCTETS + size <= self._most
+        """Whether there is room for a record of `size` bytes, where the next process finds it."""
+        return self.end + OVERHEAD_OCTETS + size <= self._most and in_place(self.path, self._file)
 
     def add(self, record: bytes) -> bool:
         """Writes a record; returns whether there was room. Contains no await."""

@@ -14,7 +14,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.files import sync_directory
-from relay.store.record_files import CRC, LENGTH_OCTETS, MAX_OCTETS, needing_room, new_file, sealed
+from relay.store.record_files import CRC, LENGTH_OCTETS, MAX_OCTETS, in_place, needing_room, new_file, sealed
 from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,12 @@ class Spool:
         return self._end > 0
 
     def ready(self) -> None:
-        """Reserves room for the next records. Raises StoreUnavailable if there is none."""
+        """Reserves room for the next records, in a file where the next process finds them. Raises StoreUnavailable."""
+        if self._file >= 0 and not in_place(self._path, self._file):
+            before, has_records = self._file, self._has_records
+            self._begin(os.pread(before, self._end, 0))
+            self._has_records = has_records
+            os.close(before)
         if self._file < 0:
             self._begin()
         elif self._room - self._end < ROOM_OCTETS:
@@ -52,12 +57,14 @@ class Spool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
             self._room = self._end + 2 * ROOM_OCTETS
 
-    def _begin(self) -> None:
-        """A file with room. Raises StoreUnavailable."""
-        name = f"{self._secret.ids[0]}-*{SUFFIX}"
-        with new_file(self._directory, name, 2 * ROOM_OCTETS) as (self._path, self._file):
-            self._end, self._room = 0, 2 * ROOM_OCTETS
-            self._has_records = self._in_directory = False
+    def _begin(self, carried: bytes = b"") -> None:
+        """A file with these rows and room. Raises StoreUnavailable, and goes on with the former file then."""
+        name, room = f"{self._secret.ids[0]}-*{SUFFIX}", len(carried) + 2 * ROOM_OCTETS
+        with new_file(self._directory, name, room) as (path, file):
+            os.pwrite(file, carried, 0)
+        self._path, self._file = path, file
+        self._end, self._room = len(carried), room
+        self._has_records = self._in_directory = False
 
     def append(self, record: bytes) -> None:
         """Writes the record; it then survives this process, but not yet a power failure.

@@ -135,3 +135,8 @@ async def test_a_file_without_which_no_relay_starts_is_an_alarm_while_one_still_
                 if as_root:
                     give_to_nobody(path)
             await _until_named(alarms, ())
+        place = site.config.state_directory / "keys.spool"
+        place.write_bytes(b"")
+        await _until_named(alarms, {place})
+        place.unlink()
+        await _until_named(alarms, ())

@@ -137,3 +137,13 @@ async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_other
 )
 def test_only_what_can_be_told_from_a_second_mail_is_taken_for_a_retry(header: bytes, like_no_other: bool) -> None:
     assert mime.is_like_no_other(header + b"\r\n\r\nbody\r\n") == like_no_other
+
+
+def test_what_leaves_after_the_file_was_deleted_is_found(tmp_path: Path) -> None:
+    sent = SentRecords(tmp_path)
+    sent.ready()
+    [path] = tmp_path.iterdir()
+    path.unlink()
+    sent.ready()
+    sent.note(bytes(32), BEN)
+    assert sent_of_late(tmp_path) == {each.hex() for each in BEN}

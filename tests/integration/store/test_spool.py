@@ -261,3 +261,40 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
         assert await take_over_keys(tmp_path, SECRET, store.received) == 1
     assert [line["event"] for line in logs] == ["record_file_not_read"]
     assert list(tmp_path.glob("*.spool")) == [path]
+
+
+def _deleted(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "take_away", [_deleted, lambda directory: directory.rename(directory.with_name("elsewhere"))], ids=["files", "all"]
+)
+def test_what_was_written_before_and_after_the_file_was_taken_away_is_found(
+    tmp_path: Path, take_away: Callable[[Path], object]
+) -> None:
+    directory = tmp_path / "keys.spool"
+    spool = Spool(directory, SECRET)
+    spool.append(b"before")
+    take_away(directory)
+    spool.append(b"after")
+    spool.close()
+    assert found(directory) == [[b"before", b"after"]]
+
+
+def test_where_something_else_has_taken_the_place_of_the_directory_nothing_is_written_until_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "keys.spool"
+    spool = Spool(directory, SECRET)
+    spool.append(b"before")
+    directory.rename(tmp_path / "elsewhere")
+    directory.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="no file can be made there"):
+            spool.append(b"meanwhile")
+    directory.unlink()
+    spool.append(b"after")
+    spool.close()
+    assert found(directory) == [[b"before", b"after"]]
