@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from datetime import date, timedelta
-from functools import reduce
+from functools import cache, reduce
 from hashlib import sha256, sha512
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def fits(directory: Path, kept: Path, signer: str, today: date) -> bool:
         return False
 
 
+@cache  # thousands of edits of a record are tried against one checkpoint
 def verify(key: bytes, signature: bytes, said: bytes) -> None:
     """Both halves of a composite signature; raises InvalidSignature."""
     context, label = b"qumail-relay audit checkpoint 2", b"COMPSIG-MLDSA87-ECDSA-P384-SHA512"

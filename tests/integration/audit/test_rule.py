@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,15 @@ def keep(directory: Path, to: Path, keep_days: int | None = KEEP_DAYS) -> None:
     to.write_text(checkpoint.sign(said, KEY))
 
 
+@cache  # thousands of edits of a record are tried against one
+def signed(octets: bytes) -> checkpoint.SignedCheckpoint:
+    return checkpoint.read(octets, "x")
+
+
 def is_found(directory: Path, kept: Path) -> bool:
     """Whether `audit verify` finds a fault."""
     try:
-        return verify(directory, checkpoint.read(kept.read_bytes(), "x").checkpoint.expected).problems != ()
+        return verify(directory, signed(kept.read_bytes()).checkpoint.expected).problems != ()
     except ConfigError:
         return True
 
