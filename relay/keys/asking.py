@@ -302,7 +302,7 @@ class Asker(ABC):
                 self.state.refusal = ""
             return result
         except NoAnswer as error:
-            trouble = await self._unanswered(question, error, started)
+            trouble = await self._unanswered(question, error)
             outcome, cause = outcome_of(trouble), str(trouble)
             raise trouble from error
         except KeyUnavailable as error:
@@ -330,10 +330,10 @@ class Asker(ABC):
             seconds = round(self._timing.clock() - started, 3)
             log.debug("kme_call", kme=self.name, call=str(call), outcome=outcome, seconds=seconds, cause=cause)
 
-    async def _unanswered(self, question: Question[Result], error: NoAnswer, started: float) -> KeyUnavailable:
+    async def _unanswered(self, question: Question[Result], error: NoAnswer) -> KeyUnavailable:
         """The error of a request without an answer; its keys are burnt if the KME may have carried it out."""
         call, request = question.call, question.request
-        lasts = self.state.unanswered(call, started)
+        self.state.unanswered()
         cause, arrived = f"{self.name}: {call}: {error}", error.sent
         if error.unheard:
             # With TLS 1.3 a KME that does not know us closes only after the request was written, unread.
@@ -342,7 +342,7 @@ class Asker(ABC):
                 cause += "; it closes connections without any answer: is our certificate known there?"
         self.burn(request.sae, question.spends if arrived else 0, "no answer")
         trouble = KMEUnanswered(cause) if arrived else error_of(error.fault, cause)
-        if lasts and arrived and request.key_IDs:
+        if arrived and request.key_IDs:
             self._note_refusal(trouble)
         return trouble
 

@@ -140,9 +140,6 @@ class KMEGroup:
         check_numbers(1, size)
         slave_sae = sae_text(slave_sae)
         members = self.candidates(slave_sae, size)
-        if (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
-            members[0].waited["key"].observe(0.0)
-            return keys[0]
         _, key = await first_that_can(members, "key", lambda member, wait: member.key(slave_sae, size, wait=wait))
         return key
 

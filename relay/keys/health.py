@@ -156,10 +156,6 @@ class Backoff:
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
-SILENT_CALLS = 2
-"""Number of calls for received keys in a row without an answer after which the KME is reported."""
-
-
 class BurnBudget:
     """An allowance that refills with time: `most` at first and again after an hour without use."""
 
@@ -206,8 +202,6 @@ class Health:
         self._not_before: dict[Call, float] = {}
         self.refusal = ""
         """The last failure of dec_keys that was no word about a key; empty after recovery."""
-        self._silent_calls = 0
-        self._silent_at = float("-inf")
         self._rules = settings.breaker
         self._breaker = Breaker(kme, settings.breaker, timing)
         self._of_saes: dict[tuple[Call, str], Breaker] = {}
@@ -294,16 +288,10 @@ class Health:
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
         """Records a reply after `seconds`."""
-        if call is Call.DEC_KEYS:
-            self._silent_calls = 0
         if code == 200 and call is Call.ENC_KEYS:
             self.latency = seconds if self.latency is None else self.latency + (seconds - self.latency) / 8
         self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
 
-    def unanswered(self, call: Call, started: float) -> bool:
-        """Records an unanswered request; returns whether dec_keys is silent repeatedly."""
-        if call is Call.DEC_KEYS and started >= self._silent_at:  # of concurrent calls one counts
-            self._silent_calls += 1
-            self._silent_at = self._timing.clock()
+    def unanswered(self) -> None:
+        """Records an unanswered request."""
         self.backoff.seen(success=False)
-        return self._silent_calls >= SILENT_CALLS

@@ -51,10 +51,8 @@ class Member:
 
     async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
         """A fresh key of `size` bits. `wait` False: one attempt. Raises KeyUnavailable."""
-        keys = self.pool.take_ready(slave_sae, size)
-        if keys is None:
-            keys = await self.pool.take(slave_sae, size, patient=wait)
-        return keys[0]
+        [key] = await self.pool.take(slave_sae, size, patient=wait)
+        return key
 
     async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
         """A one-time pad that hides `hidden` bytes, all or nothing; `wait` as above. Raises KeyUnavailable."""

@@ -208,18 +208,12 @@ class KeyRing:
         sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
         if rotates and (taken := self._in_use.reuse(peer, rules.rotation, size)):
             return taken
-        members = self._candidates(peer, "aes", 256)
-        member = members[0]
-        if not low_priority and (keys := member.pool.take_ready(sae_id, 256)) is not None:
-            key = keys[0]
-            member.waited["key"].observe(0.0)
-        else:
-            member, key = await first_that_can(
-                members,
-                "key",
-                lambda member, wait: member.key(sae_id, 256, wait=wait),
-                allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
-            )
+        member, key = await first_that_can(
+            self._candidates(peer, "aes", 256),
+            "key",
+            lambda member, wait: member.key(sae_id, 256, wait=wait),
+            allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
+        )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if rotates and self.peers.get(peer) == rules:
             self._in_use.begin(peer, rules.rotation, size, taken)
@@ -347,8 +341,6 @@ class KeyRing:
         if not groups:
             names = ", ".join(self.peers[peer].groups) or "none"
             raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}; its groups: {names}")
-        if len(groups) == len(groups[0].members) == 1:  # the common case: no choice
-            return groups[0].members
         groups = sorted(groups, key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(sae_id, size)]
 

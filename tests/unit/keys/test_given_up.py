@@ -8,13 +8,22 @@ import asyncio
 import copy
 import pickle
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import relay.keys
-from relay.errors import ConfigError, KeyNotFound, KeyUnavailable, KMEUnreachable, NextHopRefused, RelayError
+from relay.errors import (
+    ConfigError,
+    KeyNotFound,
+    KeyUnavailable,
+    KMEUnreachable,
+    NextHopRefused,
+    RelayError,
+    StoreUnavailable,
+)
 from relay.keys import CachedKMClient, Key, KeyRing, KeysMissing, KMEGroup, NotAsked, PeerKeys, Prefetch
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Question
@@ -23,7 +32,7 @@ from relay.keys.types import KeyReference
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.long import sized
 
-HISTORIES = sized(150, 10_000)
+HISTORIES = sized(150, 3_000)
 
 
 def _drawn(kme: FakeKME, number: int) -> list[str]:
@@ -182,12 +191,13 @@ STEPS = st.lists(
         st.tuples(st.just("ask"), st.sets(st.sampled_from("abcd"), min_size=1, max_size=3)),
         st.tuples(st.just("give up"), st.integers(0, 9)),
         st.tuples(st.just("turns"), st.integers(1, 6)),
+        st.tuples(st.just("the disk is full"), st.integers(1, 3)),
     ),
     max_size=30,
 )
 
 
-@pytest.mark.parametrize("kind", ["client", "group"])
+@pytest.mark.parametrize("kind", ["client", "group", "store"])
 def test_no_received_key_is_given_twice_and_none_is_lost_however_callers_give_up(
     certificates: Certificates, kind: str
 ) -> None:
@@ -197,7 +207,21 @@ def test_no_received_key_is_given_twice_and_none_is_lost_however_callers_give_up
         client = Scripted("https://localhost:1", **files, pool_maxsize=1000)
         client.delivered, client.turns = Counter(), turns
         group = KMEGroup("g", [client], Prefetch(0, 0), lag_patience=0)
+        stored, full = set[str](), 0
 
+        async def keep(_sae: str, keys: Mapping[str, bytes]) -> None:
+            nonlocal full
+            await asyncio.sleep(0)
+            if full:
+                full -= 1
+                raise StoreUnavailable("disk full")
+            stored.update(keys)
+
+        async def ready() -> None:
+            pass
+
+        if kind == "store":
+            group.keep_in(keep, ready)
         got: list[str] = []
 
         async def ask(key_IDs: list[str]) -> None:
@@ -206,6 +230,9 @@ def test_no_received_key_is_given_twice_and_none_is_lost_however_callers_give_up
                 keys = await source.request_dec_keys("alice", key_IDs)
             except KeyUnavailable as error:
                 keys = error.found
+            except StoreUnavailable:
+                return
+            assert kind != "store" or stored.issuperset(key.key_ID for key in keys), "kept before anybody has it"
             got.extend(key.key_ID for key in keys)
 
         callers: list[asyncio.Task[None]] = []
@@ -214,12 +241,19 @@ def test_no_received_key_is_given_twice_and_none_is_lost_however_callers_give_up
                 callers.append(asyncio.create_task(ask(sorted(what))))
             elif step == "give up" and callers:
                 callers[what % len(callers)].cancel()
+            elif step == "the disk is full":
+                full = what
             elif step == "turns":
                 for _ in range(what):
                     await asyncio.sleep(0)
         await asyncio.gather(*callers, return_exceptions=True)
         for _ in range(100):
             await asyncio.sleep(0)
+        if kind == "store":
+            full = 0
+            await group.close()
+            assert stored == set(client.delivered), "what was delivered is in the store"
+            return
         assert not got or max(Counter(got).values()) == 1, "given twice"
         untaken = client.untaken if kind == "client" else group._untaken
         assert untaken is not None

@@ -5,11 +5,9 @@ Standard: issued = used + burnt + expired + in the pool, whatever the KME does.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys import Key
 from relay.keys.counts import Numbers
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.settings import Quirks
 from tests.testlib.counted import burnt_by_cause
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
@@ -416,27 +413,3 @@ async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accoun
     assert totals["used"] == len(keys)
     assert totals["in_pool"] == 0
     assert totals["issued"] >= kme.link.issued.total()
-
-
-async def test_a_key_that_is_ready_comes_through_a_few_calls(kme: FakeKME, group: KMEGroup) -> None:
-    """Six frames of ours below the caller at most, with all that is counted on the way."""
-    ring = KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))})
-    group.warm("bob")
-    await settled(group)
-    for _ in range(2):
-        await ring.take("bob", level="otp")
-        await settled(group)
-    depth = deepest = 0
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        nonlocal depth, deepest
-        if "/relay/" in frame.f_code.co_filename and event in ("call", "return"):
-            depth += 1 if event == "call" else -1
-            deepest = max(deepest, depth)
-
-    sys.setprofile(note)
-    try:
-        await ring.take("bob", level="otp")
-    finally:
-        sys.setprofile(None)
-    assert deepest <= 6, "KeyRing.take, KeyPool.take_ready, Stock.pop, and the counting below"
