@@ -413,3 +413,10 @@ async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accoun
     assert totals["used"] == len(keys)
     assert totals["in_pool"] == 0
     assert totals["issued"] >= kme.link.issued.total()
+
+
+async def test_keys_that_are_ready_are_given_in_no_other_event_loop(kme: FakeKME, group: KMEGroup) -> None:
+    group.warm("bob")
+    await settled(group)
+    with pytest.raises(RuntimeError, match="in use in another event loop or thread"):
+        await asyncio.to_thread(asyncio.run, group.take("bob"))
