@@ -175,6 +175,7 @@ async def judge(directory: Path, config: Config) -> Judgement:
 async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     """All faults of a Postfix, those of its queue and of the canary address included. Raises what `judge` raises."""
     found = [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
+    found += await queue.behind_the_relay(directory, config)
     return [*found, *await canary.refused(directory, config, await read_settings(directory))]
 
 

@@ -7,17 +7,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.postfix.flow import destination, listens
+from relay.mail import domain_of
+from relay.policy.names import printable
+from relay.postfix.flow import destination, listens, mail_flow
 from relay.postfix.ours import TRANSPORT, directions
 from relay.postfix.settings import PostfixFault, PostfixSettings, command, read_settings
 
 AT_ONCE = 1000
 """Number of mails for one command; any number of mails is read."""
+WAITS_S = 900.0
+"""Minimum age of mail that is reported as waiting, in seconds: greylisting is no fault."""
 _FILTER = "content_filter: "
 
 
@@ -68,11 +74,41 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
     return [PostfixFault("queue-stranded", f"queue of {directory}", text, remedy)]
 
 
+async def behind_the_relay(directory: Path, config: Config) -> list[PostfixFault]:
+    """Faults for mail to this site or its peers that has left the relay and waits here, whatever the cause."""
+    watched = mail_flow(await read_settings(directory), config).watched
+    peers = [domain for peer in config.peers.values() for domain in peer.domains] if watched is not None else []
+    reasons: dict[str, str] = {}
+    try:
+        for mail in sorted(await _listed(directory), key=lambda each: each["arrival_time"]):
+            waits = {
+                domain_of(each["address"]).lower(): each["delay_reason"]
+                for each in mail["recipients"]
+                if each.get("delay_reason") and time.time() - mail["arrival_time"] >= WAITS_S
+            }
+            new = set(waits).intersection((*config.site.domains, *peers)) - reasons.keys()
+            # What still has a content filter has not been to the relay, which reports what it holds.
+            if new and _FILTER not in await _envelopes(directory, [mail["queue_id"]]):
+                reasons |= {domain: waits[domain] for domain in new}
+    except (QueueUnknown, ValueError, KeyError, TypeError):  # `stranded` says that it cannot be read
+        return []
+    remedy = "mend the cause, then have `postqueue -f` try all mail again"
+    return [
+        PostfixFault("waits-behind", f"queue of {directory}", f"mail to {domain} waits: {printable(reason)}", remedy)
+        for domain, reason in reasons.items()
+    ]
+
+
 async def _queued(directory: Path) -> list[str]:
     """The queue IDs of all mails; none if Postfix has no queue yet. Raises QueueUnknown."""
+    return [mail["queue_id"] for mail in await _listed(directory)]
+
+
+async def _listed(directory: Path) -> list[dict[str, Any]]:
+    """All mails as postqueue(1) -j has them; none if Postfix has no queue yet. Raises QueueUnknown."""
     try:
         listed, _ = await command("postqueue", directory, "-j")
-        return [json.loads(line)["queue_id"] for line in listed.splitlines()]
+        return [mail for line in listed.splitlines() if (mail := json.loads(line))["queue_id"]]
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         if await _has_queue(directory):
             raise QueueUnknown(f"the queue cannot be listed: {error}") from error
