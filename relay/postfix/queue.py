@@ -25,6 +25,7 @@ AT_ONCE = 1000
 WAITS_S = 900.0
 """Minimum age of mail that is reported as waiting, in seconds: greylisting is no fault."""
 _FILTER = "content_filter: "
+_BEGINS = "*** ENVELOPE RECORDS "
 
 
 class QueueUnknown(ConfigError):
@@ -78,24 +79,30 @@ async def behind_the_relay(directory: Path, config: Config) -> list[PostfixFault
     """Faults for mail to this site or its peers that has left the relay and waits here, whatever the cause."""
     watched = mail_flow(await read_settings(directory), config).watched
     peers = [domain for peer in config.peers.values() for domain in peer.domains] if watched is not None else []
+    late: dict[str, dict[str, str]] = {}
     reasons: dict[str, str] = {}
     try:
-        for mail in sorted(await _listed(directory), key=lambda each: each["arrival_time"]):
+        for mail in await _listed(directory):
             waits = {
                 domain_of(each["address"]).lower(): each["delay_reason"]
                 for each in mail["recipients"]
                 if each.get("delay_reason") and time.time() - mail["arrival_time"] >= WAITS_S
             }
-            new = set(waits).intersection((*config.site.domains, *peers)) - reasons.keys()
+            if not waits.keys().isdisjoint((*config.site.domains, *peers)):
+                late[mail["queue_id"]] = waits
+        ids = list(late)
+        for at in range(0, len(ids), AT_ONCE):
+            _, *envelopes = (await _envelopes(directory, ids[at : at + AT_ONCE])).split(_BEGINS)
             # What still has a content filter has not been to the relay, which reports what it holds.
-            if new and _FILTER not in await _envelopes(directory, [mail["queue_id"]]):
-                reasons |= {domain: waits[domain] for domain in new}
+            for name in (each.partition(" ")[0] for each in envelopes if _FILTER not in each):
+                reasons = late.get(name.rpartition("/")[2], {}) | reasons
     except (QueueUnknown, ValueError, KeyError, TypeError):  # `stranded` says that it cannot be read
         return []
     remedy = "mend the cause, then have `postqueue -f` try all mail again"
     return [
         PostfixFault("waits-behind", f"queue of {directory}", f"mail to {domain} waits: {printable(reason)}", remedy)
         for domain, reason in reasons.items()
+        if domain in {*config.site.domains, *peers}
     ]
 
 
