@@ -21,11 +21,11 @@ from relay.journey.shadow import ShadowRecord, read_shadow
 from relay.keys.psk import PSK
 from relay.kme import DevelopmentKMEs
 from tests.integration.test_reloading import until
-from tests.integration.test_workers import POLICIES, numbered, workers
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
+from tests.testlib.workers import POLICIES, numbered, workers
 
 STATUS = '\n[status]\nlisten = "localhost:0"\ncertificate = "status.pem"\nkey = "status.key"\ntoken = "status.token"\n'
 KME_FILES = ("ca.pem", "sae-2.pem", "sae-2.key")

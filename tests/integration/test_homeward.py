@@ -20,8 +20,8 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import app, assembly
 from relay.quarantine.release import Releaser
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
-from tests.integration.status.test_alarms import until_written
 from tests.testlib import mails
+from tests.testlib.alarms import until_written
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

@@ -28,8 +28,8 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app, assembly
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
-from tests.integration.status.test_alarms import standing
 from tests.testlib import mails, relay_command
+from tests.testlib.alarms import standing
 from tests.testlib.sink import Sink
 from tests.testlib.sites import SOON_LOCKED_OUT, DidNotStart, RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit

@@ -18,8 +18,8 @@ import pytest
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from tests.integration.status.test_alarms import standing
 from tests.testlib import mails
+from tests.testlib.alarms import standing
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

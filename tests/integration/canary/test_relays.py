@@ -11,10 +11,10 @@ from pathlib import Path
 from relay.config import TCPAddress
 from relay.process import app
 from tests.integration.canary.conftest import ASKS, Making, asked_long_ago, until_it_says
-from tests.integration.test_workers import until
 from tests.testlib.databases import Backend
 from tests.testlib.sites import Site, relay_process
 from tests.testlib.status_numbers import StatusNumbers, numbers
+from tests.testlib.workers import until
 
 AT_ONCE = "from relay.canary import asking; asking.LOOK_S = 0.05"
 """Run before a relay: nobody waits to be asked."""

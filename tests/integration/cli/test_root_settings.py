@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
 from tests.integration.test_reloading import events, until
-from tests.integration.test_workers import pids, workers
 from tests.testlib import mails
 from tests.testlib.as_root import EndedCommand, attempts
 from tests.testlib.nobody import as_nobody
@@ -28,6 +27,7 @@ from tests.testlib.roots_site import (
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
+from tests.testlib.workers import pids, workers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 

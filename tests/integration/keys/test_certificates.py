@@ -23,9 +23,9 @@ from relay.keys.tls import ClientTLS, TLSRules
 from relay.kme import DevelopmentKMEs
 from relay.process import app, upkeep
 from tests.integration.keys.test_build import _write
-from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.alarms import until_written
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

@@ -33,9 +33,9 @@ from tests.testlib import mails
 from tests.testlib.counted import burnt_by_cause
 from tests.testlib.databases import Backend
 from tests.testlib.fake_kme import FakeKME, FakeTime
+from tests.testlib.pools import accounts_agree
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
-from tests.unit.keys.test_group import accounts_agree
 
 
 class Rewound(SimulatedLink):

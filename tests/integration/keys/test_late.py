@@ -15,7 +15,7 @@ from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.types import Timing
 from tests.testlib.fake_kme import FakeKME
-from tests.unit.keys.test_group import accounts_agree
+from tests.testlib.pools import accounts_agree
 
 NO_PREFETCH = Prefetch(low=0, high=0)
 TOO_LONG_S = 20.0

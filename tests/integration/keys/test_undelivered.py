@@ -31,10 +31,10 @@ from tests.testlib import mails
 from tests.testlib.counted import burnt_by_cause, counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.next_door import count_undelivered
+from tests.testlib.pools import accounts_agree, settled
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
-from tests.unit.keys.test_group import accounts_agree, settled
 
 LINK = LinkSettings(key_rate=0, stored_key_limit=1000, drops_undelivered=True)
 

@@ -20,13 +20,13 @@ from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.policy.kept import kept_file
 from tests.integration.entry.smtp.test_trouble import full_disk
-from tests.integration.test_workers import until as logged, workers
 from tests.testlib import mails, relay_command
 from tests.testlib.nobody import AS_NOBODY, NOBODY, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process, serving
 from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.submit import submit
+from tests.testlib.workers import until as logged, workers
 
 AES = 'levels = ["aes"]\n'
 PQC = 'levels = ["pqc"]\n'

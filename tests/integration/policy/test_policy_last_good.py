@@ -31,7 +31,6 @@ from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
 from relay.policy.settings import on_day
 from relay.process import app
-from tests.integration.test_workers import workers
 from tests.testlib import mails, relay_command
 from tests.testlib.counted import counted
 from tests.testlib.policy_files import AES, PEERS, write
@@ -39,6 +38,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site
 from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.submit import submit
+from tests.testlib.workers import workers
 
 PQC = 'levels = ["pqc"]\n'
 BROKEN = "levels = [\n"

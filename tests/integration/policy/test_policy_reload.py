@@ -13,8 +13,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
+from tests.testlib.watched_policies import count, levels, until, watched
 
 PQC = 'levels = ["pqc"]\n'
 BROKEN = "levels = [\n"
@@ -49,34 +49,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less quiet than administrators get is enough for files that a test writes at once."""
     monkeypatch.setattr(policy_reload, "QUIET_S", 0.1)
     monkeypatch.setattr(policy_reload, "GONE_QUIET_S", 0.5)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Waits for what a watched directory leads to; fails after 20 s."""
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.01)
-
-
-def levels(policies: PoliciesInForce, recipient: str = "x@bob.example") -> tuple[str, ...]:
-    return policies().decide("", recipient).levels
-
-
-def count(policies: PoliciesInForce, outcome: str) -> float:
-    value = counted(policies.board, metrics.POLICY_RELOADS, outcome)
-    return value or 0.0
-
-
-@asynccontextmanager
-async def watched(directory: Path) -> AsyncIterator[PoliciesInForce]:
-    """The policies of a directory, with edits taken up."""
-    policies = PoliciesInForce(directory, PEERS)
-    task = asyncio.create_task(policies.watch())
-    try:
-        yield policies
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_edit_is_taken_up_and_a_broken_one_leaves_the_old_set_in_force(

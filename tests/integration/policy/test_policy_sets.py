@@ -25,10 +25,10 @@ from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.comparing import pointwise
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
-from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.testlib import relay_command
 from tests.testlib.nobody import NOBODY, by_root
 from tests.testlib.policy_files import AES, PEERS, write
+from tests.testlib.watched_policies import count, levels, until, watched
 from tests.unit.policy.test_policy_cli import (
     log_as_before as log_as_before,  # a fixture
     site as site,  # a fixture

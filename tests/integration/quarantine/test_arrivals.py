@@ -20,9 +20,9 @@ from relay.process import assembly, upkeep
 from relay.quarantine.triage import identity
 from relay.store import store
 from tests.integration.quarantine.conftest import PATIENCE, Bob, Seal, changed, flipped, settings
-from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.alarms import until_written
 from tests.testlib.identities import Identities
 from tests.testlib.refusals import PASSING, REFUSALS
 from tests.testlib.relay_command import run

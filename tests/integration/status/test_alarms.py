@@ -21,14 +21,15 @@ from relay.kme import DevelopmentKMEs
 from relay.process import app
 from relay.status import notifier, observation
 from relay.status.active_alarms import ActiveAlarm
-from tests.integration.test_workers import workers
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.alarms import break_policies, standing, until_written, with_alarms
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.status_numbers import asked, numbers, with_status
 from tests.testlib.submit import submit
+from tests.testlib.workers import workers
 
 POLICIES = {"default.toml": 'levels = ["aes"]\n', "alice.example.toml": 'levels = ["plaintext"]\n'}
 
@@ -49,34 +50,8 @@ def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
     )  # fmt: skip
 
 
-def with_alarms(site: Site, text: str) -> Site:
-    site.config_file.write_text(f"{site.config_file.read_text()}\n[alarms]\n{text}\n")
-    return site
-
-
-def break_policies(site: Site) -> None:
-    (site.directory / "policies" / "default.toml").write_text("levels = nothing\n")
-
-
 def repair_policies(site: Site) -> None:
     (site.directory / "policies" / "default.toml").write_text(POLICIES["default.toml"])
-
-
-def standing(site: Site) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(site.config.alarms_file.read_text())["alarms"])
-    except FileNotFoundError:
-        return []
-
-
-async def until_written(site: Site, *alarms: str) -> None:
-    found: list[str] = []
-    try:
-        async with asyncio.timeout(30):
-            while (found := sorted(each["alarm"] for each in standing(site))) != sorted(alarms):
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"{found} stand, and not {sorted(alarms)}") from None
 
 
 async def until_told(site: Site, *, but: str = "") -> None:

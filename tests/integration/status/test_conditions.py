@@ -21,9 +21,9 @@ from relay.keys import report
 from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from relay.process import app, upkeep
 from relay.status import record
-from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.alarms import until_written
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site

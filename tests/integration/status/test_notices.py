@@ -18,9 +18,9 @@ from relay.mail import Mail, Outcomes
 from relay.process import app
 from relay.status import notifier, observation
 from relay.status.active_alarms import ActiveAlarm
-from tests.integration.status.test_alarms import break_policies, with_alarms
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.alarms import break_policies, with_alarms
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site

@@ -31,13 +31,13 @@ from relay.status.page import feed
 from relay.status.page.feed import Feed
 from tests.integration.status.conftest import Two
 from tests.integration.status.test_access import REMOTE, TOKEN, with_files
-from tests.integration.test_workers import numbered, pids, until, workers
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.status_numbers import numbers, with_status
 from tests.testlib.status_page import ReadPage, page
 from tests.testlib.submit import submit
+from tests.testlib.workers import numbered, pids, until, workers
 
 
 @pytest.fixture(name="site")

@@ -26,8 +26,8 @@ from relay.status import Watched, exposition, ready
 from relay.status.next_start import check_store_file
 from relay.store import store
 from relay.store.secret import SiteSecret, fresh_secret
-from tests.integration.status.test_alarms import standing
 from tests.testlib import mails
+from tests.testlib.alarms import standing
 from tests.testlib.nobody import as_nobody, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site

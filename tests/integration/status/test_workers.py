@@ -13,11 +13,11 @@ import pytest
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from tests.integration.test_workers import how_often, numbered, pids, until, workers
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.status_numbers import StatusNumbers, numbers, with_status
 from tests.testlib.submit import submit
+from tests.testlib.workers import how_often, numbered, pids, until, workers
 
 
 @pytest.fixture(name="site")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay.kme import DevelopmentKMEs
-from tests.integration.status.test_alarms import standing, until_written, with_alarms
+from tests.testlib.alarms import standing, until_written, with_alarms
 from tests.testlib.databases import Backend, empty, sqlite_file
 from tests.testlib.mails import plain
 from tests.testlib.relay_command import run

@@ -52,8 +52,9 @@ from relay.store.received_table import Bound, KeyName, find
 from relay.store.store import Store
 from tests.testlib.received import mark_used
 from tests.testlib.wiped_store import WipedStore, wiped_store
-from tests.vectors.case import ALICE, DIRECTORY, EXPECTED, Binding, Case, Name, Peer, read_all
+from tests.vectors.case import DIRECTORY, EXPECTED, Binding, Case, Name, read_all
 from tests.vectors.people import KEYS, person
+from tests.vectors.settings import configuration
 
 ERRORS: dict[str, tuple[type[RelayError], ...]] = {
     "bad structure": (BadStructure,),
@@ -73,53 +74,6 @@ TOLD = ("bad structure", "unknown peer", "not accepted", "not for us")
 """What may go wrong before a key is looked at, so that it may be told; all else is answered alike."""
 CASES = read_all()
 LEVELS = all_schemes()
-SITE = """\
-[site]
-name = "bob"
-domains = ["bob.example"]
-sae_id = "1"
-hostname = "relay.bob.example"
-[incoming]
-listen = "127.0.0.1:0"
-next_hop = "127.0.0.1:25"
-[policies]
-directory = "policies"
-[store]
-database = "relay.db"
-secret = "site.secret"
-"""
-KME = """\
-[kmes.{group}]
-url = "https://127.0.0.1:1"
-group = "{group}"
-use = "{use}"
-ca = "ca.pem"
-certificate = "sae.pem"
-key = "sae.key"
-"""
-PEER = """\
-[peers.{name}]
-domains = {domains}
-sae_id = "{sae}"
-kme_groups = {groups}
-accept = {accept}
-forwards = {forwards}
-key_max_messages = {messages}
-"""
-
-
-def configuration(peers: Iterable[Peer] = (ALICE,), groups: Mapping[str, str] | None = None) -> str:
-    """Bob's relay.toml."""
-    kmes = [KME.format(group=group, use=use) for group, use in (groups or {"alice-bob": "both"}).items()]
-    return SITE + "".join(kmes) + "".join(PEER.format(**_parts(peer)) for peer in peers)
-
-
-def _parts(peer: Peer) -> dict[str, object]:
-    lists = {name: [each for each in str(value).split(",") if each] for name, value in peer._asdict().items()}
-    return peer._asdict() | {name: lists[name] for name in ("domains", "groups", "accept", "forwards")}
-
-
-CONFIG = configuration()
 
 
 class NoKME:

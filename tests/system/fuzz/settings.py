@@ -13,9 +13,9 @@ from relay.config import load_config
 from relay.errors import ConfigError, Refuse, TryLater
 from relay.levels import NAMES
 from relay.policy.load import PolicyFolder, load_policies
-from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile, reference
+from tests.vectors.settings import CONFIG
 
 ROOT = Path(__file__).parents[3]
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example", "bücher.example"]}

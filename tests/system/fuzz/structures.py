@@ -30,12 +30,12 @@ from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound
-from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile
 from tests.vectors import parts
 from tests.vectors.case import NOW, RECIPIENT, Case, message, read_all
 from tests.vectors.people import person
+from tests.vectors.settings import CONFIG
 
 WORDS = (
     b"\x30\x80", b"\x30\x82\x01\x00", b"\x30\x84\x7f\xff\xff\xff", b"\x31\x80", b"\x24\x80", b"\xa0\x80", b"\x80\x80", b"\x00\x00",

@@ -29,12 +29,12 @@ from relay.journey.opening.layers import Layers
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
 from relay.store.delivery_attempts import Begun
-from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.unit.identity.homes import NOW, Home, pin
 from tests.unit.identity.test_commands import run, wrong
 from tests.vectors.case import DIRECTORY, read
 from tests.vectors.people import Person, person
+from tests.vectors.settings import CONFIG
 
 every_order = pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "alice")], ids="-".join)
 every_role = pytest.mark.parametrize("role", list(Role))

@@ -20,20 +20,9 @@ from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.settings import Quirks
 from tests.testlib.counted import burnt_by_cause
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
+from tests.testlib.pools import accounts_agree, settled
 
 NO_PREFETCH = Prefetch(low=0, high=0)
-
-
-def accounts_agree(group: KMEGroup) -> bool:
-    """Whether what is in the pools is what the accounts say."""
-    return all(pool.client.accounts.totals()["in_pool"] == sum(pool.held().values()) for pool in group.pools)
-
-
-async def settled(group: KMEGroup) -> None:
-    """Waits until no refill is under way."""
-    names = ("draw keys", "refill keys")
-    while tasks := [task for task in asyncio.all_tasks() if task.get_name() in names]:
-        await asyncio.wait(tasks)
 
 
 @pytest.fixture

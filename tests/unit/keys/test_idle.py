@@ -21,7 +21,7 @@ from relay.kme import LinkSettings, SimulatedLink
 from tests.testlib.counted import burnt_by_cause, counted
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.long import sized
-from tests.unit.keys.test_group import accounts_agree, settled
+from tests.testlib.pools import accounts_agree, settled
 
 HOURS = sized(2, 6)
 

@@ -11,7 +11,7 @@ from relay.keys.faults import KMERefusedRequest
 from relay.keys.group import KMEGroup, Prefetch
 from relay.kme import KMERequest, Misbehaviour
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
-from tests.unit.keys.test_group import accounts_agree, settled
+from tests.testlib.pools import accounts_agree, settled
 
 WORDS = [
     (400, '{"message": "exceeds the generated key count. Try again later"}'),

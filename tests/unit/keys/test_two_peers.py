@@ -11,7 +11,7 @@ from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.kme import KMERequest, Misbehaviour
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
-from tests.unit.keys.test_group import settled
+from tests.testlib.pools import settled
 
 
 class KnowsBobAlone(FakeKME):

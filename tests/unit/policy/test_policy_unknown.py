@@ -16,8 +16,8 @@ from relay.errors import ConfigError
 from relay.files.quiet import GONE_QUIET_S
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
-from tests.integration.policy.test_policy_reload import levels
 from tests.testlib.policy_files import AES, PEERS, write
+from tests.testlib.watched_policies import levels
 from tests.unit.policy.test_policy_vanishing import (
     CLEAR,
     PQC,

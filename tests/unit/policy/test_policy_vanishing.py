@@ -22,8 +22,8 @@ from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import DOUBTFUL_S, PoliciesInForce
-from tests.integration.policy.test_policy_reload import levels, until, watched
 from tests.testlib.policy_files import AES, PEERS, write
+from tests.testlib.watched_policies import levels, until, watched
 from tests.unit.policy.test_policy_cli import (
     Run,
     log_as_before as log_as_before,  # a fixture

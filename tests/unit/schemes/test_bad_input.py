@@ -37,11 +37,11 @@ from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound
-from tests.integration.vectors.test_vectors import CONFIG
 from tests.testlib.keys import MemoryKeys
 from tests.vectors import parts, trees
 from tests.vectors.case import NOW, Case, message, read_all
 from tests.vectors.people import person
+from tests.vectors.settings import CONFIG
 from tests.vectors.trees import Node
 
 MIB = 1024 * 1024

@@ -25,8 +25,8 @@ from relay.entry.imap.session import Credential, Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
-from tests.integration.status.test_alarms import standing, until_written
 from tests.system.drill import shortened
+from tests.testlib.alarms import standing, until_written
 from tests.testlib.imap_double import CAPABILITIES, IMAPDouble
 from tests.testlib.sites import serving
 
