@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Collection
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import relay
@@ -36,11 +37,8 @@ def differences() -> list[str]:
     """
     found = []
     for record in sorted(_site().glob("*.dist-info/RECORD")) if places()[0] != Path(relay.__file__).parent else ():
-        own = record.parent.name.startswith("qumail_relay-")
         with suppress(OSError, ValueError):
-            rows = [row for row in csv.reader(record.read_text("utf-8").splitlines()) if len(row) == 3]
-            named = [(_site() / name, size, digest if own else "") for name, digest, size in rows if digest]
-            found += [path for path, *kept in named if ".." not in path.parts and _differs(path, *kept)]
+            found += [each[0] for each in _rows(record, record.stat().st_mtime_ns) if _differs(*each)]
     return _some(found, "is not as it was installed")
 
 
@@ -62,18 +60,33 @@ def _site() -> Path:
     return Path(sysconfig.get_path("purelib"))
 
 
-def _differs(path: Path, size: str, digest: str) -> bool:
+@lru_cache(maxsize=1000)
+def _rows(record: Path, _changed: int) -> list[tuple[Path, int, str]]:
+    """Path, size and, for the relay's own files, digest of each file of a distribution. Read once for each change."""
+    own, top = record.parent.name.startswith("qumail_relay-"), record.parent.parent
+    rows = [row for row in csv.reader(record.read_text("utf-8").splitlines()) if len(row) == 3 and row[1]]
+    return [
+        (top / name, int(size or -1), digest if own else "")
+        for name, digest, size in rows
+        if ".." not in Path(name).parts
+    ]
+
+
+def _differs(path: Path, size: int, digest: str) -> bool:
     try:
-        if path.stat().st_size != int(size or -1):
-            return True
-        if not digest:
-            return False
-        kind, _, value = digest.partition("=")
-        with path.open("rb") as file:
-            seen = hashlib.file_digest(file, kind).digest()
+        found = path.stat()
+        return found.st_size != size or (digest != "" and not _has(path, digest, found.st_ino, found.st_ctime_ns))
     except (OSError, ValueError):
         return True
-    return base64.urlsafe_b64encode(seen).rstrip(b"=").decode() != value
+
+
+@lru_cache(maxsize=2000)
+def _has(path: Path, digest: str, _inode: int, _changed: int) -> bool:
+    """Whether the file has this digest. Read once for each change."""
+    kind, _, value = digest.partition("=")
+    with path.open("rb") as file:
+        seen = hashlib.file_digest(file, kind).digest()
+    return base64.urlsafe_b64encode(seen).rstrip(b"=").decode() == value
 
 
 def _some(paths: list[Path], what: str) -> list[str]:
