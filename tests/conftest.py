@@ -50,7 +50,7 @@ LONG_FIRST = (
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 OF_NO_PYTHON = re.compile(
-    r"/test_\w*document\w*\.py|unit/test_(bench|book|distribution|lock|pages|planted|printed|runbook|tables)|gate_proof"
+    r"/test_\w*document\w*\.py|unit/test_(bench|book|capabilities|distribution|lock|pages|planted|printed|runbook|tables|words)|gate_proof"
 )
 """Files about texts, scripts and the rules of policies alone: the same under each Python."""
 FEW = 2
