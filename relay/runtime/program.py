@@ -33,7 +33,8 @@ def places() -> tuple[Path, ...]:
 def differences() -> list[str]:
     """Files that are not as they were installed: missing or of another size, the relay's also of other content. Blocks.
 
-    Sources that a relay runs from are no installation, and scripts are left out: to move an environment changes them.
+    Sources that a relay runs from are no installation. Scripts are left out, which change when an environment is moved.
+    What describes a distribution is too: the relay's version is written there after the installation.
     """
     found = []
     for record in sorted(_site().glob("*.dist-info/RECORD")) if places()[0] != Path(relay.__file__).parent else ():
@@ -68,7 +69,7 @@ def _rows(record: Path, _changed: int) -> list[tuple[Path, int, str]]:
     return [
         (top / name, int(size or -1), digest if own else "")
         for name, digest, size in rows
-        if ".." not in Path(name).parts
+        if not name.startswith(("../", record.parent.name))
     ]
 
 

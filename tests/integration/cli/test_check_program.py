@@ -39,7 +39,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the program is installed."""
     place = tmp_path / "env"
     for distribution, package in (("qumail_relay-1.dist-info", "relay"), ("other-2.dist-info", "other")):
-        rows = [f"{distribution}/RECORD,,", "../../../bin/moved,sha256=AAAA,5", "relay/__pycache__/mail.pyc,,"]
+        rows = [
+            f"{distribution}/RECORD,,",
+            "../../../bin/moved,sha256=AAAA,5",
+            f"{distribution}/METADATA,sha256=AAAA,5",
+            "relay/__pycache__/mail.pyc,,",
+        ]
         for name, content in FILES.items():
             if name.startswith(package):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
