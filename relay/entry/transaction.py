@@ -141,8 +141,11 @@ class Transaction:
         if self.begun is None:
             raise ValueError("a mail without a sender")
         self.message_id = mime.message_id_hash(content)
+        # A milter hears of sendmail(1)'s recipients in UTF-8 without SMTPUTF8, and the next hop would refuse them.
+        smtputf8 = self.begun.smtputf8 or not all(each.address.isascii() for each in self.recipients)
+        envelope = replace(self.begun, recipients=tuple(self.recipients), smtputf8=smtputf8)
         return Mail(
-            replace(self.begun, recipients=tuple(self.recipients)), content, self.id, trace, origin, each_answered,
+            envelope, content, self.id, trace, origin, each_answered,
             self.server.listener, self.message_id, absent, confirmed,
         )  # fmt: skip
 
