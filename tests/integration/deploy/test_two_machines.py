@@ -173,7 +173,9 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         assert first.answers + third.answers <= MOST_ANSWERS
         assert second.answers <= MOST_ANSWERS
         for machine in (alice, bob):
-            assert "things that were looked at are well" in machine.run("sh", "-c", check)
+            said = machine.run("sh", "-c", check, may_fail=True)
+            # The way to the other machine is a setting of which the relay cannot judge whether mail goes past it.
+            assert said.count("WRONG ") == 1 and "transport_maps = inline:" in said, said
 
         credentials_are_copied_renewed_and_put_back(bob)
 
