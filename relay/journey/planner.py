@@ -4,6 +4,7 @@ Standard: policies/README.md: levels are tried in order; mail that cannot be sea
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from relay.errors import (
     RefusedForSize,
     RelayError,
     TrippedWire,
+    TryLater,
 )
 from relay.formats import cms, mime
 from relay.formats.mailbox import folded_mailbox
@@ -55,6 +57,10 @@ from relay.schemes.padding import pack, padded_size
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
     from relay.smime.sealing import SMIMESealer
+
+MAX_COPIES_OCTETS = 256 * 1024 * 1024
+"""Size, in bytes, of sealed copies from which on an attempt makes no more: at level smime a mail may have many."""
+_TOO_MANY = "its other copies take the memory there is for a mail; the next attempt makes this one"
 
 Decided = tuple[Recipient, Decision | RelayError]
 """A recipient and the policy decision, or the error."""
@@ -154,6 +160,7 @@ class Planner:
         """
         missing: dict[Copy, str] = {}
         had: list[tuple[Group, T]] = []
+        sealed = 0
         without: list[Group] = []
         waiting = list(decided)
         while waiting:
@@ -162,13 +169,18 @@ class Planner:
             waiting = []
             failed: set[str | None] = set()
             for group in self._in_order(plan):
+                if had:
+                    await asyncio.sleep(0)  # a thousand recipients may need a thousand signatures
                 if group.copy is None:
                     without.append(group)
+                elif sealed * size > MAX_COPIES_OCTETS:
+                    without.append(replace(group, copy=None, error=TryLater(_TOO_MANY)))
                 elif group.copy.peer in failed:
                     waiting += _decided(group)
                 else:
                     try:
                         had.append((group, await attempt(group, group.copy)))
+                        sealed += not group.copy.in_clear
                     except KeyUnavailable as error:
                         missing[group.copy] = str(error)
                         failed.add(group.copy.peer)

@@ -4,17 +4,17 @@ The schemes write the format; mail that cannot be sealed is held or refused, and
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from relay.counting import metrics
 from relay.counting.board import Board, SpreadCell
-from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, KMEMisconfigured, RelayError, TryLater
+from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, KMEMisconfigured, RelayError
 from relay.formats import mime
 from relay.journey.marks import SiteMarks
 from relay.journey.plan import Copy, Group, Planned
@@ -34,9 +34,6 @@ from relay.store.secret import SiteSecret
 PATTERNS = 10
 PARTS_COST = 4
 """Cost of parsing the parts of a message, as a multiple of other work on its bytes."""
-
-MAX_COPIES_OCTETS = 256 * 1024 * 1024
-"""Size, in bytes, of the copies of a mail from which on an attempt makes no more: at level smime there may be many."""
 
 
 @dataclass(slots=True)
@@ -138,17 +135,7 @@ class Sealer:
         decided, original, seconds = await _to_plan(policies, mail)
         self._policy_seconds.observe(perf_counter() - began)
 
-        octets = 0
-
-        async def attempt(group: Group, copy: Copy) -> SealedCopy:
-            nonlocal octets
-            if octets > MAX_COPIES_OCTETS:
-                raise TryLater("its other copies take the memory there is for a mail; the next attempt makes this one")
-            made = await self._copy(planner, original, mail.envelope.sender, group, copy)
-            octets += 0 if made.in_clear else len(made.message)
-            await asyncio.sleep(0)  # a thousand recipients may need a thousand signatures
-            return made
-
+        attempt = partial(self._copy, planner, original, mail.envelope.sender)
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
         planned = {each.recipient.mailbox: each for group in without for each in group.members}

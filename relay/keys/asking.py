@@ -91,7 +91,8 @@ class Asker(ABC):
         self.state: Health = Health(self.name, settings)
         """The health of the KME."""
         self._receive: Sender = self.transport.send
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that uses it, since `bind`."""
         self._turns: dict[str, asyncio.Lock] = {}
         self._sent: set[asyncio.Task[Any] | None] = set()
         """Calls for received keys whose request was sent: the KME may deliver them now."""
@@ -137,7 +138,7 @@ class Asker(ABC):
         """As for all."""
         self.accounts.entries.clear()
         self.transport.forked()
-        self._loop = None
+        self.loop = None
         self._turns.clear()
         self._late.clear()
         self._sent.clear()
@@ -147,14 +148,14 @@ class Asker(ABC):
 
         Raises RuntimeError if another loop uses it: a caller there would wait for ever.
         """
-        if self._loop is (loop := asyncio.get_running_loop()):
+        if self.loop is (loop := asyncio.get_running_loop()):
             return
-        if self._loop is not None and not self._loop.is_closed():
+        if self.loop is not None and not self.loop.is_closed():
             raise RuntimeError(
                 f"{self.name}: this client is in use in another event loop or thread: close it there first, or make "
                 "one of your own for this loop (OptimizedKMClient, CachedKMClient)"
             )
-        self._loop = loop
+        self.loop = loop
         self._turns.clear()  # a lock belongs to one loop
         self._late.clear()
         self._sent.clear()

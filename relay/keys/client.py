@@ -177,7 +177,7 @@ class KMEClient(Asker):
         await self.renewal.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
-        self._loop = None
+        self.loop = None
 
     def _shared_requests(self) -> KeyPool:
         """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""

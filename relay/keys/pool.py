@@ -149,12 +149,9 @@ class KeyPool:
         stay in the pool. `prefetched` False (one-time pads) draws only the requested number; `patient` False makes each
         request once.
         """
-        self.client.bind()
-        peer_pool = self._peer_pool(slave_sae, size)
-        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.high > 0)
-        if not peer_pool.queue and (ready := peer_pool.stock.pop(number)) is not None:
-            self._gave(peer_pool, number)
+        if (ready := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return ready
+        peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.fill_to, peer_pool.used_at = self._marks(peer_pool).high, self._timing.clock()
         want = Want(number, number if least is None else least, asyncio.get_running_loop().create_future(), patient)
         peer_pool.queue.append(want)
@@ -169,6 +166,17 @@ class KeyPool:
             raise
         peer_pool.stock.receive(len(keys))
         self._gave(peer_pool, len(keys))
+        return keys
+
+    def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
+        """As `take`, if the keys are in the pool and nobody waits for them; else None."""
+        if self.client.loop is not asyncio.get_running_loop():  # another thread could take the same key
+            self.client.bind()
+        peer_pool = self._peer_pools.get((slave_sae, size)) or self._peer_pool(slave_sae, size)
+        peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.high > 0)
+        keys = None if peer_pool.queue else peer_pool.stock.pop(number)
+        if keys is not None:
+            self._gave(peer_pool, number)
         return keys
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:

@@ -208,12 +208,18 @@ class KeyRing:
         sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
         if rotates and (taken := self._in_use.reuse(peer, rules.rotation, size)):
             return taken
-        member, key = await first_that_can(
-            self._candidates(peer, "aes", 256),
-            "key",
-            lambda member, wait: member.key(sae_id, 256, wait=wait),
-            allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
-        )
+        members = self._candidates(peer, "aes", 256)
+        member = members[0]
+        if not low_priority and (keys := member.pool.take_ready(sae_id, 256)) is not None:
+            [key] = keys
+            member.waited["key"].observe(0.0)
+        else:
+            member, key = await first_that_can(
+                members,
+                "key",
+                lambda member, wait: member.key(sae_id, 256, wait=wait),
+                allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
+            )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if rotates and self.peers.get(peer) == rules:
             self._in_use.begin(peer, rules.rotation, size, taken)
@@ -337,10 +343,12 @@ class KeyRing:
 
         Raises KMEMisconfigured if no group serves the level.
         """
-        groups, sae_id = self._groups_of(peer, use), self.peers[peer].sae_id
+        groups, sae_id = [each for each in self._shared[peer] if each.use in (use, "both")], self.peers[peer].sae_id
         if not groups:
             names = ", ".join(self.peers[peer].groups) or "none"
             raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}; its groups: {names}")
+        if len(groups) == len(groups[0].members) == 1:  # the common case: no choice
+            return groups[0].members
         groups = sorted(groups, key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(sae_id, size)]
 
@@ -389,10 +397,6 @@ class KeyRing:
         if name not in self.peers:
             raise KMEMisconfigured(f"peer {name!r} is not configured")
         return self.peers[name]
-
-    def _groups_of(self, peer: str, use: Use) -> list[KMEGroup]:
-        """The groups that we share with the peer for this use."""
-        return [group for group in self._shared[peer] if group.use in (use, "both")]
 
     def _pools(self) -> Iterator[KeyPool]:
         for group in self.groups.values():

@@ -1,5 +1,5 @@
-"""Writes record files (record_files.py) that are mapped into memory: a record costs no system call, and is not flushed.
-Standard: mmap(2), MAP_SHARED: written data survives the process.
+"""Writes record files (record_files.py) that are mapped into memory: a record is not flushed.
+Standard: mmap(2), MAP_SHARED: written data survives the process. The next one looks for the file at its path.
 
 The length of a record is written last, so that a killed writer leaves a whole record or none. Data behind a length of 0
 is from before the file was emptied. Room is allocated: else a full disk would raise SIGBUS.
@@ -12,7 +12,7 @@ import os
 import zlib
 from pathlib import Path
 
-from relay.store.record_files import CRC, LENGTH_OCTETS, OVERHEAD_OCTETS, in_place, new_file
+from relay.store.record_files import CRC, LENGTH_OCTETS, OVERHEAD_OCTETS, new_file
 
 _END = bytes(LENGTH_OCTETS)
 
@@ -60,3 +60,11 @@ class MappedFile:
         """Closes and deletes the file."""
         self.path.unlink(missing_ok=True)
         self.close()
+
+
+def in_place(path: Path, file: int) -> bool:
+    """Whether the open file is still at its path, where the next process looks for it. Blocks."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file))
+    except OSError:
+        return False

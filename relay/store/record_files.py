@@ -172,14 +172,6 @@ def new_file(directory: Path, name: str, size: int) -> Iterator[tuple[Path, int]
             raise
 
 
-def in_place(path: Path, file: int) -> bool:
-    """Whether the open file is still at its path, where the next process looks for it. Blocks."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(file))
-    except OSError:
-        return False
-
-
 @contextmanager
 def needing_room(directory: Path, size: int) -> Iterator[None]:
     """What is done within needs room for `size` bytes. Raises StoreUnavailable for OSError."""

@@ -14,7 +14,8 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.files import sync_directory
-from relay.store.record_files import CRC, LENGTH_OCTETS, MAX_OCTETS, in_place, needing_room, new_file, sealed
+from relay.store.mapped_file import in_place
+from relay.store.record_files import CRC, LENGTH_OCTETS, MAX_OCTETS, needing_room, new_file, sealed
 from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)

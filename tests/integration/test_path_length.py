@@ -22,7 +22,7 @@ from tests.testlib.submit import submit
 
 HERE = Path(relay.__file__).parent
 MAILS, MAX_MAILS = 10, 100
-MAX_FUNCTIONS, MAX_FILES = 320, 50
+MAX_FUNCTIONS, MAX_FILES = 300, 45
 
 
 @contextmanager

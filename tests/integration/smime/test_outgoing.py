@@ -17,7 +17,7 @@ from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.formats import mime
-from relay.journey import sealing
+from relay.journey import planner
 from relay.smime.sealing import SMIMESealer
 from tests.testlib import mails
 from tests.testlib.relay_command import run
@@ -108,7 +108,7 @@ async def test_each_certificate_has_a_copy_and_nobody_without_one_gets_the_mail(
 async def test_more_copies_than_there_is_memory_for_leave_at_the_next_attempts(
     tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sealing, "MAX_COPIES_OCTETS", 5000)
+    monkeypatch.setattr(planner, "MAX_COPIES_OCTETS", 3 * len(MESSAGE) // 2)
     people = {f"p{number}@bob.example": certified(f"p{number}@bob.example", kind="p256") for number in range(6)}
     site = make_smime_site(tmp_path / "alice", outgoing=sink.address, policies=POLICIES, certificates=people)
     replies: list[str] = []

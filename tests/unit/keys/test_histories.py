@@ -47,6 +47,7 @@ class ScriptedClient:
         self.most_per_request = None
         self.most = most
         self.accounts = Accounts()
+        self.loop = None
         self.state = SimpleNamespace(latency=None)
         self.troubles: dict[str, str] = {}
         self.last: list[Key] = []
