@@ -111,12 +111,7 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
     """Whether a program listens there; `unknown` after a timeout or if we may not connect."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            opening = (
-                asyncio.open_unix_connection(str(where))
-                if isinstance(where, Path)
-                else asyncio.open_connection(where.host, where.port)
-            )
-            _, writer = await opening
+            _, writer = await _connected(where)
             writer.close()
     except (PermissionError, TimeoutError):
         return unknown
@@ -125,16 +120,17 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
     return True
 
 
+async def _connected(where: Where) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(where, Path):
+        return await asyncio.open_unix_connection(str(where))
+    return await asyncio.open_connection(where.host, where.port)
+
+
 async def _greets(where: Where) -> bool:
     """Whether the listener sends anything to a client that waits."""
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(GREETING_S):
-            opening = (
-                asyncio.open_unix_connection(str(where))
-                if isinstance(where, Path)
-                else asyncio.open_connection(where.host, where.port)
-            )
-            reader, writer = await opening
+            reader, writer = await _connected(where)
             try:
                 return bool(await reader.read(1))
             finally:

@@ -52,6 +52,7 @@ from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receiv
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.wiped_store import WipedStore, wiped_store
 from tests.vectors.people import Person, person
+from tests.vectors.settings import CONFIG
 
 KINDS: Mapping[type[RelayError], str] = {
     BadStructure: "bad structure",
@@ -73,31 +74,6 @@ LEVELS: Mapping[str, Scheme] = {"otp": OneTimePad(), "aes": AES(), "pqc": PQC(),
 PROTECTIONS = ("otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
 GROUP, MASTER = "alice-bob", "2"
 SENDER, BEN = "ann@alice.example", "ben@bob.example"
-_CONFIG = """\
-[site]
-name = "bob"
-domains = ["bob.example"]
-sae_id = "1"
-hostname = "relay.bob.example"
-[incoming]
-listen = "127.0.0.1:0"
-next_hop = "127.0.0.1:25"
-[policies]
-directory = "policies"
-[store]
-database = "relay.db"
-secret = "site.secret"
-[kmes.kme]
-url = "https://127.0.0.1:1"
-group = "alice-bob"
-ca = "ca.pem"
-certificate = "sae.pem"
-key = "sae.key"
-[peers.alice]
-domains = ["alice.example"]
-sae_id = "2"
-kme_groups = ["alice-bob"]
-"""
 
 
 @dataclass(frozen=True)
@@ -232,7 +208,7 @@ def _directory() -> Path:
 
 @cache
 def _config() -> Config:
-    (_directory() / "relay.toml").write_text(_CONFIG)
+    (_directory() / "relay.toml").write_text(CONFIG)
     (_directory() / "policies").mkdir()
     return load_config(_directory() / "relay.toml")
 
