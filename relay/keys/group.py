@@ -39,6 +39,8 @@ LAG_PATIENCE_S = 5.0
 """Maximum wait for keys that the other KME has not yet synchronised, in seconds; then mail is held."""
 LAG_WAITING = 10
 """Maximum number of mails that wait at once: half of what Postfix hands over at the same time."""
+REMEMBERED = 10_000
+"""Maximum number of messages with unknown keys that are remembered; an older one counts as new."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """First and longest pause before keys are requested again, in seconds; doubled each time."""
 
@@ -85,6 +87,7 @@ class KMEGroup:
         self._timing = timing
         self._lag_patience, self._lag_waiting = lag_patience, lag_waiting
         self._waiting = 0
+        self._unknown_since: dict[tuple[str, str], float] = {}
         self._pauses: set[asyncio.Future[None]] | None = set()
         """The waits for lagging keys; None at shutdown: nobody waits any more."""
         self._untaken = Untaken(group, timing.clock) if keep is None else None
@@ -210,10 +213,11 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The same for keys that did not arrive before."""
         found: dict[str, Key] = {}
-        trouble, pause = await self._ask_each(master_sae, key_IDs, found), FIRST_PAUSE_S
+        began, pause = self._timing.clock(), FIRST_PAUSE_S
+        trouble = await self._ask_each(master_sae, key_IDs, found)
         if patient and _missing(key_IDs, found) and self._waiting < self._lag_waiting:
             self._waiting += 1
-            until = self._timing.clock() + self._lag_patience
+            until = (self._first_try(master_sae, key_IDs[0]) if trouble is None else began) + self._lag_patience
             try:
                 while (missing := _missing(key_IDs, found)) and not isinstance(trouble, NotAsked):
                     left = until - self._timing.clock()
@@ -233,6 +237,16 @@ class KMEGroup:
         if trouble is not None and _missing(key_IDs, found):
             raise trouble
         return found
+
+    def _first_try(self, master_sae: str, key_ID: str) -> float:
+        """When the message that names this key first was found to have unknown ones: its patience begins then.
+
+        Else each further try of forged mail would take a place among those who wait for as long again.
+        """
+        first = self._unknown_since.setdefault((master_sae, key_ID), self._timing.clock())
+        if len(self._unknown_since) > REMEMBERED:
+            del self._unknown_since[next(iter(self._unknown_since))]
+        return first
 
     async def _paused(self, seconds: float) -> bool:
         """Waits; False at shutdown, then at once."""

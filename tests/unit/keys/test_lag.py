@@ -33,6 +33,27 @@ async def test_who_is_not_patient_asks_once(kme: FakeKME, group: KMEGroup, time:
     assert len(kme.got("dec_keys")) == 1
 
 
+async def test_keys_that_did_not_come_in_time_are_asked_for_once_when_they_are_tried_again(
+    kme: FakeKME, group: KMEGroup, time: FakeTime
+) -> None:
+    await group.fetch("alice", ["never"])
+    began, calls = time.now, len(kme.got("dec_keys"))
+    assert await group.fetch("alice", ["never"]) == {}
+    assert time.now == began, "else forged mail takes a place again at each try"
+    assert len(kme.got("dec_keys")) == calls + 1
+
+
+async def test_of_many_keys_that_did_not_come_the_oldest_are_forgotten(
+    group: KMEGroup, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.keys.group.REMEMBERED", 1)
+    await group.fetch("alice", ["never"])
+    await group.fetch("alice", ["never either"])
+    began = time.now
+    await group.fetch("alice", ["never"])
+    assert time.now - began >= PATIENCE_S / 2
+
+
 async def test_a_key_that_another_process_got_and_stored_meanwhile_is_waited_for_no_longer(
     kme: FakeKME, group: KMEGroup, time: FakeTime
 ) -> None:
