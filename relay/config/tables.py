@@ -377,9 +377,8 @@ class MailServerSettings(toml.Table):
     name. A change counts from a restart.
     """
     unlisted: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
-    """Access tables and header checks that nobody can list (LDAP, SQL, socketmap, tcp), as in main.cf:
-    ["mysql:/etc/postfix/clients.cf"]. You vouch that no answer is FILTER, REDIRECT or BCC. Unnamed ones are reported
-    (`postfix_unwatched`).
+    """Tables that nobody can list (LDAP, SQL, socketmap, tcp), as in main.cf: ["mysql:/etc/postfix/clients.cf"].
+    You vouch that no answer leads mail past the relay or loses mail. Unnamed ones are reported (`postfix_unwatched`).
     """
     known: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """Settings of Postfix without a rule here, as `check` prints them: ["smtp_bind_address = 192.0.2.25"]. By naming

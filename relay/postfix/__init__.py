@@ -26,6 +26,7 @@ from relay.postfix import (
     running,
     scanners,
     stops,
+    transports,
 )
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
@@ -65,7 +66,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     content_filter.no_way_in,
     content_filter.unknown_transport,
     content_filter.lost,
-    content_filter.lost_behind,
+    transports.lost_behind,
     content_filter.unreachable,
     content_filter.wrong_protocol,
     content_filter.filtered_twice,
@@ -110,7 +111,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     stops.everybody_refused,
     stops.header_cut,
     stops.nowhere_to_arrive,
-    stops.nothing_leaves,
+    transports.nothing_leaves,
 )
 TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], ...] = (
     bypass.bounces_past,
@@ -118,7 +119,9 @@ TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], 
     bypass.actions,
     bypass.everybody_mapped,
     bypass.peers_at_home,
-    bypass.own_returned,
+    transports.own_returned,
+    transports.by_tables,
+    transports.past_relayhost,
     stops.actions,
     stops.changed_on_the_way,
 )

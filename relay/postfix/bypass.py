@@ -247,30 +247,13 @@ async def peers_at_home(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     """Postfix delivers here what is sealed for a peer."""
     faults, peers = [], [domain for peer in flow.config.peers.values() for domain in peer.domains]
     for setting in (flow.settings.of(name) for name in OWN_DOMAINS):
-        for domain in sorted(await _among(setting, tables, peers)):
+        for domain in sorted(await among(setting, tables, peers)):
             text = f"{domain} is a peer's: Postfix delivers its sealed mail here, or refuses it, and it IS LOST"
             faults.append(setting.fault("peer-is-local", text, "take the domain out"))
     return faults
 
 
-async def own_returned(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
-    """Mail to this site's domains is returned or kept by error(8)."""
-    faults, own = [], [*flow.config.site.domains]
-    for domains, by in (("mydestination", "local_transport"), ("virtual_mailbox_domains", "virtual_transport")):
-        setting = flow.settings.of(by)
-        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
-        if transport is not None and transport.command == "error":
-            for domain in sorted(await _among(flow.settings.of(domains), tables, own)):
-                text = f"mail to {domain} is returned or waits, opened mail too, and the relay does not see it"
-                faults.append(
-                    setting.fault(
-                        "transports-deferred", text, f"name one that delivers, or take {domain} out of {domains}"
-                    )
-                )
-    return faults
-
-
-async def _among(setting: Setting, tables: Tables, domains: Sequence[str]) -> set[str]:
+async def among(setting: Setting, tables: Tables, domains: Sequence[str]) -> set[str]:
     """Those of the domains that this list has, by itself or by its tables."""
     words = split_list(setting.value)
     answers = [await tables.answers(each, domains) for each in words if ":" in each]

@@ -17,7 +17,6 @@ from relay.postfix.flow import (
     Way,
     destination,
     entries,
-    foreign_filter,
     is_loopback,
     listens,
 )
@@ -27,12 +26,6 @@ FEW_RECIPIENTS = 10
 """Minimum number of recipients at a time; below it a transport uses noticeably more keys."""
 _LOCAL = ipaddress.ip_address("127.0.0.1")
 """Postfix's address as a client."""
-TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtual_transport", "mailbox_transport")
-TO_OTHERS = ("default_transport", "relay_transport")
-BY_NAME = ("smtp", "lmtp", "relay", "local", "virtual")
-"""Services that deliver mail, and run the program of their name."""
-DELIVERS = (*PROTOCOLS, "local", "virtual", "error")
-"""Programs that only deliver or bounce mail."""
 TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 
 
@@ -90,24 +83,6 @@ def lost(flow: MailFlow) -> Iterator[PostfixFault]:
                 f"{transport.command}(8) does not hand mail to the relay: it IS LOST, or goes elsewhere in clear",
                 "let it run smtp or lmtp, as master.cf in deploy/postfix does",
             )
-
-
-def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
-    """A delivering service runs a program that may discard mail. For mailboxes pipe(8) is usual."""
-    settings = flow.settings
-    for service in settings.services:
-        if service.name in BY_NAME and service.type == "unix" and service.command not in DELIVERS:
-            text = f"{service.command}(8) gets the mail that this should deliver: it IS LOST, or goes elsewhere"
-            yield PostfixFault("transport-lost", f"master.cf {service.key}", text, "let it run what its name says")
-    rewrite = settings.service(settings.value("rewrite_service_name"), "unix")
-    filters = (settings.of("content_filter", each) for each in flow.sources if foreign_filter(flow, each))
-    for setting in (*filters, *(settings.of(name, rewrite) for name in TRANSPORTS)):
-        transport = settings.service(setting.value.partition(":")[0], "unix")
-        if transport is None or transport.name in BY_NAME:
-            continue
-        if transport.command == "discard" or (setting.name in TO_OTHERS and transport.command not in DELIVERS):
-            text = f"{transport.command}(8) does not deliver this mail: it IS LOST, or goes elsewhere"
-            yield setting.fault("transport-lost", text, "name one that delivers")
 
 
 def unreachable(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from relay.files.commands import command
 from relay.postfix.bypass import NOBODY, RESTRICTIONS, tables_of_access, tables_of_fields
-from relay.postfix.content_filter import TO_OTHERS, TRANSPORTS
 from relay.postfix.flow import PROTOCOLS, MailFlow, is_loopback, service_address
 from relay.postfix.settings import MasterService, PostfixFault, split_list
 from relay.postfix.tables import Tables
+from relay.postfix.transports import TRANSPORTS
 
 FIELDS = (
     "Received: from localhost (localhost [127.0.0.1])",
@@ -126,15 +126,6 @@ def nowhere_to_arrive(flow: MailFlow) -> Iterator[PostfixFault]:
         "only this host reaches the services that take arriving mail: mail from peers waits with them",
         f"{setting.to('all')}; or if a proxy on this host hands it on: name its address in proxy_interfaces",
     )
-
-
-def nothing_leaves(flow: MailFlow) -> Iterator[PostfixFault]:
-    """All mail to other sites is returned or kept by error(8)."""
-    for setting in map(flow.settings.of, TO_OTHERS if flow.side("outgoing") else ()):
-        transport = flow.settings.service(setting.value.partition(":")[0], "unix")
-        if transport is not None and transport.command == "error":
-            text = "mail to other sites, sealed mail too, is returned or waits, and the relay does not see it"
-            yield setting.fault("transports-deferred", text, command("postconf", "-X", setting.name))
 
 
 def _strangers_alone(flow: MailFlow, service: MasterService) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deploy.conftest import LEVELS, mail_server, vouch_for_the_way
+from tests.integration.deploy.conftest import LEVELS, mail_server
 from tests.integration.deploy.test_operating import blocks as of_operating
 from tests.testlib.booted import BootedMachine, booted_machine, connect
 from tests.testlib.terminal import Terminal
@@ -168,7 +168,6 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         bob.run("sh", "-c", f"cd /root && {invite.replace('alice.invitation', 'bob.invitation')}")
         shutil.copy(bob.path("/root/bob.invitation"), alice.path("/root/bob.invitation"))
         for machine in (alice, bob):
-            vouch_for_the_way(machine)
             machine.run("sh", "-c", start)
         third = typed(alice, tmp_path, accept, usual)
         assert first.answers + third.answers <= MOST_ANSWERS
