@@ -536,7 +536,7 @@ _ALL: Final = (
         "No {about} mail is delivered: the next hop does not answer",
         "The next hop cannot be reached: mail is held.",
         "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO); without mail "
-        "for a minute, in no test for 15 s",
+        "for half a minute, in no test for 15 s",
         "mail is delivered, or a test succeeds",
         "`qumail-relay check` tries the next hop. At your own mail server: is the server up, does it listen there, "
         "and what does its log say of the relay's connections?",

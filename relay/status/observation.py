@@ -32,7 +32,7 @@ GROWING = (
 )  # fmt: skip
 """Metrics whose growth is tracked."""
 PATIENCE_S = 5.0
-TRY_S = 60.0
+TRY_S = 30.0
 """Time without a delivery, or a test connection that succeeded, after which a next hop is tried, in seconds."""
 RESTARTS_S = 15.0
 """Time for which it may then be away, in seconds: a mail server that is restarted."""
@@ -124,7 +124,7 @@ class Observer:
     async def look(self, to_try: Iterable[str] = ()) -> Observation:
         """Makes an observation, and writes its own metrics to the board.
 
-        Tries the next hops of these directions, those recently unreachable, and those without mail for a minute.
+        Tries the next hops of these directions, those recently unreachable, and those without mail for TRY_S.
         """
         board = self._watched.board
         totals = await board.totals()
@@ -223,7 +223,7 @@ def _growing(totals: Totals) -> Numbers:
 
 
 def _failed(seen: Observation, direction: str) -> bool:
-    """Whether the next hop was unreachable for some mail within a minute."""
+    """Whether the next hop was unreachable for some mail within TRY_S."""
     return seen.grown(metrics.FAILURES, TRY_S, lambda each: each[0] == direction and each[1] in _GONE) > 0
 
 

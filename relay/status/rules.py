@@ -23,7 +23,7 @@ from relay.keys.health import State
 from relay.keys.report import clocks_differ
 from relay.levels import PLAINTEXT
 from relay.mail import OURS
-from relay.status.observation import ADOPTED_S, WINDOW_S, Observation, Which
+from relay.status.observation import ADOPTED_S, TRY_S, WINDOW_S, Observation, Which
 
 if TYPE_CHECKING:
     from relay.postfix.watch import PostfixWatch
@@ -440,7 +440,7 @@ def _history_not_written(view: Observation, active: Collection[str]) -> Iterator
 def _next_hop_away(view: Observation, _: Collection[str]) -> Iterator[Seen]:
     for direction in DIRECTIONS:
         wrong = view.next_hops.get(direction, "")
-        if wrong and not _delivered(view, direction, MINUTE_S):
+        if wrong and not _delivered(view, direction, TRY_S):
             yield direction, f"the next hop of {direction} mail cannot be reached: {wrong}"
 
 

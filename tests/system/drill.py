@@ -292,6 +292,7 @@ def shortened(by: float = SHORTER) -> Iterator[None]:
             (observation, "WINDOW_S", 3.0),
             (rules, "WINDOW_S", 3.0),
             (rules, "MINUTE_S", 2.0),
+            (rules, "TRY_S", 2.0),
             (rules, "KME_S", 1.0),
             (ready, "LOOK_S", 0.1),
             (measures, "SITE_S", 0.1),

@@ -308,7 +308,9 @@ async def test_keys_stay_gone_until_some_are_there(now: list[float]) -> None:
     assert seen(found, "keys_gone", "bob") == []
 
 
-async def test_a_next_hop_is_tried_each_minute_without_mail_and_may_be_away_while_it_restarts(now: list[float]) -> None:
+async def test_a_next_hop_that_stops_is_seen_within_a_minute_with_and_without_mail_and_may_restart(
+    now: list[float],
+) -> None:
     board, faults, tries = Board(), [("hop", "")], []
 
     async def states() -> list[tuple[str, str]]:
@@ -322,18 +324,23 @@ async def test_a_next_hop_is_tried_each_minute_without_mail_and_may_be_away_whil
         now[0] += seconds
         return seen(await observer.look(), "next_hop_away") == ["outgoing"]
 
-    assert (await away(55), len(tries)) == (False, 0)
-    assert (await away(10), len(tries)) == (False, 1)
-    assert (await away(30), len(tries)) == (False, 1)
+    assert (await away(25), len(tries)) == (False, 0)
+    assert (await away(5), len(tries)) == (False, 1)
+    assert (await away(25), len(tries)) == (False, 1)
     faults[:] = [("hop", "connection refused")]
-    assert (await away(35), await away(5), len(tries)) == (False, False, 3)
+    assert (await away(10), await away(5), len(tries)) == (False, False, 3)
     faults[:] = [("hop", "")]
-    assert (await away(5), await away(50), len(tries)) == (False, False, 4)
+    assert (await away(5), await away(25), len(tries)) == (False, False, 4)
     faults[:] = [("hop", "connection refused")]
-    assert [await away(seconds) for seconds in (10, 5, 5, 5)] == [False, False, False, True]
+    assert [await away(seconds) for seconds in (5, 5, 5, 5)] == [False, False, False, True]
     board.add(metrics.MAILS, "outgoing", "smtp", "", "aes", "delivered")
     tried = len(tries)
     assert (await away(5), len(tries)) == (False, tried)
+    assert [await away(5) for _ in range(10)][-1], "the mail delivered before it stopped hides it no longer"
+    board.add(metrics.MAILS, "outgoing", "smtp", "", "aes", "delivered")
+    assert not await away(5)
+    board.add(metrics.FAILURES, "outgoing", "Gone")
+    assert [await away(5) for _ in range(10)][-1], "nor while mail fails"
 
 
 async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
