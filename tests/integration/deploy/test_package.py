@@ -4,6 +4,7 @@ Standard: Debian Policy 6 and 10.7; each test is on a copy of this machine, of w
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -215,6 +216,25 @@ def test_what_is_installed_does_not_change_by_being_used(installed: Machine) -> 
     installed.run("qumail-relay", "keys", "status", "--help")
     assert installed.changed() == before
     assert installed.run("grep", "-rlE", "/tmp/tmp[.]|site-packages/pip/", "/usr/lib/qumail-relay", may_fail=True) == ""
+
+
+def test_check_names_what_is_not_as_it_was_installed(installed: Machine) -> None:
+    installed.path(CONFIGURATION).write_text(RELAY_TOML)
+
+    def found() -> list[str]:
+        said = json.loads(installed.run("qumail-relay", "check", "--json", may_fail=True))
+        return [problem for each in said if each["what"] == "program" for problem in each["problems"]]
+
+    assert found() == []
+    [packages] = installed.path("/usr/lib/qumail-relay/lib").glob("python3*/site-packages")
+    [compiled] = packages.glob("relay/process/__pycache__/app.*.pyc")
+    for file in (packages / "relay" / "outgoing.py", compiled, packages / "click" / "core.py"):
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        [problem] = found()
+        assert f"{file.name}: is not as it was installed" in problem
+        file.write_bytes(content)
+    assert found() == []
 
 
 def test_the_command_takes_no_module_from_elsewhere(installed: Machine) -> None:
