@@ -40,7 +40,8 @@ ANNOUNCED_OCTETS = 4 * 2**20
 """Size of a file of announcements, in bytes; a longer announcement gets a file of its own."""
 TURN_OCTETS = 64 * 1024
 """Size after which announcements go to another file, in bytes."""
-ANNOUNCED_SUFFIX = ".announced"
+ANNOUNCED, ANNOUNCED_SUFFIX = "audit.pending", ".announced"
+"""Directory of announcements of mail about to leave, and the suffix of its files."""
 
 
 class Announced(MappedFile):

@@ -6,7 +6,6 @@ reports none, and no others.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.audit.chain import why_not_writable
-from relay.audit.writing import ANNOUNCED_SUFFIX
+from relay.audit.writing import ANNOUNCED, ANNOUNCED_SUFFIX
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
@@ -335,7 +334,7 @@ def _received(config: Config) -> list[State]:
     directory, title = config.state_directory / SPOOL, "received keys"
     until = f"no KME is asked for keys of arriving mail, and such {HELD}"
     if not directory.is_dir():
-        return _no_directory(directory, title, until)
+        return []
     try:
         secret = SiteSecret.load(config.store.secret)
     except (RelayError, OSError):  # reported elsewhere
@@ -359,33 +358,24 @@ def _received(config: Config) -> list[State]:
 def _sent(config: Config) -> list[State]:
     """Whether sent mails can be recorded; nothing if there is no directory yet."""
     directory, title = config.state_directory / SENT, "sent mails"
-    if not directory.is_dir():
-        return _no_directory(directory, title, "no relay starts")
     return _mapped(directory, sent.SUFFIX, title, f"all {HELD}")
 
 
 def _announced(config: Config) -> list[State]:
     """Whether mails about to leave can be recorded; nothing if there is no directory yet."""
     until = "a kill costs records of the audit"
-    return _mapped(config.state_directory / upkeep.ANNOUNCED, ANNOUNCED_SUFFIX, "announcements", until)
+    return _mapped(config.state_directory / ANNOUNCED, ANNOUNCED_SUFFIX, "announcements", until)
 
 
 def _mapped(directory: Path, suffix: str, title: str, until: str) -> list[State]:
     if not directory.is_dir():
-        return _no_directory(directory, title, until)
+        return []
     problems = [_not_read(each.path, each.error) for each in contents(directory, suffix) if each.error]
     try:
         MappedFile(directory, suffix, sent.FILE_OCTETS).discard()
     except StoreUnavailable as error:
         problems.append(f"{error}; until there is, {until}")
     return [(title, str(directory), tuple(problems))]
-
-
-def _no_directory(directory: Path, title: str, until: str) -> list[State]:
-    """A finding if something else stands in the directory's place."""
-    if not os.path.lexists(directory):
-        return []
-    return [(title, str(directory), (f"{directory}: is no directory: move it away; until then {until}",))]
 
 
 def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:

@@ -21,9 +21,9 @@ from relay.files.commands import named
 from relay.files.credentials import credential_name, is_there
 from relay.files.rights import typed_by_root
 from relay.files.stamps import read_json
-from relay.policy.kept import KEPT_POLICIES
 from relay.process.reloading import former_domains
 from relay.status.active_alarms import taken
+from relay.status.next_start import in_the_way, written
 from relay.store.database import transport_problem
 from relay.store.migrations import copies_of_upgrades
 from relay.store.sameness import ACCEPT, remembered
@@ -140,16 +140,8 @@ def kept_state(config: Config) -> State:
 
 
 def _in_the_way(config: Config) -> Iterator[str]:
-    files = {
-        config.restore_check_file: "a restored store is not noticed",
-        config.former_peers_file: "a restart forgets whose the peers' domains were",
-        config.held_file: "a restart forgets whose mail waits",
-        config.alarms_file: "check knows no alarms",
-        config.keys_file: "keys status knows nothing of the relay that serves",
-    }
-    for path, until in files.items():
-        if os.path.lexists(path) and not path.is_file():
-            yield f"{path}: is no regular file: move it away; until then {until}"
+    yield from in_the_way(config)
+    harms = written(config)
     # Faults of held.json are reported with held mail.
     readers: dict[Path, Callable[[Path], object]] = {
         config.former_peers_file: partial(read_json, take=former_domains),
@@ -161,7 +153,4 @@ def _in_the_way(config: Config) -> Iterator[str]:
             try:
                 read(path)
             except (OSError, ValueError) as error:
-                yield f"{path}: cannot be read: {error}: move it away; until then {files[path]}"
-    kept = config.state_directory / KEPT_POLICIES
-    if os.path.lexists(kept) and not kept.is_dir():
-        yield f"{kept}: is no directory: move it away; until then no relay starts on broken policies"
+                yield f"{path}: cannot be read: {error}: move it away; until then {harms[path][1]}"

@@ -286,9 +286,10 @@ _ALL: Final = (
     ),
     Alarm(
         "file_unusable",
-        "A file cannot be used: the relay would not start again",
-        "A file needed for a start, or for the renewal of certificates, is missing, damaged, or not readable. The "
-        "relay goes on with its former contents. After a restart all mail would be held.",
+        "A file cannot be used: the next start may fail",
+        "A file needed for a start, or for the renewal of certificates, is missing, damaged, or not readable. Or "
+        "something else is in the place of a file or directory that the relay writes. The relay goes on with the "
+        "former contents. After a restart all mail may be held.",
         "relay.toml, a peer's document, the identity, a certificate, key or list named in relay.toml, or a file of the "
         "installed program was unusable at two looks",
         "all are usable, or a relay has started with them",

@@ -16,7 +16,7 @@ import structlog
 
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
-from relay.audit.writing import Audit, Pending
+from relay.audit.writing import ANNOUNCED, Audit, Pending
 from relay.canary.box import CanaryBox
 from relay.config import Config
 from relay.counting.board import Board
@@ -39,7 +39,6 @@ from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
 from relay.process.reloading import FormerPeers, Settings, SitesInForce
-from relay.process.upkeep import ANNOUNCED
 from relay.quarantine.triage import Notices, Triage
 from relay.schemes.all import all_schemes
 from relay.store.secret import SiteSecret

@@ -18,7 +18,7 @@ import structlog
 
 from relay.audit.recovery import take_over_announced
 from relay.audit.upkeep import compress_finished, remove_old
-from relay.audit.writing import Audit
+from relay.audit.writing import ANNOUNCED, Audit
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.held import HeldMail
@@ -45,9 +45,6 @@ SWEEP_S = 60.0
 """Interval at which expired received keys are destroyed, in seconds."""
 GIVE_BACK_S = 30.0
 """Interval at which free memory is returned to the system, in seconds."""
-"""Directory of records of mail that has left."""
-ANNOUNCED = "audit.pending"
-"""Directory of announcements of mail about to leave, for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
 """Maximum wait for another worker that takes over records, and poll interval, in seconds."""
 DAY_S = 86_400.0

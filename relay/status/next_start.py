@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
+from relay.audit.writing import ANNOUNCED
 from relay.config import Config
 from relay.entry import ListenerModule
 from relay.errors import ConfigError
@@ -71,7 +72,7 @@ class NextStart:
         """Reads the files of one kind each, as a start does."""
         yield check_program
         yield partial(check_store_file, config)
-        yield partial(check_directories, config)
+        yield partial(check_kinds, config)
         yield partial(KnownSites.read, config)
         if config.identity is not None:
             yield partial(check_own_ca, config.identity)
@@ -91,11 +92,35 @@ def check_program() -> None:
         raise ConfigError(f"{'; '.join(found)}: install the same release again")
 
 
-def check_directories(config: Config) -> None:
-    """Raises ConfigError if something else is in the place of a directory that the relay writes to."""
-    for path in (config.state_directory / name for name in (SPOOL, SENT, KEPT_POLICIES)):
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path}: is no directory, and the relay has to write files there: move it away")
+def check_kinds(config: Config) -> None:
+    """Raises ConfigError if something else is in the place of files or directories that the relay writes."""
+    if found := in_the_way(config):
+        raise ConfigError(found)
+
+
+def written(config: Config) -> dict[Path, tuple[Callable[[Path], bool], str]]:
+    """The directories and files that the relay writes, the kind that each must be, and the harm if it is not."""
+    state = config.state_directory
+    return {
+        state / SPOOL: (Path.is_dir, "no KME is asked for keys of arriving mail, and such mail is held (451)"),
+        state / SENT: (Path.is_dir, "no relay starts"),
+        state / ANNOUNCED: (Path.is_dir, "a kill costs records of the audit"),
+        state / KEPT_POLICIES: (Path.is_dir, "no relay starts on broken policies"),
+        config.restore_check_file: (Path.is_file, "a restored store is not noticed"),
+        config.former_peers_file: (Path.is_file, "a restart forgets whose the peers' domains were"),
+        config.held_file: (Path.is_file, "a restart forgets whose mail waits"),
+        config.alarms_file: (Path.is_file, "check knows no alarms"),
+        config.keys_file: (Path.is_file, "keys status knows nothing of the relay that serves"),
+    }
+
+
+def in_the_way(config: Config) -> list[str]:
+    """What is in the place of these files and directories, with remedy and harm."""
+    return [
+        f"{path}: is no {'directory' if kind is Path.is_dir else 'regular file'}: move it away; until then {harm}"
+        for path, (kind, harm) in written(config).items()
+        if os.path.lexists(path) and not kind(path)
+    ]
 
 
 def check_store_file(config: Config) -> None:

@@ -253,10 +253,11 @@ async def test_whatever_stands_in_the_files_of_a_relay_check_goes_on_and_names_t
 
 
 @pytest.mark.parametrize("made", [fifo, Path.touch])
-async def test_what_stands_where_the_directory_of_kept_policies_has_to_be_is_said(
-    site: Site, made: Callable[[Path], None]
+@pytest.mark.parametrize("name", ["policies.kept", "audit.pending"])
+async def test_what_stands_where_a_directory_of_the_relay_has_to_be_is_said(
+    site: Site, name: str, made: Callable[[Path], None]
 ) -> None:
-    path = site.directory / "policies.kept"
+    path = site.directory / name
     made(path)
     [problem] = (await findings(site))["state files"]
     assert problem.startswith(f"{path}: is no directory: move it away; until then ")

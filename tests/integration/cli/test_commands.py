@@ -317,7 +317,7 @@ async def test_check_says_when_what_must_be_written_at_once_cannot_be(
         path = Path("/proc")
         text = bob.config_file.read_text()
         bob.config_file.write_text(re.sub('database = ".*"', 'database = "/proc/nothing/relay.db"', text))
-    [problem] = (await wrong(bob))[what]
+    [problem] = (await wrong(bob))["state files" if spool else what]
     assert problem.startswith(f"{path}: ")
     assert ("no relay starts" if spool == "sent.recent" else "(451)") in problem
     if spool:

@@ -135,8 +135,11 @@ async def test_a_file_without_which_no_relay_starts_is_an_alarm_while_one_still_
                 if as_root:
                     give_to_nobody(path)
             await _until_named(alarms, ())
-        place = site.config.state_directory / "keys.spool"
-        place.write_bytes(b"")
-        await _until_named(alarms, {place})
-        place.unlink()
-        await _until_named(alarms, ())
+        state = site.config.state_directory
+        shutil.rmtree(state / "audit.pending", ignore_errors=True)
+        (state / "former_peers.json").unlink(missing_ok=True)
+        (state / "former_peers.json").mkdir()
+        files = [state / name for name in ("keys.spool", "audit.pending")]
+        for file in files:
+            file.touch()
+        await _until_named(alarms, [*files, state / "former_peers.json"])
