@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -40,8 +41,11 @@ _ALGORITHM_POSITION, _KEY_POSITION = 2, 6
 """Positions of signature and subjectPublicKeyInfo in a TBSCertificate of version 3."""
 _PARTS = 10
 """Maximum number of fields of a TBSCertificate (RFC 5280, 4.1)."""
+MAX_CACHED = 1024
+"""Maximum number of certificates whose key and issuer are remembered: each reload and each mail asks for them again."""
 
 
+@lru_cache(maxsize=MAX_CACHED)
 def key_of(certificate: x509.Certificate) -> AnyPublicKey:
     """The certificate's public key. Raises ValueError, BadStructure or UnsupportedAlgorithm for an unusable one."""
     if certificate.public_key_algorithm_oid.dotted_string not in COMPOSITE_OIDS:
@@ -70,6 +74,7 @@ def identifier_of(key: AnyPublicKey) -> bytes:
     return hashlib.sha1(der.children(inside, 2)[1][1:], usedforsecurity=False).digest()
 
 
+@lru_cache(maxsize=MAX_CACHED)
 def check_issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> None:
     """Returns if `ca` issued the certificate: names and signature (RFC 5280, 6.1.3).
 
