@@ -17,7 +17,7 @@ from relay.formats import charsets
 from relay.formats.doubt import InDoubt
 
 _WORD = re.compile(rb"=\?([^?*\x00-\x20]++)(?:\*[A-Za-z0-9-]*+)?\?([BbQq])\?([!->@-~]++)\?=")
-_BEGINNING = re.compile(rb"=\?[^?]*+\?[BbQq]\?")
+_BEGINNING = re.compile(rb"=\?[^?]*+\?[A-Za-z]\?")
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _Q = re.compile(rb"(?:[!-<>-~]++|=[0-9A-Fa-f]{2})++")
 

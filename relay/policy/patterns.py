@@ -191,7 +191,10 @@ class AddressPatterns:
         if person.login:
             if any(user.matches(text) for user in self.users for text in person.surely):
                 return Fit.SURELY
-            return Fit.MAYBE if person.doubt and self.users else Fit.NOT
+            # A server may log users in with their domain, or without.
+            bare = [text.partition("@")[0] for text in person.surely]
+            may = person.doubt or any(user.matches(text) for user in self.users for text in bare)
+            return Fit.MAYBE if may and self.users else Fit.NOT
         may = person.doubt or any(some.fit_one_of(each.surely) for each in person.within for some in lists)
         return Fit.MAYBE if may else Fit.NOT
 

@@ -18,9 +18,9 @@ NULL_SENDER = "<>"
 
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=@]+)=(.+)")
 _SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=([=+-][^=]+=[^=]+=[^=@]+=.+)")
-_BATV = re.compile(r"prvs=[0-9a-z]+=(.+)")
+_BATV = re.compile(r"(?:prvs=[0-9a-z]+=|btv1==[0-9a-z]+==)(.+)")
 """In lower case, as addresses are compared. SRS1 holds an SRS0 without its first four letters."""
-_REWRITTEN = re.compile(r"srs[01][=+-]|prvs=")
+_REWRITTEN = re.compile(r"srs[01][=+-]|prvs=|btv1=")
 """Prefix of a local part in one of these forms, or of one that looks like it."""
 MAX_REWRITTEN = 5
 """Maximum nesting of these forms; an address nested deeper is in doubt."""

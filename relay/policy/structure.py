@@ -43,6 +43,7 @@ _ENCRYPTED = re.compile(
 _CMS_HEAD_OCTETS = 200
 _UNENCODED = frozenset({"7bit", "8bit", "binary"})
 """Valid encodings of parts that hold others (RFC 2045, 6.4)."""
+_ENCODINGS = _UNENCODED | {"quoted-printable", "base64"}
 _TEXT = Structured("text/plain", {})
 _MESSAGE = Structured("message/rfc822", {})
 _SEVEN_BITS = Structured("7bit", {})
@@ -75,8 +76,8 @@ class _Walk:
         fields = _structured_fields(header)
         content_type = fields.get(b"content-type", default)
         kind, encoding = content_type.value, fields.get(b"content-transfer-encoding", _SEVEN_BITS).value
-        if "/" not in kind:
-            raise InDoubt("it has a part of no type")
+        if "/" not in kind or encoding not in _ENCODINGS:
+            raise InDoubt("it has a part of no type, or of an unknown encoding")
         names = tuple(
             name for each in fields.values() for key in ("filename", "name") for name in each.values(key) if name
         )

@@ -307,8 +307,12 @@ def _maybe(patterns: list[str]) -> int:
 
 
 def _login_fit(patterns: Iterable[str], login: str) -> int:
-    named = (each.removeprefix("login:").casefold() if each.startswith("login:") else folded(each) for each in patterns)
-    return SURELY if any(_like(each, [login.casefold()]) for each in named) else NOT
+    users = [each.removeprefix("login:").casefold() for each in patterns if each.startswith("login:")]
+    addresses = [folded(each) for each in patterns if not each.startswith("login:")]
+    login = login.casefold()
+    if any(_like(each, [login]) for each in (*users, *addresses)):
+        return SURELY
+    return MAYBE if any(_like(each, [login.split("@")[0]]) for each in users) else NOT
 
 
 @dataclass(frozen=True)
@@ -325,10 +329,10 @@ def rewritten(address: Address) -> Inner | None:
     )
     if srs:
         return Inner(sender_of(f"{srs[2]}@{srs[1]}"))
-    prvs = re.fullmatch(r"prvs=[a-z0-9]+=(.*)", address.local, re.IGNORECASE | re.DOTALL)
+    prvs = re.fullmatch(r"(?:prvs=[a-z0-9]+=|btv1==[a-z0-9]+==)(.*)", address.local, re.IGNORECASE | re.DOTALL)
     if prvs:
         return Inner(sender_of(f"{prvs[1]}@{address.domain}"))
-    return Inner(None) if re.match(r"SRS[01][=+-]|prvs=", address.local, re.IGNORECASE) else None
+    return Inner(None) if re.match(r"SRS[01][=+-]|prvs=|btv1=", address.local, re.IGNORECASE) else None
 
 
 def _is_so(rule: Mapping[str, Any], facts: Facts) -> bool:

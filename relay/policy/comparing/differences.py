@@ -5,9 +5,10 @@ Standard: policies/README.md, "Trying and installing"; the texts are for people,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from relay.policy.comparing.effects import MailOutcome, ways, weaker
+from relay.policy.comparing.effects import MailOutcome, Side, ways, weaker
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Direction of a change; what may be weaker anywhere counts as down."""
@@ -35,11 +36,12 @@ class Difference:
 
     @classmethod
     def of(
-        cls, recipients: str, senders: str, message: str, before: MailOutcome, after: MailOutcome, *, keys: bool
+        cls, recipients: str, senders: str, message: str, before: MailOutcome, after: MailOutcome, old: Side, new: Side
     ) -> Difference:
-        """The difference between two outcomes for mail from these senders; `keys` as in `weaker`."""
-        direction: Direction = "up" if weaker(before, after, keys=keys) else "other"
-        if weaker(after, before, keys=keys):
+        """The difference between two outcomes, in these sets, for mail from these senders."""
+        is_weaker = partial(weaker, keys=new.needs_reserve, beside=old.listed | new.listed)
+        direction: Direction = "up" if is_weaker(before, after) else "other"
+        if is_weaker(after, before):
             direction = "down" if ways(before) else "let go"
         elif ways(before) and not ways(after):
             direction = "stopped"

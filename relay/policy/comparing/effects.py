@@ -6,7 +6,7 @@ So what several rules say together is never weaker than before, if what each of 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, QUANTUM, SMIME, LevelName, strength
@@ -14,7 +14,7 @@ from relay.policy.chosen import raised
 from relay.policy.comparing.conditions import Conditions
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen
-from relay.policy.strength import guarantee, never_weaker
+from relay.policy.strength import never_weaker
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,20 +56,25 @@ class Side:
         return raised(self.own, [each.rule for each in self.effects if conditions.imply(each.conditions)])
 
     @property
+    def listed(self) -> set[LevelName]:
+        """All levels that the file and the rules list."""
+        own = self.own.levels if self.own is not None else ()
+        return {*own, *(level for each in self.effects for level in each.rule.when.levels or ())}
+
+    @property
     def needs_reserve(self) -> bool:
         """Whether some mail may leave by a weaker level, because a quantum key is not there for it."""
         if self.own is None or self.own.peer is None:
             return False
-        levels = {*self.own.levels, *(level for each in self.effects for level in each.rule.when.levels or ())}
-        least = min(map(strength, levels))
-        return any(level.rpartition("+")[2] in QUANTUM and strength(level) > least for level in levels)
+        least = min(map(strength, self.listed))
+        return any(level.rpartition("+")[2] in QUANTUM and strength(level) > least for level in self.listed)
 
 
-def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> bool:
+def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool, beside: Collection[LevelName]) -> bool:
     """Whether mail may leave weaker than before, or where it could not leave, or be read by another peer.
 
     `keys` says whether reserved keys make a difference. They may beside plaintext, too: an outcome says what holds at
-    least, and another rule that fits may list levels.
+    least, and another rule that fits may list levels: one of those `beside`.
     """
     after, before = ways(new), ways(old)
     if new is None or not after:
@@ -82,7 +87,27 @@ def weaker(new: MailOutcome, old: MailOutcome, *, keys: bool = True) -> bool:
         return False
     if new.peer != old.peer and after != (SMIME,):
         return True
-    least = strength(guarantee(after))
-    larger, limits = dict(old.max_size), dict(new.max_size)
-    smaller = (each for each in limits if limits[each] < larger.get(each, math.inf))
-    return not never_weaker(after, before) or any(each in before and strength(each) > least for each in smaller)
+    if not never_weaker(after, before):
+        return True
+    sizes = {limit + 1 for _, limit in (*new.max_size, *old.max_size)}
+    return any(_weaker_at(size, new, old, beside) for size in sizes)
+
+
+def _weaker_at(octets: int, new: Chosen, old: Chosen, beside: Collection[LevelName]) -> bool:
+    """Whether a mail of this size may leave weaker. One that was too large for all levels may leave.
+
+    If the old set limits sizes, a new level must be as strong as all that another rule may list. The limited levels
+    may have been all that was weaker.
+    """
+    after, before = _at(octets, ways(new), new), _at(octets, ways(old), old)
+    if before and after and not never_weaker(after, before):
+        return True
+    others = _at(octets, (*beside, *ways(old)), old)
+    limited = any(limit < octets for _, limit in old.max_size)
+    return limited and any(strength(each) < strength(other) for each in {*after} - {*before} for other in others)
+
+
+def _at(octets: int, levels: Iterable[LevelName], outcome: Chosen) -> tuple[LevelName, ...]:
+    """Those of the levels for which a mail of this size is not too large."""
+    limits = dict(outcome.max_size)
+    return tuple(each for each in levels if octets <= limits.get(each, octets))

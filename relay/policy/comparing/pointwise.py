@@ -129,8 +129,7 @@ class Pointwise:
             before, after = old.outcome(conditions), new.outcome(conditions)
             if changes(before, after):
                 message = str(conditions) if day is None else f"{conditions}, from {day} on"
-                keys = new.needs_reserve
-                yield Difference.of(kind.called, conditions.senders, message, before, after, keys=keys)
+                yield Difference.of(kind.called, conditions.senders, message, before, after, old, new)
 
     def _demanded(self, kind: Kind, files: list[Files]) -> Iterator[Difference]:
         """The changed demands on mail from this kind."""

@@ -35,6 +35,7 @@ PLAIN = {
 WORDS = {
     "Q": q(TAG),
     "Q, every octet": q(TAG, every=True),
+    "in an encoding that nobody knows": b"=?utf-8?X?[secret]?=",
     "Q, a small q": b"=?utf-8?q?[secret]?=",
     "Q, small hexadecimal digits": b"=?utf-8?q?=5bsecret=5d?=",
     "Q, one letter encoded": b"=?utf-8?q?[se=63ret]?=",

@@ -146,21 +146,29 @@ def test_which_rule_surely_fits_wherever_another_does() -> None:
         assert all(part.imply(conditions(one)) for part in conditions(one).alternatives())
 
 
-def test_mail_that_was_too_large_may_leave_after_an_edit_as_strong_as_was_guaranteed(tmp_path: Path) -> None:
-    """Sizes decide what is tried, never what is guaranteed; a smaller one for a stronger level lets more leave weaker."""
+def test_mail_that_was_too_large_for_all_levels_may_leave_after_an_edit_and_no_other_gets_a_weaker_one(
+    tmp_path: Path,
+) -> None:
     both = 'levels = ["otp", "aes"]\nmax_size = { otp = "64 KiB", aes = "1 MiB" }\n'
-    for number, (after, passes) in enumerate(
+    together = 'levels = ["plaintext"]\npeer = "bob"\nmax_size = { aes = "1 KiB" }\n'
+    together += '[[when]]\nsubject_tag = "[a]"\nlevels = ["aes"]\n'
+    together += '[[when]]\nsubject_tag = "[b]"\nlevels = ["otp", "pqc"]\n'
+    for number, (before, after, passes) in enumerate(
         (
-            (both.replace("1 MiB", "2 MiB"), True),
-            (both.replace(', aes = "1 MiB"', ""), True),
-            (both.replace("64 KiB", "32 KiB"), False),
-            (both.replace("64 KiB", "128 KiB"), True),
+            (both, both.replace("1 MiB", "2 MiB"), True),
+            (both, both.replace(', aes = "1 MiB"', ""), True),
+            (both, both.replace("64 KiB", "32 KiB"), False),
+            (both, both.replace("64 KiB", "128 KiB"), True),
+            (both, both.replace("64 KiB", "2 MiB"), True),
+            ('levels = ["otp", "pqc"]\nmax_size = { pqc = "1 KiB" }\n', 'levels = ["otp", "pqc"]\n', False),
+            ('levels = ["aes"]\nmax_size = { aes = "1 KiB" }\n', 'levels = ["aes"]\n', True),
+            (together, together.replace("1 KiB", "1 MiB"), False),  # mail that both rules fit
         )
     ):
         old, new = (
             PolicyFolder(
                 write(tmp_path / f"{number}{side}", {"bob.example.toml": text}), {"bob": ["bob.example"]}
             ).read()
-            for side, text in (("a", both), ("b", after))
+            for side, text in (("a", before), ("b", after))
         )
         assert compare(old, new).proven is passes

@@ -61,6 +61,8 @@ REWRITTEN = [
     "SRS0+abcd=TT=board.alice.example=ceo@forwarder.example",
     "SRS1=efgh=first.example==abcd=TT=board.alice.example=ceo@second.example",
     "prvs=1234abcdef=ceo@board.alice.example",
+    "btv1==abc123==ceo@board.alice.example",
+    "btv1=abc=ceo@board.alice.example",
     "SRS0=abcd=TT=board.alice.example.=ceo@forwarder.example",
     "SRS0=abcd=TT=a'b=ceo@forwarder.example",
     "SRS1=efgh=first.example==abcd=TT=a'b=ceo@second.example",
@@ -115,13 +117,20 @@ def test_an_author_in_doubt_counts_as_the_one_a_floor_names(tmp_path: Path, auth
     assert policies.decide("bounce@alice.example", "x@else.example").levels == ("plaintext",)
 
 
-@pytest.mark.parametrize(("login", "fits"), [("ceo", True), ("CEO", True), ("ceo2", False), ("", False), (None, True)])
-def test_a_login_that_is_not_known_may_be_any_user_whom_a_rule_names(
-    tmp_path: Path, login: str | None, fits: bool
+@pytest.mark.parametrize(
+    ("login", "fits"), [("ceo", 2), ("CEO", 2), ("ceo@alice.example", 1), ("ceo2", 0), ("", 0), (None, 1)]
+)
+def test_a_login_with_a_domain_or_not_known_may_be_the_user_whom_a_rule_names(
+    tmp_path: Path, login: str | None, fits: int
 ) -> None:
     floor = '[[floor]]\nsender = "login:ceo"\nlevels = ["otp"]\n'
     policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
-    assert policies.decide("x@alice.example", "x@else.example", mail(login=login)).in_clear is not fits
+    assert policies.decide("x@alice.example", "x@else.example", mail(login=login)).in_clear is not (fits > 0)
+    # An exception counts for those who are surely meant.
+    floor = '[[floor]]\nnot_sender = ["login:ceo", "x@alice.example"]\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path / "except", {"default.toml": CLEAR, "floors.toml": floor})
+    free = policies.decide("x@alice.example", "x@else.example", mail("x@alice.example", login=login)).in_clear
+    assert free is (fits == 2 or login == "")
 
 
 @pytest.mark.parametrize(
