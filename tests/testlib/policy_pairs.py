@@ -214,7 +214,7 @@ def _recipients(old: Reference, new: Reference) -> Iterator[str]:
 def weaker(old: Reference, new: Reference, facts: Facts, recipient: str) -> str:
     """Why a mail leaves weaker by the new set, or where it could not leave by the old one, by some supply; or "".
 
-    Mail that was too large for all levels may leave by what is as strong as the old guarantee.
+    Mail that was too large may leave by what is as strong as the old guarantee.
     """
     before, after = old.said(facts, recipient), new.said(facts, recipient)
     if before == after or not after.tried or before.listed == ("plaintext",):
@@ -238,7 +238,7 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, said: Said) -> _Asked:
-        return cls(said.possible or said.listed, said.possible, said.settings.priority == "low")
+        return cls(said.listed, said.possible, said.settings.priority == "low")
 
     def leaves(self, supply: Mapping[str, str]) -> int | None:
         """The strength of what leaves; `supply` says of each level "all", "normal" (the rest is in reserve) or "none"."""
