@@ -56,8 +56,8 @@ No other is taken from inside: what servers on this side have written (Authentic
 """
 _HP_PARAMETER = re.compile(rb';[ \t\r\n]*hp="?(?:cipher|clear)"?(?=[ \t\r\n]*(?:;|\Z))', re.IGNORECASE)
 _CONTROL = bytes(range(9)) + b"\x0b\x0c" + bytes(range(0x0E, 0x20)) + b"\x7f"
-_PREAMBLE = re.compile(rb"[\t\r\n -;=?-~]*")
-"""Text without "<" and ">": no HTML."""
+_PREAMBLE = re.compile(rb"(?!.*--)[\t\r\n -;=?-~]*", re.DOTALL)
+"""Text without "<" and ">": no HTML. Without "--", which other programs may take for a delimiter, and show a part."""
 
 Kind = Literal["cms", "clear-signed", "other"]
 

@@ -449,6 +449,18 @@ def test_an_author_in_doubt_inside_takes_the_place_of_nobody() -> None:
     assert outer in mime.header_of(reading.message)
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\r", b"\n"])
+@pytest.mark.parametrize("behind", [b"", b" " * 101, b"\t" * 150, b"x", b"--x"])
+def test_a_part_before_the_signed_one_that_any_program_may_show_makes_the_signature_bad(
+    behind: bytes, line_end: bytes
+) -> None:
+    begin, delimiter, rest = signed(ENTITY, of_ben(), *CLEAR).partition(b"\r\n------")
+    boundary = b"------" + rest.partition(b"\r\n")[0]
+    part = line_end + boundary + behind + line_end * 2 + b"Pay Eve." + line_end
+    assert opened(mail(begin + delimiter + rest)).mark == f"none; signed=good; signer={BEN}"
+    assert opened(mail(begin + part + delimiter + rest)).mark == "none; signed=bad"
+
+
 def test_delimiters_are_found_without_holding_up_the_loop_and_near_ones_are_bounded() -> None:
     body = b"--a\r\n\r\nx\r\n--ab\r\n--a \t\r\ny\r\n--a--\r\n"
     found = _delimiters(body, b"--a")
