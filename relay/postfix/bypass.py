@@ -254,8 +254,11 @@ async def peers_at_home(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
 
 
 async def among(setting: Setting, tables: Tables, domains: Sequence[str]) -> set[str]:
-    """Those of the domains that this list has, by itself or by its tables."""
+    """Those of the domains that this list has, by itself, by its files or by its tables."""
     words = split_list(setting.value)
+    for file in [each for each in words if each.startswith("/")]:
+        lines = tables.file(Path(file), file).splitlines()
+        words += [word for line in lines if not line.startswith("#") for word in split_list(line)]
     answers = [await tables.answers(each, domains) for each in words if ":" in each]
     return {each.lower() for each in words}.union(*answers).intersection(domains)
 

@@ -24,7 +24,7 @@ AT_ONCE = 1000
 """Number of mails for one command; any number of mails is read."""
 WAITS_S = 900.0
 """Minimum age of mail that is reported as waiting, in seconds: greylisting is no fault."""
-_FILTER = "content_filter: "
+_FILTER, _HELD = "content_filter: ", "it is on hold"
 _BEGINS = "*** ENVELOPE RECORDS "
 
 
@@ -76,29 +76,32 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
 
 
 async def behind_the_relay(directory: Path, config: Config) -> list[PostfixFault]:
-    """Faults for mail to this site or its peers that has left the relay and waits here, whatever the cause."""
+    """Faults for mail to this site or its peers that has left the relay and waits here, or is on hold."""
     watched = mail_flow(await read_settings(directory), config).watched
     peers = [domain for peer in config.peers.values() for domain in peer.domains] if watched is not None else []
     late: dict[str, dict[str, str]] = {}
     reasons: dict[str, str] = {}
     try:
         for mail in await _listed(directory):
+            held = _HELD if mail["queue_name"] == "hold" else ""
             waits = {
-                domain_of(each["address"]).lower(): each["delay_reason"]
+                domain_of(each["address"]).lower(): reason
                 for each in mail["recipients"]
-                if each.get("delay_reason") and time.time() - mail["arrival_time"] >= WAITS_S
+                if (reason := held or each.get("delay_reason")) and time.time() - mail["arrival_time"] >= WAITS_S
             }
             if not waits.keys().isdisjoint((*config.site.domains, *peers)):
                 late[mail["queue_id"]] = waits
         ids = list(late)
         for at in range(0, len(ids), AT_ONCE):
             _, *envelopes = (await _envelopes(directory, ids[at : at + AT_ONCE])).split(_BEGINS)
-            # What still has a content filter has not been to the relay, which reports what it holds.
-            for name in (each.partition(" ")[0] for each in envelopes if _FILTER not in each):
-                reasons = late.get(name.rpartition("/")[2], {}) | reasons
+            # What still has a content filter has not been to the relay, which reports what it holds itself.
+            for each in envelopes:
+                waits = late.get(each.partition(" ")[0].rpartition("/")[2], {})
+                if _FILTER not in each or _HELD in waits.values():
+                    reasons = waits | reasons
     except (QueueUnknown, ValueError, KeyError, TypeError):  # `stranded` says that it cannot be read
         return []
-    remedy = "mend the cause, then have `postqueue -f` try all mail again"
+    remedy = "mend the cause, then have `postqueue -f` try all mail again; `postsuper -H ALL` ends a hold"
     return [
         PostfixFault("waits-behind", f"queue of {directory}", f"mail to {domain} waits: {printable(reason)}", remedy)
         for domain, reason in reasons.items()

@@ -16,7 +16,9 @@ TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtua
 TO_OTHERS = ("default_transport", "relay_transport")
 BY_NAME = ("smtp", "lmtp", "relay", "local", "virtual")
 """Services that deliver mail, and run the program of their name."""
-DELIVERS = (*PROTOCOLS, "local", "virtual", "error")
+KEEPS = "error"
+"""The program that returns mail, or has it wait."""
+DELIVERS = (*PROTOCOLS, "local", "virtual", KEEPS)
 """Programs that only deliver or bounce mail."""
 
 
@@ -75,16 +77,17 @@ async def by_tables(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
     told = [await tables.answers(table, asked) for table in split_list(setting.value) if await tables.text(table)]
     for domain, those in keys.items():
         to = next((answers[key] for key in those for answers in told if key in answers), "")
-        transport = settings.service(to.partition(":")[0], "unix")
+        name = to.partition(":")[0]
+        transport = settings.service(name, "unix")
         program = transport.command if transport is not None else ""
         whose = f"mail to {domain}" if domain else "everybody's mail"
         remedy = "take the entry out"
-        if program == "discard" or (program and domain not in own and program not in DELIVERS):
-            text = f"{whose} goes to {program}(8): it IS LOST, or goes elsewhere"
-            faults.append(setting.fault("transport-lost", text, remedy))
-        elif program == "error":
+        if program == KEEPS or (name and transport is None):
             text = f"{whose} is returned or waits, sealed or opened, and the relay does not see it"
             faults.append(setting.fault("transports-deferred", text, remedy))
+        elif program == "discard" or (program and domain not in own and program not in PROTOCOLS):
+            text = f"{whose} goes to {program}(8): it IS LOST, or goes elsewhere"
+            faults.append(setting.fault("transport-lost", text, remedy))
         elif any(_leads_to(side, to) for side in flow.sides if side.filters):
             text = f"{whose} goes to the relay, from which it comes, in a loop"
             faults.append(setting.fault("loop", text, f"{remedy}: the content filter leads there"))
@@ -104,7 +107,9 @@ async def past_relayhost(flow: MailFlow, tables: Tables) -> list[PostfixFault]:
             key, _, to = line.replace("\t", " ").strip().partition(" ")
             domain = key.rpartition("@")[2].lower()
             here = any(f".{domain.lstrip('.')}".endswith(f".{each}") for each in own)
-            if key and not key.startswith("#") and not here and to.strip() != ":" and not _leads_to(outgoing, to):
+            transport = flow.settings.service(to.strip().partition(":")[0], "unix")
+            stays = to.strip() == ":" or (transport is not None and transport.command in (KEEPS, "discard"))
+            if key and not key.startswith("#") and not (here or stays or _leads_to(outgoing, to)):
                 text = f"{key} in {table} leads mail past relayhost, and it leaves in clear"
                 faults.append(setting.fault("bypass", text, "take the entry out"))
     return faults

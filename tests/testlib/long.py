@@ -1,5 +1,5 @@
 """How much a test tries: what shows a fault in the suite, and much more with `deploy/test --long`.
-Standard: the same test either way; the long form takes hours, and its last result stands in tests/README.md.
+Standard: the same test either way; the long form takes hours.
 """
 
 from __future__ import annotations

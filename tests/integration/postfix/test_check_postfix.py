@@ -149,6 +149,20 @@ async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opene
     assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
 
 
+@pytest.mark.parametrize(
+    ("base", "entries"),
+    [
+        (USUAL, "{ alice.example = lmtp:unix:private/lmtp }, { bob.example = smtp:[mx.bob.example]:26 }"),
+        ("smarthost", "{ alice.example = :[192.0.2.2] }, { .alice.example = local: }, { bob.example = : }"),
+    ],
+)
+async def test_a_usual_transport_table_is_no_fault(bases: Path, tmp_path: Path, base: str, entries: str) -> None:
+    directory = await configured(bases, base, tmp_path)
+    refused = "{ typo.example = error:5.1.2 alice.example is meant }"
+    await postfix.change(directory, f"postconf -e 'transport_maps = inline:{{ {entries}, {refused} }}'")
+    assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
+
+
 async def test_listeners_that_are_off_and_traces_that_are_taken_out_are_no_fault(bases: Path, tmp_path: Path) -> None:
     directory = await configured(bases, USUAL, tmp_path)
     traces = "smtp_header_checks = regexp:{{/^(Received|User-Agent):/ IGNORE}}"

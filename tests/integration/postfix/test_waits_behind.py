@@ -42,3 +42,7 @@ async def test_mail_to_a_peer_that_waits_behind_the_relay_is_named_with_the_caus
             each for each in await checked.faults(server.config, load_config(config)) if each.code == "waits-behind"
         ]
         assert [each.what for each in found] == ([f"mail to bob.example waits: {reason}"] if handed_on else [])
+        await server.command("postsuper", "-h", "ALL")
+        [held] = await queue.behind_the_relay(server.config, load_config(config))
+        assert held.what == "mail to bob.example waits: it is on hold", "wherever it is: the relay does not see it"
+        assert "postsuper -H ALL" in held.remedy

@@ -120,7 +120,7 @@ async def test_what_no_kme_said_of_a_key_is_named_until_one_says_so_or_keys_come
 
 async def test_a_kme_that_never_answers_to_dec_keys_is_named(kme: FakeKME) -> None:
     kme.misbehave("dec_keys", "hang")
-    async with kme.client(retry_attempts=0, timeout=0.3) as client:
+    async with kme.client(retry_attempts=0, timeout=2.0) as client:  # a starved machine takes a while to send it
         with pytest.raises(KMEUnreachable):
             await client.request_dec_keys("alice", ["some"])
         assert "no key of arriving mail is available" in client.troubles["dec_keys"]

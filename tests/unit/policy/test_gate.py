@@ -1,7 +1,7 @@
 """`policy diff --strict` beside a reference: generated sets and edits of them, of which none may pass that is weaker.
 Standard: policies/README.md; the reference is written from it (testlib/policy_reference.py), mails are brute force.
 
-The long form tries 20,000 pairs; its figures stand in tests/README.md.
+The long form tries 20,000 pairs, and prints its figures.
 """
 
 from __future__ import annotations
