@@ -276,7 +276,7 @@ DEFAULT = {"default.toml": AES}
         pytest.param({"bob.example.toml": 'levels = ["otp", "aes", "rsa"]'}, {"bob.example.toml": 'levels = ["otp", "rsa"]'},
             [("down", "everybody else at bob.example", "levels: otp, rsa instead of otp, aes, rsa")], id="a level between two others"),
         pytest.param({"bob.example.toml": 'levels = ["rsa", "otp"]\nmax_size = { rsa = "1 KiB" }'}, {"bob.example.toml": 'levels = ["rsa", "otp"]'},
-            [("other", "everybody else at bob.example", "max_size: none instead of rsa 1024")], id="a larger size for a lesser level"),
+            [("down", "everybody else at bob.example", "max_size: none instead of rsa 1024")], id="a larger size for a lesser level, by which mail leaves that had only the stronger one"),
         pytest.param({"bob.example.toml": AES + 'max_size = { aes = "1 KiB" }'}, {"bob.example.toml": AES + 'max_size = { aes = "1 MiB" }'},
             [("other", "everybody else at bob.example", "max_size: aes 1048576 instead of aes 1024")], id="a larger size for the only level"),
         pytest.param({"bob.example.toml": 'levels = ["rsa+aes"]\n'}, {"bob.example.toml": PQC},
