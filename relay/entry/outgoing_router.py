@@ -3,8 +3,8 @@ Standard: relay/FORMAT.md, the receiver's order; postsuper(1): requeued mail arr
 
 A mail server that requeues mail hands sealed incoming mail to the filter for outgoing mail. Inside the site policy
 seals nothing, so users would get it unopened, unnoticed. Therefore the incoming recipe handles it, with all its rules.
-An attacker gains nothing over sending to the incoming listener. Each pass removes one layer, so there is no loop.
-Without [incoming] the mail is held.
+An attacker gains nothing over sending to the incoming listener. Each pass opens a layer, so there is no loop: S/MIME
+that would be handed on unopened is not taken in. Without [incoming] the mail is held.
 
 A service of a mail server that lacks the filter for incoming mail hands a stranger's mail to the one for outgoing mail.
 What is for us, in a peer's name, unsealed and without this site's mark has to meet the requirement for that peer. It is
@@ -100,7 +100,8 @@ class OutgoingRouter:
                 return self._may_go_in(mail, cause, SealedForUs), None
         if self.incoming is not None and all(self._ours(mail)):
             smime = self.incoming.originals.smime
-            if smime is not None and await smime.is_for_us(mail.message):
+            # What the incoming recipe would hand on unopened has been there, or would come back without end.
+            if smime is not None and await smime.opens(mail.message, mail.envelope.mailboxes):
                 return self._may_go_in(mail, "it is S/MIME for a key of this site", SealedForUs), None
         with self._counted(mail):
             missed = await self._missed(mail)

@@ -15,15 +15,13 @@ import structlog
 from cryptography import x509
 
 from relay.config import Config, SMIMESettings
-from relay.errors import BadStructure, CannotOpen, ConfigError, MalformedMessage
+from relay.errors import CannotOpen, ConfigError
 from relay.files.stamps import Stamps, stamps_of
 from relay.formats import mime
-from relay.formats.cms.smime_enveloped import decode_others_enveloped
 from relay.identity.certificates import UNREADABLE
 from relay.identity.files import read_public
 from relay.mail import domain_of
 from relay.runtime.aio import off_loop
-from relay.smime.decrypting import names
 from relay.smime.directory import CertificateDirectory, fingerprint
 from relay.smime.offers import Offers
 from relay.smime.own import OwnKey
@@ -119,18 +117,16 @@ class SMIMEOpener:
                 log.error("smime_trust_not_reloaded", problems=error.problems)
         return self._trust
 
-    async def is_for_us(self, message: bytes) -> bool:
-        """Whether a message is encrypted as a whole to a key of ours."""
+    async def opens(self, message: bytes, mailboxes: Sequence[str]) -> bool:
+        """Whether `read` opens the mail to these mailboxes."""
         if not await off_loop(mime.header_work(message), may_be_smime, message):
             return False
-        return await asyncio.to_thread(self._is_for_us, message)
-
-    def _is_for_us(self, message: bytes) -> bool:
         try:
-            recipients = decode_others_enveloped(mime.sealed_content(message)).recipients
-        except (BadStructure, MalformedMessage):
+            now = datetime.now(UTC)
+            reading = await asyncio.to_thread(read, message, self.keys(), self.trusted(), mailboxes, now)
+        except CannotOpen:
             return False
-        return any(names(each.certificate, key.certificate) for each in recipients for key in self.keys())
+        return reading is not None and reading.opened
 
 
 def trusted(settings: SMIMESettings, pinned: Callable[[str], Sequence[x509.Certificate]]) -> Trust:

@@ -22,7 +22,7 @@ from tests.testlib.sites import Site, relay_process
 from tests.testlib.smime import ca, certified, key_pem, make_smime_site, pem, write_secret
 
 DOCUMENT = (Path(__file__).parents[3] / "deploy" / "SMIME.md").read_text()
-ANN, BEN, BEA = "ann@alice.example", "ben@bob.example", "bea@bob.example"
+ANN, BEN, BEA, OTTO = "ann@alice.example", "ben@bob.example", "bea@bob.example", "otto@alice.example"
 OFFICE, ANNS = certified("securemail@alice.example", number=100), certified(ANN, kind="p256", number=102)
 BENS, GATEWAY = certified(BEN, kind="p256", number=103), certified("securemail@bob.example", number=105)
 TEXT = "The budget of the merger.\r\n"
@@ -132,3 +132,9 @@ async def test_people_and_a_gateway_with_openssl_alone_write_to_a_site_and_it_to
                     assert f"X-QuMail-Protection: smime; signed=good; signer={BEN}; site=" in got, (way, key)
                     assert TEXT in got
                     assert "Subject: Budget\r\n" in got
+                # Sealed to Ann's key alone: the relay cannot open it for Otto, and Otto's program may.
+                before = len(sink.got)
+                assert (await alice.submit(written, sender=BEN, recipients=[OTTO])).code == 250
+                await sink.messages(before + 1)
+                assert [each.recipients for each in sink.got[before:]] == [(OTTO,)], (way, alice.log)
+                assert sink.got[-1].message.endswith(written.partition(b"\r\n\r\n")[2]), way
