@@ -4,6 +4,8 @@ Standard: RFC 7468 (PEM), X.690 (DER), RFC 2315 and RFC 5652 (PKCS#7, certificat
 
 from __future__ import annotations
 
+import binascii
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from relay.errors import ConfigError
+from relay.formats.cms import ber
 from relay.identity.certificates import UNREADABLE
 from relay.smime.directory import MAX_CERTIFICATES, CertificateDirectory, fingerprint
 from relay.smime.usable import addresses_of, domains_of, unusable_for_sealing, unusable_for_signing
 
 MAX_OCTETS = 4 * 2**20
 """Maximum size of a file with certificates, in bytes."""
+_PEM = re.compile(rb"-----BEGIN (?:PKCS7|CMS)-----([^-]*)-----END")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,7 @@ def certificates_in(content: bytes) -> list[x509.Certificate]:
     for read in (
         x509.load_pem_x509_certificates,
         lambda octets: [x509.load_der_x509_certificate(octets)],
-        pkcs7.load_pem_pkcs7_certificates,
-        pkcs7.load_der_pkcs7_certificates,
+        _of_pkcs7,
     ):
         try:
             if found := read(content):
@@ -79,6 +82,13 @@ def file_under(directory: CertificateDirectory, name: str, certificate: x509.Cer
     each = {fingerprint(one): one for one in (*before.certificates, certificate)}
     newest = sorted(each.values(), key=lambda one: one.not_valid_after_utc, reverse=True)
     directory.put(name, newest[:MAX_CERTIFICATES])
+
+
+def _of_pkcs7(content: bytes) -> list[x509.Certificate]:
+    """Those in PKCS#7, DER or PEM; in any order, as OpenSSL and Windows write the SET of them."""
+    armoured = _PEM.search(content)
+    octets = binascii.a2b_base64(armoured[1]) if armoured is not None else content
+    return pkcs7.load_der_pkcs7_certificates(ber.to_der(octets))
 
 
 def _uses(certificate: x509.Certificate, subject: str, now: datetime) -> str:

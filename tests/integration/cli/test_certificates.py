@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from relay.config import TCPAddress
@@ -46,20 +47,28 @@ def pem7(own: OwnKey) -> bytes:
     return pkcs7.serialize_certificates([own.certificate, *own.chain], Encoding.PEM)
 
 
-def der7(own: OwnKey) -> bytes:
-    """As `openssl crl2pkcs7` writes it."""
-    words = ["openssl", "crl2pkcs7", "-nocrl", "-certfile", "/dev/stdin", "-outform", "DER"]
-    return subprocess.run(words, input=pem(own.certificate, *own.chain), capture_output=True, check=True).stdout
+def as_openssl_writes(form: str, *certificates: x509.Certificate) -> bytes:
+    """PKCS#7 with the certificates in this order: no DER, unless it happens to be that of a SET."""
+    words = ["openssl", "crl2pkcs7", "-nocrl", "-certfile", "/dev/stdin", "-outform", form]
+    return subprocess.run(words, input=pem(*certificates), capture_output=True, check=True).stdout
 
 
 @pytest.mark.parametrize(
     "content",
-    [pem(BEN.certificate, *BEN.chain), BEN.certificate.public_bytes(Encoding.DER), pem7(BEN), der7(BEN)],
-    ids=["PEM", "DER", "PKCS7 in PEM", "PKCS7 in DER"],
+    [
+        pem(BEN.certificate, *BEN.chain),
+        BEN.certificate.public_bytes(Encoding.DER),
+        pem7(BEN),
+        as_openssl_writes("DER", BEN.certificate, *BEN.chain),
+        as_openssl_writes("DER", *BEN.chain, BEN.certificate),
+        as_openssl_writes("PEM", BEN.certificate, *BEN.chain),
+    ],
+    ids=["PEM", "DER", "PKCS7 in PEM", "theirs first", "the CA's first", "PKCS7 of openssl in PEM"],
 )
 async def test_it_shows_whose_a_certificate_is_and_asks(site: Site, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ben").write_bytes(content)
-    status, _, out = await certificates(site, "import", tmp_path / "ben", stdin=b"n\n")
+    status, err, out = await certificates(site, "import", tmp_path / "ben", stdin=b"n\n")
+    assert err == ""
     for shown in ("ben@bob.example", "CN=Example Mail CA", fingerprint(BEN.certificate), "sealing and signatures"):
         assert shown in out.replace("\n" + 13 * " ", "")
     assert status == 0

@@ -4,6 +4,7 @@ Standard: what deploy/SMIME.md says to type, as it stands there; deploy/postfix 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -52,10 +53,12 @@ def typed_by_ben(directory: Path, block: str) -> str:
 
 async def as_the_document_says(directory: Path, site: Site) -> None:
     """Alice's administrator does all that there is to type, with the files that others have sent."""
-    (site.directory / "smime").mkdir()
+    install, first, check_and_explain = blocks("What to type", "sh")
+    install = install.replace("/etc/qumail-relay", str(site.directory)).replace("-o qumail-relay", f"-o {os.geteuid()}")
     for name, own in (("alice.example", OFFICE), ("ann", ANNS)):
-        (site.directory / f"smime/{name}.pem").write_bytes(pem(own.certificate, *own.chain))
-        write_secret(site.directory / f"smime/{name}.key", key_pem(own))
+        (directory / f"{name}.pem").write_bytes(pem(own.certificate, *own.chain))
+        (directory / f"{name}.key").write_bytes(key_pem(own))
+        subprocess.run(["bash", "-ec", install.replace("alice.example.", f"{name}.")], cwd=directory, check=True)
     (site.directory / "smime/anchors.pem").write_bytes(pem(ca().certificate))
     for file, theirs in (("ben.cer", BENS), ("gateway.cer", GATEWAY)):
         (directory / file).write_bytes(pem(theirs.certificate))
@@ -66,7 +69,6 @@ async def as_the_document_says(directory: Path, site: Site) -> None:
     text = site.config_file.read_text().partition("[[smime.keys]]")[0]
     site.config_file.write_text(text + (keys + anns + trust).replace("/etc/qumail-relay", str(site.directory)))
     (site.directory / "policies/bob.example.toml").write_text(policy)
-    first, check_and_explain = blocks("What to type", "sh")
     gateways, *_ = blocks("Certificates of others", "sh")
     for command, theirs in ((first, BENS), (gateways, GATEWAY)):
         _, *words = shlex.split(command)
