@@ -37,7 +37,6 @@ MAX_LAYERS = 4
 MAX_PREAMBLE_OCTETS = 500
 MAX_BLANKS = 100
 """Maximum number of blanks behind a delimiter."""
-MAX_NEAR_DELIMITERS = 100
 
 _CMS_BEGINNING_OCTETS = 32
 """Where the type of a ContentInfo stands, in BER too."""
@@ -260,23 +259,23 @@ class _Delimiter(NamedTuple):
 
 
 def _delimiters(body: bytes, delimiter: bytes) -> list[_Delimiter]:
-    """The first four delimiter lines (RFC 2046, 5.1.1). Raises BadStructure for too many lines that begin as one.
+    """The first four delimiter lines (RFC 2046, 5.1.1). Raises BadStructure for other lines that begin as one.
 
-    By `find`: a regular expression would keep the event loop from running for a second, also in another thread.
+    Some programs take these for delimiters too, and would show the signed text cut off there. Anybody can exchange the
+    boundary for what a line of it begins with. A regular expression would hold up the event loop.
     """
     found: list[_Delimiter] = []
     place, after = (0, len(delimiter)) if body.startswith(delimiter) else _next(body, delimiter, 0)
-    for _ in range(MAX_NEAR_DELIMITERS):
-        if place < 0 or len(found) == 4:
-            return found
+    while place >= 0 and len(found) < 4:
         closes = body[after : after + 2] == b"--"
         after += 2 * closes
         line = body[after : after + MAX_BLANKS + 2]
         blanks, end, _ = line.partition(b"\r\n")
-        if not blanks.strip(b" \t") and (end or after + len(blanks) == len(body)):
-            found.append(_Delimiter(place, after + len(blanks), closes))
+        if blanks.strip(b" \t") or not (end or after + len(blanks) == len(body)):
+            raise BadStructure("a line that begins like a delimiter of multipart/signed")
+        found.append(_Delimiter(place, after + len(blanks), closes))
         place, after = _next(body, delimiter, after)
-    raise BadStructure("too many lines like a delimiter of multipart/signed")
+    return found
 
 
 def _next(body: bytes, delimiter: bytes, begin: int) -> tuple[int, int]:

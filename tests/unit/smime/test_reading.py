@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from relay.errors import BadStructure, CannotOpen, NotForUs
+from relay.errors import CannotOpen, NotForUs
 from relay.formats import mime
 from relay.formats.cms import der, oids
 from relay.formats.cms.smime_enveloped import decode_others_enveloped
@@ -461,14 +461,23 @@ def test_a_part_before_the_signed_one_that_any_program_may_show_makes_the_signat
     assert opened(mail(begin + part + delimiter + rest)).mark == "none; signed=bad"
 
 
-def test_delimiters_are_found_without_holding_up_the_loop_and_near_ones_are_bounded() -> None:
-    body = b"--a\r\n\r\nx\r\n--ab\r\n--a \t\r\ny\r\n--a--\r\n"
+def test_delimiters_are_found_without_holding_up_the_loop() -> None:
+    body = b"--a\r\n\r\nx\r\n--a \t\r\ny\r\n--a--\r\n"
     found = _delimiters(body, b"--a")
     assert [(body[each.start : each.end], each.closes) for each in found] == [
         (b"--a", False), (b"\r\n--a \t", False), (b"\r\n--a--", True),
     ]  # fmt: skip
-    with pytest.raises(BadStructure, match="too many lines"):
-        _delimiters(b"\r\n--ab" * 200, b"--a")
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_boundary_with_which_a_line_of_the_signed_text_begins_makes_the_signature_bad(sealed: bool) -> None:
+    """Dovecot takes such a line for a delimiter, and would show "Pay Eve." alone."""
+    text = b"Content-Type: text/plain\r\n\r\nPay Eve.\r\n--Only if Carol agrees.\r\n"
+    genuine = signed(text, of_ben(), *CLEAR)
+    boundary = genuine.partition(b'boundary="')[2].partition(b'"')[0]
+    for entity, verdict in ((genuine, "good"), (genuine.replace(boundary, b"Only"), "bad")):
+        whole = mail(encrypted(entity, office(), cipher="aes-256-gcm") if sealed else entity)
+        assert opened(whole, office()).signature.verdict == verdict
 
 
 @pytest.mark.parametrize("form", [CLEAR, OPAQUE])
