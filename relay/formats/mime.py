@@ -468,12 +468,22 @@ def sealed_content(message: bytes) -> bytes:
 
 def has_in_body(message: bytes, names: Iterable[bytes]) -> bool:
     """Whether one of these octet strings stands in the body, as it is or in as much of it as is base64."""
-    _, begin, _ = _bounds(message)
-    match = _BASE64.match(message, begin)
-    text = (match[0] if match else b"").translate(None, b"\r\n\t ")
-    text = text[: len(text) - (len(text) % 4 == 1)]
-    decoded = pybase64.b64decode(text + b"=" * (-len(text) % 4))
-    return any(name in decoded or message.find(name, begin) >= 0 for name in names)
+    begin, wanted = _bounds(message)[1], tuple(names)
+    overlap = max(map(len, wanted), default=0)
+    text, decoded, ended = b"", b"", False
+    for start in range(begin, len(message), PIECE_OCTETS):
+        end = min(start + PIECE_OCTETS, len(message))
+        if not ended and (match := _BASE64.match(message, start, end)):
+            text += match[0].translate(None, b"\r\n\t ")
+            ended = match.end() < end or end == len(message)
+        whole = len(text) - len(text) % 4
+        # At the end as much as there is: one character alone is nothing.
+        last = text[whole:] + b"=" * (-len(text) % 4) if ended and len(text) % 4 > 1 else b""
+        decoded = decoded[-overlap:] + pybase64.b64decode(text[:whole] + last)
+        text = b"" if ended else text[whole:]
+        if any(name in decoded or message.find(name, start, end + overlap) >= 0 for name in wanted):
+            return True
+    return False
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:

@@ -169,6 +169,8 @@ def test_looking_and_sending_take_no_memory_that_grows_with_the_message(large: b
     sealed = asyncio.run(_sealed("aes", large, identities))
     assert peak(lambda: check_sealed(sealed, "aes")) < 0.1
     assert peak(lambda: mime.check_carriable(large, 10)) < 0.1
+    # At once each step of this look would hold up the event loop, also from another thread.
+    assert peak(lambda: mime.has_in_body(sealed, [b"a name"])) < 0.1
     assert peak(lambda: [len(piece) for piece in stuffed(sealed, b"Received: x\r\n")]) < 0.1
 
 

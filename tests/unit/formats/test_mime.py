@@ -169,6 +169,17 @@ def test_a_name_is_found_in_what_is_readable_of_a_body_wherever_it_ends(before: 
         assert not mime.has_in_body(b"From: a@a\r\n\r\n" + body + footer, [b"another"])
 
 
+@pytest.mark.parametrize("octets", [1, 2, 3, 7])
+def test_a_name_is_found_across_the_pieces_of_a_body(octets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mime, "PIECE_OCTETS", octets)
+    for before in range(6):
+        content = b"x" * before + b"a name" + b"y" * (before % 2 * 90)
+        for body in (content, base64.encodebytes(content).rstrip(b"=\n"), b"!" + content):
+            assert mime.has_in_body(b"From: a@a\r\n\r\n" + body, [b"another", b"a name"])
+            assert not mime.has_in_body(b"From: a@a\r\n\r\n" + body, [b"a nome"])
+    assert not mime.has_in_body(b"From: a@a\r\n\r\n!" + base64.b64encode(b"a name"), [b"a name"])
+
+
 def test_only_the_fewest_fields_are_visible_outside() -> None:
     original = (
         b"Received: from x by y; now\r\nFrom: a@a\r\nTo: b@b,\r\n\tc@c\r\nSubject: takeover\r\nX-Project: Zeus\r\n"
