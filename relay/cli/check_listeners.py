@@ -216,9 +216,9 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
     neighbours: list[postfix.Neighbour] = []
     try:
         with as_owner_of(directory):
-            faults = [*await postfix.faults(directory, config), *await postfix.by_former_settings(directory)]
-            problems = tuple(map(str, faults))
-            neighbours = await postfix.neighbours(directory, config)
+            judged = await postfix.judge_all(directory, config)
+            former = await postfix.by_former_settings(judged.flow)
+        problems, neighbours = tuple(map(str, (*judged.faults, *former))), judged.neighbours
     except ConfigError as error:
         problems = tuple(error.problems)
     yield "Postfix", str(directory), problems

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.config import Config, TCPAddress
@@ -34,7 +34,7 @@ from relay.postfix.running import by_former_settings
 from relay.postfix.settings import PostfixFault, PostfixSettings, read_settings
 from relay.postfix.tables import Tables, files_of
 
-__all__ = ["Judgement", "Neighbour", "PostfixFault", "by_former_settings", "faults", "handed_to", "judge", "neighbours"]
+__all__ = ["Judgement", "Neighbour", "PostfixFault", "by_former_settings", "handed_to", "judge", "judge_all"]
 
 PAST_THE_RELAY = frozenset(
     {
@@ -125,15 +125,31 @@ TABLE_RULES: tuple[Callable[[MailFlow, Tables], Awaitable[list[PostfixFault]]], 
     stops.actions,
     stops.changed_on_the_way,
 )
+ASKING_RULES: tuple[Callable[[MailFlow], Awaitable[list[PostfixFault]]], ...] = (
+    queue.stranded,
+    queue.behind_the_relay,
+    canary.refused,
+)
+"""Rules that ask the queue or the canary address, of which no change of a file tells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The faults of a Postfix, all files that were read, and the file that each start of Postfix writes."""
+    """The faults of a Postfix, all files that were read, and how its mail flows."""
 
     faults: tuple[PostfixFault, ...]
     files: frozenset[Path]
-    started: Path
+    flow: MailFlow
+
+    @property
+    def started(self) -> Path:
+        """The file that each start of Postfix writes."""
+        return running.master_file(self.flow.settings)
+
+    @property
+    def neighbours(self) -> list[Neighbour]:
+        """Other programs' filters on this host that this Postfix uses, without duplicates."""
+        return list({each.address: each for each in filters.neighbours(self.flow)}.values())
 
     def among(self, codes: frozenset[str]) -> tuple[PostfixFault, ...]:
         """The faults with one of these codes."""
@@ -172,24 +188,18 @@ async def judge(directory: Path, config: Config) -> Judgement:
     # Files that Postfix itself writes, such as TLS session caches, do not affect the route of mail.
     of_its_own = Path(settings.value("data_directory"))
     files |= {each for each in files_of(_values(settings)) if not each.is_relative_to(of_its_own)} | tables.files
-    return Judgement(tuple(dict.fromkeys(found)), frozenset(files), running.master_file(settings))
+    return Judgement(tuple(dict.fromkeys(found)), frozenset(files), flow)
 
 
-async def faults(directory: Path, config: Config) -> list[PostfixFault]:
-    """All faults of a Postfix, those of its queue and of the canary address included. Raises what `judge` raises."""
-    found = [*(await judge(directory, config)).faults, *await queue.stranded(directory, config)]
-    found += await queue.behind_the_relay(directory, config)
-    return [*found, *await canary.refused(directory, config, await read_settings(directory))]
-
-
-async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
-    """Other programs' filters on this host that this Postfix uses, without duplicates. Raises what `faults` raises."""
-    by_address = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
-    return list(by_address.values())
+async def judge_all(directory: Path, config: Config) -> Judgement:
+    """As `judge`, with the faults of its queue and of the canary address."""
+    judged = await judge(directory, config)
+    found = [await rule(judged.flow) for rule in ASKING_RULES]
+    return replace(judged, faults=(*judged.faults, *(fault for faults in found for fault in faults)))
 
 
 async def handed_to(directory: Path, config: Config) -> set[TCPAddress | Path]:
-    """The relay's addresses that this Postfix hands mail to, or asks as a milter. Raises what `faults` raises."""
+    """The relay's addresses that this Postfix hands mail to, or asks as a milter. Raises what `judge` raises."""
     return set(mail_flow(await read_settings(directory), config).handed_to)
 
 

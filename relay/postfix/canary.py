@@ -4,12 +4,11 @@ Standard: relay/FORMAT.md, 11; postconf(5), smtpd_reject_unlisted_recipient and 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from relay.canary.message import LOCAL_PART, canary_address
 from relay.config import Config
+from relay.postfix.flow import MailFlow
 from relay.postfix.main_cf import CLASSES
-from relay.postfix.settings import PostfixFault, PostfixSettings, split_list
+from relay.postfix.settings import PostfixFault, split_list
 from relay.postfix.tables import Tables
 
 ALIASES = "virtual_alias_maps"
@@ -22,12 +21,13 @@ def with_alias(value: str, config: Config) -> str:
     return value if alias in value else f"{value or '$virtual_maps'} {alias}"
 
 
-async def refused(directory: Path, config: Config, settings: PostfixSettings) -> list[PostfixFault]:
+async def refused(flow: MailFlow) -> list[PostfixFault]:
     """A fault if this Postfix takes mail for the site's first domain, and its tables do not list the address.
 
     Tables that cannot be asked count as listing it.
     """
-    address, tables = canary_address(config.site.domains), Tables(directory)
+    settings, config = flow.settings, flow.config
+    address, tables = canary_address(config.site.domains), Tables(settings.directory)
     if config.incoming is None or await _lists(tables, settings.value(ALIASES), address):
         return []
     domain = address.rpartition("@")[2]

@@ -16,9 +16,9 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.mail import domain_of
 from relay.policy.names import printable
-from relay.postfix.flow import destination, listens, mail_flow
+from relay.postfix.flow import MailFlow, destination, listens
 from relay.postfix.ours import TRANSPORT, directions
-from relay.postfix.settings import PostfixFault, PostfixSettings, command, read_settings
+from relay.postfix.settings import PostfixFault, PostfixSettings, command
 
 AT_ONCE = 1000
 """Number of mails for one command; any number of mails is read."""
@@ -49,8 +49,9 @@ def without_way(waiting: Sequence[str], settings: PostfixSettings, config: Confi
     return [each for each in waiting if not (here and _listens(config, each))]
 
 
-async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
+async def stranded(flow: MailFlow) -> list[PostfixFault]:
     """Faults for queued mail with a missing filter, or for a queue that root cannot read."""
+    directory = flow.settings.directory
     try:
         waiting = await filtered(directory)
     except QueueUnknown as error:
@@ -60,7 +61,7 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
             "`postqueue -j` has to list the queue, and `postcat -eq ID` each mail in it: mend what they complain of"
         )
         return [PostfixFault("queue-unknown", f"queue of {directory}", f"it cannot be read: {error}", remedy)]
-    gone = without_way(waiting, await read_settings(directory), config)
+    gone = without_way(waiting, flow.settings, flow.config)
     if not gone:
         return []
     text = (
@@ -75,10 +76,10 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
     return [PostfixFault("queue-stranded", f"queue of {directory}", text, remedy)]
 
 
-async def behind_the_relay(directory: Path, config: Config) -> list[PostfixFault]:
+async def behind_the_relay(flow: MailFlow) -> list[PostfixFault]:
     """Faults for mail to this site or its peers that has left the relay and waits here, or is on hold."""
-    watched = mail_flow(await read_settings(directory), config).watched
-    peers = [domain for peer in config.peers.values() for domain in peer.domains] if watched is not None else []
+    directory, config = flow.settings.directory, flow.config
+    peers = [domain for peer in config.peers.values() for domain in peer.domains] if flow.watched is not None else []
     late: dict[str, dict[str, str]] = {}
     reasons: dict[str, str] = {}
     try:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from relay.files import permissions
 from relay.files.stamps import Stamps
-from relay.postfix.settings import PostfixFault, PostfixSettings, command
+from relay.postfix.flow import MailFlow
+from relay.postfix.settings import PostfixFault, PostfixSettings
 
 RESTART = "restart Postfix (`systemctl restart postfix`; without systemd `postfix stop; postfix start`)"
 _PPID, _STARTTIME = 1, 19
@@ -43,13 +44,10 @@ def not_started_since(stamps: Stamps, master: Path) -> str:
     return f"the files are right now, and Postfix was not restarted since they were changed: {RESTART}"
 
 
-async def by_former_settings(directory: Path) -> list[PostfixFault]:
-    """Processes of this Postfix that accept mail and started before main.cf or master.cf changed.
-
-    Raises ConfigError if postconf does not tell the queue directory.
-    """
-    queue, _ = await command("postconf", directory, "-hx", "queue_directory")
-    older = await asyncio.to_thread(_older, directory, Path(queue.strip()))
+async def by_former_settings(flow: MailFlow) -> list[PostfixFault]:
+    """Processes of this Postfix that accept mail and started before main.cf or master.cf changed."""
+    directory = flow.settings.directory
+    older = await asyncio.to_thread(_older, directory, Path(flow.settings.value("queue_directory")))
     text = (
         "has run since before main.cf or master.cf was changed: what it takes in goes by the former settings, past "
         "the relay"

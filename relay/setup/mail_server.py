@@ -20,7 +20,7 @@ from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.files import resolved
 from relay.files.rights import as_owner_of, open_named
-from relay.postfix import canary, faults
+from relay.postfix import canary, judge_all
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, read_settings
 from relay.setup.backups import BACKUP, backups_of, last_backup, new_backup, this_machine
@@ -105,11 +105,11 @@ async def planned_change(
         await lead_to(copy, now, then)
         after = _read(copy)
         # Tables without a directory in main.cf are looked up beside it.
-        faults_after = await faults(copy, config)
+        faults = (await judge_all(copy, config)).faults
         then_in_force = await read_settings(copy)
     if before != after:
         await raise_if_queued(directory, then_in_force, config)
-    return PostfixChange(directory, before, after, tuple(faults_after))
+    return PostfixChange(directory, before, after, faults)
 
 
 def apply(change: PostfixChange, beside: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.counting.amounts import many
 from relay.errors import ConfigError
-from relay.postfix import PostfixFault, faults
+from relay.postfix import PostfixFault, judge
 from relay.postfix.queue import QueueUnknown, filtered, without_way
 from relay.postfix.settings import PostfixSettings, read_settings
 from relay.setup.backups import backups_of, last_backup
@@ -50,4 +50,4 @@ async def refuse_undo_that_strands(beside: Path, config: Config) -> None:
 
 async def left_over(directory: Path, config: Config) -> list[PostfixFault]:
     """Settings of this Postfix that lead to listeners of another integration only. Raises ConfigError."""
-    return [fault for fault in await faults(directory, config) if fault.code == "left-over"]
+    return list((await judge(directory, config)).among(frozenset({"left-over"})))

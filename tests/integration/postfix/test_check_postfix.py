@@ -99,14 +99,14 @@ def relay_toml(directory: Path, changes: Sequence[str]) -> Path:
 
 async def codes(directory: Path, config: Path) -> list[str]:
     """The codes of what is found, each once."""
-    found = await checked.faults(directory / "etc", load_config(config))
+    found = (await checked.judge_all(directory / "etc", load_config(config))).faults
     return sorted({fault.code for fault in found})
 
 
 @pytest.mark.parametrize("base", GOOD)
 async def test_what_deploy_says_has_no_fault(bases: Path, tmp_path: Path, base: str) -> None:
     directory = await configured(bases, base, tmp_path)
-    found = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, GOOD[base])))
+    found = (await checked.judge_all(directory / "etc", load_config(relay_toml(tmp_path, GOOD[base])))).faults
     assert list(map(str, found)) == []
 
 
@@ -183,13 +183,13 @@ async def test_a_table_that_asks_a_server_is_reported_until_somebody_answers_for
     tables = ("socketmap:inet:127.0.0.1:2525:access", "proxy:tcp:127.0.0.1:2526")
     words = " ".join(f"check_client_access {each}" for each in tables)
     await postfix.change(directory, f"postconf -e 'smtpd_client_restrictions = {words}'")
-    found = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, ())))
+    found = (await checked.judge_all(directory / "etc", load_config(relay_toml(tmp_path, ())))).faults
     assert [(each.code, each.where) for each in found] == [("table-unread", each) for each in tables]
     [named] = re.findall(r"\[postfix\] (unlisted = \[.*?\])", found[0].remedy)
     one = load_config(
         relay_toml(tmp_path, [rf'^directory = "/etc/postfix"\n -> directory = "/etc/postfix"\n{named}\n'])
     )
-    [left] = await checked.faults(directory / "etc", one)
+    [left] = (await checked.judge_all(directory / "etc", one)).faults
     assert (left.code, left.where) == ("table-unread", tables[1])
 
 
@@ -198,7 +198,7 @@ async def test_a_setting_without_a_rule_that_the_administrator_vouches_for_is_re
 ) -> None:
     directory = await configured(bases, USUAL, tmp_path)
     await postfix.change(directory, "postconf -e smtp_bind_address=192.0.2.25")
-    [found] = await checked.faults(directory / "etc", load_config(relay_toml(tmp_path, ())))
+    [found] = (await checked.judge_all(directory / "etc", load_config(relay_toml(tmp_path, ())))).faults
     [known] = re.findall(r"\[postfix\] (known = \[.*?\])", found.remedy)
     config = relay_toml(tmp_path, [rf'^directory = "/etc/postfix"\n -> directory = "/etc/postfix"\n{known}\n'])
     assert await codes(directory, config) == []
@@ -282,7 +282,7 @@ async def test_without_postconf_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("relay.postfix.settings.ADMIN_PATHS", ())
     with pytest.raises(Exception, match="apt-get install postfix"):
-        await checked.faults(tmp_path, load_config(reference.written(tmp_path)))
+        await checked.judge_all(tmp_path, load_config(reference.written(tmp_path)))
 
 
 async def test_filters_that_do_not_answer_and_strangers_at_the_relays_ports_are_told(

@@ -36,13 +36,18 @@ async def test_mail_to_a_peer_that_waits_behind_the_relay_is_named_with_the_caus
         )
         assert reply.code == 250
         reason = await server.deferred("ben@bob.example")
-        assert [each.code for each in await queue.behind_the_relay(server.config, load_config(config))] == []
+        assert [
+            each.code
+            for each in await queue.behind_the_relay((await checked.judge(server.config, load_config(config))).flow)
+        ] == []
         monkeypatch.setattr(queue, "WAITS_S", 0.0)
         found = [
-            each for each in await checked.faults(server.config, load_config(config)) if each.code == "waits-behind"
+            each
+            for each in (await checked.judge_all(server.config, load_config(config))).faults
+            if each.code == "waits-behind"
         ]
         assert [each.what for each in found] == ([f"mail to bob.example waits: {reason}"] if handed_on else [])
         await server.command("postsuper", "-h", "ALL")
-        [held] = await queue.behind_the_relay(server.config, load_config(config))
+        [held] = await queue.behind_the_relay((await checked.judge(server.config, load_config(config))).flow)
         assert held.what == "mail to bob.example waits: it is on hold", "wherever it is: the relay does not see it"
         assert "postsuper -H ALL" in held.remedy

@@ -57,7 +57,7 @@ async def test_amavisd_reads_opened_mail_and_what_it_hands_back_goes_to_the_rela
     assert await value(etc, "content_filter", "smtp/inet") == "qumail:[127.0.0.1]:15034"
     own = f"{OPENED}/content_filter = {AMAVISD}"
     assert (own in await in_force(etc)) != everywhere, "else it has that of main.cf"
-    assert await checked.faults(etc, config) == []
+    assert (await checked.judge_all(etc, config)).faults == ()
     assert not (await planned_change(etc, config, beside=tmp_path)).differs
     shutil.copytree(tmp_path / BACKUP, tmp_path / "aside")
     shutil.rmtree(tmp_path / BACKUP)
@@ -100,13 +100,13 @@ async def test_milters_that_read_stand_where_mail_is_open(tmp_path: Path) -> Non
     assert await value(etc, "smtpd_milters") == f"inet:127.0.0.1:15038, {RSPAMD}, inet:127.0.0.1:15028, {OPENDKIM}"
     assert await value(etc, "non_smtpd_milters") == f"{RSPAMD}, inet:127.0.0.1:15028"
     assert await value(etc, "smtpd_milters", OPENED) == f"{RSPAMD}, inet:127.0.0.1:15028, {OPENDKIM}"
-    assert await checked.faults(etc, config) == []
+    assert (await checked.judge_all(etc, config)).faults == ()
     assert not (await planned_change(etc, config, beside=tmp_path)).differs
     config = site(tmp_path)
     apply(await planned_change(etc, config, beside=tmp_path), tmp_path)
     assert await value(etc, "smtpd_milters") == f"{OPENDKIM}, {RSPAMD}"
     assert await value(etc, "smtpd_milters", OPENED) == RSPAMD
-    assert {fault.code for fault in await checked.faults(etc, config)} == {"dkim-before-filter"}
+    assert {fault.code for fault in (await checked.judge_all(etc, config)).faults} == {"dkim-before-filter"}
 
 
 @pytest.mark.parametrize("integration", ["content-filter", "milter"])

@@ -74,7 +74,7 @@ async def test_what_leads_to_the_former_integration_goes_where_no_backup_tells_o
     await set_up(etc, tmp_path, site(tmp_path, former))
     shutil.rmtree(tmp_path / BACKUP)
     await set_up(etc, tmp_path, config := site(tmp_path, integration))
-    assert await checked.faults(etc, config) == []
+    assert (await checked.judge_all(etc, config)).faults == ()
     said = "\n".join(await in_force(etc))
     ports = {"content-filter": ("15024", "15034"), "milter": ("15028", "15038"), "smarthost": ("15025",)}
     assert [port for port in ports[former] if port in said] == []
@@ -98,7 +98,7 @@ async def test_what_an_administrator_wrote_since_stays(etc: Path, tmp_path: Path
 async def test_check_names_what_a_former_integration_has_left(etc: Path, tmp_path: Path, former: Integration) -> None:
     await set_up(etc, tmp_path, site(tmp_path, former))
     integration: Integration = "milter" if former == "content-filter" else "content-filter"
-    found = {fault.code for fault in await checked.faults(etc, site(tmp_path, integration))}
+    found = {fault.code for fault in (await checked.judge_all(etc, site(tmp_path, integration))).faults}
     assert "left-over" in found
 
 
@@ -130,8 +130,8 @@ async def test_mail_that_waits_for_the_former_integration_is_not_left_behind(
         with pytest.raises(StillQueued, match="2 mails in the queue"):
             await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")
         assert texts(server.config) == before
-        assert "queue-stranded" in [fault.code for fault in await checked.faults(server.config, other)]
-        assert "queue-stranded" not in [fault.code for fault in await checked.faults(server.config, former)]
+        assert "queue-stranded" in [fault.code for fault in (await checked.judge_all(server.config, other)).faults]
+        assert "queue-stranded" not in [fault.code for fault in (await checked.judge_all(server.config, former)).faults]
         await server.command("postfix", "stop")
         assert len(await queue.filtered(server.config)) == 2
         await server.command("postfix", "start")
@@ -161,7 +161,7 @@ async def test_where_the_queue_cannot_be_read_nothing_is_changed(
             await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")
         assert "postqueue -j" in str(refused.value)
         assert texts(server.config) == before
-        assert "queue-unknown" in [fault.code for fault in await checked.faults(server.config, former)]
+        assert "queue-unknown" in [fault.code for fault in (await checked.judge_all(server.config, former)).faults]
 
 
 @requires_postfix

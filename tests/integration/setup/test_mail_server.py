@@ -53,7 +53,7 @@ async def test_afterwards_check_finds_nothing_and_undo_puts_back_every_octet(
     assert change.differs
     assert change.faults == ()
     apply(change, tmp_path)
-    assert await checked.faults(etc, config) == []
+    assert (await checked.judge_all(etc, config)).faults == ()
     assert not (await planned_change(etc, config)).differs
     assert undo(tmp_path) == etc
     assert texts(etc) == before
@@ -117,7 +117,7 @@ async def test_what_is_kept_of_another_machines_postfix_is_never_put_here(
 async def test_a_fresh_postfix_beside_a_restored_relay_is_said_to_let_mail_out_in_clear(
     etc: Path, tmp_path: Path
 ) -> None:
-    said = "\n".join(map(str, await checked.faults(etc, site(tmp_path))))
+    said = "\n".join(map(str, (await checked.judge_all(etc, site(tmp_path))).faults))
     assert "mail LEAVES IN CLEAR past the relay" in said
     assert "qumail-relay setup" in said
 

@@ -104,7 +104,7 @@ async def alices(
         apply(change, directory)
         await postfix.change(server.directory, "")
         assert await restarted(server.config)
-        assert await checked.faults(server.config, config) == list(change.faults)
+        assert (await checked.judge_all(server.config, config)).faults == change.faults
         yield Alices(server, mailboxes, wire, sealing, of_bob)
 
 
