@@ -332,7 +332,7 @@ def test_the_commands_of_the_document_lead_from_an_installation_by_hand_to_the_p
         machine.path(name).chmod(0o755)
     stand_in_for_systemd(machine)
     shutil.copy(package, machine.path(f"/root/{package.name}"))
-    _, (build, *over, check), _ = of_the_document()
+    (build, *over, check), _ = of_the_document()
     assert build == "deploy/debian/build /root"
     install_it = "qumail-relay setup --yes --domain alice.example --kme none --postfix none"
     commands = "\n".join(["qumail-relay", *over]).replace("systemctl restart", f"{install_it}\nsystemctl restart")

@@ -123,8 +123,7 @@ def machines(directory: Path) -> Iterator[tuple[BootedMachine, BootedMachine]]:
 
 @pytest.mark.timeout(900)
 def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: Path) -> None:
-    _, apt, setup, start, check = blocks("By package")[0]
-    [(invite, accept)] = [each for each in blocks("1. Quick start") if " identity invite " in each[0]]
+    (_, apt, setup, start, check), (invite, accept) = blocks("1. Quick start")
     with machines(tmp_path) as (alice, bob):
         addresses = connect(alice, bob)
         mail_server(alice, "alice", "bob", addresses[1])
