@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relay.errors import ConfigError
+from relay.formats.characters import is_printable
 from relay.groups.ldap import LDAPEntry
 from relay.mail import MAILBOX
+from relay.policy.patterns import address_pattern
+from relay.policy.units import MAX_TEXT
 
 ATTRIBUTES = ("objectClass", "mail", "proxyAddresses", "member", "uniqueMember")
 EVERYBODY = "(|(mail=*)(proxyAddresses=*)(member=*)(uniqueMember=*))"
@@ -121,10 +124,20 @@ def _add(group: DirectoryGroup, person: LDAPEntry) -> None:
     proxies = (each for each in person.of("proxyaddresses") if each[: len(_SMTP)].lower() == _SMTP)
     found = [*person.of("mail"), *(each[len(_SMTP) :] for each in proxies)]
     for address in found:
-        # A star would be a pattern, and fit more people than this one.
-        if MAILBOX.fullmatch(address) and "*" not in address:
+        if _names_one(address):
             group.addresses.add(address.lower())
         else:
             group.unusable.append(f"{person.dn}: {address}")
     if not found:
         group.without.append(person.dn)
+
+
+def _names_one(address: str) -> bool:
+    """Whether groups.toml can have it, and it fits nobody else: a star would make it a pattern."""
+    if not MAILBOX.fullmatch(address) or not is_printable(address) or len(address) > MAX_TEXT or "*" in address:
+        return False
+    try:
+        address_pattern(address)
+    except ValueError:
+        return False
+    return True

@@ -5,6 +5,7 @@ Standard: deploy/GROUPS.md.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -175,6 +176,20 @@ async def test_a_group_that_loses_most_of_its_people_waits_for_an_administrator(
         assert groups_of(site) == before
         assert (await fetch(site, "--accept", "board"))[0] == 0
         assert groups_of(site).endswith('board = [\n    "p0@alice.example",\n]\n')
+
+
+async def test_a_person_with_an_address_that_no_policy_can_name_keeps_nobody_else_out(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    odd = ("x\x7f@alice.example", "x@[192.0.2.1]", f"{'x' * 1001}@alice.example", "x@a_.\x7f", "x,y@alice.example")
+    mails = "".join(f"mail:: {base64.b64encode(each.encode()).decode()}\n" for each in odd)
+    entries = _entries().replace("mail: p0@", f"{mails}mail: p0@")
+    with slapd(tmp_path / "slapd", entries) as server:
+        site = a_site(tmp_path / "alice", kmes, server, sink)
+        code, said, out = await fetch(site)
+    assert (code, said.count("no address of one person")) == (0, len(odd)), said
+    assert f"board: {PEOPLE - 1} addresses" in out
+    assert groups_of(site).count("@") == PEOPLE
 
 
 async def test_groups_with_which_a_test_of_the_policies_fails_are_not_written(
