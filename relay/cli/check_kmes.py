@@ -61,7 +61,8 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
                 wrong = wrong or clocks_differ(name, client.transport.clock_ahead_s)
-                if not wrong and (said := await trouble_with_unknown(client, peer.sae_id)):
+                pause = kme.one_batch_at_a_time
+                if not wrong and (said := await trouble_with_unknown(client, peer.sae_id, pause=pause)):
                     wrong = f"arriving mail may not get its keys: {said}"
                 if not wrong and status.stored_key_count == 0 and not serves(config):
                     wrong = await _shortage(client, peer.sae_id)
@@ -85,7 +86,8 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(title: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether a KME whose group no peer has answers and accepts us."""
     answer = await greet(client, (config.site.sae_id, kme.calls_us), None)
-    trouble = answer.trouble or await trouble_with_unknown(client, config.site.sae_id, ours=True)
+    pause = kme.one_batch_at_a_time
+    trouble = answer.trouble or await trouble_with_unknown(client, config.site.sae_id, ours=True, pause=pause)
     detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
     return title, detail + _development(kme), (trouble,) if trouble else ()
 

@@ -20,7 +20,7 @@ _SIMULATOR_WORDS = (
 _SIMULATOR = (
     "CreepPork's next-door-key-simulator: both KMEs of a pair hang for good when each asks the other at the same "
     "moment. Mail is held until both are started again, and keys that were not fetched are gone then, with mail under "
-    "them. No setting prevents it: use it for trying alone (KEYS.md)"
+    "them. Put a proxy with a time limit between the two (KEYS.md), then set one_batch_at_a_time = true for this KME"
 )
 
 
@@ -66,15 +66,17 @@ def text_of(error: RelayError) -> str:
     return f"{type(error).__name__}: {error}" + (f". That is known of {_SIMULATOR}" if hangs else "")
 
 
-async def trouble_with_unknown(client: KMEClient, master_sae: str, *, ours: bool = False) -> str:
+async def trouble_with_unknown(
+    client: KMEClient, master_sae: str, *, ours: bool = False, pause: float | None = None
+) -> str:
     """What is wrong by the answer to a request for a key that does not exist; "" if it says that it is not there.
 
-    `ours`: the SAE is our own, which a KME may refuse there.
+    `ours`: the SAE is our own, which a KME may refuse there. `pause` is the setting one_batch_at_a_time.
     """
     try:
         await client.request_dec_keys(master_sae, [str(uuid4())], patient=False)
     except KeyNotFound as error:
-        known = any(words in str(error) for words in _SIMULATOR_WORDS)
+        known = not pause and any(words in str(error) for words in _SIMULATOR_WORDS)
         return f"it answers as does {_SIMULATOR}" if known else ""
     except KeyUnavailable as error:
         if ours and error.http_status:

@@ -38,6 +38,20 @@ async def test_no_refusal_without_a_word_about_a_key_is_called_not_there(kme: Fa
             assert client.health > 0.9, "anybody can have such mail asked for"
 
 
+async def test_no_refusal_of_fresh_keys_is_called_a_shortage_and_each_has_its_words(kme: FakeKME, time: FakeTime) -> None:
+    for name, refusal in (REFUSALS | PASSING).items():
+        async with kme.client(timing=time.timing, adaptive=False) as client:
+            kme.requests.clear()
+            time.slept.clear()
+            _says(kme, "enc_keys", refusal)
+            with pytest.raises((KMEUnreachable, KMEMisconfigured, KMEBadReply)) as raised:
+                await client.request_enc_keys("bob")
+            assert refusal.said in str(raised.value), name
+            assert f"HTTP {refusal.code}" in str(raised.value) or refusal.code == 200, name
+            again = isinstance(raised.value, KMEUnreachable)
+            assert (len(kme.got("enc_keys")), len(time.slept)) == ((4, 3) if again else (1, 0)), name
+
+
 async def test_not_there_is_what_the_standard_and_kmes_that_were_met_say(kme: FakeKME, time: FakeTime) -> None:
     async with kme.client(timing=time.timing) as client:
         for name, refusal in NOT_THERE.items():
