@@ -364,9 +364,11 @@ class KeyPool:
     async def _request(self, peer_pool: PeerPool, number: int, patient: bool) -> tuple[list[Key], int]:
         """Requests keys, and fewer if the KME does not have, accept or manage that many; also how many in the end.
 
-        The status decides which of the first two it is, whatever the refusal says.
+        The status decides which of the first two it is, whatever the refusal says. Of a KME that may drop undelivered
+        keys no fewer are drawn than the first caller needs: they would be burnt before the next batch.
         """
         kme_store, refused_more = self.store(peer_pool.slave_sae), False
+        least = peer_pool.queue[0].least - len(peer_pool.stock) if self.undelivered.pause and peer_pool.queue else 1
         while True:
             try:
                 keys = await self.client.draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
@@ -379,7 +381,9 @@ class KeyPool:
                 status = await kme_store.ask()
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * peer_pool.size
-                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
+                if short and number <= least:
+                    raise
+                number = max(1, least, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
             else:
                 kme_store.unanswered = ""  # outdated; the next status shows whether it lasts

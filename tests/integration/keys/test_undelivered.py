@@ -278,6 +278,23 @@ async def test_a_pad_beyond_one_batch_is_not_put_together_from_two(certificates:
         await group.close()
 
 
+async def test_a_pad_for_which_a_slow_link_has_too_few_keys_yet_leaves_them_there_and_comes_later(
+    certificates: Certificates, time: FakeTime
+) -> None:
+    async with FakeKME(certificates, limits={"max_key_size": 512}) as kme:
+        ring = _ring(kme.client(timing=time.timing), time, Prefetch(0, 0))
+        await ring.take("bob", level="otp")
+        kme.link.bits, kme.gives_what_is_left = 0, False
+        for _ in range(4):
+            time.now += 6
+            kme.link.bits += 2 * 512
+            pads = await asyncio.gather(*(ring.take_pad("bob", 48 * 7) for _ in range(3)), return_exceptions=True)
+        assert [isinstance(pad, KMEExhausted) for pad in pads] == [False, True, True]
+        assert burnt_by_cause(ring.groups["g"].pools[0].client.accounts) == {"trial": 3}
+        assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
 async def test_a_kme_that_is_known_to_drop_is_not_tried_and_the_keys_of_the_run_before_get_their_time(
     kme: FakeKME, time: FakeTime
 ) -> None:
