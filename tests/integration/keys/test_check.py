@@ -188,8 +188,12 @@ async def test_the_simulator_whose_pairs_hang_is_named_before_the_first_mail(
     [problem] = [problem for what, problems in told.items() if what.startswith("KME") for problem in problems]
     assert HANGS in problem
     assert "Put a proxy with a time limit between the two (KEYS.md), then set one_batch_at_a_time = true" in problem
-    site.config_file.write_text(site.config_file.read_text().replace("retry_delay", "one_batch_at_a_time = true\nretry_delay"))
-    assert not [problem for what, problems in (await _check(site)).items() if what.startswith("KME") for problem in problems]
+    site.config_file.write_text(
+        site.config_file.read_text().replace("retry_delay", "one_batch_at_a_time = true\nretry_delay")
+    )
+    assert not [
+        problem for what, problems in (await _check(site)).items() if what.startswith("KME") for problem in problems
+    ]
 
 
 async def test_a_kme_that_counts_only_keys_not_fetched_has_no_shortage(

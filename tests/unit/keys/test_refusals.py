@@ -38,7 +38,9 @@ async def test_no_refusal_without_a_word_about_a_key_is_called_not_there(kme: Fa
             assert client.health > 0.9, "anybody can have such mail asked for"
 
 
-async def test_no_refusal_of_fresh_keys_is_called_a_shortage_and_each_has_its_words(kme: FakeKME, time: FakeTime) -> None:
+async def test_no_refusal_of_fresh_keys_is_called_a_shortage_and_each_has_its_words(
+    kme: FakeKME, time: FakeTime
+) -> None:
     for name, refusal in (REFUSALS | PASSING).items():
         async with kme.client(timing=time.timing, adaptive=False) as client:
             kme.requests.clear()
