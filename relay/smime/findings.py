@@ -113,9 +113,11 @@ def _of_trust(settings: SMIMESettings, now: datetime) -> Iterator[str]:
             yield f"{subject}: this CA's certificate is not valid now"
         elif end < now + SOON:
             yield f"{subject}: this CA's certificate ends on {end:%Y-%m-%d}"
-    for crl in (each.crl for each in trust.crls):
-        due = _due(crl, now)
-        if due is not None and due < now:
-            yield f"{crl.issuer.rfc4514_string()}: its CRL is not current, and no signature under this CA is good"
+    for one in trust.crls:
+        issuer, due = one.crl.issuer.rfc4514_string(), _due(one.crl, now)
+        if not one.complete:
+            yield f"{issuer}: this CRL is only a part (a critical extension), and makes no signature good"
+        elif due is not None and due < now:
+            yield f"{issuer}: its CRL is not current, and no signature under this CA is good"
         elif due is not None:
-            yield f"{crl.issuer.rfc4514_string()}: its CRL ends on {due:%Y-%m-%d %H:%M UTC}: fetch the next"
+            yield f"{issuer}: its CRL ends on {due:%Y-%m-%d %H:%M UTC}: fetch the next"

@@ -52,21 +52,27 @@ class SignatureJudgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """A CRL with the serial numbers in it, which are looked up for each mail, and who is known to have signed it."""
+    """A CRL with the serial numbers in it, which are looked up for each mail, and who is known to have signed it.
+
+    One that is not `complete` has a critical extension: only changes, or a part of the certificates (RFC 5280, 5.2). It
+    says nothing about certificates that it does not list.
+    """
 
     crl: x509.CertificateRevocationList = field(repr=False)
     revoked: frozenset[int] = field(repr=False)
+    complete: bool
     _signed_by: dict[bytes, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, crl: x509.CertificateRevocationList) -> RevocationList:
         """Reads the whole list, once: a search takes a second for each million of entries. Raises ValueError."""
-        return cls(crl, frozenset(each.serial_number for each in crl))
+        complete = not any(each.critical for each in crl.extensions)
+        return cls(crl, frozenset(each.serial_number for each in crl), complete)
 
     def is_current(self, now: datetime) -> bool:
         """Whether it may be relied on at this aware time."""
         crl = self.crl
-        return crl.next_update_utc is not None and crl.last_update_utc <= now <= crl.next_update_utc
+        return self.complete and crl.next_update_utc is not None and crl.last_update_utc <= now <= crl.next_update_utc
 
     def is_signed_by(self, issuer: x509.Certificate) -> bool:
         """Whether this CA has signed it; raises nothing."""

@@ -8,10 +8,14 @@ import asyncio
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
@@ -23,7 +27,7 @@ from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import relay_process, serving
-from tests.testlib.smime import certified, make_smime_site, opened_by_openssl
+from tests.testlib.smime import ca, certified, make_smime_site, opened_by_openssl
 from tests.testlib.submit import submit
 
 BEN, BEA, BOTH = (
@@ -160,8 +164,12 @@ async def test_no_copy_is_kept_while_the_next_server_has_no_room(tmp_path: Path,
 async def test_explain_and_check_name_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
     site = make_smime_site(
         tmp_path / "alice", outgoing=TCPAddress("127.0.0.1", 1), policies=POLICIES, certificates=CERTIFICATES,
-        own=certified("securemail@alice.example", days=(-300, 10)),
+        own=certified("securemail@alice.example", days=(-300, 10)), settings='crls = ["delta.crl"]',
     )  # fmt: skip
+    now, issuer = datetime.now(UTC), ca()
+    crl = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject).last_update(now)
+    crl = crl.next_update(now + timedelta(days=9)).add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    (site.directory / "delta.crl").write_bytes(crl.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM))
     _, _, said = await run("policy", "explain", "--config", site.config_file, "ann@alice.example", "ended@dora.example")
     assert "smime: no usable certificate of ended@dora.example" in " ".join(said.decode().split())
     assert "it ended on" in said.decode()
@@ -170,6 +178,7 @@ async def test_explain_and_check_name_what_is_wrong_with_a_certificate(tmp_path:
     assert status == 1
     assert "no usable certificate of ended@dora.example" in told
     assert "no certificate of [smime] may sign in 30 days: renew it" in told
+    assert "CN=Example Mail CA: this CRL is only a part (a critical extension), and makes no signature good" in told
     text = site.config_file.read_text()
     site.config_file.write_text(text.partition("[[smime.keys]]")[0])
     _, _, said = await run("check", "--config", site.config_file)

@@ -390,14 +390,23 @@ def test_a_signature_that_others_added_changes_nothing() -> None:
     assert opened(mail(signed(signed(ENTITY, eve), of_ben()))).signature.verdict == "bad"
 
 
+OF_CAS = x509.IssuingDistributionPoint(
+    full_name=None, relative_name=None, only_contains_user_certs=False, only_contains_ca_certs=True,
+    only_some_reasons=None, indirect_crl=False, only_contains_attribute_certs=False,
+)  # fmt: skip
+
+
 def test_what_a_crl_revokes_is_bad_and_an_old_crl_is_not_good() -> None:
     ben = of_ben()
     message = mail(signed(ENTITY, ben))
 
-    def verdict(number: int, issuer: Issuer, *, ends: float = 1, pinned: bool = False) -> str:
+    def verdict(
+        number: int, issuer: Issuer, *, ends: float = 1, pinned: bool = False, part: x509.ExtensionType | None = None
+    ) -> str:
         revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(NOW).build()
         made = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
         made = made.last_update(NOW - timedelta(days=3)).next_update(NOW + timedelta(days=ends))
+        made = made.add_extension(part, critical=True) if part is not None else made
         crl = made.add_revoked_certificate(revoked).sign(issuer.key, hashes.SHA256())
         trust = Trust(lambda _: [ben.certificate] if pinned else [], ANCHORS, [RevocationList.of(crl)])
         return opened(message, trust=trust).signature.verdict
@@ -410,6 +419,10 @@ def test_what_a_crl_revokes_is_bad_and_an_old_crl_is_not_good() -> None:
         # A CRL that another key has signed: whom it lists is revoked, for all others it says nothing.
         assert verdict(serial, ca("Example Mail CA", 98), pinned=pinned) == "bad"
         assert verdict(serial + 1, ca("Example Mail CA", 98), pinned=pinned) == "unknown"
+        # One that has only changes, or some kinds of certificates, says nothing about others (RFC 5280, 5.2).
+        for part in (x509.DeltaCRLIndicator(1), OF_CAS):
+            assert verdict(serial, ca(), pinned=pinned, part=part) == "bad"
+            assert verdict(serial + 1, ca(), pinned=pinned, part=part) == "unknown"
 
 
 # Protected header fields (RFC 9788)
