@@ -150,7 +150,7 @@ class SocketServer:
                 await self._empty.wait()
         for each in list(self.connections):
             each.close_when_idle()
-        async with in_background("what is waited for", self._log_waiting()):
+        async with in_background("what is waited for", self._log_waiting):
             await self._empty.wait()
             while self._deliveries:
                 await asyncio.wait(self._deliveries)

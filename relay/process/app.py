@@ -193,7 +193,7 @@ async def running(
             await stack.enter_async_context(in_background(name, doing))
         inside, way_out = _journeys(built, secret, budget, sockets, present)
         post = Post(config, built.policies, way_out, config.policies.shadow) if way_out else None
-        await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
+        await stack.enter_async_context(in_background("canaries that come", partial(built.canaries.keep_up, post)))
         ready = [await stack.enter_async_context(folder.listener(inside)) for folder in folders.values()]
         if first:
             ready += await stack.enter_async_context(_status(built, watched, readiness, sockets, way_out))
@@ -262,7 +262,7 @@ async def _reloading(settings: Settings, built: Parts, ready: Iterable[Listener]
     files = [each for listener in ready for each in listener.reloadable]
     files += [built.dkim] if built.dkim is not None else []
     reloading = Reloading(settings, built.sites, built.policies, files)
-    async with in_background("watch", built.policies.watch(reloading.look)):
+    async with in_background("watch", partial(built.policies.watch, reloading.look)):
         signals.on_signal(signal.SIGHUP, partial(_reload, built, reloading))
         yield
 
@@ -272,7 +272,7 @@ async def _retirement(ready: Sequence[Listener], stop: Stop) -> AsyncIterator[No
     """Retires this worker at SIGUSR2, when another one has replaced it: it ends after its clients."""
     retiring = asyncio.Event()
     signals.on_signal(signal.SIGUSR2, retiring.set)
-    async with in_background("retirement", _retire(retiring, ready, stop)):
+    async with in_background("retirement", partial(_retire, retiring, ready, stop)):
         yield
 
 
@@ -282,10 +282,10 @@ async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
     every, limit = built.config.canary.every, built.config.canary.limit
     telling = Telling(built.sites.receiving, post, built.board)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(in_background("unsealed mail", telling.keep_up()))
+        await stack.enter_async_context(in_background("unsealed mail", telling.keep_up))
         if every is not None:
             asking = Asking(built.sites.receiving, built.store.canaries, post, built.board, every, limit)
-            await stack.enter_async_context(in_background("canaries", asking.keep_up()))
+            await stack.enter_async_context(in_background("canaries", asking.keep_up))
         yield
 
 
@@ -320,46 +320,46 @@ def _log_missing(built: Parts) -> None:
 
 def _work_beside_mail(
     built: Parts, watched: Watched, secret: SiteSecret, worker: Worker | None, stop: Stop | None
-) -> dict[str, Coroutine[Any, Any, None]]:
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     """The background work of each process, by name."""
     report = KeysFile(built.config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
-    work = {
-        "key intake": built.receiving.go_on(),
-        "memory": give_memory_back(),
-        "late words": write_what_is_late(built.store, built.sent),
-        "key report": report.keep_up(),
-        "measures": keep_own(watched),
-        "loop lag": keep_lag(watched),
+    work: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "key intake": built.receiving.go_on,
+        "memory": give_memory_back,
+        "late words": partial(write_what_is_late, built.store, built.sent),
+        "key report": report.keep_up,
+        "measures": partial(keep_own, watched),
+        "loop lag": partial(keep_lag, watched),
     }
     if worker is None:
-        work["keys that there are"] = built.store.received.learn_places()
+        work["keys that there are"] = built.store.received.learn_places
     elif stop is not None:
-        work["supervisor"] = worker.stop_with_supervisor(stop)
+        work["supervisor"] = partial(worker.stop_with_supervisor, stop)
     if stop is not None:
-        work["second process"] = report.stop_without_receiver(stop)
+        work["second process"] = partial(report.stop_without_receiver, stop)
     return work
 
 
 def _work_of_the_first(
     built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness, last_good: LastGood
-) -> dict[str, Coroutine[Any, Any, None]]:
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     """The background work of one process for all."""
 
     def folder(directory: Path) -> PolicyFolder:
         return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.sites.config()))
 
-    postfix = {"Postfix": watched.postfix.keep_up()} if watched.postfix is not None else {}
-    next_start = {"next start": watched.next_start.keep_up()} if watched.next_start is not None else {}
+    postfix = {"Postfix": watched.postfix.keep_up} if watched.postfix is not None else {}
+    next_start = {"next start": watched.next_start.keep_up} if watched.next_start is not None else {}
     return (
         postfix
         | next_start
         | {
-            "forecasts": keep_forecasts(watched),
-            "site": keep_site(watched),
-            "readiness": readiness.keep_up(),
-            "sweep": sweep(built.config, built.store, built.triage, built.audit),
-            "policy ends": warn_of_endings(built.policies),
-            "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
+            "forecasts": partial(keep_forecasts, watched),
+            "site": partial(keep_site, watched),
+            "readiness": readiness.keep_up,
+            "sweep": partial(sweep, built.config, built.store, built.triage, built.audit),
+            "policy ends": partial(warn_of_endings, built.policies),
+            "policy records": PolicyRecords(built.audit, last_good, folder).keep_up,
         }
     )
 
@@ -384,9 +384,9 @@ async def _alarms(
     alarms = Alarms(built.board, built.config.alarms_file, notifier)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(alarms.write)  # last: notices sent until then are not sent again
-        await stack.enter_async_context(in_background("alarm notices", notifier.keep_up()))
+        await stack.enter_async_context(in_background("alarm notices", notifier.keep_up))
         observer = Observer(watched, readiness, built.next_hops)
-        await stack.enter_async_context(in_background("alarms", alarms.keep_up(observer)))
+        await stack.enter_async_context(in_background("alarms", partial(alarms.keep_up, observer)))
         yield alarms
 
 
@@ -434,7 +434,7 @@ async def serve(
     """
     with stop_on_signals() as stop:
         async with (
-            in_background("watchdog", stay_alive()),
+            in_background("watchdog", stay_alive),
             running(settings, key_receiver=key_receiver, stop=stop, worker=worker, passed=passed) as addresses,
         ):
             # Everything built lives as long as the relay: collecting it again would block mail for 50 ms.

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -241,7 +242,7 @@ async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
         log.warning("held_mail_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
         held.may_lack_some()
     try:
-        async with in_background("held mail", _keep_held_mail(held, file)):
+        async with in_background("held mail", partial(_keep_held_mail, held, file)):
             yield
     finally:
         await _write_held_mail(held, file, "")

@@ -373,8 +373,8 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
     signals.on_signal(signal.SIGHUP, workers.reload)
     signals.on_signal(signal.SIGUSR1, workers.start_anew)
     async with (
-        in_background("silent workers", workers.restart_hanging()),
-        in_background("settings", workers.keep_settings()),
+        in_background("silent workers", workers.restart_hanging),
+        in_background("settings", workers.keep_settings),
     ):
         try:
             addresses = await stop.or_end(workers.start())
@@ -382,7 +382,7 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
             if stop.requested:  # `serve` raises the cause where there is one
                 return
             raise
-        async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
+        async with in_background("watchdog", stay_alive), in_background("workers", workers.keep_up):
             ready(addresses)
             notify(READY)
             await stop.wait()

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 SMALL_OCTETS = 256 * 1024
 """Maximum size, in bytes, of work done in the event loop; a thread would take longer."""
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+AGAIN_S = 5.0
+"""Pause before background work that failed begins anew, in seconds."""
 TURN_S = 0.005
 """Maximum time of one connection before it yields, in seconds."""
 
@@ -199,10 +201,9 @@ def clock_offset() -> float:
 
 
 @asynccontextmanager
-async def in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` until the block ends; if it ends earlier, that is logged."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_ended)
+async def in_background(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Runs `work` until the block ends. If it fails, that is logged, and it begins anew after a pause."""
+    task = asyncio.create_task(_again_and_again(name, work), name=name)
     try:
         yield
     finally:
@@ -210,9 +211,13 @@ async def in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIter
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("background_work_ended", work=task.get_name(), cause=repr(error), exc_info=error)
+async def _again_and_again(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        try:
+            return await work()
+        except Exception as error:  # what failed once would be missing until a restart
+            log.error("background_work_failed", work=name, cause=repr(error), exc_info=error)
+        await asyncio.sleep(AGAIN_S)
 
 
 def goes_on(task: asyncio.Task[T] | None) -> TypeGuard[asyncio.Task[T]]:

@@ -112,7 +112,8 @@ class Alarms:
         """Alarm, subject and cause; None if the end of the cause cannot be observed: then nothing ends."""
         for name, rule in self._rules.items():
             try:
-                yield from ((name, about, cause) for about, cause in list(rule(observation, self.about(name))))
+                found = list(rule(observation, self.about(name)))
+                yield from ((name, _encodable(about), _encodable(cause) if cause else cause) for about, cause in found)
             except Exception as error:  # noqa: BLE001 - a faulty rule must not affect the others
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
                 yield from ((name, about, None) for about in self.about(name))
@@ -187,3 +188,8 @@ def _resume(notifier: Notifier, pending: Mapping[str, Any]) -> None:
         notifier.resume(pending)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("alarms_not_read", cause=f"what was still to be reported: {type(error).__name__}: {error}")
+
+
+def _encodable(text: str) -> str:
+    """`text` with what UTF-8 cannot have escaped: others name files as they like, and no face may fail by a name."""
+    return text.encode("utf-8", "backslashreplace").decode()

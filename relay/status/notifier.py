@@ -238,12 +238,10 @@ class AlarmNotifier:
 
     async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
         """Sends the notices; returns whether the mail was accepted."""
-        mail = self._written(address, words)
-        if await self._went_past_us(address, mail):
-            self._board.add(metrics.ALARM_NOTICES, "mail", "sent")
-            return True
         try:
-            await self._send(mail, self._ways(address))
+            mail = self._written(address, words)
+            if not await self._went_past_us(address, mail):
+                await self._send(mail, self._ways(address))
         except Exception as error:  # noqa: BLE001 - the next mail repeats these notices
             self._board.add(metrics.ALARM_NOTICES, "mail", "failed")
             cause = f"{type(error).__name__}: {error}"

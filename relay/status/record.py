@@ -203,7 +203,7 @@ async def recording(watched: Watched, alarms: Alarms) -> AsyncIterator[Record]:
     """Keeps a record until the block ends; then writes the last minute."""
     record = Record(watched, alarms, await watched.board.totals())
     try:
-        async with in_background("history", record.keep_up()):
+        async with in_background("history", record.keep_up):
             yield record
     finally:
         with suppress(TimeoutError):

@@ -342,7 +342,7 @@ async def scene_in(
         scene.outgoing, scene.incoming, scene.status = found["outgoing"], found["incoming"], found["status"]
         back.to = scene.incoming
         for each in (outside, back):
-            await stack.enter_async_context(in_background("mail server", each.carry()))
+            await stack.enter_async_context(in_background("mail server", each.carry))
         yield scene
 
 

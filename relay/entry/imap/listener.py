@@ -42,7 +42,7 @@ class IMAPListener:
 
     async def start(self) -> dict[str, TCPAddress]:
         """No clients connect here."""
-        await self._stack.enter_async_context(in_background("mailboxes", self._mailboxes.watch()))
+        await self._stack.enter_async_context(in_background("mailboxes", self._mailboxes.watch))
         return {}
 
     async def retire(self) -> None:

@@ -118,7 +118,7 @@ async def submission_service(table: config.SubmissionSettings, inside: Inside) -
         shared = SharedRates(inside.rate_limits, (*logins.rates, *service.rates.rates))
         await shared.exchange()
         try:
-            async with in_background("shared rates", shared.keep_up()):
+            async with in_background("shared rates", shared.keep_up):
                 yield service
         finally:
             await shared.close()

@@ -101,5 +101,5 @@ async def page(watched: Watched, alarms: Alarms) -> AsyncIterator[Page]:
     files["page.css"] += _rules_of_levels().encode()
     async with recording(watched, alarms) as record:
         feed = Feed(watched, record)
-        async with in_background("page", feed.keep_up()):
+        async with in_background("page", feed.keep_up):
             yield Page(watched.config.site.name, feed, files)

@@ -15,6 +15,7 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.process import app, upkeep
 from relay.quarantine.triage import Triage
+from relay.runtime import aio
 from relay.store.received import ReceivedKeys
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -90,14 +91,21 @@ async def test_keys_are_destroyed_whatever_is_wrong_with_the_quarantine(
             await destroyed.wait()
 
 
-async def test_work_that_ends_by_itself_is_in_the_log(
+async def test_work_that_fails_is_in_the_log_and_begins_anew(
     site: Site, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ending(self: PoliciesInForce, first: object) -> None:
-        raise RuntimeError("unforeseen")
+    begun: list[int] = []
+    again = asyncio.Event()
 
-    monkeypatch.setattr(PoliciesInForce, "watch", ending)
+    async def failing_first(self: PoliciesInForce, first: object) -> None:
+        begun.append(len(begun))
+        if len(begun) < 3:
+            raise RuntimeError("unforeseen")
+        again.set()
+
+    monkeypatch.setattr(aio, "AGAIN_S", 0.0)
+    monkeypatch.setattr(PoliciesInForce, "watch", failing_first)
     async with app.running(site.config), asyncio.timeout(20):
-        while not (ended := [entry for entry in log.entries if entry["event"] == "background_work_ended"]):
-            await asyncio.sleep(0)
-    assert [(entry["work"], entry["cause"]) for entry in ended] == [("watch", "RuntimeError('unforeseen')")]
+        await again.wait()
+    failed = [entry for entry in log.entries if entry["event"] == "background_work_failed"]
+    assert [(entry["work"], entry["cause"]) for entry in failed] == [("watch", "RuntimeError('unforeseen')")] * 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from relay.status.active_alarms import ActiveAlarm
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.alarms import break_policies, with_alarms
+from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
-from tests.testlib.status_numbers import with_status
+from tests.testlib.status_numbers import asked, with_status
 from tests.testlib.submit import submit
 
 POLICIES = {
@@ -135,6 +137,25 @@ async def test_that_the_next_hop_of_incoming_mail_is_away_is_mailed_the_way_out(
         await inside.stop()
         assert (await submit(addresses["incoming"], mails.plain(), recipients=["ann@alice.example"])).code == 451
         await told(sink, "next_hop_away (incoming)")
+
+
+async def test_a_file_whose_name_is_no_text_is_told_on_every_face_and_later_alarms_are_told_too(
+    tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities, sink: Sink, inside: Sink
+) -> None:
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        incoming=inside.address, policies=POLICIES, identities=identities,
+    )  # fmt: skip
+    with_alarms(with_status(site), f'mail_to = ["{TOLD}"]')
+    async with app.running(site.config) as addresses:
+        odd = os.fsencode(site.directory / "peers") + b"/x\xff\xfe.json"
+        Path(os.fsdecode(odd)).write_text("{")
+        message = await told(inside, "file_unusable")
+        assert b"x\\udcff\\udcfe.json" in message.replace(b"=5C", b"\\").replace(b"=\r\n", b"")
+        assert "udcff" in await asked(addresses["status"], "/")
+        await sink.stop()
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+        await told(inside, "next_hop_away (outgoing)")
 
 
 async def test_a_critical_alarm_is_mailed_at_once_although_a_warning_was_mailed_just_before(
