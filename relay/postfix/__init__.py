@@ -67,6 +67,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     content_filter.unknown_transport,
     content_filter.lost,
     transports.lost_behind,
+    transports.another_program,
     content_filter.unreachable,
     content_filter.wrong_protocol,
     content_filter.filtered_twice,

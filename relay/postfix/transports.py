@@ -16,6 +16,15 @@ TRANSPORTS = ("default_transport", "relay_transport", "local_transport", "virtua
 TO_OTHERS = ("default_transport", "relay_transport")
 BY_NAME = ("smtp", "lmtp", "relay", "local", "virtual")
 """Services that deliver mail, and run the program of their name."""
+PROGRAMS = {
+    **dict.fromkeys(("bounce", "defer", "trace"), ("bounce",)),
+    **dict.fromkeys(("error", "retry"), ("error",)),
+    **dict.fromkeys(("proxymap", "proxywrite"), ("proxymap",)),
+    **{name: (name,) for name in ("pickup", "cleanup", "flush", "showq", "verify", "tlsmgr", "anvil", "scache")},
+    "qmgr": ("qmgr", "oqmgr"),
+    "rewrite": ("trivial-rewrite",),
+}
+"""What other services of Postfix's own master.cf run: each has a protocol that no other program speaks."""
 KEEPS = "error"
 """The program that returns mail, or has it wait."""
 DELIVERS = (*PROTOCOLS, "local", "virtual", KEEPS)
@@ -38,6 +47,16 @@ def lost_behind(flow: MailFlow) -> Iterator[PostfixFault]:
         if transport.command == "discard" or (setting.name in TO_OTHERS and transport.command not in DELIVERS):
             text = f"{transport.command}(8) does not deliver this mail: it IS LOST, or goes elsewhere"
             yield setting.fault("transport-lost", text, "name one that delivers")
+
+
+def another_program(flow: MailFlow) -> Iterator[PostfixFault]:
+    """A service that Postfix itself asks runs another program: mail is lost, or waits."""
+    for service in flow.settings.services:
+        programs = PROGRAMS.get(service.name, ()) if service.type in ("unix", "fifo") else ()
+        if programs and service.command not in programs:
+            text = f"{service.command}(8) answers in the place of {programs[0]}(8): mail waits, or IS LOST"
+            remedy = f"let it run {programs[0]}, as Postfix's own master.cf has it"
+            yield PostfixFault("transport-lost", f"master.cf {service.key}", text, remedy)
 
 
 def nothing_leaves(flow: MailFlow) -> Iterator[PostfixFault]:
