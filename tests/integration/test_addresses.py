@@ -195,6 +195,9 @@ def test_python_finds_no_address_that_we_do_not(field: bytes) -> None:
     assert found is None or not seen_by_python(field) - found
 
 
+@pytest.mark.promise(
+    "A sender who must write sealed is not impersonated by a From field that mail programs read otherwise"
+)
 @requires_dovecot
 async def test_dovecot_finds_no_address_that_we_do_not() -> None:
     fields = generated(sized(300, 20_000))
@@ -225,6 +228,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.promise("One mail does not hold up the others")
 @pytest.mark.parametrize("times", [1, 130])
 @pytest.mark.parametrize("name", list(HOSTILE))
 def test_no_field_takes_long(name: str, times: int) -> None:

@@ -304,6 +304,7 @@ async def test_a_policy_tightened_meanwhile_keeps_the_retry_from_leaving_in_clea
     assert deliveries(wire) == [("ben@bob.example",)]
 
 
+@pytest.mark.promise("Mail that waits for a retry is ciphertext")
 async def test_no_plaintext_is_kept_for_the_retry(site: Site, wire: Sink) -> None:
     async with running(site) as relay:
         wire.on_data = ["451 4.2.0 busy"] * 2
@@ -476,6 +477,7 @@ async def test_a_retry_that_comes_as_its_client_is_found_gone_delivers_nothing_a
         assert await retry == ()
 
 
+@pytest.mark.promise("A killed relay sends nothing twice")
 @pytest.mark.parametrize("recipients", [["ben@bob.example"], ["ben@bob.example", "bea@bob.example"]])
 async def test_a_relay_killed_right_after_the_next_hop_has_said_250_sends_nothing_twice(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, recipients: list[str]

@@ -91,6 +91,7 @@ def events(log: LogCapture, *names: str) -> list[tuple[str, str]]:
     return [(each["event"], each["log_level"]) for each in log.entries if each["event"] in names]
 
 
+@pytest.mark.promise("Marks are ours")
 async def test_a_mark_that_the_relay_wrote_stays_on_that_mail_and_on_no_other(
     bob: Site, seal: Seal, sink: Sink, left: Sink
 ) -> None:
@@ -114,6 +115,7 @@ async def test_a_mark_that_the_relay_wrote_stays_on_that_mail_and_on_no_other(
     assert all(b"X-QuMail" not in got.message for got in left.got[1:])
 
 
+@pytest.mark.promise("Nothing sealed is handed to users unopened")
 @pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa"])
 async def test_it_is_opened_as_if_it_had_come_at_the_incoming_listener(
     bob: Site, seal: Seal, sink: Sink, left: Sink, log: LogCapture, level: str
@@ -153,6 +155,7 @@ async def test_the_milter_of_mail_that_leaves_opens_it_in_place(bob: Site, seal:
     assert answer.applied(fields, body.decode()).endswith(mails.plain())
 
 
+@pytest.mark.promise("Nothing sealed is handed to users unopened")
 async def test_what_does_not_open_or_names_others_is_put_aside_and_nobody_gets_it_sealed(
     bob: Site, seal: Seal, sink: Sink, left: Sink
 ) -> None:
@@ -170,6 +173,7 @@ async def test_what_does_not_open_or_names_others_is_put_aside_and_nobody_gets_i
         assert sorted(each.reason for each in await parts.store.quarantine.all()) == ["redirected", "tampered"]
 
 
+@pytest.mark.promise("Nothing sealed is handed to users unopened")
 async def test_a_relay_that_opens_no_mail_holds_it_and_says_so(
     bob: Site, seal: Seal, left: Sink, log: LogCapture
 ) -> None:
@@ -345,6 +349,7 @@ def requiring(bob: Site, unprotected: str, **more: str) -> None:
     bob.write_policies({**INSIDE, "alice.example.toml": required, **more})
 
 
+@pytest.mark.promise("Forged mail in a peer's name is marked from the day that the peer is taken in")
 async def test_unsealed_mail_in_a_peers_name_is_marked_and_counted_once_however_often_it_comes_by(
     bob: Site, sink: Sink, left: Sink, log: LogCapture
 ) -> None:
@@ -369,6 +374,7 @@ async def test_unsealed_mail_in_a_peers_name_is_marked_and_counted_once_however_
     assert events(log, "came_by_the_way_out") == []
 
 
+@pytest.mark.promise("Forged mail in a peer's name is marked from the day that the peer is taken in")
 async def test_what_was_opened_here_passes_by_the_way_out_as_it_is(
     bob: Site, seal: Seal, sink: Sink, left: Sink, log: LogCapture
 ) -> None:

@@ -135,6 +135,7 @@ async def report_under(secret_id: str, bob: Site) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail_when_it_is_back(
     bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
 ) -> None:
@@ -157,6 +158,7 @@ async def reasons(site: Site) -> list[str]:
         return [each.reason for each in await parts.store.quarantine.all()]
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_where_all_processes_are_killed_while_a_key_is_on_the_way_its_mail_is_put_aside_at_once(
     bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, several: list[bytes], sink: Sink
 ) -> None:
@@ -207,6 +209,7 @@ async def test_where_the_second_process_alone_is_killed_the_mail_under_its_key_i
     assert "from now on" not in log
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_a_key_that_was_asked_for_in_vain_before_all_processes_were_killed_is_waited_for(
     bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
 ) -> None:
@@ -277,6 +280,7 @@ async def test_a_key_that_comes_when_nobody_waits_for_it_any_more_is_kept(
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_a_relay_that_is_stopped_while_its_store_is_locked_opens_the_mail_when_it_is_back(
     bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
 ) -> None:
@@ -294,6 +298,7 @@ async def test_a_relay_that_is_stopped_while_its_store_is_locked_opens_the_mail_
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
 ) -> None:
@@ -312,6 +317,7 @@ async def test_no_key_is_asked_for_while_the_store_cannot_be_written(
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True] * len(several)
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 async def test_a_relay_whose_key_receiver_was_killed_ends_its_mails_says_so_and_starts_anew(
     bob: Site, several: list[bytes], sink: Sink
 ) -> None:

@@ -114,6 +114,7 @@ async def test_a_copy_that_waited_while_policy_rose_leaves_a_line_when_it_leaves
     assert entry["reason"] == "aes: sealed at an earlier attempt, under other policies"
 
 
+@pytest.mark.promise("The protection of each mail is on record")
 async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_written(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:

@@ -39,6 +39,7 @@ async def listeners(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncI
         yield dict(addresses)
 
 
+@pytest.mark.promise("A NUL in a header is refused at every listener")
 @pytest.mark.parametrize("listener", ["outgoing", "incoming", "outgoing_lmtp", "incoming_lmtp"])
 async def test_every_listener_refuses_it_in_the_header(listeners: dict[str, Any], wire: Sink, listener: str) -> None:
     for message in (HEADER, b"Subject: x\r\n\0\r\n"):

@@ -118,6 +118,7 @@ async def until_only_they_have(wanted: set[str], listening: socket.socket, pid: 
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.promise("No local user gets Postfix's mail at a port of the relay")
 @pytest.mark.parametrize(
     ("site", "end"), [("one process", signal.SIGTERM), ("two workers", signal.SIGKILL)], indirect=["site"]
 )
@@ -181,6 +182,7 @@ async def test_an_address_of_ipv6_is_recognised(site: Site, sink: Sink) -> None:
             assert (await submit(address_of(listening), mails.plain())).code == 250
 
 
+@pytest.mark.promise("No local user gets Postfix's mail at a port of the relay")
 @pytest.mark.parametrize(
     ("given", "why"),
     [

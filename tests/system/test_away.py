@@ -112,6 +112,7 @@ def rows(site: Site, table: str) -> int:
         return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
+@pytest.mark.promise("A KME that is away holds mail")
 async def test_a_kme_that_is_away_for_a_day_holds_mail_until_it_is_back_and_costs_nothing_else(
     tmp_path: Path, kmes: DevelopmentKMEs, to_kmes: Sequence[Wire], identities: Identities, wire: Sink, sink: Sink,
     time: DrivenTime, log: LogCapture,

@@ -59,6 +59,7 @@ def some_sweeps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]
     return some
 
 
+@pytest.mark.promise("A clock that is set, and set right again, loses and repeats nothing")
 @either_way
 async def test_a_mail_out_that_waits_for_one_recipient_goes_to_the_others_once_and_spends_no_second_key(
     tmp_path: Path,
@@ -86,6 +87,7 @@ async def test_a_mail_out_that_waits_for_one_recipient_goes_to_the_others_once_a
     assert [got.recipients for got in wire.got] == [(BEN,), (BEA,)]
 
 
+@pytest.mark.promise("A clock that is set, and set right again, loses and repeats nothing")
 @either_way
 @pytest.mark.parametrize("level", ["otp", "pqc"])
 async def test_a_mail_in_that_waits_for_one_recipient_opens_for_them_when_the_clock_is_right_again(
@@ -110,6 +112,7 @@ async def test_a_mail_in_that_waits_for_one_recipient_opens_for_them_when_the_cl
     assert await bob.reasons() == []
 
 
+@pytest.mark.promise("A clock that is set, and set right again, loses and repeats nothing")
 @either_way
 async def test_what_comes_while_the_clock_is_wrong_is_put_aside_and_a_person_can_release_it_afterwards(
     alice: Alice, bob_on_sqlite: Bob, clock: Clock, some_sweeps: Callable[[], Awaitable[None]], set_by: float
@@ -151,6 +154,7 @@ async def test_a_key_that_came_under_a_clock_a_year_behind_opens_its_mail_once_t
     assert bob.got == [(ANN, (BEN,)), (ANN, (BEN,))]
 
 
+@pytest.mark.promise("A clock that is set, and set right again, loses and repeats nothing")
 @either_way
 async def test_a_mail_whose_key_is_late_is_held_whatever_the_clock_does_meanwhile(
     alice: Alice,

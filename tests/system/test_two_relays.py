@@ -116,6 +116,7 @@ def issued(kmes: DevelopmentKMEs) -> float:
     return kmes.link.issued.total()
 
 
+@pytest.mark.promise("A killed relay sends nothing twice")
 @pytest.mark.parametrize("relays", ["outgoing", "incoming"], indirect=True)
 async def test_two_relays_that_get_the_same_mail_at_once_deliver_it_once_under_one_key(
     relays: Relays, kmes: DevelopmentKMEs
@@ -158,6 +159,7 @@ async def test_a_client_that_left_one_relay_hears_from_the_other_what_became_of_
     assert relays.delivered == {BEN: 1}
 
 
+@pytest.mark.promise("A client that gives up gets nothing twice at another relay")
 async def test_a_client_that_gave_up_while_one_recipient_was_late_gets_nothing_twice_at_the_other_relay(
     relays: Relays,
 ) -> None:
@@ -175,6 +177,7 @@ async def test_a_client_that_gave_up_while_one_recipient_was_late_gets_nothing_t
     assert relays.delivered == {BEN: 1, PRESS: 1}
 
 
+@pytest.mark.promise("A client that gives up gets nothing twice at another relay")
 async def test_a_client_that_gave_up_before_it_heard_of_each_recipient_repeats_none_at_the_other_relay(
     relays: Relays,
 ) -> None:
@@ -198,6 +201,7 @@ async def test_a_client_that_gave_up_before_it_heard_of_each_recipient_repeats_n
     assert relays.delivered == {BEN: 1, PRESS: 1}
 
 
+@pytest.mark.promise("A client that gives up gets nothing twice at another relay")
 async def test_a_client_that_gave_up_while_the_database_stalled_and_was_served_by_the_other_relay_gets_nothing_twice(
     relays: Relays,
 ) -> None:

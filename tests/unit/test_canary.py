@@ -116,6 +116,7 @@ def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:
     assert canary_address(domains[::-1]) == "qumail-canary@xn--bcher-kva.example"
 
 
+@pytest.mark.promise("Unsealed mail in a peer's name costs a note an hour")
 async def test_a_peer_is_told_of_unsealed_mail_at_most_once_an_hour() -> None:
     config = SimpleNamespace(
         canary=SimpleNamespace(answer=True), peers={"bob": SimpleNamespace(domains=("bob.example",))}

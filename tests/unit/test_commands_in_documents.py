@@ -62,6 +62,7 @@ def test_there_are_such_commands() -> None:
     assert ("README.md", "setup") in CASES
 
 
+@pytest.mark.promise("Nothing of this account types into root's terminal, or reads it")
 @pytest.mark.parametrize("document", ["deploy/debian/postinst", *DOCUMENTS])
 def test_nothing_that_goes_on_as_another_user_keeps_roots_terminal(document: str) -> None:
     """A process of that user could type into it (TIOCSTI), while root believes to be alone there."""

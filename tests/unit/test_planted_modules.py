@@ -20,6 +20,7 @@ _RUNS_PYTHON = re.compile(r'(?:"[^"\n]*python3?"|\S*\bpython3?) (?=-|"\$root)(?!
 PLANTED = ("ensurepip", "venv", "hashlib", "pathlib", "sysconfig", "pip", "zlib", "random", "tempfile")
 
 
+@pytest.mark.promise("Root's working directory counts for nothing")
 def test_planted_modules_are_not_loaded_by_deploy_install(tmp_path: Path) -> None:
     (programs := tmp_path / "bin").mkdir()
     (programs / "python3").symlink_to(sys.executable)

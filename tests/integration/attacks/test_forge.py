@@ -18,6 +18,7 @@ pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 BEN = "otp@bob.example"
 
 
+@pytest.mark.promise("Octets read off the wire authenticate nothing")
 @pytest.mark.in_process
 @pytest.mark.parametrize("first", ["forged", "genuine"])
 async def test_a_message_under_octets_that_were_read_off_is_never_delivered(scene: Scene, first: str) -> None:
@@ -42,6 +43,7 @@ async def test_a_message_under_octets_that_were_read_off_is_never_delivered(scen
     assert await quarantined(scene.bob) == [reason] * len(forgeries)
 
 
+@pytest.mark.promise("Octets read off the wire authenticate nothing")
 @pytest.mark.in_process
 @pytest.mark.parametrize("first", ["forged", "genuine"])
 async def test_a_pad_key_that_was_read_off_is_no_key_encryption_key(scene: Scene, first: str) -> None:
@@ -58,6 +60,7 @@ async def test_a_pad_key_that_was_read_off_is_no_key_encryption_key(scene: Scene
     assert await quarantined(scene.bob) == ["tampered" if first == "forged" else "key-used"]
 
 
+@pytest.mark.promise("A received key opens one ciphertext")
 @pytest.mark.in_process
 async def test_a_key_that_opened_a_pad_opens_nothing_at_level_aes_even_for_who_knows_it_whole(scene: Scene) -> None:
     """As if the peer itself, or a thief of the key, used it twice."""
@@ -73,6 +76,7 @@ async def test_a_key_that_opened_a_pad_opens_nothing_at_level_aes_even_for_who_k
     assert await quarantined(scene.bob) == ["key-used"]
 
 
+@pytest.mark.promise("Octets read off the wire authenticate nothing")
 async def test_keys_of_a_pad_in_another_order_are_refused_before_any_is_asked_for(scene: Scene) -> None:
     """With r and s of a seen tag exchanged, its bound would be far weaker."""
     message = await scene.captured("otp")
@@ -90,6 +94,7 @@ async def test_keys_of_a_pad_in_another_order_are_refused_before_any_is_asked_fo
     assert len(scene.delivered) == 1
 
 
+@pytest.mark.promise("Forgeries do not block the genuine mail")
 async def test_forgeries_under_a_wrong_tag_do_not_block_the_genuine_mail(scene: Scene) -> None:
     """A tag that is wrong binds nothing."""
     message = await scene.captured("aes")

@@ -56,6 +56,7 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     return bytes(encrypt(entity, key, PQC().recipient("somebody", certificate, key)))
 
 
+@pytest.mark.promise("A peer speaks for its own domains only")
 async def test_what_alice_signed_for_one_site_is_not_taken_at_another(scene: Scene, identities: Identities) -> None:
     """Eve's site gets a mail from Alice's, and encrypts the signed payload once more, to Bob's site."""
     envelope = sealed_envelope("pqc", slave_sae="7", recipients=(MINE,))
@@ -68,6 +69,7 @@ async def test_what_alice_signed_for_one_site_is_not_taken_at_another(scene: Sce
     assert await quarantined(scene.bob) == ["redirected"]
 
 
+@pytest.mark.promise("A peer uses only the levels in `accept`")
 async def test_a_layer_around_quantum_keys_cannot_be_taken_off(scene: Scene, identities: Identities) -> None:
     """What Alice sealed as pqc+aes does not arrive as pqc, even by who knows the quantum key."""
     sealed = await PQC().seal(payload(mails.plain(), "pqc+aes"), identities.to_bob(), MemoryKeys())
@@ -76,6 +78,7 @@ async def test_a_layer_around_quantum_keys_cannot_be_taken_off(scene: Scene, ide
     assert await quarantined(scene.bob) == ["redirected"]
 
 
+@pytest.mark.promise("A peer speaks for its own domains only")
 async def test_a_peer_seals_for_no_sender_of_another_domain(scene: Scene, identities: Identities) -> None:
     envelope = sealed_envelope("pqc", sender="minister@ministry.example", recipients=(MINE,))
     sealed = await PQC().seal(mime.wrap_payload(mails.plain(), envelope.encode()), identities.to_bob(), MemoryKeys())
@@ -93,6 +96,7 @@ NO_ADDRESSES = (
 )
 
 
+@pytest.mark.promise("A sealed sender that is no address gets into no SMTP command")
 async def test_a_sealed_sender_that_is_no_address_gets_into_no_smtp_command(
     scene: Scene, identities: Identities
 ) -> None:
@@ -118,6 +122,7 @@ async def _bob(
         yield site, addresses["incoming"]
 
 
+@pytest.mark.promise("A peer uses only the levels in `accept`")
 @pytest.mark.parametrize(("level", "accept"), [("rsa", '["pqc"]'), ("otp", '["pqc"]'), ("pqc", '["otp", "aes"]')])
 async def test_a_peer_may_use_only_the_levels_that_its_configuration_accepts(
     scene: Scene, tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities, level: str, accept: str
@@ -129,6 +134,7 @@ async def test_a_peer_may_use_only_the_levels_that_its_configuration_accepts(
         assert await quarantined(site) == ["not-accepted"]
 
 
+@pytest.mark.promise("A peer uses only the levels in `accept`")
 async def test_a_further_layer_that_anybody_can_put_around_is_refused(scene: Scene, identities: Identities) -> None:
     """Encrypting to Bob's public key takes no secret, and would hide what was sealed as another level."""
     message = await scene.captured("pqc")

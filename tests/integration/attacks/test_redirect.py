@@ -21,6 +21,7 @@ def _mailbox(level: str) -> str:
     return f"{'both' if level == 'pqc+aes' else level}@bob.example"
 
 
+@pytest.mark.promise("Bob's relay decrypts for nobody but those whom Alice's relay named")
 async def test_nobody_gets_a_mail_whom_its_sealed_envelope_does_not_name(scene: Scene) -> None:
     for number, level in enumerate(LEVELS, start=1):  # each has a mailbox of its own
         scene.delivered.clear()
@@ -36,6 +37,7 @@ async def test_nobody_gets_a_mail_whom_its_sealed_envelope_does_not_name(scene: 
         assert await quarantined(scene.bob) == ["redirected"] * number
 
 
+@pytest.mark.promise("Bob's relay decrypts for nobody but those whom Alice's relay named")
 async def test_the_mail_goes_on_from_the_sealed_sender_and_tells_of_no_success(scene: Scene) -> None:
     """An outsider who asked for a notice of success would be sent subject and header of the original."""
     for level in LEVELS:  # each has a mailbox of its own
@@ -49,6 +51,7 @@ async def test_the_mail_goes_on_from_the_sealed_sender_and_tells_of_no_success(s
         assert "SUCCESS" not in str(got)
 
 
+@pytest.mark.promise("Answers reveal nothing")
 async def test_all_failures_after_the_keys_were_looked_at_are_answered_alike(scene: Scene) -> None:
     """Named or not, tag right or wrong, key used or destroyed: Bcc would be told by any difference."""
     message = await scene.captured("pqc")
@@ -66,6 +69,7 @@ async def test_all_failures_after_the_keys_were_looked_at_are_answered_alike(sce
     assert len(scene.delivered) == 1
 
 
+@pytest.mark.promise("Mail sealed for one site opens at no other, and not at its sender's")
 async def test_a_message_that_comes_back_to_its_sender_is_not_opened_there(scene: Scene) -> None:
     """Reflection: master and slave SAE are not exchanged by who sends it."""
     for level in ("otp", "aes"):

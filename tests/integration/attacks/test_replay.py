@@ -18,6 +18,7 @@ def _mailbox(level: str) -> str:
     return f"{'both' if level == 'pqc+aes' else level}@bob.example"
 
 
+@pytest.mark.promise("A recipient gets a mail once")
 async def test_a_recipient_gets_a_mail_once_however_often_and_wherever_it_comes(scene: Scene) -> None:
     for level in LEVELS:  # each has a mailbox of its own
         scene.delivered.clear()
@@ -29,6 +30,7 @@ async def test_a_recipient_gets_a_mail_once_however_often_and_wherever_it_comes(
         assert await quarantined(scene.bob) == []
 
 
+@pytest.mark.promise("A recipient gets a mail once")
 async def test_outer_fields_that_the_attacker_writes_anew_make_no_new_mail_of_it(scene: Scene) -> None:
     """What stands outside is nobody's word; neither a new Message-ID nor a mailbox in other letters counts."""
     for level in LEVELS:  # each has a mailbox of its own
@@ -42,6 +44,7 @@ async def test_outer_fields_that_the_attacker_writes_anew_make_no_new_mail_of_it
         assert len(scene.delivered) == 1
 
 
+@pytest.mark.promise("A restored store opens nothing sealed before")
 async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene: Scene) -> None:
     """Who has waited for it could else have yesterday's mail delivered once more."""
     message = await scene.captured("pqc")

@@ -448,6 +448,7 @@ async def test_more_than_there_may_be_is_removed_early_and_said(directory: Path,
     assert [each["event"] for each in log.entries if each["log_level"] == "warning"] == ["audit_full"]
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 async def test_a_chain_that_was_written_anew_fits_no_checkpoint_and_no_head_of_the_old_one(directory: Path) -> None:
     await written(directory)
     kept = verify(directory)
@@ -465,6 +466,7 @@ async def test_a_chain_that_was_written_anew_fits_no_checkpoint_and_no_head_of_t
     assert "before the checkpoint" in verify(directory, expected).problems[0]
 
 
+@pytest.mark.promise("The protection of each mail is on record")
 @given(
     batches=st.lists(st.lists(st.binary(max_size=200), min_size=1, max_size=4), min_size=1, max_size=12),
     file_octets=st.integers(300, 3000),

@@ -65,6 +65,7 @@ def is_found(result: Result) -> bool:
     return result.exit_code != 0
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 def test_every_covered_file_in_whose_place_is_something_else_is_found(tmp_path: Path) -> None:
     directory, kept = tmp_path / "audit", tmp_path / "kept.json"
     fresh(directory, 8)
@@ -185,6 +186,7 @@ def in_one_file(lines: Lines) -> Lines:
     return found
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 def test_no_torn_line_lets_anybody_change_what_is_before_it(torn: tuple[Path, ExpectedLine], tmp_path: Path) -> None:
     covered = in_one_file(every(read(torn[0]))[: -len(TORN)])
     copy = tmp_path / "000000000001-2026-11-25.jsonl"
@@ -247,6 +249,7 @@ def _past(days: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "now", lambda: then)
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 @pytest.mark.parametrize(("keep_days", "days", "fine"), [(10, 30, True), (366, 30, False), (None, 30, False)])
 async def test_what_retention_removed_after_the_checkpoint_fits_it_once_it_is_as_old_as_the_checkpoint_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_days: int | None, days: int, fine: bool

@@ -121,6 +121,7 @@ async def test_a_mail_to_many_has_several_records_and_lines_of_the_ledger_also_a
     assert [(each["outcome"], len(each["recipients"])) for each in of(alice)][2:] == [("unknown", 2), ("unknown", 1)]
 
 
+@pytest.mark.promise("Addresses in the audit record are hashed")
 async def test_a_record_holds_neither_content_nor_address(alice: Site) -> None:
     async with app.running(alice.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
@@ -130,6 +131,7 @@ async def test_a_record_holds_neither_content_nor_address(alice: Site) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.promise("No address and nothing of a message stands in the record")
 async def test_neither_our_words_nor_those_of_servers_bring_an_address_or_content_into_the_record(
     bob: Site, sink: Sink
 ) -> None:
@@ -154,6 +156,7 @@ async def test_neither_our_words_nor_those_of_servers_bring_an_address_or_conten
         assert b"@" not in path.read_bytes()
 
 
+@pytest.mark.promise("The name by which both sites find a sealed mail is hidden from everybody between them")
 async def test_both_sites_call_a_sealed_mail_the_same_and_nobody_on_the_way_can(
     alice: Site, bob: Site, sink: Sink
 ) -> None:
@@ -371,6 +374,7 @@ async def test_mail_that_had_left_has_one_record_each_after_a_kill_that_came_bef
     assert len({each["mail"] for each in found}) == 5
 
 
+@pytest.mark.promise("The protection of each mail is on record")
 async def test_whenever_a_relay_is_killed_no_mail_that_left_lacks_a_record_and_the_chain_is_whole(
     alice: Site, sink: Sink
 ) -> None:

@@ -302,6 +302,7 @@ async def place(work: Path, last: str, ago: int = 0) -> Kept:
     return Kept(work)
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 @pytest.mark.parametrize("last", ["mail", "Killed", "policies", "removed", "gap"])
 async def test_whatever_the_last_record_covered_is_no_edit_of_files_or_of_their_beginning_is_missed(
     tmp_path: Path, last: str
@@ -319,6 +320,7 @@ async def test_whatever_the_last_record_covered_is_no_edit_of_files_or_of_their_
         assert kept.try_all(beginnings, repair) == []
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 @pytest.mark.parametrize("repair", REPAIRS)
 @pytest.mark.parametrize("last", ["policies", "removed"])
 async def test_every_edit_of_records_that_touches_what_a_checkpoint_covers_is_found(
@@ -353,6 +355,7 @@ def test_a_record_of_an_earlier_release_is_continued_and_fits_its_checkpoint(ear
     )
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 @pytest.mark.parametrize("repair", REPAIRS)
 def test_no_edit_of_a_record_that_an_earlier_release_has_begun_is_missed(earlier: Kept, repair: str) -> None:
     assert earlier.try_all(of_files(earlier.files), repair) == []
@@ -374,6 +377,7 @@ async def test_two_verifiers_agree_on_what_retention_may_have_removed(tmp_path: 
     assert left == list(range({KEEP_DAYS - 1: 2, KEEP_DAYS: 3, KEEP_DAYS + 1: 4, 2 * KEEP_DAYS: 4}[ago]))
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 async def test_a_clock_that_was_set_back_lets_nobody_remove_what_is_younger(tmp_path: Path) -> None:
     """Who can set it could write one record of long ago, and remove all before that later."""
     directory, kept = tmp_path / "audit", tmp_path / "kept.json"
@@ -392,6 +396,7 @@ async def test_a_clock_that_was_set_back_lets_nobody_remove_what_is_younger(tmp_
     assert not second_verifier.fits(directory, kept, SIGNER, datetime.now(UTC).date())
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 async def test_another_record_and_an_older_copy_are_found_spliced_with_it_or_alone(tmp_path: Path) -> None:
     kept = await place(tmp_path / "one", "Killed")
     other = await place(tmp_path / "other", "mail")
@@ -407,6 +412,7 @@ async def test_another_record_and_an_older_copy_are_found_spliced_with_it_or_alo
         assert kept.missed("older", {name: lines for name, lines in older.items() if lines}) == ""
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_edits_one_after_the_other_are_found_as_well(earlier: Kept, data: st.DataObject) -> None:
@@ -428,6 +434,7 @@ def test_edits_one_after_the_other_are_found_as_well(earlier: Kept, data: st.Dat
 # --- names of files
 
 
+@pytest.mark.promise("Writers of the record cannot change or remove records under a checkpoint")
 async def test_no_name_of_a_file_has_export_or_ledger_leave_out_what_was_asked_for(tmp_path: Path) -> None:
     kept = await place(tmp_path, "plaintext")
     since = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")

@@ -32,6 +32,7 @@ async def nothing_came_of_it(scene: Scene, number: int = 1, **reasons: float) ->
     await scene.nothing_is_left()
 
 
+@pytest.mark.promise("A forged or repeated canary counts for nothing, and nobody answers it")
 async def test_a_canary_in_clear_is_taken_and_nobody_answers(making: Making) -> None:
     async with making.both(alice="") as scene:
         incoming = scene.addresses[1]
@@ -83,6 +84,7 @@ async def test_what_a_milter_leaves_to_its_mail_server_is_for_the_others_alone(m
         assert [each.recipients for each in scene.wires[0].kept] == [("ben@bob.example",)]
 
 
+@pytest.mark.promise("A forged or repeated canary counts for nothing, and nobody answers it")
 @pytest.mark.parametrize("listener", ["incoming", "lmtp", "milter"])
 async def test_a_question_that_comes_again_is_not_answered_again(making: Making, listener: str) -> None:
     async with making.both(listener=listener) as scene:
@@ -93,6 +95,7 @@ async def test_a_question_that_comes_again_is_not_answered_again(making: Making,
         await nothing_came_of_it(scene, repeated=2)
 
 
+@pytest.mark.promise("A forged or repeated canary counts for nothing, and nobody answers it")
 async def test_a_receipt_counts_once(making: Making) -> None:
     async with making.both() as scene:
         await scene.until(scene.alice, "qumail_canary_returned_total", peer="bob")
@@ -102,6 +105,7 @@ async def test_a_receipt_counts_once(making: Making) -> None:
         await scene.nothing_is_left()
 
 
+@pytest.mark.promise("A forged or repeated canary counts for nothing, and nobody answers it")
 @pytest.mark.usefixtures("dishonest")
 async def test_a_receipt_that_the_peer_has_sealed_for_another_nonce_counts_for_nothing(making: Making) -> None:
     async with making.both() as scene:
@@ -168,6 +172,7 @@ async def test_a_question_of_another_sender_than_the_peers_canary_is_not_answere
         await nothing_came_of_it(scene, 0, other_sender=1)
 
 
+@pytest.mark.promise("A peer's canaries cost a receipt in 50 seconds")
 @pytest.mark.usefixtures("dishonest")
 async def test_a_flood_of_questions_gets_one_receipt(making: Making) -> None:
     async with making.both(alice="") as scene:
@@ -225,6 +230,7 @@ async def test_what_came_with_less_than_policy_requires_counts_for_nothing(makin
         await scene.nothing_is_left()
 
 
+@pytest.mark.promise("Nobody but the relay sends in the canary's name")
 async def test_nobody_but_the_relay_sends_in_the_canarys_name_by_any_listener(making: Making) -> None:
     """So no user of either site can use up the receipt that a genuine canary would get."""
     async with making.both(alice="") as scene:

@@ -100,6 +100,7 @@ async def test_what_comes_sealed_counts_for_nothing_and_a_relay_that_does_not_an
         assert scene.receipts == []
 
 
+@pytest.mark.promise("Unsealed mail in a peer's name costs a note an hour")
 async def test_a_note_in_clear_counts_for_nothing(making: Making) -> None:
     async with making.both(alice="") as scene:
         note = write(CanaryNote("unsealed", bytes(32), 7, 7), BOB, ALICE, "relay.bob.example")

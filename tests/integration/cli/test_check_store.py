@@ -104,6 +104,7 @@ async def test_where_there_has_been_no_store_yet_all_is_well(site: Site) -> None
     assert (await findings(site))["store"] == []
 
 
+@pytest.mark.promise("Received keys and messages in quarantine lie sealed under the site's secret")
 async def test_a_secret_on_the_file_system_of_what_it_seals_is_said_to_be_there_and_is_no_fault(site: Site) -> None:
     await has_served(site)
     said = f"on the same file system as {site.directory / 'relay.db'}, which it seals: "

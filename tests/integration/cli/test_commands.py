@@ -95,6 +95,7 @@ async def test_seal_and_open_work_on_files_at_every_level(
     assert (status, err, opened) == (0, "", mails.eight_bit())
 
 
+@pytest.mark.promise("Nobody opens mail with `qumail-relay open` without a record")
 async def test_open_leaves_a_record_of_what_it_decrypted_each_time_before_anybody_has_it(
     sites: tuple[Site, Site],
 ) -> None:
@@ -122,6 +123,7 @@ async def test_open_leaves_a_record_of_what_it_decrypted_each_time_before_anybod
     assert "the audit record cannot be written" in err
 
 
+@pytest.mark.promise("Nobody opens mail with `qumail-relay open` without a record")
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 @pytest.mark.parametrize("level", ["aes", "rsa+aes"])
 async def test_openssl_opens_mail_with_the_key_that_was_taken_out_on_record(

@@ -81,6 +81,7 @@ except ValueError:
 """
 
 
+@pytest.mark.promise("Nothing in the log moves the cursor of a terminal, or looks like another line")
 @pytest.mark.parametrize("form", ["console", "json"])
 @pytest.mark.parametrize("journal", [True, False])
 def test_nothing_in_a_line_of_the_log_moves_a_terminals_cursor_or_begins_another_line(

@@ -53,6 +53,7 @@ def test_the_way_to_tell_knows_a_process_that_can_be_dumped() -> None:
         process.stdin.close()
 
 
+@pytest.mark.promise("Memory is not dumped")
 @linux
 async def test_a_relay_that_serves_leaves_no_core_and_shows_its_memory_to_nobody(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink

@@ -57,6 +57,7 @@ async def refused(config: Path, database: Path, by: RelayProcess) -> None:
     assert last.startswith(f"{database}: another relay (process {by.process.pid}) serves from this database"), last
 
 
+@pytest.mark.promise("Two relays do not serve from one embedded database")
 async def test_a_second_relay_at_a_database_ends_before_it_draws_a_key_and_commands_go_on_beside_the_first(
     alice: Site, kmes: DevelopmentKMEs, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ async def test_a_killed_relay_stands_in_nobodys_way_though_its_second_process_li
             os.kill(receiver, signal.SIGCONT)
 
 
+@pytest.mark.promise("Two relays do not serve from one embedded database")
 async def test_a_relay_that_starts_while_another_one_ends_waits_for_it(alice: Site, wire: Sink) -> None:
     wire.gate = asyncio.Event()
     async with relay_process(alice) as relay:

@@ -81,6 +81,7 @@ def test_a_peers_directory_that_is_exchanged_for_a_link_all_the_time_has_root_wr
     nothing_of_root_was_touched(happened, command)
 
 
+@pytest.mark.promise("The holder of the relay's account does not become root by root's commands")
 @pytest.mark.parametrize("command", PINNING)
 def test_a_peers_directory_that_becomes_a_link_once_it_was_made_is_not_given_away(place: Place, command: str) -> None:
     peers = place.state / "peers"
@@ -184,6 +185,7 @@ def commands_with_config(group: click.Group, name: str = "") -> Iterator[str]:
             yield path
 
 
+@pytest.mark.promise("The holder of the relay's account does not become root by root's commands")
 def test_nothing_that_root_types_works_as_root_below_what_the_relays_user_can_write(place: Place) -> None:
     with_link_to_policies(place)
     every = every_command(place)
@@ -201,6 +203,7 @@ def test_nothing_that_root_types_works_as_root_below_what_the_relays_user_can_wr
     assert (place.site / "policies/bob.example.toml").stat().st_uid == 0
 
 
+@pytest.mark.promise("The holder of the relay's account does not become root by root's commands")
 def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Place) -> None:
     with_link_to_policies(place)
     every = every_command(place)
@@ -245,6 +248,7 @@ def test_a_copy_where_the_relays_user_cannot_write_is_refused_before_anything_is
         assert list(above.iterdir()) == []
 
 
+@pytest.mark.promise("The identity of the relay's user cannot be forged from below")
 @pytest.mark.parametrize("secret", ["link", "hard link", "nothing", "directory", "fifo"])
 def test_whatever_the_relays_user_puts_in_place_of_its_secret_root_goes_on_as_that_user(
     place: Place, secret: str
@@ -285,6 +289,7 @@ RACES: dict[str, tuple[tuple[str, ...], str]] = {
 """Each command with what is exchanged under it."""
 
 
+@pytest.mark.promise("The holder of the relay's account does not become root by root's commands")
 @pytest.mark.parametrize("name", RACES)
 def test_what_is_exchanged_for_a_link_all_the_time_leads_root_nowhere(place: Place, name: str) -> None:
     words, exchanged = RACES[name]
@@ -309,6 +314,7 @@ def test_what_is_exchanged_for_a_link_all_the_time_leads_root_nowhere(place: Pla
     nothing_of_root_was_touched(happened, name)
 
 
+@pytest.mark.promise("A file that root names on the command line is opened as the owner of its place")
 def test_a_file_that_is_named_in_the_relays_directory_is_written_and_read_as_the_relays_user(place: Place) -> None:
     (place.site / "policies/bob.example.toml").write_text('levels = ["pqc+aes", "pqc"]\n')
     private = place.victim / "private.pem"
@@ -342,6 +348,7 @@ def test_a_file_that_is_named_in_the_relays_directory_is_written_and_read_as_the
     assert [each.said for each in happened.ended if "Permission denied" not in each.said] == []
 
 
+@pytest.mark.promise("A file that root names on the command line is opened as the owner of its place")
 def test_a_file_that_a_stranger_may_exchange_is_read_or_written_as_that_stranger(place: Place) -> None:
     """In /tmp and the like, where everybody may put what is not there yet."""
     public = place.site.parent / "public"

@@ -68,6 +68,7 @@ def run(*commands: Sequence[str | Path], cwd: Path | None = None) -> list[EndedC
     return happened.ended
 
 
+@pytest.mark.promise("Root's working directory counts for nothing")
 @pytest.mark.skipif(Path("/etc/qumail-relay/relay.toml").exists(), reason="a relay is installed on this machine")
 @pytest.mark.parametrize("user", ["root", "the relay's user"])
 def test_a_relay_toml_in_the_current_directory_counts_for_nobody(place: Place, user: str) -> None:
@@ -129,6 +130,7 @@ def below_a_directory_for_everybody(place: Place) -> None:
     place.site.parent.chmod(0o777)
 
 
+@pytest.mark.promise("Root takes settings from nobody else")
 @pytest.mark.parametrize(
     "opened", [for_everybody, for_a_group, in_a_directory_for_everybody, below_a_directory_for_everybody]
 )
@@ -166,6 +168,7 @@ def test_a_relay_has_one_user(place: Place) -> None:
     assert "the relay runs as one user" in status.said
 
 
+@pytest.mark.promise("Root takes settings from nobody else")
 def test_a_relay_of_roots_runs_no_program_that_others_can_exchange(place: Place) -> None:
     os.chown(place.state, 0, 0)
     for path in place.state.rglob("*"):
@@ -223,6 +226,7 @@ def a_program_that_another_user_can_exchange(place: Place) -> str:
     return "programs/sh: user daemon can change it"
 
 
+@pytest.mark.promise("`check` finds others who can change the relay's settings and programs")
 @pytest.mark.parametrize(
     "opened",
     [

@@ -105,6 +105,7 @@ def test_without_care_a_child_types_into_the_terminal(probe: Path) -> None:
     assert '"typed": [0, 1, 2, "/dev/tty"]' in at_a_terminal(careless)
 
 
+@pytest.mark.promise("Nothing of this account types into root's terminal, or reads it")
 def test_a_child_of_setup_has_no_terminal_and_is_of_the_relays_user_once_nobody_can_trace_it(
     probe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_child_of_setup_has_no_terminal_and_is_of_the_relays_user_once_nobody_
     assert "\x1b" not in shown
 
 
+@pytest.mark.promise("This account forges no line of what a command prints for root")
 def test_a_child_of_setup_is_traced_by_nobody_while_it_starts(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is its standard output taken (pidfd_getfd(2)), by which a line could be forged in root's terminal."""
     looked = probe.with_name("looked")
@@ -133,6 +135,7 @@ def test_a_child_of_setup_is_traced_by_nobody_while_it_starts(probe: Path, monke
     assert looked.read_text() == "traced -1 output -1"
 
 
+@pytest.mark.promise("This account forges no line of what a command prints for root")
 def test_a_child_of_setup_that_does_not_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_child_of_setup_that_does_not_end_is_ended(
     assert capsys.readouterr().out == "qumail-relay check: ended by signal 9\n"
 
 
+@pytest.mark.promise("Nothing of this account types into root's terminal, or reads it")
 def test_a_command_that_becomes_the_relays_user_is_traced_by_nobody_and_has_left_the_terminal() -> None:
     def command() -> None:
         with tempfile.TemporaryFile() as attached:

@@ -58,6 +58,7 @@ def at_a_terminal(program: str) -> str:
     return shown.decode("utf-8", "surrogateescape")
 
 
+@pytest.mark.promise("No text of others reaches a terminal as it stands")
 @pytest.mark.parametrize("way", WAYS)
 def test_no_way_to_print_leaves_a_terminal_open_to_text_of_others(way: str) -> None:
     shown = at_a_terminal(WAYS[way])
@@ -70,6 +71,7 @@ def test_our_own_colours_stay() -> None:
     assert "\x1b[1;31mWRONG" in at_a_terminal(WAYS["text"])
 
 
+@pytest.mark.promise("No text of others reaches a terminal as it stands")
 def test_a_line_end_of_others_begins_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     plain_console().print(Text.assemble(("ok", "bold"), "a\nok all is well"), soft_wrap=True)
     plain_console().print("a\nok all is well", soft_wrap=True)
@@ -140,6 +142,7 @@ def test_what_the_account_writes_for_keys_status_forges_nothing(site: Path) -> N
     assert "touch /root/pwned1" in shown
 
 
+@pytest.mark.promise("This account forges no line of what a command prints for root")
 def test_what_the_account_writes_for_check_forges_nothing(site: Path) -> None:
     write_keys(site)
     row = {"alarm": "keys_gone", "about": FORGED, "cause": FORGED, "since": 1, "told": 1}
@@ -159,6 +162,7 @@ def doubt(site: Path) -> None:
     database.close()
 
 
+@pytest.mark.promise("This account forges no line of what a command prints for root")
 def test_what_the_account_writes_into_the_store_forges_no_line_of_store_accept(site: Path) -> None:
     doubt(site)
     status, shown = command(site, "store", "accept")

@@ -55,6 +55,7 @@ def pasted(line: str, shell: str = "bash", cwd: Path | None = None) -> None:
     subprocess.run([shell, "-c", line], cwd=cwd or "/", capture_output=True, check=False, timeout=30)
 
 
+@pytest.mark.promise("Commands shown to root are safe to paste")
 @by_root
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 @pytest.mark.parametrize("name", NAMES)
@@ -80,6 +81,7 @@ def test_check_prints_a_planted_name_so_that_root_can_paste_it(place: Place) -> 
     assert f"everybody can write to it: chmod o-w '{planted}'" in said
 
 
+@pytest.mark.promise("Commands shown to root are safe to paste")
 @by_root
 @pytest.mark.parametrize(
     "planted", ["link", "hard link", "link in a link's directory", "exchanged", "directory exchanged"]

@@ -359,6 +359,7 @@ def test_purge_follows_a_link_and_empties_a_volume(installed: Machine) -> None:
     assert not installed.path("/var/lib/qumail-relay").is_symlink()
 
 
+@pytest.mark.promise("No local user gets Postfix's mail at a port of the relay")
 def test_it_stays_while_a_postfix_still_hands_it_mail(installed: Machine, package: Path) -> None:
     """Once the relay is gone anybody on the host could listen at its port, and be handed the mail in clear."""
     installed.run("mkdir", "-p", "/etc/postfix")

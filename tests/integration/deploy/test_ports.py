@@ -127,6 +127,7 @@ def unable_to_start(machine: BootedMachine) -> None:
     machine.run("systemctl", "stop", "knock")
 
 
+@pytest.mark.promise("No local user gets Postfix's mail at a port of the relay")
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("spins")
 @pytest.mark.parametrize("becomes", [restarted, killed, stopped_and_started, upgraded, unable_to_start])
@@ -149,6 +150,7 @@ CHECK = ("runuser", "-u", "qumail-relay", "--", "qumail-relay", "check", "--no-n
 RISK = "another user of this machine could take this port while the relay restarts"
 
 
+@pytest.mark.promise("No local user gets Postfix's mail at a port of the relay")
 @pytest.mark.timeout(300)
 def test_check_says_where_a_port_is_not_held_and_what_it_says_to_type_has_it_held(alice: BootedMachine) -> None:
     """As after an upgrade from a relay that listened by itself."""

@@ -121,6 +121,7 @@ def machines(directory: Path) -> Iterator[tuple[BootedMachine, BootedMachine]]:
         yield made[0], made[1]
 
 
+@pytest.mark.promise("A secret that is a credential is on the disk encrypted alone")
 @pytest.mark.timeout(900)
 def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: Path) -> None:
     (_, apt, setup, start, check), (invite, accept) = blocks("1. Quick start")

@@ -107,6 +107,7 @@ def check(machine: BootedMachine) -> str:
     return machine.run("qumail-relay", "check", may_fail=True)
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 @pytest.mark.timeout(900)
 def test_a_lost_filter_a_lost_store_and_mail_that_stops_are_mailed_within_a_minute_with_what_to_type(
     machine: BootedMachine,

@@ -350,6 +350,7 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
 
 
+@pytest.mark.promise("Marks are ours")
 @pytest.mark.parametrize("shadow", ["false", "true"])
 @pytest.mark.parametrize(("listener", "setting"), SETTINGS)
 async def test_a_colleagues_forged_mark_of_protection_is_taken_off_unsealed_mail(
@@ -369,6 +370,7 @@ async def test_a_colleagues_forged_mark_of_protection_is_taken_off_unsealed_mail
     assert (arrived if seen.in_place else mails.untraced(arrived)) == mails.plain()
 
 
+@pytest.mark.promise("Forged mail in a peer's name is marked from the day that the peer is taken in")
 @pytest.mark.parametrize(
     ("unprotected", "forged"),
     [("mark", "sender"), ("mark", "doubt"), ("quarantine", "author"), ("quarantine", "doubt"), ("refuse", "author")],

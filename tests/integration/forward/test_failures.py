@@ -173,6 +173,7 @@ async def test_a_full_mailbox_is_not_taken_for_too_many_recipients(build: Build)
     assert len(hop.connections) == 1
 
 
+@pytest.mark.promise("A server that answers anything at all")
 @pytest.mark.parametrize(
     "said",
     [
@@ -197,6 +198,7 @@ async def test_what_is_no_reply_ends_the_connection_and_holds_the_mail(build: Bu
     assert not hop.got
 
 
+@pytest.mark.promise("A server's words reach no terminal and no log as they stand")
 async def test_control_characters_of_a_reply_do_not_reach_the_log(build: Build) -> None:
     async with Hop(instead={"MAIL": b"550 5.7.1 a\x1b[2Jb\xff\r\n"}) as hop:
         with pytest.raises(NextHopRefused) as caught:

@@ -66,6 +66,7 @@ async def test_required_takes_the_name_that_is_set(build: Build, server: Server,
     assert len(hop.got) == 1
 
 
+@pytest.mark.promise("No password, token or mail goes to a server other than the one named")
 @pytest.mark.parametrize(
     ("name", "ours", "expected"),
     [("localhost", True, "certificate verify failed"), ("127.0.0.1", False, "certificate verify failed")],

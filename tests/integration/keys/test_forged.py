@@ -174,6 +174,7 @@ async def mail_server(relay: TCPAddress, queue: Iterable[bytes]) -> AsyncIterato
         await server.close()
 
 
+@pytest.mark.promise("Forged key_IDs cost genuine mail seconds at most")
 @pytest.mark.parametrize("answer", list(ANSWERS)[:: sized(2, 1)])
 async def test_genuine_mail_does_not_wait_for_keys_that_never_come(world: World, answer: str) -> None:
     world.bobs.not_found = ANSWERS[answer]
@@ -184,6 +185,7 @@ async def test_genuine_mail_does_not_wait_for_keys_that_never_come(world: World,
     assert len(world.sink.got) == len(genuine)
 
 
+@pytest.mark.promise("Forged key_IDs cost genuine mail seconds at most")
 @pytest.mark.parametrize("latency", [0.2])
 async def test_genuine_mail_among_forged_does_not_wait_either(world: World, latency: float) -> None:
     """Each call that it shares with forged mail fails; it takes as long as a call to a KME in a cloud takes."""
@@ -196,6 +198,7 @@ async def test_genuine_mail_among_forged_does_not_wait_either(world: World, late
         await server.check(genuine)
 
 
+@pytest.mark.promise("Forged key_IDs cost genuine mail seconds at most")
 @pytest.mark.parametrize("answer", ["400 that names the keys", "400 without a word"])
 async def test_genuine_mail_does_not_wait_for_pads_of_a_thousand_keys(world: World, answer: str) -> None:
     world.bobs.not_found = ANSWERS[answer]

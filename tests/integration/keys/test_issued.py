@@ -101,6 +101,7 @@ async def _taken(keys: KeyRing, number: int) -> list[Key]:
 HOW: list[Mapping[str, bool]] = [{}, {"upper": True}, {"renamed": True}]
 
 
+@pytest.mark.promise("Keys in flight are not used twice after a crash")
 @pytest.mark.parametrize("how", HOW, ids=["same", "in upper case", "renamed"])
 async def test_a_kme_that_is_set_back_over_a_restart_of_the_relay_gives_no_key_twice(
     world: World, log: LogCapture, how: Mapping[str, bool]
@@ -117,6 +118,7 @@ async def test_a_kme_that_is_set_back_over_a_restart_of_the_relay_gives_no_key_t
     assert sum(entry["number"] for entry in log.entries if entry["event"] == "keys_seen_before") == 4
 
 
+@pytest.mark.promise("Keys in flight are not used twice after a crash")
 async def test_two_relays_of_a_site_use_no_key_that_the_other_was_given(world: World) -> None:
     async with world.keys() as one, world.keys() as two:
         before = await _taken(one, 4)

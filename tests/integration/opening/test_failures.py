@@ -218,6 +218,7 @@ async def test_killed_between_binding_and_handing_on_the_key_opens_nothing_else_
     assert await bob.reasons() == ["key-used"]
 
 
+@pytest.mark.promise("A killed relay sends nothing twice")
 @pytest.mark.parametrize("field", [b"", b"Message-ID: <1@alice.example>\r\n"], ids=["without Message-ID", "with it"])
 async def test_killed_before_the_store_knew_that_it_was_handed_on_a_mail_comes_to_no_copy_of_it(
     alice: Alice, bob_on_sqlite: Bob, sink: Sink, field: bytes

@@ -181,6 +181,7 @@ def test_mail_must_arrive_with_that_level_or_a_stronger_one_from_the_right_peer(
     assert (found.missed(protection, peer) is None) is enough
 
 
+@pytest.mark.promise("A peer speaks for its own domains only")
 def test_no_peer_may_seal_for_the_author_of_another(tmp_path: Path) -> None:
     files = {"bob.example.toml": REFUSE, "carol.example.toml": REFUSE}
     message = b"From: minister@bob.example\r\n\r\n"
@@ -318,6 +319,9 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.promise(
+    "A sender who must write sealed is not impersonated by a From field that mail programs read otherwise"
+)
 @pytest.mark.parametrize("name", list(SPELLINGS))
 async def test_no_spelling_of_an_author_gets_past(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, name: str) -> None:
     message = b"From: " + SPELLINGS[name] + b"\r\nTo: ben@bob.example\r\n\r\nPay them.\r\n"

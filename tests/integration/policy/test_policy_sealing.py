@@ -122,6 +122,7 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
     assert (answer.outcomes, answer.message is not None) == ((None, None, None), True)
 
 
+@pytest.mark.promise("No text in a message lowers what policy wants")
 @pytest.mark.in_process
 async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_what_policy_wants(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, log: LogCapture

@@ -45,6 +45,7 @@ def from_ceo() -> bytes:
     )
 
 
+@pytest.mark.promise("Nobody slips past a floor by a sender, a From or a login that cannot be read")
 @requires_postfix
 async def test_no_spelling_of_a_sender_slips_past_a_floor_at_the_milter(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
@@ -62,6 +63,7 @@ async def test_no_spelling_of_a_sender_slips_past_a_floor_at_the_milter(
     assert [each.sender for each in sink.got] == ["ann@alice.example"]
 
 
+@pytest.mark.promise("Nobody slips past a floor by a sender, a From or a login that cannot be read")
 @requires_postfix
 async def test_no_spelling_of_a_sender_slips_past_a_floor_behind_the_content_filter(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink

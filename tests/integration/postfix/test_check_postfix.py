@@ -110,6 +110,7 @@ async def test_what_deploy_says_has_no_fault(bases: Path, tmp_path: Path, base: 
     assert list(map(str, found)) == []
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
 async def test_a_bad_configuration_is_named(bases: Path, tmp_path: Path, bad: Bad) -> None:
     directory = await configured(bases, bad.base, tmp_path)

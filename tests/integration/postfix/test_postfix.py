@@ -142,6 +142,7 @@ KINDS = {
 }
 
 
+@pytest.mark.promise("Nothing of the original is on the wire")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_bob_gets_is_what_alice_sent_and_the_wire_shows_none_of_it(two: Two, kind: str) -> None:
     original, recipient = KINDS[kind], f"{kind.replace(' ', '-').lower()}@bob.example"

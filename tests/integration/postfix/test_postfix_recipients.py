@@ -81,6 +81,7 @@ def forward_file() -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.promise("Nothing that policy wants sealed leaves in clear by a route in its address")
 async def test_no_route_in_a_local_part_leads_to_bob_in_clear(alice: House) -> None:
     routes = [route.format("ben") for route in ROUTES]
     replies = [await alice.send(f"route-{number}", route) for number, route in enumerate(routes)]
@@ -119,6 +120,7 @@ async def test_what_a_policy_file_lets_out_in_clear_to_such_an_address_stays_in_
     assert alice.unsealed_at_bob == []
 
 
+@pytest.mark.promise("Nothing that policy wants sealed leaves in clear by a route in its address")
 async def test_whom_postfix_adds_gets_the_mail_sealed_and_everybody_once(alice: House) -> None:
     for subject, (sender, recipients) in MAILS.items():
         assert (await alice.send(subject, *recipients, sender=f"{sender}@alice.example")).code == 250

@@ -116,6 +116,7 @@ async def sealed(tmp_path: Path, kmes: DevelopmentKMEs) -> list[bytes]:
     return [got.message for got in wire.got]
 
 
+@pytest.mark.promise("Nothing sealed is handed to users unopened")
 @requires_postfix
 @pytest.mark.parametrize("over", ["lmtp", "smtp"])
 async def test_sealed_mail_that_is_requeued_where_it_arrives_is_opened(

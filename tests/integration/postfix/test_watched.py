@@ -160,6 +160,7 @@ LOST = {
 }
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 async def test_mail_that_no_longer_comes_through_the_relay_is_an_alarm_until_it_does(
     tmp_path: Path, integration: str
 ) -> None:
@@ -218,6 +219,7 @@ async def by_a_table(beside: Beside) -> None:
     (beside.directory / "checks").write_text("/^X-Way:/ FILTER smtp:[192.0.2.1]:25\n")
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 async def test_however_the_configuration_changes_it_is_judged_anew(tmp_path: Path) -> None:
     async with serving(tmp_path) as beside:
         (beside.directory / "checks").write_text("")
@@ -233,6 +235,7 @@ async def test_however_the_configuration_changes_it_is_judged_anew(tmp_path: Pat
             await beside.until()
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 async def test_what_cannot_be_read_is_an_alarm_and_ends_none(tmp_path: Path) -> None:
     async with serving(tmp_path) as beside:
         kept = (beside.etc / "main.cf").read_text()
@@ -373,6 +376,7 @@ async def test_check_says_where_no_postfix_is_named_and_complains_of_none_unless
             assert len(said["problems"]) == problems
 
 
+@pytest.mark.promise("Nobody takes the relay out of Postfix's configuration unnoticed")
 @requires_postfix
 @pytest.mark.parametrize("way", ["lmtp", "milter"])
 async def test_that_the_store_cannot_be_written_reaches_a_mailbox_of_the_site_while_it_cannot(

@@ -50,6 +50,7 @@ def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anyt
     assert not (home / "policies/bob.example.toml").exists()
 
 
+@pytest.mark.promise("An invitation exchanged on its way")
 def test_other_words_than_those_that_were_heard_are_refused(home: Path, tmp_path: Path, identities: Identities) -> None:
     run(home, *USUAL)
     file = invitation(tmp_path, identities.bob)

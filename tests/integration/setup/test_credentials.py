@@ -102,6 +102,7 @@ def systemd(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Syst
     return made
 
 
+@pytest.mark.promise("A secret that is a credential is on the disk encrypted alone")
 def test_the_secret_and_a_passphrase_are_on_the_disk_encrypted_alone_and_the_relay_gets_them(
     home: Path, systemd: Systemd
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_secret_that_was_a_file_becomes_the_credential_and_check_names_the_fil
     assert load_config(home / "relay.toml") == config
 
 
+@pytest.mark.promise("A secret that is a credential is on the disk encrypted alone")
 def test_a_credential_that_is_gone_is_not_made_anew_beside_what_it_has_sealed(home: Path, systemd: Systemd) -> None:
     assert run(home, *USUAL, *CREDENTIAL).exit_code == 0
     (home / "state" / "relay.db").touch()

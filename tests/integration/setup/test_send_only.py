@@ -148,6 +148,7 @@ def test_check_names_levels_and_layers_that_no_peer_can_have(tmp_path: Path, ide
     assert ":1: pqc+aes cannot be had for peer bob, and is always passed over" in layer
 
 
+@pytest.mark.promise("Forged mail in a peer's name is marked from the day that the peer is taken in")
 @pytest.mark.usefixtures("without_the_end")
 def test_check_names_a_peer_of_whose_mail_nothing_is_required_until_that_is_said_to_be_meant(
     tmp_path: Path, identities: Identities

@@ -139,6 +139,7 @@ async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str
         yield Machine(directory, servers, bases), boxes
 
 
+@pytest.mark.promise("Forged mail in a peer's name is marked from the day that the peer is taken in")
 @requires_postfix
 @pytest.mark.timeout(600)  # eight processes that make RSA keys and load everything, one after the other
 async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_and_mark_what_is_forged(

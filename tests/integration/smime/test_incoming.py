@@ -177,6 +177,9 @@ async def test_what_was_opened_for_one_and_put_aside_is_released_to_nobody_else(
     assert sorted(got) == [(ANN, True), (ANN, True), (OTTO, False), (OTTO, False)]
 
 
+@pytest.mark.promise(
+    "Certificates that come with signed mail seal nothing and prove nothing until the administrator accepts them"
+)
 async def test_a_certificate_that_came_with_a_signature_counts_once_it_is_accepted(tmp_path: Path, sink: Sink) -> None:
     site = make_smime_site(
         tmp_path / "alice", incoming=sink.address, outgoing=sink.address, own=OFFICE, certificates={},

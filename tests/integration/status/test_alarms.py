@@ -80,6 +80,7 @@ async def test_a_restart_says_nothing_again_that_was_said_and_ends_what_is_over(
         assert (said(logs, "alarm_begins"), said(logs, "alarm_ends")) == ([], ["policy_broken"])
 
 
+@pytest.mark.promise("The status address names no policy file")
 async def test_no_name_of_a_policy_file_is_shown_to_those_who_can_connect(site: Site) -> None:
     person = site.directory / "policies" / "bob.example" / "chief.executive.toml"
     person.parent.mkdir()

@@ -158,6 +158,7 @@ async def test_who_does_not_read_the_answer_is_left(relay: Relay, monkeypatch: p
         assert await asked(relay.status) == "theirs", "others have their turn"
 
 
+@pytest.mark.promise("A liveness probe is answered")
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("number", [60, server.MOST_CONNECTIONS + 20])
 async def test_a_probe_is_answered_while_clients_do_not_read_their_answers(

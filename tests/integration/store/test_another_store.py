@@ -193,6 +193,7 @@ async def _identity(served: Served) -> bytes:
     return repr(row[3]).encode()
 
 
+@pytest.mark.promise("A replaced store is an alarm until an administrator accepts it")
 @pytest.mark.parametrize(
     ("where", "how"), [*(("sqlite", each) for each in FOLLOWED), ("postgresql", "older")], indirect=["where"]
 )
@@ -204,6 +205,7 @@ async def test_a_store_that_is_not_the_one_that_was_is_an_alarm_until_it_is_acce
     await _is_an_alarm_until_it_is_accepted(served, sink, words)
 
 
+@pytest.mark.promise("A replaced store is an alarm until an administrator accepts it")
 @pytest.mark.parametrize(
     ("where", "how"),
     [("sqlite", each) for each in HARM if each not in FOLLOWED]
@@ -242,6 +244,7 @@ async def test_a_database_that_is_emptied_or_set_back_under_a_serving_relay_is_t
         await _until(served.site, lambda alarms: "store_unwritable" in alarms)
 
 
+@pytest.mark.promise("A replaced store is an alarm until an administrator accepts it")
 async def test_alarms_about_what_it_has_lost_stand_until_it_is_accepted(served: Served, sink: Sink) -> None:
     site, to = served.site, ["ben@bob.example"]
     site.write_policies({"alice.example.toml": 'levels = ["aes"]\nrequire = "sealed"\nunprotected = "quarantine"\n'})

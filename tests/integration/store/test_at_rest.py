@@ -30,6 +30,7 @@ def on_disk(backend: Backend) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(Path(backend.where).parent.iterdir()))
 
 
+@pytest.mark.promise("Received keys and messages in quarantine lie sealed under the site's secret")
 async def test_no_key_lies_in_the_database_in_clear(store: Store, backend: Backend) -> None:
     await store.received.put("g", "alice", {"k": KEY})
     rows = await backend.run("SELECT * FROM received_keys")
@@ -115,6 +116,7 @@ async def test_a_key_is_overwritten_before_it_is_deleted(sqlite: Backend, secret
     assert nothing is None
 
 
+@pytest.mark.promise("Received keys and messages in quarantine lie sealed under the site's secret")
 @pytest.mark.parametrize("while_open", [True, False])
 async def test_a_destroyed_key_is_in_none_of_sqlites_files(
     sqlite: Backend, secret: SiteSecret, clock: Clock, while_open: bool

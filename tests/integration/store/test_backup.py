@@ -86,6 +86,7 @@ def fetched(kmes: DevelopmentKMEs) -> list[str]:
     return [each["key_ID"] for asked in kmes.km2.got("dec_keys") if asked.content for each in asked.content["key_IDs"]]
 
 
+@pytest.mark.promise("A copy made by `backup` loses no mail in it, and uses no key twice")
 async def test_mail_under_way_when_the_disk_was_lost_is_delivered_after_the_restore(
     alice: Site, bob: Site, kmes: DevelopmentKMEs, wire: Sink, sink: Sink, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ async def test_an_original_that_runs_on_beside_its_copy_shares_no_key_and_no_mem
         assert sink.got[2].message.endswith(mail("pqc", 9).partition(b"\r\n\r\n")[2])
 
 
+@pytest.mark.promise("A restored store opens nothing sealed before")
 @pytest.mark.parametrize("how", ["copy", "machine"])
 async def test_an_old_copy_delivers_nothing_again_and_new_mail_goes_on(
     alice: Site, bob: Site, wire: Sink, sink: Sink, tmp_path: Path, how: str
@@ -192,6 +194,7 @@ async def test_an_old_copy_delivers_nothing_again_and_new_mail_goes_on(
             assert events(opening, "store_restored")[1:] == [], "it is told once"
 
 
+@pytest.mark.promise("A copy made by `backup` loses no mail in it, and uses no key twice")
 async def test_a_mail_that_waited_to_leave_leaves_as_it_was_sealed_and_no_key_is_used_twice(
     alice: Site, kmes: DevelopmentKMEs, wire: Sink, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ async def test_one_of_two_relays_asks_and_each_knows_of_it(store: Store, other: 
     assert await store.canaries.ask("carol", FIRST, EVERY, LIMIT), "each peer is asked by itself"
 
 
+@pytest.mark.promise("A forged or repeated canary counts for nothing, and nobody answers it")
 async def test_a_receipt_counts_once_for_the_peer_that_was_asked_and_no_other(
     store: Store, other: Store, clock: Clock
 ) -> None:

@@ -145,6 +145,7 @@ async def test_totals_are_by_reason_party_and_who_is_named(store: Store) -> None
     assert all(isinstance(total, Total) and total.size > len(MESSAGE) for total in totals.values())
 
 
+@pytest.mark.promise("Received keys and messages in quarantine lie sealed under the site's secret")
 async def test_no_message_lies_in_the_database_in_clear(store: Store, backend: Backend) -> None:
     await store.quarantine.put(KEY, arrival(), ROOM)
     [row] = await backend.run("SELECT * FROM quarantine")

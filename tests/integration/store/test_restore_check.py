@@ -41,6 +41,7 @@ async def test_a_store_that_only_goes_on_is_trusted(
         clock.now += 60
 
 
+@pytest.mark.promise("A restored store opens nothing sealed before")
 @pytest.mark.parametrize("how", ["older copy", "empty"])
 async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, how: str
@@ -101,6 +102,7 @@ async def test_a_file_that_is_no_moment_is_as_if_it_were_not_there_and_a_restore
     assert await _check(backend, secret, clock, file) == clock.now
 
 
+@pytest.mark.promise("A restored store opens nothing sealed before")
 @pytest.mark.parametrize("column", ["mark", "trusted_from", "past"])
 async def test_a_row_that_holds_no_moment_is_mended_and_counts_as_restored(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, column: str
@@ -145,6 +147,7 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
         assert store.restore_check.past == clock.now
 
 
+@pytest.mark.promise("A replaced store is an alarm until an administrator accepts it")
 @pytest.mark.parametrize("how", ["older", "of another site", "by backup"])
 @pytest.mark.parametrize("then", ["look", "checkpoint and look", "restart"])
 async def test_a_copy_over_the_file_of_a_serving_relay_is_noticed(

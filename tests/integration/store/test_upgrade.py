@@ -112,6 +112,7 @@ def said(log: LogCapture, event: str) -> list[Any]:
     return [each for each in log.entries if each["event"] == event]
 
 
+@pytest.mark.promise("An upgrade loses no mail and repeats none")
 async def test_mail_out_that_was_under_way_completes_and_nothing_leaves_twice(
     alice: Site, old: OldStores, kmes: DevelopmentKMEs, wire: Sink, log: LogCapture
 ) -> None:
@@ -131,6 +132,7 @@ async def test_mail_out_that_was_under_way_completes_and_nothing_leaves_twice(
     assert (migrated is not None) == (old.schema < SCHEMA_VERSION)
 
 
+@pytest.mark.promise("An upgrade loses no mail and repeats none")
 async def test_mail_in_that_was_under_way_opens_with_the_keys_that_were_received_and_nothing_arrives_twice(
     bob: Site, old: OldStores, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:
@@ -275,6 +277,7 @@ asyncio.run(migrations.migrate({where!r}, busy_timeout=5.0))
 """
 
 
+@pytest.mark.promise("An upgrade loses no mail and repeats none")
 @pytest.mark.parametrize("old", FIRST, ids=[each.name for each in FIRST], indirect=True)
 async def test_killed_at_each_statement_it_leaves_the_old_store_or_the_new_one(
     bob: Site, old: OldStores, backend: Backend, sink: Sink

@@ -212,6 +212,7 @@ def _opened(sealed: cms.AuthEnveloped, public: CompositeKEMPublicKey, **stolen: 
     return found
 
 
+@pytest.mark.promise("One of the two private keys of level pqc is worth nothing")
 async def test_with_one_of_bobs_two_private_keys_nobody_opens_what_is_sealed_for_bob(identities: Identities) -> None:
     bob = identities.bob.identity.kem.private_key
     sealed = cms.decode_enveloped((await PQC().seal(b"secret", identities.to_bob(), MemoryKeys(number=0))).der)
@@ -223,6 +224,7 @@ async def test_with_one_of_bobs_two_private_keys_nobody_opens_what_is_sealed_for
     assert b"secret" in content, "who has both opens it: the attack is right"
 
 
+@pytest.mark.promise("One of the two private keys of level pqc is worth nothing")
 @pytest.mark.parametrize("half", ["ml_dsa", "ecdsa"])
 async def test_with_one_of_alices_two_private_keys_nobody_signs_in_alices_name(
     half: str, identities: Identities, alice: Home

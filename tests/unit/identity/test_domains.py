@@ -35,6 +35,7 @@ def greedy(rsa: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.promise("A peer has no domain without this administrator's confirmation")
 @pytest.mark.parametrize("command", ["import", "accept"])
 def test_each_domain_is_asked_about_and_one_no_is_enough(alice: Home, greedy: Path, command: str) -> None:
     for answers in ("y\n", "y\ny\n", "y\ny\nn\n", "y\nn\n", "y\ny\ny\n\n"):
@@ -47,6 +48,7 @@ def test_each_domain_is_asked_about_and_one_no_is_enough(alice: Home, greedy: Pa
     assert load_peer_documents(alice.peers)["mallory"].domains == DOMAINS
 
 
+@pytest.mark.promise("A peer has no domain without this administrator's confirmation")
 @pytest.mark.parametrize("command", ["import", "accept"])
 def test_without_questions_the_domains_that_are_expected_are_given_and_a_document_cannot_bring_more(
     alice: Home, greedy: Path, command: str
@@ -73,6 +75,7 @@ def test_words_and_fingerprints_that_were_heard_confirm_no_domain(alice: Home, g
     assert load_peer_documents(alice.peers) == {}
 
 
+@pytest.mark.promise("A peer has no domain without this administrator's confirmation")
 def test_a_later_document_adds_no_domain_that_was_not_confirmed(alice: Home, rsa: Path, tmp_path: Path) -> None:
     directory, domains = tmp_path / "bob", ["bob.example", "gmail.com"]
     copy_rsa_keys(rsa, directory)
@@ -114,6 +117,7 @@ def test_no_caller_can_forget_it(alice: Home, bob: Home) -> None:
     assert load_peer_documents(alice.peers) == {}
 
 
+@pytest.mark.promise("A peer has no domain without this administrator's confirmation")
 def test_the_words_cover_the_domains_in_any_order(alice: Home, rsa: Path, tmp_path: Path) -> None:
     directory, domains = tmp_path / "bob", ["bob.example", "gmail.com"]
     copy_rsa_keys(rsa, directory)

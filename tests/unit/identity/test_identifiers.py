@@ -40,6 +40,7 @@ every_order = pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "a
 every_role = pytest.mark.parametrize("role", list(Role))
 
 
+@pytest.mark.promise("A peer cannot claim another's key identifier")
 @every_role
 def test_a_key_identifier_of_another_peer_is_refused(
     role: Role, alice: Home, bob: Home, carol: Home, tmp_path: Path
@@ -202,6 +203,7 @@ class _Nothing:
         return Begun()
 
 
+@pytest.mark.promise("A peer cannot claim another's key identifier")
 @every_order
 @pytest.mark.parametrize("level", ["pqc", "rsa"])
 async def test_a_peer_that_claims_anothers_identifier_does_not_answer_for_its_mail(

@@ -117,6 +117,7 @@ def test_a_small_invitation_that_would_become_a_large_document_is_not_unpacked(a
         read_invitation(bomb)
 
 
+@pytest.mark.promise("An invitation exchanged on its way")
 def test_another_document_behind_the_same_lines_is_refused(identities: Identities) -> None:
     """What a person reads in front, and what is pinned, is never of two sites."""
     with pytest.raises(ConfigError, match="something else"):

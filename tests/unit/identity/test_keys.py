@@ -159,6 +159,7 @@ def test_a_key_whose_halves_are_not_one_of_each_kind_in_their_order_is_refused(
         load_identity(alice.identity_directory)
 
 
+@pytest.mark.promise("Private keys of the identity are encrypted where there is a `passphrase`")
 def test_keys_are_encrypted_where_there_is_a_passphrase(rsa: Path, tmp_path: Path) -> None:
     passphrase = tmp_path / "passphrase"
     passphrase.write_bytes(b"correct horse battery staple, in 128 bits\n")

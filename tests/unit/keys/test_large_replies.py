@@ -60,6 +60,7 @@ async def ask(client: OptimizedKMClient, call: str) -> None:
         await asyncio.create_task(client.check_key_status("bob"))
 
 
+@pytest.mark.promise("A reply takes no more memory and time than its request asked for")
 @pytest.mark.parametrize("call", ["enc_keys", "dec_keys", "status"])
 @pytest.mark.parametrize(("code", "announced"), [(200, True), (200, False), (500, True)])
 async def test_32_MiB_of_empty_keys_are_refused_and_hold_nobody_up(
@@ -82,6 +83,7 @@ async def test_32_MiB_of_empty_keys_are_refused_and_hold_nobody_up(
     assert all("the reply is larger than" in cause for cause in causes), causes
 
 
+@pytest.mark.promise("A reply takes no more memory and time than its request asked for")
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_refusal_of_30_MB_to_a_request_for_large_keys_is_not_parsed(
     certificates: Certificates, announced: bool
@@ -141,6 +143,7 @@ def test_a_reply_with_all_that_was_asked_for_and_the_longest_names_fits(number: 
     assert len(replies.keys_from_container(replies.json_body("k", body, number), at_most=number, size=bits)) == number
 
 
+@pytest.mark.promise("A reply takes no more memory and time than its request asked for")
 @pytest.mark.parametrize("item", ["{}", "[]", "0", '""', '{"a":{"a":[]}}'])
 def test_a_reply_of_many_small_values_is_refused_before_it_is_parsed(
     item: str, monkeypatch: pytest.MonkeyPatch

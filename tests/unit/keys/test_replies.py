@@ -18,6 +18,7 @@ def _reply(*keys: tuple[str, bytes]) -> Any:
     return {"keys": [{"key_ID": key_ID, "key": base64.b64encode(octets).decode()} for key_ID, octets in keys]}
 
 
+@pytest.mark.promise("Forgeries do not block the genuine mail")
 def test_a_key_that_comes_in_other_letters_is_the_one_that_was_asked_for() -> None:
     """Who forges a message that names a key in capitals must not have it thrown away."""
     found, refused = keys_asked_for(_reply(("ab-1", ONE)), ["AB-1"])

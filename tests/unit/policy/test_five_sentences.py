@@ -168,6 +168,7 @@ def outcome(decision: Decision, can: Iterable[LevelName], octets: int) -> int | 
     return leaves([each for each in decision.levels if not decision.too_big(each, octets)], can)
 
 
+@pytest.mark.promise("No text in a message lowers what policy wants")
 @settings(max_examples=sized(200, 5000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     file=files(), each=rules("when"), floors=rules("floor"), message=MESSAGES, sender=SENDERS, login=LOGINS,

@@ -233,6 +233,7 @@ def check_rcpt(sealer: Sealer, facts: Facts, one_try: OneTry) -> None:
             assert one_try.outcomes[recipient].code == error.code
 
 
+@pytest.mark.promise("No text in a message lowers what policy wants")
 @pytest.mark.parametrize("part", range(4))
 async def test_all_that_decides_foresees_seals_and_tells_is_what_the_documents_say(
     tmp_path: Path, log: LogCapture, part: int

@@ -44,6 +44,7 @@ def mail_of_many() -> MessageFacts:
     return MessageFacts(f"From: {authors}\r\nSender: a@alice.example\r\nSubject: x\r\n\r\nx\r\n".encode())
 
 
+@pytest.mark.promise("One mail does not hold up the others")
 def test_many_authors_and_groups_of_thousands_take_no_comparison_of_each_with_each(
     tmp_path: Path, compared: list[str]
 ) -> None:

@@ -74,6 +74,7 @@ REWRITTEN = [
 ]
 
 
+@pytest.mark.promise("Nobody slips past a floor by a sender, a From or a login that cannot be read")
 @pytest.mark.parametrize("sender", [*SURE, *DOUBTFUL, *REWRITTEN])
 @pytest.mark.parametrize("place", ["a floor", "a rule", "a rule that looks into the message"])
 def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path: Path, sender: str, place: str) -> None:
@@ -90,6 +91,7 @@ def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path:
     assert policies.decide("", "x@else.example", mail()).levels == ("plaintext",)
 
 
+@pytest.mark.promise("Nobody slips past a floor by a sender, a From or a login that cannot be read")
 @pytest.mark.parametrize(
     ("author", "fits"),
     [
@@ -142,6 +144,7 @@ def test_a_login_that_is_an_address_is_one_of_who_sends(tmp_path: Path, login: s
     assert policies.decide("x@alice.example", "x@else.example", mail(login=login)).in_clear is not fits
 
 
+@pytest.mark.promise("Nobody slips past a floor by a sender, a From or a login that cannot be read")
 @pytest.mark.parametrize(
     ("sender", "author", "login", "clear"),
     [

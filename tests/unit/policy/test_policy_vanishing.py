@@ -271,6 +271,7 @@ BY_DIRECTORY = [by_checkout, by_directory, by_new_directory]
 WAYS = [by_rename, by_unlink_and_create, by_backup, by_link, *BY_DIRECTORY]
 
 
+@pytest.mark.promise("A policy file that vanishes lets nothing out in clear")
 @pytest.mark.parametrize(
     ("way", "place"),
     [

@@ -82,6 +82,7 @@ async def test_a_key_of_the_wrong_length_is_not_used() -> None:
         await AES().seal(b"payload", PARTIES, MemoryKeys(octets=16))
 
 
+@pytest.mark.promise("Changed mail is not delivered, nor mail signed by a stranger")
 async def test_every_flipped_bit_is_noticed() -> None:
     sealed, keys = await _sealed(b"pay 100 to Bob")
     for position in range(len(sealed.der)):
@@ -120,6 +121,7 @@ async def test_without_the_word_whose_key_it_is_a_message_is_refused() -> None:
         _references(bare)
 
 
+@pytest.mark.promise("Without the key, or the private key, nobody opens anything")
 async def test_another_key_does_not_open_it() -> None:
     sealed, keys = await _sealed(b"payload")
     [key_ID] = keys

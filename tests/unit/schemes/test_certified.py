@@ -75,6 +75,7 @@ async def test_only_its_own_level_recognises_a_message(level: Scheme, identities
     assert level.references(enveloped) == ()
 
 
+@pytest.mark.promise("Without the key, or the private key, nobody opens anything")
 @both
 async def test_somebody_elses_private_key_does_not_open_it(level: Scheme, identities: Identities) -> None:
     der = await _seal(level, identities, b"payload")
@@ -84,6 +85,7 @@ async def test_somebody_elses_private_key_does_not_open_it(level: Scheme, identi
         await _open(level, der, replace(identities.at_bob(), identity=None))
 
 
+@pytest.mark.promise("Changed mail is not delivered, nor mail signed by a stranger")
 @both
 async def test_a_stranger_who_signs_is_not_believed(level: Scheme, identities: Identities) -> None:
     parties = replace(identities.to_bob(), identity=identities.eve.identity)
@@ -92,6 +94,7 @@ async def test_a_stranger_who_signs_is_not_believed(level: Scheme, identities: I
         await _open(level, der, identities.at_bob())
 
 
+@pytest.mark.promise("Changed mail is not delivered, nor mail signed by a stranger")
 @both
 async def test_flipped_bits_are_noticed(level: Scheme, identities: Identities) -> None:
     der = await _seal(level, identities, b"pay 100 to Bob")

@@ -75,6 +75,7 @@ async def test_the_ciphertext_is_the_padded_payload_xor_the_keys_without_their_f
     poly1305.verify(enveloped.tag)
 
 
+@pytest.mark.promise("Each octet of a pad hides one octet of one message")
 async def test_no_key_of_a_pad_is_used_for_two_messages() -> None:
     keys = MemoryKeys(pad_key=64)
     first, second = [await OneTimePad().seal(b"x" * 500, PARTIES, keys) for _ in range(2)]
@@ -88,6 +89,7 @@ async def test_without_enough_key_nothing_is_sealed() -> None:
         await OneTimePad().seal(b"x" * 500, PARTIES, MemoryKeys(number=3, pad_key=64))
 
 
+@pytest.mark.promise("Changed mail is not delivered, nor mail signed by a stranger")
 async def test_every_flipped_bit_is_noticed() -> None:
     sealed, keys = await _sealed(b"pay 100 to Bob", pad_key=40)
     for position in range(len(sealed.der)):

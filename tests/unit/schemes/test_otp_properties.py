@@ -96,6 +96,7 @@ def test_no_octet_among_the_first_16_of_a_key_has_any_influence_on_the_ciphertex
         assert before == after
 
 
+@pytest.mark.promise("Each octet of a pad hides one octet of one message")
 @given(cases)
 def test_each_octet_of_the_ciphertext_is_under_one_octet_that_is_used_for_nothing_else(
     case: tuple[bytes, list[Key]],

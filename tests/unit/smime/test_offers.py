@@ -40,6 +40,9 @@ def keep(kept: Offers, name: str, own: OwnKey, *, vouched: bool = False) -> bool
     return kept.keep(name, own.certificate, NOW, vouched=vouched)
 
 
+@pytest.mark.promise(
+    "Certificates that come with signed mail seal nothing and prove nothing until the administrator accepts them"
+)
 def test_of_an_address_a_few_are_kept_and_a_stranger_displaces_none(kept: Offers) -> None:
     forged = [certified(BEN, number=number) for number in range(4)]
     assert [keep(kept, BEN, each) for each in [*forged, forged[0]]] == [True, True, True, False, False]
@@ -58,6 +61,9 @@ def test_what_has_ended_makes_room(kept: Offers) -> None:
     assert len(kept.directory.named(BEN).certificates) == 1
 
 
+@pytest.mark.promise(
+    "Certificates that come with signed mail seal nothing and prove nothing until the administrator accepts them"
+)
 def test_a_flood_of_addresses_ends_at_a_limit_that_no_known_ca_meets(
     kept: Offers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +110,9 @@ def opener(tmp_path: Path, kept: Offers) -> SMIMEOpener:
     )
 
 
+@pytest.mark.promise(
+    "Certificates that come with signed mail seal nothing and prove nothing until the administrator accepts them"
+)
 @pytest.mark.parametrize(
     ("field", "names"),
     [

@@ -50,6 +50,7 @@ def clean(messages: list[bytes]) -> list[bytes]:
     return sorted(COPY.sub(b"", each, count=1) if COPY.match(each) else each for each in messages)
 
 
+@pytest.mark.promise("Marks are ours")
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 async def test_a_mark_that_somebody_else_wrote_is_taken_away_and_all_else_stays(
     forged: bytes, bob: Site, server: Dovecot

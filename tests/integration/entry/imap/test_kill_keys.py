@@ -108,6 +108,7 @@ async def in_the_end(bob: Site, provider: IMAPDouble, subjects: list[str]) -> No
     assert list((bob.directory / "keys.spool").iterdir()) == [], "and no key lies about"
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 @pytest.mark.parametrize(
     ("how", "steps"), [("once", UNTIL_IN_THE_STORE + UNTIL_SETTLED), ("watch", UNTIL_IN_THE_STORE)]
 )
@@ -124,6 +125,7 @@ async def test_killed_between_any_two_steps_a_watcher_loses_and_doubles_nothing(
         await in_the_end(bob, provider, subjects)
 
 
+@pytest.mark.promise("A killed relay loses no received key")
 @pytest.mark.parametrize("how", COMMANDS)
 async def test_killed_while_its_keys_are_on_the_way_a_watcher_opens_the_message_later(
     how: str, alice: Alice, bob: Site, provider: IMAPDouble, kmes: DevelopmentKMEs, to_kme: Wire

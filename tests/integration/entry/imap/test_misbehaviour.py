@@ -62,6 +62,7 @@ NONSENSE: dict[str, tuple[str, bytes | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("A server that answers anything at all")
 @pytest.mark.in_process
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("what", NONSENSE)
@@ -138,6 +139,7 @@ async def test_a_server_that_refuses_to_be_idle_is_polled(
     assert sum(line == "IDLE" for line in provider.told) == 1
 
 
+@pytest.mark.promise("A server that answers anything at all")
 @pytest.mark.usefixtures("no_pauses")
 async def test_one_message_over_which_the_connection_always_breaks_does_not_stop_the_others(
     alice: Alice, provider: IMAPDouble, bob: Site, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +222,7 @@ async def test_a_long_run_says_in_the_log_how_far_it_is(
 # Who it talks to, and what it says there
 
 
+@pytest.mark.promise("No password, token or mail goes to a server other than the one named")
 async def test_nothing_is_said_to_a_server_whose_certificate_is_another_ones(
     provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
@@ -230,6 +233,7 @@ async def test_nothing_is_said_to_a_server_whose_certificate_is_another_ones(
     assert provider.told == []
 
 
+@pytest.mark.promise("No password, token or mail goes to a server other than the one named")
 async def test_nothing_is_said_to_a_server_of_another_name(
     provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:

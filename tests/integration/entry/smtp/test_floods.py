@@ -77,6 +77,7 @@ FLOODS = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("Clients that say much keep nobody waiting")
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_others_do_not_wait_for_clients_that_flood(answered: Answered, flood: str) -> None:
     commands = FLOODS[flood] * (SENT // FLOODS[flood].count(b"\n"))
@@ -96,6 +97,7 @@ async def test_others_do_not_wait_for_clients_that_flood(answered: Answered, flo
         assert (await submit(running.address, mails.plain())).code == 250
 
 
+@pytest.mark.promise("Clients that say much keep nobody waiting")
 async def test_a_client_that_brings_no_mail_gets_few_answers_a_second_and_one_that_does_gets_all(
     answered: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

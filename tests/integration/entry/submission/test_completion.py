@@ -49,6 +49,7 @@ async def test_what_is_missing_stands_on_top(server: Server, sink: Sink, message
         assert datetime.now(UTC) - parsedate_to_datetime(match[1].decode()) < timedelta(minutes=5)
 
 
+@pytest.mark.promise("Submission's additions change no other field")
 @pytest.mark.parametrize("user", ["ann", "printer"])
 @pytest.mark.parametrize("blank", [b" ", b"\t", b" \r\n", b" Subject: x\r\n"])
 async def test_what_would_continue_the_field_put_in_front_of_it_is_refused(

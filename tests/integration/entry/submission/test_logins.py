@@ -246,6 +246,7 @@ async def test_after_too_many_failures_even_the_right_password_is_not_looked_at(
             assert await elsewhere.log_in() == LOGGED_IN
 
 
+@pytest.mark.promise("Guessing a password is counted for the user")
 @pytest.mark.parametrize(
     "name",
     ["Ann", "ANN", " ann ", "ann@alice.example", "ANN@Alice.Example", "ann@elsewhere.example", "ann@a@b", "\uff41nn", "a\uff2e\uff4e"],

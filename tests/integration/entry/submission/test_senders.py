@@ -86,6 +86,7 @@ async def test_the_fields_that_say_whom_it_is_from_must_name_the_user(
     assert len(sink.got) == (1 if reply.startswith("250") else 0)
 
 
+@pytest.mark.promise("Submission's additions change no other field")
 @pytest.mark.parametrize(
     "line",
     [
