@@ -21,7 +21,7 @@ from relay.audit.chain import why_not_writable
 from relay.audit.writing import ANNOUNCED, ANNOUNCED_SUFFIX
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
-from relay.cli.as_relay import become_the_relays_user, load
+from relay.cli.as_relay import become_the_relays_user, load, relay_rights
 from relay.cli.check_alarms import alarm_states, standing_states
 from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_listeners import (
@@ -179,6 +179,7 @@ def _found(config_file: Path, *, trial_keys: bool, next_hops: bool, before: bool
 async def _postfix(config: Config, config_file: Path, directory: Path) -> list[State]:
     if directory == NAMED:
         directory = config.postfix.directory if config.postfix is not None else USUAL_POSTFIX
+    config = _with_known_peers(config)
     states = [state async for state in postfix_states(config, directory)]
     states += [state async for state in handed_states(config, config_file, directory)]
     return [("configuration", str(config_file), ()), *states, *standing_states(config)]
@@ -188,7 +189,14 @@ async def _beside(config: Config) -> list[State]:
     """The findings about the Postfix that relay.toml names, or whether it should name one."""
     if config.postfix is None:
         return [await unnamed_postfix(config)]
-    return [state async for state in postfix_states(config, config.postfix.directory)]
+    return [state async for state in postfix_states(_with_known_peers(config), config.postfix.directory)]
+
+
+def _with_known_peers(config: Config) -> Config:
+    """With the peers of pinned documents, if they can be read: what is wrong with them is a finding of its own."""
+    with suppress(ConfigError), relay_rights(config):
+        return with_documents(config)[0]
+    return config
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:

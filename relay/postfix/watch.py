@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -40,10 +40,11 @@ class PostfixWatch:
     former settings, "" if it was started since. `unjudged` are settings that no rule is about.
     """
 
-    def __init__(self, directory: Path, config: Config) -> None:
-        """Reads nothing yet."""
+    def __init__(self, directory: Path, config: Callable[[], Config]) -> None:
+        """Reads nothing yet. `config` returns relay.toml with the peers of now."""
         self._directory = directory
         self._config = config
+        self._judged_by: Config | None = None
         self._stamps: Stamps = {}
         self._files = frozenset({directory / "main.cf", directory / "master.cf"})
         self._started: Path | None = None
@@ -70,16 +71,18 @@ class PostfixWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Judges again if a file has changed, or the judgement is old."""
+        """Judges again if a file or the peers have changed, or the judgement is old."""
         # Stamped before the files are read: a file that changes meanwhile, or is new, causes another judgement.
         stamps = await asyncio.to_thread(_stamps, self._files)
         self._looked_at = time.monotonic()
-        if stamps == self._stamps and self._looked_at - self._judged_at < ANEW_S:
+        config = self._config()
+        same = stamps == self._stamps and config is self._judged_by
+        if same and self._looked_at - self._judged_at < ANEW_S:
             if self.former and self._started is not None:
                 self.former = await asyncio.to_thread(not_started_since, stamps, self._started)
             return
         try:
-            judgement = await asyncio.to_thread(_judged, self._directory, self._config)
+            judgement = await asyncio.to_thread(_judged, self._directory, config)
         except ConfigError as error:
             self._cannot("; ".join(error.problems))
         else:
@@ -89,6 +92,7 @@ class PostfixWatch:
             self._unknown = shown(judgement.unread)
             self.unjudged = shown(judgement.among(frozenset({UNJUDGED})))
             self._files, self._stamps, self._started = judgement.files, stamps, judgement.started
+            self._judged_by = config
             number = {"past_the_relay": len(past), "kept_back": len(kept_back), "unread": len(judgement.unread)}
             log.info("postfix_judged", directory=str(self._directory), **number)
         self._looked_at = self._judged_at = time.monotonic()

@@ -394,18 +394,18 @@ def _watched(built: Parts, budget: Budget, settings: Settings, *, first: bool = 
     modules: list[ListenerModule | StatusModule] = [*listeners(built.config).values(), *status(built.config)]
     return Watched(
         built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
-        budget, lambda: built.sites.known, _postfix_watch(built.config) if first else None,
+        budget, lambda: built.sites.known, _postfix_watch(built) if first else None,
         NextStart(settings.on_disk, modules) if first else None, partial(smime_ends, built),
     )  # fmt: skip
 
 
-def _postfix_watch(config: Config) -> PostfixWatch | None:
+def _postfix_watch(built: Parts) -> PostfixWatch | None:
     """None where relay.toml names no Postfix: such a relay loads nothing of relay/postfix."""
-    if config.postfix is None:
+    if built.config.postfix is None:
         return None
     from relay.postfix.watch import PostfixWatch
 
-    return PostfixWatch(config.postfix.directory, config)
+    return PostfixWatch(built.config.postfix.directory, built.sites.config)
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:

@@ -21,9 +21,11 @@ from relay.cli import check_listeners, cli
 from relay.config import TCPAddress, load_config
 from relay.entry.listening import Where
 from tests.testlib import postfix, reference
+from tests.testlib.identities import Identities
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf
 from tests.testlib.relay_command import run
+from tests.testlib.sites import make_site
 
 pytestmark = requires_postconf
 
@@ -271,6 +273,25 @@ async def test_without_a_directory_it_looks_at_the_hosts_own_postfix(tmp_path: P
     status, err, out = await run("check", "--config", reference.written(tmp_path), "--postfix")
     assert (status, err) == (1, "")
     assert b"/etc/postfix" in out
+
+
+@pytest.mark.parametrize("asked_for", [True, False], ids=["--postfix", "check"])
+async def test_peers_of_pinned_documents_are_known_though_no_relay_serves(
+    bases: Path, tmp_path: Path, identities: Identities, *, asked_for: bool
+) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    await postfix.change(directory, "postconf -e virtual_alias_domains=bob.example")
+    site = make_site(
+        tmp_path / "alice", "alice", state=tmp_path, kme_url="https://localhost:1", identities=identities,
+        outgoing=TCPAddress("127.0.0.1", 15026), incoming=TCPAddress("127.0.0.1", 15036),
+    )  # fmt: skip
+    text = site.config_file.read_text().replace('domains = ["bob.example"]\n', "")
+    for port in (15024, 15034):
+        text = text.replace('listen = "127.0.0.1:0"', f'lmtp = "127.0.0.1:{port}"', 1)
+    site.config_file.write_text(f'{text}\n[postfix]\ndirectory = "{directory}/etc"\n')
+    words = ["--postfix", str(directory / "etc")] if asked_for else ["--no-next-hops"]
+    _, err, out = await run("check", "--config", site.config_file, "--json", *words)
+    assert "peer-is-local" in out.decode(), err
 
 
 async def test_a_directory_without_postfix_is_said_to_be_one(tmp_path: Path) -> None:

@@ -345,7 +345,8 @@ async def test_a_file_that_the_relays_user_may_not_read_is_named_with_what_to_ty
         (directory / "etc").chmod(0o755)
         odd = (directory / "etc").rename(directory / "it's; odd")
         (odd / "master.cf").chmod(0o600)
-        watch = PostfixWatch(odd, load_config(Path("relay.toml"), of_nobody(odd)))
+        config = load_config(Path("relay.toml"), of_nobody(odd))
+        watch = PostfixWatch(odd, lambda: config)
         with as_nobody():
             await watch.look()
         assert f"{shlex.quote(str(odd / 'master.cf'))}: cannot be read by nobody: Permission denied" in watch.unknown
@@ -360,6 +361,19 @@ def of_nobody(directory: Path) -> str:
     outgoing = 'lmtp = "127.0.0.1:15024"\nnext_hop = "127.0.0.1:15026"'
     text = SETTINGS.format(outgoing=outgoing, incoming="", postfix=directory)
     return text.replace("[incoming]\n\n", "").replace("it's; odd", "odd")
+
+
+async def test_a_peer_that_is_accepted_while_the_relay_serves_is_judged_at_once(tmp_path: Path) -> None:
+    await postfix.configure(tmp_path, ("outgoing-lmtp",), settings={"mydestination": "alice.example, eve.example"})
+    text = of_nobody(tmp_path / "etc")
+    eve = '\n[peers.eve]\ndomains = ["eve.example"]\nsae_id = "sae-eve"\nkme_groups = []\n'
+    configs = [load_config(Path("relay.toml"), text)]
+    watch = PostfixWatch(tmp_path / "etc", lambda: configs[-1])
+    await watch.look()
+    assert "peer-is-local" not in watch.past
+    configs.append(load_config(Path("relay.toml"), text + eve))
+    await watch.look()
+    assert "eve.example" in watch.past["peer-is-local"]
 
 
 async def test_check_says_where_no_postfix_is_named_and_complains_of_none_unless_one_hands_mail_to_the_relay(
