@@ -91,7 +91,7 @@ _ALL: Final = (
         "shadow_mode",
         "No outgoing mail is sealed",
         "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
-        "the relay serves with policies.shadow = true: all outgoing mail leaves unsealed. Daily",
+        "policies.shadow = true: all outgoing mail leaves unsealed. Daily",
         "",
         "`qumail-relay policy simulate --shadow` shows the outcome of each mail under the policies. Then set "
         "policies.shadow = false in relay.toml, and restart the relay.",
@@ -536,8 +536,8 @@ _ALL: Final = (
         "next_hop_away",
         "No {about} mail is delivered: the next hop does not answer",
         "The next hop cannot be reached: mail is held.",
-        "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO); without mail "
-        "for half a minute, in no test for 15 s",
+        "no connection succeeded for a mail, nor in a test right afterwards (as far as EHLO). Without mail "
+        "for half a minute: in no test for 15 s",
         "mail is delivered, or a test succeeds",
         "`qumail-relay check` tries the next hop. At your own mail server: is the server up, does it listen there, "
         "and what does its log say of the relay's connections?",

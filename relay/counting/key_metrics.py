@@ -94,7 +94,7 @@ KEYS_WITHHELD: Final = Metric(
 KME_REQUESTS: Final = Metric(
     "qumail_kme_requests_total",
     "counter",
-    "Requests to a KME. call: status, enc_keys, dec_keys; outcome: ok, unreachable, busy, exhausted, bad_request, "
+    "Requests to a KME. call: status, enc_keys, dec_keys. outcome: ok, unreachable, busy, exhausted, bad_request, "
     "misconfigured, not_found, bad_reply, not_asked, cancelled",
     ("kme", "call", "outcome"),
 )

@@ -47,7 +47,7 @@ MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
     "Delivery attempts, one for each group of recipients with the same peer, level and outcome. "
-    f"{_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or none if not sealed or opened so far; "
+    f"{_LISTENER}. level: the layers from the inside out (pqc+aes), plaintext, or none if not sealed or opened so far. "
     "outcome: delivered, inside (in clear to a domain of ours), held, refused, quarantined, consumed (mail to the "
     "canary's address), repeated (delivered before)",
     _MAIL_LABELS,
@@ -55,7 +55,7 @@ MAILS: Final = Metric(
 RECIPIENTS: Final = Metric(
     "qumail_recipients_total",
     "counter",
-    "The recipients of these mails; labels as for qumail_mails_total",
+    "Recipients of the mails in qumail_mails_total",
     _MAIL_LABELS,
 )
 FAILURES: Final = Metric(
@@ -67,14 +67,14 @@ FAILURES: Final = Metric(
 HELD_FIRST: Final = Metric(
     "qumail_mails_first_held_total",
     "counter",
-    "Mails held for a recipient for the first time; retries do not count",
+    "Mails held for a recipient for the first time",
     ("direction",),
 )
 HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
-    "Recipients whose held mail waits in the queue of the mail server. cause: policy (none for the recipient, or no "
-    "level possible), keys, next hop, store, other",
+    "Recipients whose held mail waits in the mail server's queue. cause: policy (none, or no level possible), keys, "
+    "next hop, store, other",
     ("direction", "cause"),
     together="max",
 )
@@ -88,16 +88,15 @@ HELD_SECONDS: Final = Metric(
 REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
-    "Mail turned away before its content had come; a recipient held or refused by policy at RCPT counts "
-    "as a mail of level none instead",
+    "Mail turned away before its content. A recipient held or refused by policy at RCPT counts as a mail of level none",
     ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
     "Time of a step. step: begin (what earlier attempts left), seal, ledger, check (signatures and tripwire), deliver, "
-    "open, quarantine; within these: policy, verify (signatures of arriving mail), admit (keys and recipients to the "
-    "disk); over all: all (from the end of the content to the answer, of mails delivered or put aside)",
+    "open, quarantine. Within these: policy, verify (signatures of arriving mail), admit (keys and recipients to the "
+    "disk). Over all: all (from the end of the content to the answer, of mails delivered or put aside)",
     ("direction", "step"),
     _STEP_BUCKETS_S,
 )
@@ -151,8 +150,7 @@ CERTIFICATE: Final = Metric(
     "qumail_certificate_end_timestamp_seconds",
     "gauge",
     "End of a certificate. of: kme_ca, kme_client, kme_server (name: the KME), site (name: the role), peer (the first "
-    "to end), smime (name: "
-    "site, CA, CRL, or a domain of others), submission, status",
+    "to end), smime (name: site, CA, CRL, or a domain of others), submission, status",
     ("of", "name"),
     together="min",
 )
@@ -209,7 +207,7 @@ JOURNAL_BYTES: Final = Metric(
 WAITING: Final = Metric(
     "qumail_waiting_recipients",
     "gauge",
-    "Recipients whose sealed copy waits in the store for the next attempt of the mail server",
+    "Recipients whose sealed copy waits in the store for the mail server's next attempt",
     together="max",
 )
 STORE_WRITABLE: Final = Metric(
@@ -250,7 +248,7 @@ CANARY_SENT: Final = Metric(
     "qumail_canary_sent_total", "counter", "Canaries that have left for a peer's relay", ("peer",)
 )
 CANARY_RETURNED: Final = Metric(
-    "qumail_canary_returned_total", "counter", "Receipts of a peer's relay that counted: one for each canary", ("peer",)
+    "qumail_canary_returned_total", "counter", "Receipts of a peer's relay, one for each canary", ("peer",)
 )
 CANARY_ANSWERED: Final = Metric(
     "qumail_canary_answered_total", "counter", "Receipts that have left for canaries of a peer", ("peer",)
