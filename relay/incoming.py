@@ -177,7 +177,13 @@ class Incoming:
     async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
         """Delivers mail that no relay has sealed; S/MIME of other programs is opened for those whose key opens it."""
         delivery.unsealed = True
-        reading = await self.originals.read_smime(mail)
+        try:
+            reading = await self.originals.read_smime(mail)
+            for_us = reading is not None and reading.opened
+        except CannotOpen:
+            reading, for_us = None, True
+        if for_us:  # opened or not: a notice would tell an attacker which changes of a captured mail open
+            mail = mail.changed(envelope=undisclosed(mail.envelope))
         if reading is None or not reading.opened:
             await self._pass(delivery, mail, kept, reading)
             return
@@ -194,8 +200,7 @@ class Incoming:
 
     async def _pass(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None, reading: SMIMEReading | None) -> None:
         """Delivers mail that no relay has sealed, or quarantines it; marked if it is S/MIME, or lacks something."""
-        opened = reading is not None and reading.opened
-        if opened:
+        if reading is not None and reading.opened:
             delivery.smime.update(mail.envelope.mailboxes)
         message = await self.originals.unopened(reading.message if reading is not None else mail.message)
         content = MessageFacts(message)
@@ -213,7 +218,7 @@ class Incoming:
         if missed and missed.otherwise == "quarantine":
             await self._put_aside(delivery, mail, self.triage.unprotected(leaving, "", "", missed.cause))
             return
-        await self._deliver(delivery, leaving.changed(envelope=undisclosed(mail.envelope)) if opened else leaving, kept)
+        await self._deliver(delivery, leaving, kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """Quarantines the mail, after which the sender need not retry."""

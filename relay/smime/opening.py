@@ -71,14 +71,17 @@ class SMIMEOpener:
         return cls(settings, domains, keys, pinned, offers, trusted(settings, pinned), read_at)
 
     async def read(self, message: bytes, mailboxes: Sequence[str]) -> SMIMEReading | None:
-        """The mail to these mailboxes, opened and verified in a thread; None if it goes on as it came."""
+        """The mail to these mailboxes, opened and verified in a thread; None if it is neither for us nor signed.
+
+        Raises CannotOpen for one that is for us, and goes on as it came.
+        """
         if not await off_loop(mime.header_work(message), may_be_smime, message):
             return None
         try:
             reading = await asyncio.to_thread(self._read, message, mailboxes)
         except CannotOpen as error:
             log.warning("smime_not_opened", cause=str(error), recipients=len(mailboxes))
-            return None
+            raise
         if reading is not None:
             verdict, reason = reading.signature
             facts = {"signed": verdict, "reason": reason, "signer": reading.signer}

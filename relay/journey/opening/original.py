@@ -107,7 +107,10 @@ class Originals:
         return Original(marked, opened, missed)
 
     async def read_smime(self, mail: Mail) -> SMIMEReading | None:
-        """S/MIME for the recipients in this site's domains, opened and verified; None if it goes on as it came."""
+        """S/MIME for the recipients in this site's domains, opened and verified; None if it goes on as it came.
+
+        Raises CannotOpen for one that is for us, and goes on as it came too.
+        """
         if self.smime is None:
             return None
         domains = self.opener.layers().config.site.domains

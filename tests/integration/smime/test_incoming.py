@@ -152,6 +152,33 @@ async def test_what_is_not_opened_goes_on_as_it_came_and_each_recipient_gets_the
         assert opened == {(ANN,): True, (OTTO,): False}
 
 
+async def test_no_notice_of_success_tells_whether_a_forgery_was_opened(tmp_path: Path, hop: Hop) -> None:
+    """Content in CBC can be changed: who hears which changes open learns it, block by block."""
+    settings = "[[smime.keys]]" + KEYS.split("[[smime.keys]]")[2]
+    site = make_smime_site(
+        tmp_path / "alice", incoming=hop.address, own=OFFICE, certificates={}, policies=POLICIES, settings=settings
+    )
+    (site.directory / "anns.pem").write_bytes(pem(ANNS.certificate))
+    write_secret(site.directory / "anns.key", key_pem(ANNS))
+    both = mail(encrypted(ENTITY, OFFICE, ANNS))
+    damaged = both[:-40] + both[-40:].replace(both[-30:-20], b"A" * 10)
+    anns = mail(encrypted(ENTITY, ANNS))
+    said = []
+    async with relay_process(site) as relay:
+        for message in (both, damaged, anns, mail(encrypted(ENTITY, CARLS))):
+            begin = len(hop.commands)
+            reply = await submit(
+                relay.addresses["incoming"], message, sender=BEN, recipients=[ANN, OTTO], options=["RET=FULL"],
+                parameters=dict.fromkeys((ANN, OTTO), "NOTIFY=SUCCESS,FAILURE"),
+            )  # fmt: skip
+            assert reply.code == 250
+            commands = hop.commands[begin:]
+            said.append({"SUCCESS" in each for each in commands if each.startswith("RCPT")})
+            said.append({"RET=HDRS" in each for each in commands if each.startswith("MAIL")})
+    assert [b"The budget" in got.message for got in hop.got] == [True, False, True, False, False]
+    assert said == [{False}, {True}] * 3 + [{True}, {False}], "only what is for others goes on as it came"
+
+
 async def test_what_was_opened_for_one_and_put_aside_is_released_to_nobody_else(tmp_path: Path, sink: Sink) -> None:
     """Else a captured mail, sent once more to somebody else here, would reach them opened."""
     site = make_smime_site(
