@@ -115,7 +115,8 @@ class CachedKMClient(OptimizedKMClient):
         As many are kept ready as were used; with a Prefetch at least its `low`. Raises ConfigError.
         """
         check({"cache": cache}, OF_A_CACHE)
-        self._keeps_low = isinstance(cache, Prefetch)
+        self._keeps_low: dict[str, int] | None = {} if isinstance(cache, Prefetch) else None
+        """The size that is kept ready without use, in bits, by slave SAE: that of its first request."""
         self._cache = (
             replace(USUAL_CACHE, low=min(USUAL_CACHE.low, cache), high=cache) if isinstance(cache, int) else cache
         )
@@ -132,8 +133,9 @@ class CachedKMClient(OptimizedKMClient):
     async def request_enc_keys(self, slave_sae_id: SAEID, number: int = 1, size: int = 256, **more: Any) -> list[Key]:
         """As that of OptimizedKMClient."""
         self._fresh.prefetch = self._ready
-        if self._keeps_low:
-            self._fresh.warm(sae_text(slave_sae_id), size)
+        sae = sae_text(slave_sae_id)
+        if self._keeps_low is not None and self._keeps_low.setdefault(sae, size) == size:
+            self._fresh.warm(sae, size)
         return await super().request_enc_keys(slave_sae_id, number, size, **more)
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, **more: Any) -> list[Key]:

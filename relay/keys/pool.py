@@ -281,11 +281,16 @@ class KeyPool:
             peer_pool.filling = False
             return False
         await self._prepare(peer_pool)
-        if self.undelivered.pause:
-            async with self._turns.setdefault(peer_pool.slave_sae, asyncio.Lock()):  # all sizes in turn
-                keys, asked = await self._next_batch(peer_pool)
-        else:
-            keys, asked = await self._batch(peer_pool)
+        if not self.undelivered.pause:
+            return await self._landed(peer_pool, *await self._batch(peer_pool))
+        async with self._turns.setdefault(peer_pool.slave_sae, asyncio.Lock()):  # all sizes in turn
+            landed = await self._landed(peer_pool, *await self._next_batch(peer_pool))
+            if peer_pool.stock.handed:  # their callers have not run yet
+                self.store(peer_pool.slave_sae).used_at = self._timing.clock()
+            return landed
+
+    async def _landed(self, peer_pool: PeerPool, keys: list[Key], asked: int) -> bool:
+        """Gives keys that have come to those who wait; False if none came."""
         if not keys:
             return False
         until = self._timing.clock() + self.prefetch.lifetime
@@ -413,8 +418,12 @@ class KeyPool:
             return WaterMarks(0, 0)
         kme_store = self.store(peer_pool.slave_sae)
         bits = kme_store.link.per_second
+        others = [
+            each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae and each.prefetched
+        ]
         return marks(
             self.prefetch,
+            room=self.prefetch.high + len(peer_pool.stock) - sum(len(each.stock) for each in others),
             outage=max(OUTAGE_S, self.undelivered.pause),
             peak_rate=peer_pool.peak.per_second,
             use_rate=kme_store.use.per_second / peer_pool.size,

@@ -195,13 +195,14 @@ def marks(
     latency: float,
     use_rate: float = 0.0,
     outage: float = OUTAGE_S,
+    room: int = MOST_READY,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
     given: int | None = None,
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, if known. No more is drawn than
+    They last for an `outage` (s) of the KME. `room` is what keys of other sizes leave. `refill_rate` (keys/s) is the link's own, if known. No more is drawn than
     the link produces in a lifetime. Nor is more drawn than twice the use in that time, plus a small share of what the
     link produces. `use_rate` (keys/s) is that of the last minutes. An idle slow link keeps all of its keys. `given` is
     for sizes that nobody asked to keep ready: no more are drawn ahead than were given before.
@@ -209,7 +210,7 @@ def marks(
     if not prefetch.high:
         return WaterMarks(0, 0)
     lasting = math.ceil(peak_rate * prefetch.lifetime * LIFETIME_SHARE)
-    caps = [prefetch.high, max(lasting, prefetch.low)]
+    caps = [prefetch.high, max(0, room), max(lasting, prefetch.low)]
     if refill_rate:
         made = refill_rate * prefetch.lifetime
         caps += [max(1, math.ceil(made)), int(IDLE_SHARE * made + 2 * use_rate * prefetch.lifetime)]

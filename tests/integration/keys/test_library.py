@@ -402,6 +402,24 @@ async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs
     await alice.close()
 
 
+async def test_a_cache_draws_what_sizes_that_vary_need_holds_its_maximum_and_says_at_its_end_what_is_lost(
+    kme: FakeKME, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "relay.keys")
+    async with CachedKMClient(kme.url, cache=Prefetch(high=32), **kme.certificates.files) as client:
+        most = 0
+        for size in [*range(64, 1024, 8), *[256] * 200]:
+            await client.request_enc_keys("bob", size=size)
+            while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
+                await asyncio.wait(drawing)
+            most = max(most, sum(client._fresh.held().values()))
+            if size == 1016:
+                assert client.accounts.totals()["issued"] <= 120 + 8, "eight of the first size are kept ready"
+        left = client.accounts.totals()["in_pool"]
+    assert 0 < left <= most <= 32
+    assert f"number={left}" in next(text for text in caplog.messages if "keys_burnt" in text)
+
+
 async def test_the_first_requests_after_a_moment_of_idling_do_not_wait_and_few_keys_are_drawn_for_them(
     servers: DevelopmentKMEs,
 ) -> None:

@@ -21,6 +21,7 @@ from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.types import SealingKey
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app, assembly
 from relay.store.kme_memory import Trials
@@ -175,6 +176,23 @@ async def test_every_key_that_was_used_can_still_be_fetched(tmp_path: Path, time
         assert pool.undelivered.dropped
         assert waited > 0
         assert accounts_agree(ring.groups["g"])
+        await ring.close()
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_key_and_a_pad_that_are_wanted_at_once_do_not_drop_each_other(
+    tmp_path: Path, time: FakeTime, counts: bool
+) -> None:
+    async with _kmes(tmp_path) as kmes:
+        if counts:
+            count_undelivered(kmes, drops=True)
+        ring = _ring(_client(kmes, 0, timing=time.timing), time, Prefetch(4, 16, 200))
+        assert await _fetched(kmes, [(await ring.take("bob", level="otp")).key.key_ID]) == 1
+        time.now += 120
+        key, pad = await asyncio.gather(ring.take("bob"), ring.take_pad("bob", 640), return_exceptions=True)
+        assert isinstance(key, SealingKey)
+        assert isinstance(pad, KMEExhausted)
+        assert await _fetched(kmes, [key.key.key_ID]) == 1
         await ring.close()
 
 
