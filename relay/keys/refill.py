@@ -202,10 +202,11 @@ def marks(
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME. `room` is what keys of other sizes leave. `refill_rate` (keys/s) is the
-    link's own, if known. No more is drawn than the link produces in a lifetime. Nor is more drawn than twice the use in that time, plus a small share of what the
-    link produces. `use_rate` (keys/s) is that of the last minutes. An idle slow link keeps all of its keys. `given` is
-    for sizes that nobody asked to keep ready: no more are drawn ahead than were given before.
+    They last for an `outage` (s) of the KME. `room` is what keys of other sizes leave. `refill_rate` (keys/s) is
+    the link's own, if known. No more is drawn than the link produces in a lifetime. Nor is more drawn than twice
+    the use in that time, plus a small share of what the link produces. `use_rate` (keys/s) is that of the last
+    minutes. An idle slow link keeps all of its keys. `given` is for sizes that nobody asked to keep ready: no more
+    are drawn ahead than were given before.
     """
     if not prefetch.high:
         return WaterMarks(0, 0)
