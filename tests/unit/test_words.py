@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_book import DOCUMENTS, ROOT, sentences
 
-MAX_WORDS_OF_ALL = 50_097
+MAX_WORDS_OF_ALL = 49_571
 """Lowered whenever a page gets shorter; 45,000 is the aim."""
 GUIDES = (
     "README.md",
