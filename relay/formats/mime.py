@@ -52,7 +52,10 @@ OTHERS_KINDS = (b"authEnveloped-data", b"enveloped-data")
 NEVER_CARRIED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 OUR_MARKS = frozenset({b"x-qumail-protection"})
 """Fields that only the relay that opened a mail may add."""
-_MARKED = OUR_MARKS | {b"from", b"to", b"cc", b"subject", b"date", b"message-id"}
+_MARKED = OUR_MARKS | {
+    b"from", b"sender", b"reply-to", b"to", b"cc", b"subject", b"date", b"message-id", b"content-type",
+    b"content-transfer-encoding",
+}  # fmt: skip
 
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
@@ -280,9 +283,10 @@ without_marks = partial(without_fields, names=OUR_MARKS)
 
 
 def marked_digest(message: bytes) -> bytes:
-    """SHA-256 of the mark of protection and what it is about: body, and fields that people see. b"" if it has no mark.
+    """SHA-256 of the mark of protection and what it is about; b"" if it has no mark.
 
-    Fields that servers add or fold do not change it. Two marks are none.
+    That is the body, and fields that people see, answer to, or that say how the body is shown. Fields that servers add
+    or fold do not change it. Two marks are none.
     """
     header = searched_header(message)
     found = [

@@ -152,6 +152,31 @@ async def test_what_is_not_opened_goes_on_as_it_came_and_each_recipient_gets_the
         assert opened == {(ANN,): True, (OTTO,): False}
 
 
+async def test_a_colleague_who_changes_how_a_marked_mail_is_shown_or_answered_loses_its_mark(
+    tmp_path: Path, sink: Sink
+) -> None:
+    site = make_smime_site(
+        tmp_path / "alice", incoming=sink.address, outgoing=sink.address, own=OFFICE, certificates={BEN: BENS},
+        policies=POLICIES,
+    )  # fmt: skip
+    text = b"Content-Type: text/plain\r\n\r\nPay Eve.\r\n--Only if Carol agrees.\r\n"
+    async with relay_process(site) as relay:
+        message = mail(encrypted(signed(text, BENS, *CLEAR), OFFICE, cipher="aes-256-gcm"))
+        assert (await submit(relay.addresses["incoming"], message, sender=BEN, recipients=[ANN])).code == 250
+        marked = sink.got[-1].message
+        boundary = marked.partition(b'boundary="')[2].partition(b'"')[0]
+        others = [
+            marked.replace(boundary, b"Only", 1),
+            marked.replace(b"multipart/signed", b"multipart/mixed", 1),
+            b"Content-Transfer-Encoding: base64\r\n" + marked,
+            b"Reply-To: eve@eve.example\r\n" + marked,
+            b"Sender: boss@alice.example\r\n" + marked,
+        ]
+        for each in (marked, *others):
+            assert (await submit(relay.addresses["outgoing"], each, sender=OTTO, recipients=[ANN])).code == 250
+    assert [b"X-QuMail-Protection" in got.message for got in sink.got[1:]] == [True, *[False] * len(others)]
+
+
 async def test_no_notice_of_success_tells_whether_a_forgery_was_opened(tmp_path: Path, hop: Hop) -> None:
     """Content in CBC can be changed: who hears which changes open learns it, block by block."""
     settings = "[[smime.keys]]" + KEYS.split("[[smime.keys]]")[2]
